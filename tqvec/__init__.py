@@ -1,0 +1,31 @@
+"""tqvec: vectors in 1 to 8 bits a coordinate, searched in compressed form.
+
+``float vectors -> rotate -> quantize -> pack -> store -> scan -> (scores, ids)``; the folders are that sentence:
+
+- ``kernels``: Numba code for each step, arrays in, arrays out.
+- ``codec``: rotation, codebook, bands, scale: `TurboQuant`.
+- ``index``: `Index`, search and files.
+- ``eval``: recall, baselines, dataset readers.
+- ``cli``: the ``tqvec`` command.
+- ``reference``: the same mathematics in plain NumPy, to test against.
+"""
+
+from tqvec.codec.codes import Codes
+from tqvec.codec.quantizer import TurboQuant
+from tqvec.errors import FormatError, InputError, TqvecError, UnsupportedError
+from tqvec.index.flat import Index
+from tqvec.kernels.features import simd_info
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Codes",
+    "FormatError",
+    "Index",
+    "InputError",
+    "TqvecError",
+    "TurboQuant",
+    "UnsupportedError",
+    "__version__",
+    "simd_info",
+]

@@ -1,0 +1,36 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+import os
+
+from tqvec.errors import InputError
+
+
+def num_threads(threads: int | None = None) -> int:
+    """Number of threads to use.
+
+    Parameters
+    ----------
+    threads : int or None
+        None takes ``TQVEC_NUM_THREADS``, and without it the CPUs that this process may run on.
+
+    Raises
+    ------
+    InputError
+        Not a positive integer.
+    """
+    source = "threads"
+    value: object = threads
+    if threads is None:
+        source = "TQVEC_NUM_THREADS"
+        value = os.environ.get(source)
+        if value is None:
+            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    try:
+        count = int(str(value))
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise InputError(f"{source} must be a positive integer, got {value!r}")
+    return count

@@ -1,0 +1,71 @@
+"""Checks at the public door: everything below may trust its arguments."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tqvec.errors import InputError
+
+
+def vectors(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
+    """Rows of float32 from anything that NumPy reads as a floating-point array.
+
+    Parameters
+    ----------
+    x : (n, d) or (d,) float16, float32, float64 or bfloat16
+    d : int
+        Expected dimension.
+    name : str
+        Of the argument, for messages.
+
+    Returns
+    -------
+    (n, d) float32, C-contiguous
+        One row where `x` was 1-D.
+
+    Raises
+    ------
+    InputError
+        Wrong type or shape, NaN, infinity, or a value that float32 can't hold; the message names the first such row.
+    """
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise InputError(f"{name} can't be read as an array: {error}") from error
+    if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
+        raise InputError(f"{name} must hold floating-point numbers, got dtype {array.dtype}; convert it with astype")
+    if array.ndim == 1:
+        array = array[None, :]
+    if array.ndim != 2 or array.shape[1] != d:
+        raise InputError(f"{name} must have shape (n, {d}) or ({d},), got {np.shape(x)}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows: NDArray[np.float32] = np.ascontiguousarray(array, dtype=np.float32)
+        suspects = np.flatnonzero(~np.isfinite(rows.sum(axis=1)))
+    for row in suspects:  # the sum of a sound row may overflow too
+        if not np.isfinite(rows[row]).all():
+            what = "a value too large for float32" if np.isfinite(array[row].astype(np.float64)).all() else "NaN or Inf"
+            raise InputError(f"{name} row {row} holds {what}")
+    return rows
+
+
+def integer(value: object, name: str, low: int, high: int) -> int:
+    """`value` as an int between `low` and `high`, both included; bool is refused."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f"{name} must be an integer, got {value!r}") from None
+    if isinstance(value, (bool, np.bool_)) or not low <= number <= high:
+        raise InputError(f"{name} must be an integer from {low} to {high}, got {value!r}")
+    return number
+
+
+def choice(value: object, name: str, allowed: Iterable[str]) -> str:
+    """`value`, if it is one of the `allowed` strings."""
+    names = list(allowed)
+    if not isinstance(value, str) or value not in names:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, names))}, got {value!r}")
+    return value

@@ -1,0 +1,48 @@
+"""The one number kept beside a vector's codes, by three rules.
+
+u = x/‖x‖, ũ its centroids in the rotated basis, `norm` = ‖x‖, `dot` = ⟨u, ũ⟩, `energy` = ‖ũ‖².
+
+unbiased
+    ‖x‖/⟨u, ũ⟩ (the scale of DRIVE and EDEN, and RaBitQ's estimator). Inner products with ``scale · ũ`` are unbiased
+    under a random rotation, with variance (1−s²) tan²θ/(d−1) for unit vectors at cosine s; θ is the angle of u and ũ.
+least_squares
+    ‖x‖⟨u, ũ⟩/‖ũ‖², the multiple of ũ that is nearest to x.
+norm
+    ‖x‖, the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def _divide(a: Array, b: Array) -> Array:
+    """a / b, and 0 for the zero vector (whose codes carry nothing)."""
+    return np.divide(a, b, out=np.zeros_like(a), where=a > 0)
+
+
+def unbiased(norm: Array, dot: Array, energy: Array) -> Array:
+    """‖x‖/⟨u, ũ⟩."""
+    return _divide(norm, dot)
+
+
+def least_squares(norm: Array, dot: Array, energy: Array) -> Array:
+    """‖x‖⟨u, ũ⟩/‖ũ‖²."""
+    return _divide(norm * dot, energy)
+
+
+def norm(norm: Array, dot: Array, energy: Array) -> Array:
+    """‖x‖."""
+    return norm
+
+
+SCALES: dict[str, Callable[[Array, Array, Array], Array]] = {
+    "unbiased": unbiased,
+    "least_squares": least_squares,
+    "norm": norm,
+}

@@ -1,0 +1,21 @@
+"""Exceptions of tqvec. All of them derive from `TqvecError`."""
+
+from __future__ import annotations
+
+__all__ = ["FormatError", "InputError", "TqvecError", "UnsupportedError"]
+
+
+class TqvecError(Exception):
+    """Base of all errors that tqvec raises on purpose."""
+
+
+class InputError(TqvecError, ValueError):
+    """An argument has a wrong type, shape or value. The message names the argument and the row to blame, if any."""
+
+
+class FormatError(TqvecError, ValueError):
+    """A file is damaged, truncated, foreign, or written by a newer version."""
+
+
+class UnsupportedError(TqvecError, RuntimeError):
+    """Something asked for is not available on this machine: a SIMD level, an optional package."""

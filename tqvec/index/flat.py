@@ -1,0 +1,240 @@
+"""Index: exhaustive search over compressed vectors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tqvec import _threads, _validate
+from tqvec._config import num_threads
+from tqvec.codec.bands import integer_levels
+from tqvec.codec.quantizer import TurboQuant
+from tqvec.errors import InputError
+from tqvec.index import persistence
+from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.pack.portable import SPREAD
+from tqvec.kernels.topk.portable import EMPTY_ID
+
+METRICS = ("ip", "cosine", "l2")
+_GRAIN = 2048  # rows a searching thread takes at least
+_HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+
+class Index:
+    """Compressed vectors that can be searched without decompressing them.
+
+    Parameters
+    ----------
+    d : int
+        Dimension, 1 to 65,536.
+    nbits : int
+        Bits a coordinate, 1 to 8.
+    metric : {"ip", "cosine", "l2"}
+        Inner product and cosine: larger is better. l2: squared Euclidean distance, smaller is better; it keeps 4 more
+        bytes a vector (its squared length).
+    codebook : {"scalar"}
+    seed : int
+        Of the random rotation.
+
+    Raises
+    ------
+    InputError
+        An argument is out of its range.
+
+    Examples
+    --------
+    >>> import numpy as np, tqvec
+    >>> x = np.random.default_rng(1).standard_normal((1000, 64)).astype(np.float32)
+    >>> index = tqvec.Index(64, nbits=4, metric="cosine")
+    >>> index.add(x)
+    >>> scores, ids = index.search(x[:3], k=5)
+    >>> ids[:, 0].tolist(), index.code_size
+    ([0, 1, 2], 36)
+    """
+
+    def __init__(self, d: int, nbits: int = 4, metric: str = "ip", codebook: str = "scalar", seed: int = 0):
+        self.metric = _validate.choice(metric, "metric", METRICS)
+        self.codec = TurboQuant(d, nbits=nbits, codebook=codebook, seed=seed)
+        self.d = self.codec.d
+        self.nbits = self.codec.nbits
+        self._levels = integer_levels(self.d, self.codec._quantizer)
+        self._rows = persistence.empty_rows(self.codec, self.metric)
+        self._ntotal = 0
+
+    def __repr__(self) -> str:
+        return f"Index(d={self.d}, nbits={self.nbits}, metric={self.metric!r}, ntotal={self.ntotal})"
+
+    def __len__(self) -> int:
+        return self._ntotal
+
+    @property
+    def ntotal(self) -> int:
+        """Number of vectors."""
+        return self._ntotal
+
+    @property
+    def code_size(self) -> int:
+        """Bytes a vector: codes, scale and, for l2, the squared length."""
+        return self.codec.code_size + (4 if self.metric == "l2" else 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all vectors (``ntotal * code_size``)."""
+        return self._ntotal * self.code_size
+
+    def add(self, x: ArrayLike, threads: int | None = None) -> None:
+        """Compress vectors and append them; ids are consecutive row numbers.
+
+        Nothing is added if any row is bad.
+
+        Parameters
+        ----------
+        x : (n, d) or (d,) float16, float32, float64 or bfloat16
+        threads : int, optional
+            Default: ``TQVEC_NUM_THREADS``, or all CPUs.
+
+        Raises
+        ------
+        InputError
+            Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
+        """
+        encoded = self.codec.encode_sums(_validate.vectors(x, self.d, "x"), num_threads(threads))
+        if self.metric == "cosine":
+            encoded = encoded._replace(norm=(encoded.norm > 0).astype(np.float64))
+        new: persistence.Rows = {"codes": encoded.data, "scale": self.codec.stored_scale(encoded)}
+        if self.metric == "l2":
+            with np.errstate(over="ignore"):
+                new["squared_norm"] = np.square(encoded.norm).astype(np.float32)
+            bad = np.flatnonzero(~np.isfinite(new["squared_norm"]))
+            if bad.size:
+                raise InputError(f"x row {bad[0]} is too long: its squared length does not fit float32")
+        self._append(new)
+
+    def _append(self, new: dict[str, NDArray]) -> None:
+        n = self._ntotal
+        total = n + new["scale"].shape[0]
+        room = self._rows["scale"].shape[0]
+        if total > room:
+            room = max(total, room + room // 2)
+            grown = {}
+            for name, old in self._rows.items():
+                grown[name] = np.empty((room, *old.shape[1:]), old.dtype)
+                grown[name][:n] = old[:n]
+            self._rows = grown
+        for name, rows in new.items():
+            self._rows[name][n:total] = rows
+        self._ntotal = total
+
+    def search(self, queries: ArrayLike, k: int = 10, threads: int | None = None) -> tuple[Floats, Ids]:
+        """The `k` best vectors for each query.
+
+        Queries are rotated once and scored against the codes in integer arithmetic (kernels/scan/README.md states the
+        error: about 1.5·10⁻⁵ ‖query‖‖vector‖). Results do not depend on the batch or the threads; of equal scores the
+        smaller id comes first.
+
+        Parameters
+        ----------
+        queries : (nq, d) or (d,) float16, float32, float64 or bfloat16
+            A 1-D query counts as one row.
+        k : int
+            Results a query, at least 1.
+        threads : int, optional
+            Default: ``TQVEC_NUM_THREADS``, or all CPUs.
+
+        Returns
+        -------
+        scores : (nq, k) float32
+            Best first. Where there are fewer than `k` vectors: -inf (l2: +inf).
+        ids : (nq, k) int64
+            Where there are fewer than `k` vectors: -1.
+
+        Raises
+        ------
+        InputError
+            Bad queries (see `add`), or `k` is not a positive integer.
+        """
+        k = _validate.integer(k, "k", 1, 2**31 - 1)
+        workers = num_threads(threads)
+        rows = _validate.vectors(queries, self.d, "queries")
+        kept = max(1, min(k, self._ntotal))  # more entries than vectors would stay empty
+        scores = np.full((rows.shape[0], k), -np.inf, np.float32)
+        ids = np.full((rows.shape[0], k), -1, np.int64)
+        batch = max(1, _HEAP_ENTRIES // (kept * workers))
+        for q in range(0, rows.shape[0], batch):
+            part = slice(q, q + batch)
+            scores[part, :kept], ids[part, :kept] = self._search_batch(rows[part], kept, workers)
+        if self.metric == "l2":
+            lengths = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+            distances = np.maximum(lengths[:, None] - scores.astype(np.float64), 0.0)
+            scores = distances.astype(np.float32)
+        return scores, ids
+
+    def _search_batch(self, rows: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
+        """Heaps of the `k` best rows, sorted; -inf and -1 fill empty entries."""
+        quantized, unit = self._integer_queries(rows)
+        data, scale = self._rows["codes"], self._rows["scale"]
+        bias = np.zeros(0, np.float32)
+        if self.metric == "l2":
+            bias = -self._rows["squared_norm"]
+            unit = unit * np.float32(2)
+        nq = rows.shape[0]
+        scores = np.full((threads, nq, k), -np.inf, np.float32)
+        ids = np.full((threads, nq, k), EMPTY_ID, np.int64)
+        bands = self.codec._quantizer.bands
+        scan = kernel("search_rows")
+
+        def task(part: int, start: int, stop: int) -> None:
+            scan(data, scale, bias, bands, self._levels.levels, self._levels.pairs, SPREAD, quantized, unit,
+                 start, stop, scores[part], ids[part])  # fmt: skip
+
+        parts = _threads.over_rows(task, self._ntotal, _GRAIN, threads)
+        kernel("topk_finish")(scores[:parts], ids[:parts])
+        return scores[0], np.where(ids[0] == EMPTY_ID, -1, ids[0])
+
+    def _integer_queries(self, rows: Floats) -> tuple[NDArray[np.int16], Floats]:
+        """Rotated queries as int16 of length 32767 in padded coordinates, and the worth of a unit of a dot product."""
+        rotated = self.codec.rotate(rows).astype(np.float64)
+        length = np.sqrt(np.einsum("ij,ij->i", rotated, rotated))
+        per_unit = np.divide(32767.0, length, out=np.zeros_like(length), where=length > 0)
+        rounded = np.rint(rotated * per_unit[:, None]).astype(np.int16)
+        columns = []
+        start = 0
+        for band in self.codec.bands:
+            columns.append(start + np.arange(band.stop - band.start))
+            start += -(-(band.stop - band.start) // 8) * 8
+        padded = np.zeros((rows.shape[0], start), np.int16)
+        padded[:, np.concatenate(columns)] = rounded
+        length = np.where(length > 0, 1.0, 0.0) if self.metric == "cosine" else length
+        return padded, (length / 32767.0 * self._levels.unit).astype(np.float32)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to one safetensors file, which any framework can open (docs/format.md).
+
+        The file appears under its name when it is complete: a crash leaves the old file or none.
+        """
+        rows = {name: array[: self._ntotal] for name, array in self._rows.items()}
+        persistence.save(Path(path), self.codec, self.metric, rows)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Index:
+        """Read an index that `save` wrote.
+
+        Raises
+        ------
+        FormatError
+            The file is damaged, truncated, not a tqvec index, or of a newer version.
+        FileNotFoundError
+            There is no such file.
+        """
+        header, rows = persistence.load(Path(path))
+        index = cls(header.d, header.nbits, header.metric, header.codebook, header.seed)
+        persistence.check_fingerprint(Path(path), header, index.codec)
+        index._rows = rows
+        index._ntotal = rows["scale"].shape[0]
+        return index

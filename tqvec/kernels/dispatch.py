@@ -1,0 +1,39 @@
+"""One table: operation -> level -> where its kernel lives. `kernel` picks the best one that this process may use."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+
+from tqvec.kernels import features
+
+_TABLE = {
+    "rotate_rows": {"portable": "fwht.portable"},
+    "encode_rows": {"portable": "quantize.portable"},
+    "decode_rows": {"portable": "quantize.portable"},
+    "pack_rows": {"portable": "pack.portable"},
+    "unpack_rows": {"portable": "pack.portable"},
+    "adc_rows": {"portable": "scan.portable"},
+    "dot_tiles": {"avx512": "scan.avx512", "avx2": "scan.avx2", "portable": "scan.portable"},
+    "topk_finish": {"portable": "topk.portable"},
+    "search_rows": {"portable": "scan.search"},
+}
+
+
+def implementation(operation: str, level: str):
+    """The kernel of `operation` written for `level`, without asking whether this process may run it."""
+    module = import_module(f"tqvec.kernels.{_TABLE[operation][level]}")
+    return getattr(module, f"{operation}_{level}")
+
+
+def levels(operation: str) -> tuple[str, ...]:
+    """Levels, fastest first, that `operation` has a kernel for and this process may run."""
+    allowed = features.available_levels()
+    allowed = allowed[allowed.index(features.level()) :]
+    return tuple(name for name in allowed if name in _TABLE[operation])
+
+
+@cache
+def kernel(operation: str):
+    """The fastest kernel of `operation` at the level in use or below it."""
+    return implementation(operation, levels(operation)[0])

@@ -1,0 +1,119 @@
+"""Which instructions this process may use.
+
+LLVM aborts the process on an intrinsic that its target lacks, so the decision is made before anything is compiled, and
+from Numba's own target: `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` may have lowered it below the host.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+
+from llvmlite import binding as llvm
+from numba.core import config
+
+from tqvec.errors import UnsupportedError
+
+# From the fastest to the one that always works. A level needs all its features.
+LEVELS = {
+    "avx512": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"}),
+    "avx2": frozenset({"avx2"}),
+    "portable": frozenset(),
+}
+
+# What a CPU named in NUMBA_CPU_NAME has. Numba keeps the host's feature list beside a lowered name, so the list alone
+# can't be trusted then. Names that are missing here count as having none of the features.
+_AVX2 = LEVELS["avx2"]
+_AVX512 = _AVX2 | LEVELS["avx512"]
+_NAMED = {
+    **dict.fromkeys(("haswell", "broadwell", "skylake", "alderlake", "raptorlake", "meteorlake"), _AVX2),
+    **dict.fromkeys(("x86-64-v3", "znver1", "znver2", "znver3"), _AVX2),
+    **dict.fromkeys(("skylake-avx512", "cascadelake", "x86-64-v4"), _AVX2),
+    **dict.fromkeys(("icelake-client", "icelake-server", "sapphirerapids", "emeraldrapids"), _AVX512),
+    **dict.fromkeys(("graniterapids", "znver4", "znver5"), _AVX512),
+}
+
+
+def _parse(flags: str) -> tuple[set[str], set[str]]:
+    items = [item for item in flags.split(",") if item]
+    return {i[1:] for i in items if i[0] == "+"}, {i[1:] for i in items if i[0] == "-"}
+
+
+@lru_cache(maxsize=1)
+def target() -> tuple[str, frozenset[str]]:
+    """Name and features of the CPU that Numba compiles for.
+
+    Returns
+    -------
+    name : str
+        LLVM's name of the CPU.
+    features : frozenset of str
+        LLVM's names of its instruction sets; for a name set by `NUMBA_CPU_NAME`, those that a level asks for.
+    """
+    if config.CPU_NAME is None:
+        have, _ = _parse(config.CPU_FEATURES if config.CPU_FEATURES is not None else _host_features())
+        return llvm.get_host_cpu_name(), frozenset(have)
+    name = str(config.CPU_NAME)
+    plus, minus = _parse(config.CPU_FEATURES or "")
+    return name, frozenset((_NAMED.get(name, frozenset()) | plus) - minus)
+
+
+def _host_features() -> str:
+    try:
+        return llvm.get_host_cpu_features().flatten()
+    except RuntimeError:  # LLVM does not know this host
+        return ""
+
+
+@lru_cache(maxsize=1)
+def available_levels() -> tuple[str, ...]:
+    """Levels that this process can use, fastest first; always ends with ``"portable"``."""
+    if config.DISABLE_JIT:
+        return ("portable",)
+    _, have = target()
+    return tuple(name for name, needs in LEVELS.items() if needs <= have)
+
+
+@lru_cache(maxsize=1)
+def level() -> str:
+    """The level in use: the fastest available one, or the one that ``TQVEC_SIMD_LEVEL`` asks for.
+
+    Raises
+    ------
+    UnsupportedError
+        ``TQVEC_SIMD_LEVEL`` names an unknown level or one that this process can't use.
+    """
+    wanted = os.environ.get("TQVEC_SIMD_LEVEL", "").strip().lower()
+    if not wanted:
+        return available_levels()[0]
+    if wanted not in available_levels():
+        raise UnsupportedError(
+            f"TQVEC_SIMD_LEVEL={wanted!r} can't be used here; available: {', '.join(available_levels())}"
+        )
+    return wanted
+
+
+def simd_info() -> dict[str, object]:
+    """What the kernels use in this process, and why.
+
+    Returns
+    -------
+    dict
+        ``level`` in use, ``available`` levels, the ``reason`` for the choice, the ``cpu`` and its ``features`` that
+        levels ask for, as Numba's target has them.
+    """
+    name, have = target()
+    if os.environ.get("TQVEC_SIMD_LEVEL", "").strip():
+        reason = "forced by TQVEC_SIMD_LEVEL"
+    elif config.DISABLE_JIT:
+        reason = "NUMBA_DISABLE_JIT is set"
+    else:
+        reason = "fastest level whose instructions Numba's target has"
+    asked = frozenset().union(*LEVELS.values())
+    return {
+        "level": level(),
+        "available": available_levels(),
+        "reason": reason,
+        "cpu": name,
+        "features": tuple(sorted(have & asked)),
+    }

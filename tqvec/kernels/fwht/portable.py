@@ -1,0 +1,164 @@
+"""Fast Walsh-Hadamard transform and the block rotation built from it, `LANES` vectors at a time.
+
+Every tile is an array of shape (d, LANES) float32: a row is a coordinate, a lane is a vector. So all operations run
+along a row, and the arithmetic of one vector never depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tqvec.kernels._jit import LANES, jit
+
+
+@jit
+def _butterflies(flat, base, end, n):
+    """All stages of floats ``base .. end`` from the one whose inputs lie `n` floats apart; two stages a pass.
+
+    Every butterfly is (a + b, a - b). Taking two stages in one pass does the same additions, so gives the same bits.
+    """
+    while 4 * n <= end - base:
+        for i in range(base, end, 4 * n):
+            q0 = flat[i : i + n]
+            q1 = flat[i + n : i + 2 * n]
+            q2 = flat[i + 2 * n : i + 3 * n]
+            q3 = flat[i + 3 * n : i + 4 * n]
+            for k in range(n):
+                s0 = q0[k] + q1[k]
+                d0 = q0[k] - q1[k]
+                s1 = q2[k] + q3[k]
+                d1 = q2[k] - q3[k]
+                q0[k] = s0 + s1
+                q1[k] = d0 + d1
+                q2[k] = s0 - s1
+                q3[k] = d0 - d1
+        n *= 4
+    if 2 * n <= end - base:
+        low = flat[base : base + n]
+        high = flat[base + n : base + 2 * n]
+        for k in range(n):
+            a = low[k]
+            b = high[k]
+            low[k] = a + b
+            high[k] = a - b
+
+
+@jit
+def fwht_tile_portable(tile, start, size):
+    """Unnormalised Walsh-Hadamard transform of rows ``start .. start + size`` of `tile`, in place; `size` is 2^i.
+
+    Stages run with strides 1, 2, 4, …; the first eight run part by part, so that their rows stay in the
+    first-level cache.
+    """
+    flat = tile.reshape(-1)
+    base = start * LANES
+    end = base + size * LANES
+    part = min(size, 256) * LANES
+    for i in range(base, end, part):
+        _butterflies(flat, i, i + part, LANES)
+    if part < end - base:
+        _butterflies(flat, base, end, part)
+
+
+@jit
+def rotate_tile_portable(tile, spare, perm, mult, blocks):
+    """Rotate a tile: in each round permute rows, multiply them by a signed factor, transform each block.
+
+    Parameters
+    ----------
+    tile, spare : (d, LANES) float32
+        Input, and room of the same shape. Both are overwritten.
+    perm : (rounds, d) int32
+        Row ``j`` of a round's input is row ``perm[j]`` of what came before.
+    mult : (rounds, d) float32
+        Sign times 1/sqrt(block size).
+    blocks : (n_blocks, 2) int64
+        Start and size of each block.
+
+    Returns
+    -------
+    (d, LANES) float32
+        Whichever of the two arrays holds the result.
+    """
+    src = tile
+    dst = spare
+    for r in range(perm.shape[0]):
+        for j in range(perm.shape[1]):
+            row = src[perm[r, j]]
+            out = dst[j]
+            m = mult[r, j]
+            for lane in range(LANES):
+                out[lane] = row[lane] * m
+        for b in range(blocks.shape[0]):
+            fwht_tile_portable(dst, blocks[b, 0], blocks[b, 1])
+        src, dst = dst, src
+    return src
+
+
+@jit
+def unrotate_tile_portable(tile, spare, perm, mult, blocks):
+    """Inverse of `rotate_tile_portable`: the same steps backwards (each transform is its own inverse)."""
+    src = tile
+    dst = spare
+    for r in range(perm.shape[0] - 1, -1, -1):
+        for b in range(blocks.shape[0]):
+            fwht_tile_portable(src, blocks[b, 0], blocks[b, 1])
+        for j in range(perm.shape[1]):
+            row = src[j]
+            out = dst[perm[r, j]]
+            m = mult[r, j]
+            for lane in range(LANES):
+                out[lane] = row[lane] * m
+        src, dst = dst, src
+    return src
+
+
+@jit
+def _dense_tile(src, dst, matrix, transposed):
+    """``dst = matrix @ src`` (or its transpose), each sum taken in order of the coordinates."""
+    for i in range(dst.shape[0]):
+        out = dst[i]
+        for lane in range(LANES):
+            out[lane] = np.float32(0.0)
+        for j in range(src.shape[0]):
+            row = src[j]
+            m = matrix[j, i] if transposed else matrix[i, j]
+            for lane in range(LANES):
+                out[lane] += row[lane] * m
+
+
+@jit
+def forward_tile_portable(tile, spare, rotation):
+    """Apply all of `rotation` (a `RotationTables`) to a tile; returns the array that holds the result."""
+    out = rotate_tile_portable(tile, spare, rotation.perm, rotation.mult, rotation.blocks)
+    if rotation.matrix.shape[0] == 0:
+        return out
+    other = spare if rotation.perm.shape[0] % 2 == 0 else tile
+    _dense_tile(out, other, rotation.matrix, False)
+    return other
+
+
+@jit
+def inverse_tile_portable(tile, spare, rotation):
+    """Undo `forward_tile_portable`."""
+    if rotation.matrix.shape[0] == 0:
+        return unrotate_tile_portable(tile, spare, rotation.perm, rotation.mult, rotation.blocks)
+    _dense_tile(tile, spare, rotation.matrix, True)
+    return unrotate_tile_portable(spare, tile, rotation.perm, rotation.mult, rotation.blocks)
+
+
+@jit
+def rotate_rows_portable(x, rotation, start, stop, out):
+    """Rotate rows ``start .. stop`` of `x` (n, d) float32 into the same rows of `out` (n, d) float32."""
+    d = x.shape[1]
+    tile = np.zeros((d, LANES), np.float32)
+    spare = np.zeros((d, LANES), np.float32)
+    for i in range(start, stop, LANES):
+        m = min(LANES, stop - i)
+        for lane in range(m):
+            for j in range(d):
+                tile[j, lane] = x[i + lane, j]
+        y = forward_tile_portable(tile, spare, rotation)
+        for lane in range(m):
+            for j in range(d):
+                out[i + lane, j] = y[j, lane]

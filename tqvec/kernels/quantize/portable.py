@@ -1,0 +1,156 @@
+"""Encoding and decoding of rows: normalise, rotate, quantise, pack, and the sums that the scale rules need.
+
+All arithmetic that decides a code or a scale runs in a fixed order, so its bits depend on the vector alone. Sums of d
+terms run in float64 over eight partial sums (coordinate j goes to sum j % 8), which are then added as a tree.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels.fwht.portable import forward_tile_portable, inverse_tile_portable
+from tqvec.kernels.pack.portable import pack_row_portable, padded_words, unpack_row_portable
+
+CHUNK = 64  # coordinates handled at a time where rows and tiles meet: their lines then stay in the first-level cache
+
+
+@jit
+def _tree_sum(s):
+    """Sum of eight partial sums, always in this order."""
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+
+
+@jit
+def _load_tile(x, start, count, tile, part, norm):
+    """Put rows ``start .. start + count`` of `x` into the lanes of `tile`, normalised; empty lanes are 0.
+
+    `part` (8, LANES) float64 is room for the partial sums of the squared norms, each product of which is exact.
+    """
+    d = x.shape[1]
+    part[:] = 0.0
+    if count < LANES:
+        tile[:] = np.float32(0.0)
+    for j in range(d):
+        row = tile[j]
+        if count == LANES:
+            for lane in range(LANES):
+                row[lane] = x[start + lane, j]
+        else:
+            for lane in range(count):
+                row[lane] = x[start + lane, j]
+        sums = part[j & 7]
+        for lane in range(LANES):
+            v = np.float64(row[lane])
+            sums[lane] += v * v
+    inverse = np.zeros(LANES, np.float64)
+    for lane in range(count):
+        length = np.sqrt(_tree_sum(part[:, lane]))
+        norm[start + lane] = length
+        inverse[lane] = 1.0 / length if length > 0.0 else 0.0
+    for j in range(d):
+        row = tile[j]
+        for lane in range(LANES):
+            row[lane] = np.float32(np.float64(row[lane]) * inverse[lane])
+
+
+@jit
+def _quantize_rows_of_tile(y, band, quantizer, cell, codes, levels):
+    """Codes and centroids of the coordinates of one band; `y` and `levels` are its flat rows, `codes` likewise."""
+    scale = quantizer.grid_affine[band, 0]
+    offset = quantizer.grid_affine[band, 1]
+    grid = quantizer.grid[band]
+    threshold = quantizer.thresholds[band]
+    centroid = quantizer.centroids[band]
+    top = np.float32(grid.size - 1)
+    for k in range(y.size):
+        cell[k] = np.int32(min(max(y[k] * scale + offset, np.float32(0.0)), top))
+    for k in range(y.size):
+        below = grid[cell[k]]
+        code = below + (y[k] > threshold[below])
+        codes[k] = code
+        levels[k] = centroid[code]
+
+
+@jit
+def encode_rows_portable(x, rotation, quantizer, start, stop, data, norm, dot, energy):
+    """Encode rows ``start .. stop`` of `x`.
+
+    Parameters
+    ----------
+    x : (n, d) float32
+    rotation, quantizer : RotationTables, QuantizerTables
+    start, stop : int
+    data : (n, code bytes) uint8
+        Filled: packed codes.
+    norm, dot, energy : (n,) float64
+        Filled: the length of x; <u, ũ> and <ũ, ũ> for the rotated unit vector u and its centroids ũ.
+    """
+    d = x.shape[1]
+    bands = quantizer.bands
+    tile = np.zeros((d, LANES), np.float32)
+    spare = np.zeros((d, LANES), np.float32)
+    cell = np.empty(CHUNK * LANES, np.int32)
+    codes = np.empty(CHUNK * LANES, np.uint8)
+    levels = np.empty(CHUNK * LANES, np.float32)
+    words = np.zeros((LANES, padded_words(bands)), np.uint64)
+    flat = words.view(np.uint8)
+    dot_part = np.empty((8, LANES), np.float64)
+    energy_part = np.empty((8, LANES), np.float64)
+    for i in range(start, stop, LANES):
+        count = min(LANES, stop - i)
+        _load_tile(x, i, count, tile, dot_part, norm)
+        y = forward_tile_portable(tile, spare, rotation)
+        dot_part[:] = 0.0
+        energy_part[:] = 0.0
+        first = 0  # byte of `flat` where the band begins
+        for b in range(bands.shape[0]):
+            lo = bands[b, 0]
+            hi = bands[b, 1]
+            for c in range(lo, hi, CHUNK):
+                n = min(CHUNK, hi - c)
+                values = y[c : c + n].reshape(-1)
+                _quantize_rows_of_tile(values, b, quantizer, cell, codes, levels)
+                for j in range(n):
+                    dot_row = dot_part[(c + j) & 7]
+                    energy_row = energy_part[(c + j) & 7]
+                    for lane in range(LANES):
+                        level = np.float64(levels[j * LANES + lane])
+                        dot_row[lane] += np.float64(values[j * LANES + lane]) * level
+                        energy_row[lane] += level * level
+                for lane in range(count):
+                    out = flat[lane]
+                    for j in range(n):
+                        out[first + c - lo + j] = codes[j * LANES + lane]
+            first += (hi - lo + 7) // 8 * 8
+        for lane in range(count):
+            dot[i + lane] = _tree_sum(dot_part[:, lane])
+            energy[i + lane] = _tree_sum(energy_part[:, lane])
+            pack_row_portable(words[lane], bands, data[i + lane])
+
+
+@jit
+def decode_rows_portable(data, scale, rotation, quantizer, spread, start, stop, out):
+    """Decode rows ``start .. stop``: ``out[i] = scale[i] * inverse_rotation(centroids of row i)``, float32."""
+    d = out.shape[1]
+    bands = quantizer.bands
+    tile = np.zeros((d, LANES), np.float32)
+    spare = np.zeros((d, LANES), np.float32)
+    words = np.zeros(padded_words(bands), np.uint64)
+    flat = words.view(np.uint8)
+    for i in range(start, stop, LANES):
+        count = min(LANES, stop - i)
+        for lane in range(count):
+            unpack_row_portable(data[i + lane], bands, spread, words)
+            first = 0
+            for b in range(bands.shape[0]):
+                lo = bands[b, 0]
+                centroid = quantizer.centroids[b]
+                for j in range(lo, bands[b, 1]):
+                    tile[j, lane] = centroid[flat[first + j - lo]]
+                first += (bands[b, 1] - lo + 7) // 8 * 8
+        y = inverse_tile_portable(tile, spare, rotation)
+        for lane in range(count):
+            s = scale[i + lane]
+            for j in range(d):
+                out[i + lane, j] = y[j, lane] * s

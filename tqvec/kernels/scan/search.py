@@ -1,0 +1,109 @@
+"""Exhaustive search on codes: unpack a block of rows to int16 tiles, score all queries on it, keep the k best."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
+from tqvec.kernels.topk.portable import topk_update_portable
+
+dot_tiles = kernel("dot_tiles")
+
+TILE_BYTES = 1 << 18  # of a block: a part of the second-level cache, which the queries share
+QUERIES = 32  # scored on a block at a time; bounds the sums that wait for the selection
+
+
+@jit
+def _fill_band(words, first, n_words, wide, level, pair_level, count, tile):
+    """Put words ``first .. first + n_words`` of codes into a tile: eight coordinates fill four rows of 32 bits."""
+    if wide:
+        for g in range(first, first + n_words):
+            for lane in range(count):
+                word = words[lane, g]
+                for p in range(4):
+                    high = level[(word >> np.uint64(8)) & np.uint64(255)] << np.uint32(16)
+                    tile[4 * g + p, lane] = level[word & np.uint64(255)] | high
+                    word >>= np.uint64(16)
+    else:
+        for g in range(first, first + n_words):
+            for lane in range(count):
+                word = words[lane, g]
+                word |= word >> np.uint64(4)
+                tile[4 * g, lane] = pair_level[word & np.uint64(255)]
+                tile[4 * g + 1, lane] = pair_level[(word >> np.uint64(16)) & np.uint64(255)]
+                tile[4 * g + 2, lane] = pair_level[(word >> np.uint64(32)) & np.uint64(255)]
+                tile[4 * g + 3, lane] = pair_level[(word >> np.uint64(48)) & np.uint64(255)]
+
+
+@jit
+def tiles_of_rows(data, bands, levels, pair_levels, spread, start, stop, words, tiles):
+    """Unpack rows ``start .. stop`` into int16 tiles (README.md), seen as pairs; the last tile may keep old values.
+
+    `words` (LANES, padded_words) uint64 is room for the codes; `tiles` is (n_tiles, pairs, LANES) uint32.
+    """
+    for i in range(start, stop, LANES):
+        count = min(LANES, stop - i)
+        for lane in range(count):
+            unpack_row_portable(data[i + lane], bands, spread, words[lane])
+        tile = tiles[(i - start) // LANES]
+        first = 0
+        for b in range(bands.shape[0]):
+            n_words = (bands[b, 1] - bands[b, 0] + 7) // 8
+            wide = bands[b, 2] > 4
+            _fill_band(words, first, n_words, wide, levels[b], pair_levels[b], count, tile)
+            first += n_words
+
+
+@jit
+def search_rows_portable(
+    data, factor, bias, bands, levels, pair_levels, spread, queries, unit, start, stop, scores, ids
+):
+    """Offer rows ``start .. stop`` to the heaps of all queries.
+
+    Parameters
+    ----------
+    data : (n, code bytes) uint8
+    factor : (n,) float32
+        Factor of each row.
+    bias : (n,) or (0,) float32
+        Added to a row's score; empty stands for none.
+    bands : (n_bands, 3) int64
+    levels : (n_bands, 256) uint32
+        Integer centroids: the 16 bits of an int16.
+    pair_levels : (n_bands, 256) uint32
+        For bands of at most 4 bits, the centroids of two codes c and e, at index c + 16 e; low half first.
+    spread : (256,) uint64
+    queries : (nq, 2 * pairs) int16
+        Rotated, scaled and rounded; every band is padded with zeros to a multiple of 8 coordinates.
+    unit : (nq,) float32
+        What one unit of the integer dot product is worth.
+    start, stop : int
+    scores, ids : (nq, k) float32 and int64
+        Heaps (see `topk_update_portable`). Ids are row numbers.
+    """
+    nq = queries.shape[0]
+    pairs = queries.shape[1] // 2
+    n_tiles = min(max(3, TILE_BYTES // (pairs * 4 * LANES)), (stop - start + LANES - 1) // LANES)
+    block = n_tiles * LANES
+    tiles = np.zeros((n_tiles, pairs, LANES), np.uint32)
+    halves = tiles.view(np.int16)
+    acc = np.empty((min(nq, QUERIES), block), np.int32)
+    words = np.zeros((LANES, padded_words(bands)), np.uint64)
+    candidates = np.empty(block, np.float32)
+    for i in range(start, stop, block):
+        n = min(block, stop - i)
+        tiles_of_rows(data, bands, levels, pair_levels, spread, i, i + n, words, tiles)
+        for q in range(0, nq, QUERIES):
+            m = min(QUERIES, nq - q)
+            dot_tiles(halves, queries[q : q + m], acc[:m])
+            for r in range(m):
+                sums = acc[r]
+                worth = unit[q + r]
+                for v in range(n):
+                    candidates[v] = np.float32(sums[v]) * worth * factor[i + v]
+                if bias.size > 0:
+                    for v in range(n):
+                        candidates[v] += bias[i + v]
+                topk_update_portable(candidates, n, i, scores[q + r], ids[q + r])

@@ -1,0 +1,39 @@
+"""Operations of x86 processors. Compile a kernel that uses one only at a level that has its instruction."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tqvec.kernels.simd.base import i32x8, i32x16, llvm_type
+
+
+def _declare(builder, name, result, arguments):
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+@intrinsic
+def dot_pairs_i32x16(typingctx, acc, a, b):
+    """AVX-512 VNNI ``vpdpwssd``: each lane of `acc` gains the two products of the int16 pairs in `a` and `b`."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i32x16)
+        function = _declare(builder, "llvm.x86.avx512.vpdpwssd.512", kind, [kind] * 3)
+        return builder.call(function, args)
+
+    return i32x16(i32x16, i32x16, i32x16), codegen
+
+
+@intrinsic
+def dot_pairs_i32x8(typingctx, acc, a, b):
+    """AVX2 ``vpmaddwd`` and an addition: the 8-lane `dot_pairs_i32x16`."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i32x8)
+        halves = ir.VectorType(ir.IntType(16), 16)
+        function = _declare(builder, "llvm.x86.avx2.pmadd.wd", kind, [halves] * 2)
+        products = builder.call(function, [builder.bitcast(args[1], halves), builder.bitcast(args[2], halves)])
+        return builder.add(args[0], products)
+
+    return i32x8(i32x8, i32x8, i32x8), codegen

@@ -1,0 +1,99 @@
+"""The k best of a stream of scored rows, kept in a heap that is fed block by block.
+
+Order: a larger score is better; of equal scores the smaller id. It is total, so the k best do not depend on the order
+of arrival, on the block size or on the number of threads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tqvec.kernels._jit import jit
+
+EMPTY_ID = np.iinfo(np.int64).max  # of a heap entry that holds nothing yet; any candidate is better
+
+
+@jit
+def _worse(score, row, other_score, other_row):
+    """Whether (score, row) comes after (other_score, other_row)."""
+    return score < other_score or (score == other_score and row > other_row)
+
+
+@jit
+def _sift_down(scores, ids, at, size):
+    """Let the entry at `at` sink until no child is worse; the root is the worst entry of the heap."""
+    score = scores[at]
+    row = ids[at]
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and _worse(scores[child + 1], ids[child + 1], scores[child], ids[child]):
+            child += 1
+        if not _worse(scores[child], ids[child], score, row):
+            break
+        scores[at] = scores[child]
+        ids[at] = ids[child]
+        at = child
+    scores[at] = score
+    ids[at] = row
+
+
+@jit
+def topk_update_portable(candidates, n, first_id, scores, ids):
+    """Offer ``candidates[:n]`` with ids ``first_id, first_id + 1, …`` to a heap of k entries.
+
+    Parameters
+    ----------
+    candidates : (≥ n,) float32
+    n, first_id : int
+    scores : (k,) float32
+        A heap; start it with -inf.
+    ids : (k,) int64
+        A heap; start it with `EMPTY_ID`.
+    """
+    threshold = scores[0]
+    hits = 0
+    for i in range(n):
+        hits += candidates[i] >= threshold
+    if hits == 0:
+        return
+    for i in range(n):
+        if candidates[i] >= threshold and _worse(scores[0], ids[0], candidates[i], first_id + i):
+            scores[0] = candidates[i]
+            ids[0] = first_id + i
+            _sift_down(scores, ids, 0, scores.size)
+            threshold = scores[0]
+
+
+@jit
+def topk_sort_portable(scores, ids):
+    """Turn a heap into a list, best first."""
+    for size in range(scores.size - 1, 0, -1):
+        scores[0], scores[size] = scores[size], scores[0]
+        ids[0], ids[size] = ids[size], ids[0]
+        _sift_down(scores, ids, 0, size)
+
+
+@jit
+def topk_merge_portable(heap_scores, heap_ids, scores, ids):
+    """Offer the entries of one heap to another."""
+    for i in range(heap_scores.size):
+        if _worse(scores[0], ids[0], heap_scores[i], heap_ids[i]):
+            scores[0] = heap_scores[i]
+            ids[0] = heap_ids[i]
+            _sift_down(scores, ids, 0, scores.size)
+
+
+@jit
+def topk_finish_portable(scores, ids):
+    """Merge the heaps of all parts into the first one and sort it, for every query.
+
+    Parameters
+    ----------
+    scores, ids : (parts, nq, k) float32 and int64
+    """
+    for q in range(scores.shape[1]):
+        for part in range(1, scores.shape[0]):
+            topk_merge_portable(scores[part, q], ids[part, q], scores[0, q], ids[0, q])
+        topk_sort_portable(scores[0, q], ids[0, q])
