@@ -49,7 +49,7 @@ def vectors(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
         if not np.isfinite(rows[row]).all():
             what = "a value too large for float32" if np.isfinite(array[row].astype(np.float64)).all() else "NaN or Inf"
             raise InputError(f"{name} row {row} holds {what}")
-    return rows
+    return rows if rows.flags.writeable else rows.copy()  # Numba would compile anew for a read-only array
 
 
 def integer(value: object, name: str, low: int, high: int) -> int:

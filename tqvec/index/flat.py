@@ -12,7 +12,7 @@ from tqvec import _threads, _validate
 from tqvec._config import num_threads
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.quantizer import TurboQuant
-from tqvec.errors import InputError
+from tqvec.errors import FormatError, InputError
 from tqvec.index import persistence
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import SPREAD
@@ -166,12 +166,11 @@ class Index:
         scores = np.full((rows.shape[0], k), -np.inf, np.float32)
         ids = np.full((rows.shape[0], k), -1, np.int64)
         batch = max(1, _HEAP_ENTRIES // (kept * workers))
-        for q in range(0, rows.shape[0], batch):
+        for q in range(0, rows.shape[0] if self._ntotal else 0, batch):
             part = slice(q, q + batch)
             scores[part, :kept], ids[part, :kept] = self._search_batch(rows[part], kept, workers)
         if self.metric == "l2":
-            lengths = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-            distances = np.maximum(lengths[:, None] - scores.astype(np.float64), 0.0)
+            distances = np.maximum(_squared_lengths(rows)[:, None] - scores.astype(np.float64), 0.0)
             scores = distances.astype(np.float32)
         return scores, ids
 
@@ -199,10 +198,10 @@ class Index:
 
     def _integer_queries(self, rows: Floats) -> tuple[NDArray[np.int16], Floats]:
         """Rotated queries as int16 of length 32767 in padded coordinates, and the worth of a unit of a dot product."""
-        rotated = self.codec.rotate(rows).astype(np.float64)
-        length = np.sqrt(np.einsum("ij,ij->i", rotated, rotated))
-        per_unit = np.divide(32767.0, length, out=np.zeros_like(length), where=length > 0)
-        rounded = np.rint(rotated * per_unit[:, None]).astype(np.int16)
+        length = np.sqrt(_squared_lengths(rows))
+        inverse = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
+        directions = (rows * inverse[:, None]).astype(np.float32)
+        rounded = np.rint(self.codec.rotate(directions) * np.float32(32767)).astype(np.int16)
         columns = []
         start = 0
         for band in self.codec.bands:
@@ -233,8 +232,15 @@ class Index:
             There is no such file.
         """
         header, rows = persistence.load(Path(path))
-        index = cls(header.d, header.nbits, header.metric, header.codebook, header.seed)
+        try:
+            index = cls(header.d, header.nbits, header.metric, header.codebook, header.seed)
+        except InputError as error:
+            raise FormatError(f"{path}: this tqvec can't read such an index: {error}") from error
         persistence.check_fingerprint(Path(path), header, index.codec)
         index._rows = rows
         index._ntotal = rows["scale"].shape[0]
         return index
+
+
+def _squared_lengths(rows: Floats) -> NDArray[np.float64]:
+    return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)

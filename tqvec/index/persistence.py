@@ -7,18 +7,18 @@ import os
 import tempfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tqvec.codec.bands import code_bytes
+from tqvec.codec.bands import Band, code_bytes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import FormatError
 
-FORMAT = "tqvec.index"
+KEY = "tqvec"  # of the metadata
 VERSION = 1
 
 Rows = dict[str, NDArray]
@@ -34,6 +34,8 @@ class Header(NamedTuple):
     seed: int
     ntotal: int
     fingerprint: str
+    bands: tuple[Band, ...]
+    crc32: dict[str, str]
 
 
 def empty_rows(codec: TurboQuant, metric: str) -> Rows:
@@ -44,33 +46,35 @@ def empty_rows(codec: TurboQuant, metric: str) -> Rows:
     return rows
 
 
-def _crc(array: NDArray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+def _checksums(rows: Rows) -> dict[str, str]:
+    """CRC-32 of each array's bytes."""
+    flat = {name: np.ascontiguousarray(array).reshape(-1).view(np.uint8) for name, array in rows.items()}
+    return {name: f"{zlib.crc32(array.data):08x}" for name, array in flat.items()}
 
 
 def _metadata(codec: TurboQuant, metric: str, rows: Rows) -> dict[str, str]:
+    """All fields as JSON under one key: safetensors writes several keys in no fixed order, and equal indexes shall
+    make equal files."""
     fields = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "d": str(codec.d),
-        "nbits": str(codec.nbits),
-        "bands": json.dumps(codec.bands),
+        "version": VERSION,
+        "d": codec.d,
+        "nbits": codec.nbits,
+        "bands": codec.bands,
         "mode": codec.mode,
         "codebook": codec.codebook,
         "rotation": codec.rotation,
-        "seed": str(codec.seed),
+        "seed": codec.seed,
         "metric": metric,
-        "ntotal": str(rows["scale"].shape[0]),
+        "ntotal": rows["scale"].shape[0],
         "fingerprint": codec.fingerprint,
+        "crc32": _checksums(rows),
     }
-    for name, array in rows.items():
-        fields[f"crc32.{name}"] = f"{_crc(array):08x}"
-    fields["crc32"] = _header_crc(fields)
-    return fields
+    return {KEY: json.dumps(fields | {"header_crc32": _header_crc(fields)}, sort_keys=True)}
 
 
-def _header_crc(fields: dict[str, str]) -> str:
-    text = "".join(f"{name}={fields[name]}\n" for name in sorted(fields) if name != "crc32")
+def _header_crc(fields: dict[str, Any]) -> str:
+    rest = {name: value for name, value in fields.items() if name != "header_crc32"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return f"{zlib.crc32(text.encode()):08x}"
 
 
@@ -107,47 +111,39 @@ def load(path: Path) -> tuple[Header, Rows]:
         raise FileNotFoundError(f"no such file: {path}")
     try:
         with safe_open(path, framework="numpy") as file:
-            fields = file.metadata() or {}
-            header = _parse(path, fields)
+            header = _parse(path, (file.metadata() or {}).get(KEY))
             rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise FormatError(f"{path}: not a safetensors file, or damaged or truncated ({error})") from error
-    expected = {"codes": ((header.ntotal, _code_bytes(fields)), np.uint8), "scale": ((header.ntotal,), np.float32)}
+    expected = {"codes": ((header.ntotal, code_bytes(header.bands)), np.uint8), "scale": ((header.ntotal,), np.float32)}
     if header.metric == "l2":
         expected["squared_norm"] = ((header.ntotal,), np.float32)
     found = {name: (array.shape, array.dtype.type) for name, array in rows.items()}
     if found != expected:
         raise FormatError(f"{path}: damaged: expected tensors {expected}, found {found}")
-    for name, array in rows.items():
-        if f"{_crc(array):08x}" != fields[f"crc32.{name}"]:
-            raise FormatError(f"{path}: damaged: the checksum of {name!r} does not match")
+    checksums = _checksums(rows)
+    if checksums != header.crc32:
+        raise FormatError(f"{path}: damaged: its tensors have checksums {checksums}, its header says {header.crc32}")
     return header, rows
 
 
-def _code_bytes(fields: dict[str, str]) -> int:
-    return (sum((stop - start) * nbits for start, stop, nbits in json.loads(fields["bands"])) + 7) // 8
-
-
-def _parse(path: Path, fields: dict[str, str]) -> Header:
-    if fields.get("format") != FORMAT:
+def _parse(path: Path, text: str | None) -> Header:
+    if text is None:
         raise FormatError(f"{path}: a safetensors file, but not a tqvec index")
-    version = fields.get("version", "")
-    if version.isdigit() and int(version) > VERSION:
-        raise FormatError(f"{path}: written in format version {version}; this tqvec reads up to {VERSION}: upgrade it")
-    if fields.get("crc32") != _header_crc(fields):
-        raise FormatError(f"{path}: damaged: the header's checksum does not match")
     try:
-        return Header(
-            int(fields["d"]),
-            int(fields["nbits"]),
-            fields["metric"],
-            fields["codebook"],
-            int(fields["seed"]),
-            int(fields["ntotal"]),
-            fields["fingerprint"],
-        )
-    except (KeyError, ValueError) as error:
-        raise FormatError(f"{path}: the header lacks or garbles {error}") from error
+        fields = json.loads(text)
+        if fields["version"] > VERSION:
+            raise FormatError(
+                f"{path}: written in format version {fields['version']}; this tqvec reads up to {VERSION}: upgrade it"
+            )
+        if fields["header_crc32"] != _header_crc(fields):
+            raise FormatError(f"{path}: damaged: the header's checksum does not match")
+        fields["bands"] = tuple(Band(*band) for band in fields["bands"])
+        return Header(**{name: fields[name] for name in Header._fields})
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{path}: damaged: the header lacks or garbles {error}") from error
 
 
 def check_fingerprint(path: Path, header: Header, codec: TurboQuant) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from typing import TypedDict
 
 from llvmlite import binding as llvm
 from numba.core import config
@@ -93,7 +94,17 @@ def level() -> str:
     return wanted
 
 
-def simd_info() -> dict[str, object]:
+class SimdInfo(TypedDict):
+    """What `simd_info` tells."""
+
+    level: str
+    available: tuple[str, ...]
+    reason: str
+    cpu: str
+    features: tuple[str, ...]
+
+
+def simd_info() -> SimdInfo:
     """What the kernels use in this process, and why.
 
     Returns

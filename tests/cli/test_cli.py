@@ -1,0 +1,100 @@
+"""The command line, run in this process."""
+
+import re
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import tqvec
+from tqvec.cli import app as application
+from tqvec.cli import demo as demo_module
+
+X = np.random.default_rng(1).standard_normal((300, 24)).astype(np.float32)
+
+
+def run(*arguments):
+    result = CliRunner().invoke(application.app, [str(a) for a in arguments], env={"COLUMNS": "160"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def vectors(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "q.npy", X[:7])
+    return tmp_path
+
+
+def test_build_search_info(vectors, monkeypatch):
+    monkeypatch.setattr("tqvec.cli.build._ROWS", 128)
+    built = run("build", vectors / "x.npy", "-o", vectors / "x.tqv", "--nbits", 3, "--metric", "cosine", "--seed", 9)
+    assert built.exit_code == 0
+    assert "300 vectors of d=24 at 3 bits, 13 bytes each" in built.output
+    index = tqvec.Index(24, nbits=3, metric="cosine", seed=9)
+    index.add(X)
+    found = run("search", vectors / "x.tqv", vectors / "q.npy", "-k", 4, "-o", vectors / "r.npz")
+    assert "first 5 of 7 queries" in found.output
+    with np.load(vectors / "r.npz") as results:
+        scores, ids = index.search(X[:7], k=4)
+        assert np.array_equal(results["scores"], scores)
+        assert np.array_equal(results["ids"], ids)
+    told = run("info", vectors / "x.tqv").output
+    for part in ("300 of d=24", "cosine", "checksums match", index.codec.fingerprint, "seed"):
+        assert part in told
+
+
+def test_info_of_the_installation():
+    told = run("info").output
+    for part in ("tqvec", tqvec.__version__, "SIMD level", tqvec.simd_info()["level"], "numba", "threads"):
+        assert part in told
+
+
+def test_warmup():
+    assert re.search(r"kernels for level \w+ ready", run("warmup").output)
+
+
+def test_demo(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_module, "has_faiss", lambda: False)
+    output = run("demo", "--plot", tmp_path / "demo.png").output
+    assert "pip install faiss-cpu" in output
+    recalls = re.findall(r"tqvec (\d) bits +│ +(\d+) │ +([\d.]+) │ +([\d.]+) │ +([\d.]+) │ +([\d.]+)", output)
+    assert [(row[0], row[1]) for row in recalls] == [("1", "52"), ("2", "100"), ("4", "196")]
+    assert float(recalls[0][5]) < float(recalls[1][5]) < float(recalls[2][5]) <= 1
+    assert len(re.findall("^query: ", output, re.MULTILINE)) == 3
+    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "none.npy", "-o", "x.tqv"], "no such file: none.npy"),
+        (["build", "x.npy", "-o", "x.tqv", "--nbits", "9"], "nbits must be an integer from 1 to 8"),
+        (["build", "x.npy", "-o", "nowhere/x.tqv"], "its folder does not exist"),
+        (["build", "nan.npy", "-o", "x.tqv"], "nan.npy, rows from 0: x row 5 holds NaN or Inf"),
+        (["build", "empty.npy", "-o", "x.tqv"], "holds no vectors"),
+        (["search", "x.npy", "x.npy"], "not a safetensors file"),
+        (["search", "good.tqv", "q.npy", "-o", "r.txt"], "name it so"),
+        (["search", "good.tqv", "wide.npy"], "queries must have shape (n, 24)"),
+        (["info", "x.npy"], "not a safetensors file"),
+    ],
+)
+def test_errors_are_one_line(vectors, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(vectors)
+    monkeypatch.setenv("COLUMNS", "200")
+    bad = X.copy()
+    bad[5, 5] = np.nan
+    np.save("nan.npy", bad)
+    np.save("empty.npy", X[:0])
+    np.save("wide.npy", np.zeros((2, 25), np.float32))
+    run("build", "x.npy", "-o", "good.tqv")
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["tqvec", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        application.main()
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert message in error.replace("\n", " ")
+    assert "Traceback" not in error
+    assert not (vectors / "x.tqv").exists()

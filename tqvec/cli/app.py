@@ -1,0 +1,36 @@
+"""The ``tqvec`` command: one file a verb."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from tqvec.cli import build, demo, info, search, warmup
+from tqvec.errors import TqvecError
+
+app = typer.Typer(
+    help="Vectors in 1 to 8 bits a coordinate, searched in compressed form.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo.demo)
+app.command()(build.build)
+app.command()(search.search)
+app.command()(info.info)
+app.command()(warmup.warmup)
+
+
+def main() -> None:
+    """Run the command; an error that a user can mend is one line and exit status 1."""
+    try:
+        app()
+    except (TqvecError, OSError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, markup=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

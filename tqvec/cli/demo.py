@@ -1,0 +1,185 @@
+"""``tqvec demo``: real embeddings compressed, searched and compared, in under a minute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.table import Table
+
+from tqvec._config import num_threads
+from tqvec.cli._console import console, progress
+from tqvec.errors import UnsupportedError
+from tqvec.eval.baselines import build_faiss, has_faiss
+from tqvec.eval.recall import exact_search, normalized, recall
+from tqvec.eval.sample import Sample, load_sample
+from tqvec.index.flat import Index
+from tqvec.index.warmup import STEPS
+from tqvec.kernels.features import level
+
+K = 10
+WIDTHS = (1, 2, 4)
+SHOWN = (0, 1, 2)  # queries whose texts are printed
+
+Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    code_size: float
+    build_s: float
+    batch_ms: float
+    single_ms: float
+    ids: NDArray[np.int64]
+
+
+def demo(
+    plot: Annotated[Path | None, typer.Option(help="Also draw recall against bytes: .png, .svg or .pdf")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the full set (datasets/README.md)")] = None,
+    threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
+) -> None:
+    """Index real text embeddings at 1, 2 and 4 bits and compare with exact search and FAISS PQ."""
+    if plot is not None:
+        _import_pyplot()
+    workers = num_threads(threads)
+    sample = load_sample(data)
+    compile_s = _compile()
+    x = normalized(np.asarray(sample.base, np.float32))
+    queries = normalized(np.asarray(sample.queries, np.float32))
+    console.print(
+        f"{len(x):,} WordNet glosses embedded with all-MiniLM-L6-v2, d={x.shape[1]}; {len(queries)} queries; "
+        f"{workers} threads, SIMD level {level()}; kernels compiled or loaded in {compile_s:.1f} s (not counted below)",
+        highlight=False,
+    )
+    rows, indexes = _measure(x, queries, workers)
+    console.print(_table(rows, x.shape[1]))
+    console.print(
+        "bytes: a vector, scale included. FAISS PQ is trained on the very vectors it holds, which favours it."
+    )
+    if not has_faiss():
+        console.print("FAISS is not installed; to see it beside: pip install faiss-cpu", highlight=False)
+    _show_texts(sample, rows[0].ids, indexes[4], queries)
+    if plot is not None:
+        _draw(rows, plot)
+        console.print(f"written: {plot}", highlight=False)
+
+
+def _compile() -> float:
+    start = time.perf_counter()
+    with progress() as bar:
+        for step in bar.track(list(STEPS.values()), description="compiling kernels"):
+            step()
+    return time.perf_counter() - start
+
+
+def _measure(x: NDArray[np.float32], queries: NDArray[np.float32], threads: int) -> tuple[list[Row], dict[int, Index]]:
+    """All rows of the table, the exact search first, and the compressed indexes by width."""
+    rows = [_time("exact float32", 4.0 * x.shape[1], 0.0, lambda q: exact_search(x, q, K)[1], queries)]
+    indexes = {}
+    factories = [f"PQ{x.shape[1] // 4}x8", f"PQ{x.shape[1] // 2}x4fs"] if has_faiss() else []
+    with progress() as bar:
+        task = bar.add_task("indexing and searching", total=len(WIDTHS) + len(factories))
+        for nbits in WIDTHS:
+            index = Index(x.shape[1], nbits=nbits, metric="cosine")
+            start = time.perf_counter()
+            index.add(x, threads=threads)
+            build_s = time.perf_counter() - start
+            indexes[nbits] = index
+            rows.append(_time(f"tqvec {nbits} bits", index.code_size, build_s, _searcher(index, threads), queries))
+            bar.advance(task)
+        for factory in factories:
+            built = build_faiss(factory, x, threads=threads)
+            rows.append(
+                _time(f"FAISS {factory}", built.code_size, built.build_s, _faiss_searcher(built.index), queries)
+            )
+            bar.advance(task)
+    return rows, indexes
+
+
+def _searcher(index: Index, threads: int) -> Search:
+    return lambda q: index.search(q, k=K, threads=threads)[1]
+
+
+def _faiss_searcher(index: Any) -> Search:
+    return lambda q: index.search(q, K)[1]
+
+
+def _time(name: str, code_size: float, build_s: float, search: Search, queries: NDArray[np.float32]) -> Row:
+    """Median of five batches, and of 20 single queries."""
+    batches = []
+    for _ in range(5):
+        start = time.perf_counter()
+        ids = search(queries)
+        batches.append((time.perf_counter() - start) / len(queries))
+    singles = []
+    for query in queries[:20]:
+        start = time.perf_counter()
+        search(query[None, :])
+        singles.append(time.perf_counter() - start)
+    return Row(name, code_size, build_s, 1e3 * float(np.median(batches)), 1e3 * float(np.median(singles)), ids)
+
+
+def _table(rows: list[Row], d: int) -> Table:
+    table = Table(title="recall against exact search; ms a query: all in one batch, and one at a time")
+    table.add_column("index")
+    for name in ("bytes", "smaller", "1@1", "1@10", "10@10", "build s", "batch", "single"):
+        table.add_column(name, justify="right")
+    truth = rows[0].ids
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.code_size:.0f}",
+            f"{4 * d / row.code_size:.1f}",
+            *(f"{recall(row.ids, truth, n, m):.3f}" for n, m in ((1, 1), (1, 10), (10, 10))),
+            f"{row.build_s:.2f}",
+            f"{row.batch_ms:.3f}",
+            f"{row.single_ms:.2f}",
+        )
+    return table
+
+
+def _show_texts(sample: Sample, truth: NDArray[np.int64], index: Index, queries: NDArray[np.float32]) -> None:
+    _, ids = index.search(queries[list(SHOWN)], k=3)
+    for row, q in enumerate(SHOWN):
+        table = Table(title=f"query: {sample.query_texts[q]}", title_justify="left", show_lines=False)
+        table.add_column("exact", ratio=1)
+        table.add_column(f"compressed, {index.nbits} bits", ratio=1)
+        for rank in range(3):
+            table.add_row(sample.base_texts[truth[q, rank]], sample.base_texts[ids[row, rank]])
+        console.print(table)
+
+
+def _import_pyplot() -> Any:
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise UnsupportedError("--plot needs matplotlib: pip install 'tqvec[plot]'") from error
+    matplotlib.use("agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
+def _draw(rows: list[Row], path: Path) -> None:
+    """Recall 10@10 against bytes a vector."""
+    figure, axes = _import_pyplot().subplots(figsize=(7, 4.5), layout="constrained")
+    truth = rows[0].ids
+    ours = [row for row in rows if row.name.startswith("tqvec")]
+    axes.plot([r.code_size for r in ours], [recall(r.ids, truth, 10, 10) for r in ours], "o-", label="tqvec")
+    for row in rows:
+        value = recall(row.ids, truth, 10, 10)
+        if row.name.startswith("FAISS"):
+            axes.plot([row.code_size], [value], "s", label=row.name)
+        elif row in ours:
+            axes.annotate(row.name.removeprefix("tqvec "), (row.code_size, value), (6, -12), textcoords="offset points")
+    axes.set(xlabel="bytes a vector, scale included", ylabel="recall 10@10", title="WordNet glosses, MiniLM, d=384")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)

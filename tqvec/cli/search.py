@@ -1,0 +1,49 @@
+"""``tqvec search``: index and queries in, scores and ids out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from tqvec.cli._console import console
+from tqvec.errors import InputError
+from tqvec.eval.readers import float_rows, read_vectors
+from tqvec.index.flat import Index
+
+_SHOWN = 5  # queries in the table
+
+
+def search(
+    index_file: Annotated[Path, typer.Argument(metavar="INDEX", help="File that `tqvec build` wrote")],
+    queries: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs or .hdf5")],
+    k: Annotated[int, typer.Option("-k", help="Results a query")] = 10,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=".npz: scores, ids")] = None,
+    dataset: Annotated[str, typer.Option(help="Name inside an HDF5 file")] = "test",
+    threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
+) -> None:
+    """Search an index file; print the first results, and write all of them with -o."""
+    if output is not None and output.suffix != ".npz":
+        raise InputError(f"{output}: the results are a .npz file; name it so")
+    index = Index.load(index_file)
+    rows = float_rows(read_vectors(queries, dataset))
+    start = time.perf_counter()
+    scores, ids = index.search(rows, k=k, threads=threads)
+    seconds = time.perf_counter() - start
+    table = Table(title=f"best ids (scores), {index.metric}; first {min(_SHOWN, len(ids))} of {len(ids)} queries")
+    table.add_column("query", justify="right")
+    table.add_column("results")
+    for q in range(min(_SHOWN, len(ids))):
+        best = [f"{ids[q, r]} ({scores[q, r]:.4f})" for r in range(min(_SHOWN, k))]
+        table.add_row(str(q), "  ".join(best))
+    console.print(table)
+    console.print(f"{len(ids):,} queries on {index.ntotal:,} vectors in {seconds:.3f} s", highlight=False)
+    if output is not None:
+        partial = output.with_suffix(".part.npz")
+        np.savez(partial, scores=scores, ids=ids)
+        partial.replace(output)
+        console.print(f"written: {output}", highlight=False)

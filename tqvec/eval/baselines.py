@@ -1,0 +1,65 @@
+"""FAISS indexes to measure beside. FAISS is optional: the extras ``bench`` and ``test`` install it."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqvec.errors import UnsupportedError
+
+Floats = NDArray[np.float32]
+
+
+def has_faiss() -> bool:
+    """Whether FAISS is installed."""
+    return importlib.util.find_spec("faiss") is not None
+
+
+class Built(NamedTuple):
+    """A trained and filled FAISS index.
+
+    Attributes
+    ----------
+    index : faiss.Index
+    build_s : float
+        Seconds of training and adding.
+    code_size : int
+        Bytes a vector.
+    """
+
+    index: Any
+    build_s: float
+    code_size: int
+
+
+def build_faiss(factory: str, x: Floats, train: Floats | None = None, threads: int = 1) -> Built:
+    """Build a FAISS index for inner products.
+
+    Parameters
+    ----------
+    factory : str
+        ``index_factory`` string, such as ``"PQ96x8"``.
+    x : (n, d) float32
+    train : (m, d) float32, optional
+        Vectors to train on; default: `x` itself, which favours trained codecs.
+    threads : int
+
+    Raises
+    ------
+    UnsupportedError
+        FAISS is not installed.
+    """
+    try:
+        import faiss
+    except ModuleNotFoundError as error:
+        raise UnsupportedError("FAISS is not installed: pip install 'tqvec[bench]'") from error
+    faiss.omp_set_num_threads(threads)
+    index = faiss.index_factory(x.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    start = time.perf_counter()
+    index.train(x if train is None else train)
+    index.add(x)
+    return Built(index, time.perf_counter() - start, int(index.sa_code_size()))

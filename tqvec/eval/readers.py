@@ -1,0 +1,102 @@
+"""Vector files: .npy, the TEXMEX formats .fvecs, .bvecs and .ivecs, and ann-benchmarks' HDF5."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqvec.errors import FormatError, InputError, UnsupportedError
+
+_TEXMEX: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".ivecs": np.dtype("<i4"), ".bvecs": np.dtype("u1")}
+_HDF5 = (".hdf5", ".h5")
+
+
+def read_vectors(path: str | os.PathLike[str], dataset: str = "train") -> NDArray[Any]:
+    """Read a file of vectors, mapped into memory where the format allows.
+
+    Parameters
+    ----------
+    path : path
+        ``.npy`` (2-D), ``.fvecs``, ``.ivecs``, ``.bvecs``, ``.hdf5`` or ``.h5``.
+    dataset : str
+        Name inside an HDF5 file; ann-benchmarks has ``train``, ``test``, ``neighbors`` and ``distances``.
+
+    Returns
+    -------
+    (n, d) array
+        In the file's own dtype. Of .npy and TEXMEX files a read-only view of the mapped file; of HDF5 a copy.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    InputError
+        Unknown extension, or no such dataset.
+    FormatError
+        The file is damaged or not what its name says.
+    UnsupportedError
+        HDF5 without h5py.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    if path.suffix == ".npy":
+        return _read_npy(path)
+    if path.suffix in _TEXMEX:
+        return _read_texmex(path, _TEXMEX[path.suffix])
+    if path.suffix in _HDF5:
+        return _read_hdf5(path, dataset)
+    known = ", ".join([".npy", *_TEXMEX, *_HDF5])
+    raise InputError(f"{path}: unknown extension {path.suffix!r}; expected one of {known}")
+
+
+def float_rows(rows: NDArray[Any]) -> NDArray[Any]:
+    """Byte vectors (.bvecs) as float32; everything else as it is."""
+    return rows.astype(np.float32) if rows.dtype == np.uint8 else rows
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise FormatError(f"{path}: not a .npy file, or damaged ({error})") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2:
+        raise FormatError(f"{path}: expected one 2-D array of shape (n, d)")
+    return array
+
+
+def _read_texmex(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Each row is its length as int32, then its numbers; all rows must have one length."""
+    size = path.stat().st_size
+    if size == 0:
+        return np.empty((0, 0), dtype)
+    raw: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="r")
+    d = int(raw[:4].view("<i4")[0]) if size >= 4 else 0
+    row = 4 + d * dtype.itemsize
+    if d <= 0 or size % row:
+        raise FormatError(f"{path}: damaged: {size} bytes are no whole number of rows of dimension {d}")
+    rows = raw.reshape(-1, row)
+    lengths = np.ascontiguousarray(rows[:, :4]).view("<i4")[:, 0]
+    if np.any(lengths != d):
+        bad = int(np.flatnonzero(lengths != d)[0])
+        raise FormatError(f"{path}: row {bad} has dimension {lengths[bad]}, the first row {d}")
+    return np.ndarray((rows.shape[0], d), dtype, buffer=raw, offset=4, strides=(row, dtype.itemsize))
+
+
+def _read_hdf5(path: Path, dataset: str) -> NDArray[Any]:
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise UnsupportedError("reading HDF5 needs h5py: pip install 'tqvec[hdf5]'") from error
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise FormatError(f"{path}: not an HDF5 file, or damaged ({error})") from error
+    with file:
+        if dataset not in file:
+            raise InputError(f"{path}: no dataset {dataset!r}; it has {', '.join(file)}")
+        return np.asarray(file[dataset])

@@ -1,0 +1,32 @@
+"""A tiny run through every kernel, so that Numba compiles them (or finds them on disk)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from tqvec.codec.quantizer import TurboQuant
+from tqvec.index.flat import Index
+
+_X = np.eye(8, 16, dtype=np.float32)
+
+
+def _encode() -> None:
+    TurboQuant(16).encode(_X, threads=1)
+
+
+def _decode() -> None:
+    tq = TurboQuant(16)
+    codes = tq.encode(_X, threads=1)
+    tq.decode(codes, threads=1)
+    tq.inner_product(_X, codes, threads=1)
+
+
+def _search() -> None:
+    index = Index(16)
+    index.add(_X, threads=1)
+    index.search(_X, k=2, threads=1)
+
+
+STEPS: dict[str, Callable[[], None]] = {"encode": _encode, "decode": _decode, "search": _search}
