@@ -1,0 +1,173 @@
+"""The house rules (design): imports point downward, Numba stays in its rooms, files and functions stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "tqvec"
+FLOORS = {
+    **dict.fromkeys(("errors", "_validate", "_config", "_threads"), 0),
+    **dict.fromkeys(("reference", "kernels"), 1),
+    "codec": 2,
+    **dict.fromkeys(("index", "kvcache", "oracle"), 3),
+    **dict.fromkeys(("store", "eval"), 4),
+    **dict.fromkeys(("cli", "integrations"), 5),
+}
+FACE = 4  # tqvec/__init__.py shows names of floors 0 to 3, so only what lies above them may import from it
+MODULES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in MODULES}
+OUTSIDE_KERNELS = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] != "kernels"]
+
+
+def name_of(path):
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def room(path):
+    """First folder, or the module's own name, of a file; the root's __init__ is ''."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def imports(tree):
+    """Dotted names of everything that a file imports, at any depth, relative imports refused."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(tree):
+    """Rooms of tqvec that a file imports from; '' is the public face."""
+    for name in imports(tree):
+        parts = name.split(".")
+        if parts[0] == "tqvec":
+            known = len(parts) > 1 and parts[1] in FLOORS
+            yield parts[1] if known else ""
+
+
+def violations(source_room, tree):
+    """Rooms that a file of `source_room` must not import from, but does."""
+    if source_room == "":
+        return [target for target in rooms_imported(tree) if target and FLOORS[target] > FACE - 1]
+    bad = []
+    for target in rooms_imported(tree):
+        floor, here = FLOORS.get(target, FACE - 1), FLOORS[source_room]
+        sideways = floor == here and target != source_room and here > 0
+        if floor > here or sideways or (target == "reference" and source_room not in ("reference", "oracle")):
+            bad.append(target)
+    return bad
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_downward(path):
+    assert room(path) == "" or room(path) in FLOORS, "a new room: give it a floor above"
+    assert violations(room(path), TREES[path]) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "statement"),
+    [
+        ("codec", "import tqvec.index.flat"),
+        ("index", "from tqvec.kvcache import cache"),
+        ("kernels", "from tqvec import codec"),
+        ("kernels", "from tqvec.reference import rotation"),
+        ("eval", "def f():\n    import tqvec.reference"),
+        ("index", "from tqvec import TurboQuant"),
+        ("errors", "import tqvec.kernels"),
+        ("", "from tqvec.cli import app"),
+    ],
+)
+def test_the_rule_sees_upward_and_sideways_imports(source, statement):
+    assert violations(source, ast.parse(statement)) != []
+
+
+def top_levels(path):
+    return {name.split(".")[0] for name in imports(TREES[path])}
+
+
+@pytest.mark.parametrize("path", OUTSIDE_KERNELS, ids=name_of)
+def test_numba_stays_in_kernels(path):
+    assert not top_levels(path) & {"numba", "llvmlite"}
+    if room(path) == "reference":
+        assert not top_levels(path) & {"scipy", "safetensors"}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p not in OUTSIDE_KERNELS], ids=name_of)
+def test_one_decorator_compiles_everything(path):
+    if path.name == "_jit.py":
+        return
+    names = {name for name in imports(TREES[path]) if name.startswith("numba")}
+    attributes = {
+        node.attr
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("numba", "nb")
+    }
+    compilers = {"njit", "jit", "vectorize", "guvectorize", "cfunc", "stencil", "jitclass"}
+    assert not compilers & attributes
+    assert not compilers & {name.rsplit(".", 1)[1] for name in names if "." in name}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_files_are_short(path):
+    limit = 250 if room(path) == "reference" else 800
+    assert len(path.read_text().splitlines()) <= limit
+
+
+def documented(tree):
+    """Public (name, node) of a module: its functions and classes, and their public methods."""
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                for item in node.body:
+                    if isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
+                        yield f"{node.name}.{item.name}", item
+
+
+def lines_without_docstring(node):
+    lines = node.end_lineno - node.lineno + 1
+    if ast.get_docstring(node) is not None:
+        lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+    return lines
+
+
+def argument_count(node):
+    names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+    names += [a.arg for a in (node.args.vararg, node.args.kwarg) if a is not None]
+    return len([name for name in names if name not in ("self", "cls")])
+
+
+def functions(tree):
+    """Public functions and methods, constructors included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and (node.name == "__init__" or not node.name.startswith("_")):
+            yield node
+
+
+@pytest.mark.parametrize("path", OUTSIDE_KERNELS, ids=name_of)
+def test_functions_are_small(path):
+    long = [n.name for n in functions(TREES[path]) if lines_without_docstring(n) > 60]
+    wide = [n.name for n in functions(TREES[path]) if argument_count(n) > 8]
+    assert (long, wide) == ([], [])
+
+
+@pytest.mark.parametrize("path", OUTSIDE_KERNELS, ids=name_of)
+def test_public_names_have_docstrings(path):
+    assert [name for name, node in documented(TREES[path]) if ast.get_docstring(node) is None] == []
+    if path.name != "__init__.py":
+        assert ast.get_docstring(TREES[path])
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.name == "__init__.py"], ids=name_of)
+def test_packages_only_show_names(path):
+    for node in TREES[path].body:
+        if isinstance(node, ast.Assign):
+            assert [ast.unparse(target) for target in node.targets] in (["__all__"], ["__version__"])
+        elif isinstance(node, ast.Expr):
+            assert isinstance(node.value, ast.Constant)
+        else:
+            assert isinstance(node, (ast.Import, ast.ImportFrom))

@@ -1,0 +1,75 @@
+"""Writes codes.json, the bytes that encoding must give for ever (docs/format.md, version 1).
+
+``python tests/golden/make.py`` from the repository root; it refuses to overwrite without ``--force``. New bytes for old
+input are a new version of the format. The codec and the reference must agree before anything is written.
+
+Input: value i (from 1) of a case is ``((word(1000 + seed, 64, i) >> 52) − 2048) / 256``, row by row, with `word` of
+docs/format.md section 1: twelve bits, so it is exact in float32, and stream 64 is none of the rotation's.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import tqvec
+from tqvec.codec import codebook
+from tqvec.reference import packing, quantize, splitmix
+
+PATH = Path(__file__).with_name("codes.json")
+ROWS = 5
+CASES = [(1, 1, 0), (3, 8, 1), (31, 3, 2), (64, 4, 0), (97, 5, 2**64 - 1)]
+CASES += [(128, 2, 3), (200, 4, 4), (384, 1, 5), (1536, 4, 6)]
+CENTROIDS = [(2, 3, 5), (63, 8, 200), (64, 8, 255), (128, 4, 9), (768, 2, 3), (1536, 6, 40), (65536, 1, 1)]
+
+
+def golden_input(d, seed):
+    """(ROWS, d) float32; row 0 is all zeros but for its first value, row 1 is zero."""
+    words = [splitmix.word((1000 + seed) % 2**64, 64, i) for i in range(1, ROWS * d + 1)]
+    x = np.array([(w >> 52) - 2048 for w in words], np.float32).reshape(ROWS, d) / np.float32(256)
+    x[0, 1:] = 0
+    x[1] = 0
+    return x
+
+
+def golden_case(d, nbits, seed):
+    """What is stored for one case."""
+    x = golden_input(d, seed)
+    scales = {}
+    for rule in ("unbiased", "least_squares", "norm"):
+        codes = tqvec.TurboQuant(d, nbits=nbits, seed=seed, scale=rule).encode(x)
+        scales[rule] = codes.scale.astype("<f4").tobytes().hex()
+    return {
+        "d": d,
+        "nbits": nbits,
+        "seed": str(seed),
+        "input_sha256": hashlib.sha256(x.astype("<f4").tobytes()).hexdigest(),
+        "codes_sha256": hashlib.sha256(codes.data.tobytes()).hexdigest(),
+        "last_row_begins": codes.data[-1, :16].tobytes().hex(),
+        "scales": scales,
+        "fingerprint": tqvec.TurboQuant(d, nbits=nbits, seed=seed).fingerprint,
+    }
+
+
+def golden():
+    """All of codes.json."""
+    centroids = [[d, nbits, i, float(codebook.centroids(d, nbits)[i]).hex()] for d, nbits, i in CENTROIDS]
+    return {"version": 1, "rows": ROWS, "cases": [golden_case(*case) for case in CASES], "centroids": centroids}
+
+
+def main():
+    if PATH.exists() and "--force" not in sys.argv:
+        sys.exit(f"{PATH} exists; the bytes of a version never change. --force overwrites it.")
+    for d, nbits, seed in CASES:
+        x = golden_input(d, seed)
+        codes = tqvec.TurboQuant(d, nbits=nbits, seed=seed).encode(x)
+        expected = quantize.encode(x, nbits, seed)
+        assert codes.data.tobytes() == packing.pack(expected.codes, [(0, d, nbits)]).tobytes()
+        assert codes.scale.tobytes() == quantize.scale_unbiased(expected).astype(np.float32).tobytes()
+    PATH.write_text(json.dumps(golden(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Heaps against np.lexsort, ties included."""
+
+import numpy as np
+import pytest
+import strategies as sts
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.topk.portable import EMPTY_ID, topk_merge_portable, topk_sort_portable, topk_update_portable
+from tqvec.reference import scoring
+
+
+def empty(*shape):
+    return np.full(shape, -np.inf, np.float32), np.full(shape, EMPTY_ID, np.int64)
+
+
+def expected(values, k):
+    scores, ids = scoring.top_k(values[None], k)
+    missing = k - ids.shape[1]
+    return (
+        np.concatenate([scores[0], np.full(missing, -np.inf, np.float32)]),
+        np.concatenate([ids[0], np.full(missing, EMPTY_ID)]),
+    )
+
+
+few = st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 1.0, 1.0000001, 3e38])
+
+
+@given(st.lists(few, min_size=0, max_size=60), st.integers(1, 12), st.integers(1, 20))
+def test_any_stream(values, k, block):
+    values = np.array(values, np.float32)
+    scores, ids = empty(k)
+    for at in range(0, len(values), block):
+        part = values[at : at + block]
+        topk_update_portable(part, len(part), at, scores, ids)
+    topk_sort_portable(scores, ids)
+    best, order = expected(values, k)
+    np.testing.assert_array_equal(ids, order)
+    np.testing.assert_array_equal(scores, best)
+
+
+@pytest.mark.parametrize("k", [1, 2, 10, 100, 1000])
+def test_long_streams(k):
+    values = np.round(sts.rng(k).standard_normal(3000) * 50).astype(np.float32)
+    scores, ids = empty(k)
+    for at in range(0, 3000, 257):
+        part = np.concatenate([values[at : at + 257], [np.float32(1e9)]])  # what lies past n doesn't count
+        topk_update_portable(part, len(part) - 1, at, scores, ids)
+    topk_sort_portable(scores, ids)
+    best, order = expected(values, k)
+    np.testing.assert_array_equal(ids, order)
+    np.testing.assert_array_equal(scores, best)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_order_of_arrival_does_not_matter(order):
+    values = sts.rng(1).integers(0, 5, 200).astype(np.float32)
+    scores, ids = empty(17)
+    for row in range(200)[::order]:
+        topk_update_portable(values[row : row + 1], 1, row, scores, ids)
+    topk_sort_portable(scores, ids)
+    np.testing.assert_array_equal(ids, expected(values, 17)[1])
+
+
+@pytest.mark.parametrize("parts", [1, 2, 5])
+@pytest.mark.parametrize("k", [1, 7, 40])
+def test_finish_merges_and_sorts(parts, k):
+    nq, n = 3, 30
+    values = sts.rng(parts).integers(0, 9, (nq, parts * n)).astype(np.float32)
+    scores, ids = empty(parts, nq, k)
+    for part in range(parts):
+        for q in range(nq):
+            chunk = np.ascontiguousarray(values[q, part * n : part * n + n])
+            topk_update_portable(chunk, n, part * n, scores[part, q], ids[part, q])
+    kernel("topk_finish")(scores, ids)
+    for q in range(nq):
+        best, order = expected(values[q], k)
+        np.testing.assert_array_equal(ids[0, q], order)
+        np.testing.assert_array_equal(scores[0, q], best)
+
+
+def test_merging_an_empty_heap_changes_nothing():
+    scores, ids = empty(4)
+    topk_update_portable(np.array([3, 1, 2], np.float32), 3, 0, scores, ids)
+    before = sorted(zip(scores.tolist(), ids.tolist(), strict=True))
+    topk_merge_portable(*empty(4), scores, ids)
+    assert sorted(zip(scores.tolist(), ids.tolist(), strict=True)) == before

@@ -1,0 +1,104 @@
+"""Algorithm 1 of arXiv 2504.19874, with the scale rules and the order of operations of docs/format.md section 3."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from tqvec.reference import codebook, rotation
+
+Array = NDArray[np.float64]
+
+
+class Quantized(NamedTuple):
+    """Codes (n, d), and ‖x‖, ⟨u, ũ⟩ and ‖ũ‖² of each row (docs/format.md section 3)."""
+
+    codes: NDArray[np.int64]
+    norm: Array
+    dot: Array
+    energy: Array
+
+
+def lane_sum(terms: Array) -> Array:
+    """Sum of each row of (n, d) float64 terms in the format's order (docs/format.md section 3, step 1)."""
+    p = [np.zeros(len(terms)) for _ in range(8)]
+    for j in range(terms.shape[1]):
+        p[j % 8] = p[j % 8] + terms[:, j]
+    return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]))
+
+
+def lengths(x: NDArray[np.float32]) -> Array:
+    """‖x‖ of each row (docs/format.md section 3, step 1)."""
+    return np.sqrt(lane_sum(x.astype(np.float64) ** 2))
+
+
+def directions(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """x/‖x‖, and 0 for the zero vector (docs/format.md section 3, step 2)."""
+    inverse = np.array([1 / norm if norm > 0 else 0.0 for norm in lengths(x).tolist()])
+    return (x.astype(np.float64) * inverse[:, None]).astype(np.float32)
+
+
+def count_thresholds(y: NDArray, thresholds: NDArray) -> NDArray[np.int64]:
+    """Codes: the number of thresholds less than each value (docs/format.md section 3, step 4)."""
+    codes = np.zeros(y.shape, np.int64)
+    for threshold in thresholds:
+        codes += y > threshold
+    return codes
+
+
+def nearest(y: NDArray, centroids: NDArray) -> NDArray[np.int64]:
+    """Codes: argmin_k |y_j − c_k| (arXiv 2504.19874 Algorithm 1, line 6)."""
+    return np.asarray(np.argmin(np.abs(y[..., None] - centroids), axis=-1), np.int64)
+
+
+def encode(
+    x: NDArray[np.float32], nbits: int, seed: int, dtype: DTypeLike = np.float32, centroids: Array | None = None
+) -> Quantized:
+    """Encode rows (docs/format.md section 3; arXiv 2504.19874 Algorithm 1, QUANT).
+
+    Parameters
+    ----------
+    x : (n, d) float32
+    nbits, seed : int
+    dtype : float32 or float64
+        float32 gives the format's bits.
+    centroids : (2**nbits,) float64, optional
+        Default: the frozen ones.
+    """
+    c = codebook.frozen(x.shape[1], nbits) if centroids is None else centroids
+    y = rotation.hadamard(directions(x), seed, dtype)
+    codes = count_thresholds(y, codebook.thresholds(c).astype(dtype))
+    levels = c.astype(dtype)[codes].astype(np.float64)
+    return Quantized(codes, lengths(x), lane_sum(y.astype(np.float64) * levels), lane_sum(levels * levels))
+
+
+def scale_norm(q: Quantized) -> Array:
+    """‖x‖ (arXiv 2504.19874 section 3.1)."""
+    return q.norm
+
+
+def scale_unbiased(q: Quantized) -> Array:
+    """‖x‖/⟨u, ũ⟩, 0 for the zero vector (derived; DRIVE, EDEN and RaBitQ have it too)."""
+    return np.array([n / d if n > 0 else 0.0 for n, d in zip(q.norm.tolist(), q.dot.tolist(), strict=True)])
+
+
+def scale_least_squares(q: Quantized) -> Array:
+    """‖x‖⟨u, ũ⟩/‖ũ‖², 0 for the zero vector: minimises ‖x − s ũ‖ (derived)."""
+    products = (q.norm * q.dot).tolist()
+    return np.array([p / e if p > 0 else 0.0 for p, e in zip(products, q.energy.tolist(), strict=True)])
+
+
+SCALES = {"norm": scale_norm, "unbiased": scale_unbiased, "least_squares": scale_least_squares}
+
+
+def decode(codes: NDArray[np.int64], scale: Array, centroids: Array, seed: int) -> Array:
+    """x̃ = scale · Πᵀ c_codes in float64 (arXiv 2504.19874 Algorithm 1, DEQUANT)."""
+    return np.asarray(rotation.hadamard_inverse(centroids[codes], seed) * scale[:, None])
+
+
+def error_bound(nbits: int) -> float:
+    """Upper limit of D: (√3·π/2)·4^−b (arXiv 2504.19874 Theorem 1)."""
+    return math.sqrt(3) * math.pi / 2 * 4.0**-nbits
