@@ -22,13 +22,32 @@ def _tree_sum(s):
 
 
 @jit
+def _add_products(a, b, first, part):
+    """Add ``a[k] * b[k]`` to the partial sums, exactly multiplied in float64.
+
+    `a` and `b` are flat rows of a tile, of coordinates ``first, first + 1, …``; `part` (8 * LANES,) holds the eight
+    partial sums of each lane. Eight rows at a time line up with it, which makes one long loop.
+    """
+    begin = (first & 7) * LANES
+    at = 0
+    while at < a.size:
+        n = min(part.size - begin, a.size - at)
+        u = a[at : at + n]
+        v = b[at : at + n]
+        sums = part[begin : begin + n]
+        for k in range(n):
+            sums[k] += np.float64(u[k]) * np.float64(v[k])
+        at += n
+        begin = 0
+
+
+@jit
 def _load_tile(x, start, count, tile, part, norm):
     """Put rows ``start .. start + count`` of `x` into the lanes of `tile`, normalised; empty lanes are 0.
 
-    `part` (8, LANES) float64 is room for the partial sums of the squared norms, each product of which is exact.
+    `part` (8 * LANES,) float64 is room for partial sums.
     """
     d = x.shape[1]
-    part[:] = 0.0
     if count < LANES:
         tile[:] = np.float32(0.0)
     for j in range(d):
@@ -39,19 +58,19 @@ def _load_tile(x, start, count, tile, part, norm):
         else:
             for lane in range(count):
                 row[lane] = x[start + lane, j]
-        sums = part[j & 7]
-        for lane in range(LANES):
-            v = np.float64(row[lane])
-            sums[lane] += v * v
-    inverse = np.zeros(LANES, np.float64)
+    flat = tile.reshape(-1)
+    part[:] = 0.0
+    _add_products(flat, flat, 0, part)
+    inverse = np.zeros((8, LANES), np.float64)  # eight rows at a time, as above
     for lane in range(count):
-        length = np.sqrt(_tree_sum(part[:, lane]))
+        length = np.sqrt(_tree_sum(part[lane::LANES]))
         norm[start + lane] = length
-        inverse[lane] = 1.0 / length if length > 0.0 else 0.0
-    for j in range(d):
-        row = tile[j]
-        for lane in range(LANES):
-            row[lane] = np.float32(np.float64(row[lane]) * inverse[lane])
+        inverse[:, lane] = 1.0 / length if length > 0.0 else 0.0
+    factor = inverse.reshape(-1)
+    for at in range(0, flat.size, factor.size):
+        values = flat[at : at + factor.size]
+        for k in range(values.size):
+            values[k] = np.float32(np.float64(values[k]) * factor[k])
 
 
 @jit
@@ -95,8 +114,8 @@ def encode_rows_portable(x, rotation, quantizer, start, stop, data, norm, dot, e
     levels = np.empty(CHUNK * LANES, np.float32)
     words = np.zeros((LANES, padded_words(bands)), np.uint64)
     flat = words.view(np.uint8)
-    dot_part = np.empty((8, LANES), np.float64)
-    energy_part = np.empty((8, LANES), np.float64)
+    dot_part = np.empty(8 * LANES, np.float64)
+    energy_part = np.empty(8 * LANES, np.float64)
     for i in range(start, stop, LANES):
         count = min(LANES, stop - i)
         _load_tile(x, i, count, tile, dot_part, norm)
@@ -111,21 +130,17 @@ def encode_rows_portable(x, rotation, quantizer, start, stop, data, norm, dot, e
                 n = min(CHUNK, hi - c)
                 values = y[c : c + n].reshape(-1)
                 _quantize_rows_of_tile(values, b, quantizer, cell, codes, levels)
-                for j in range(n):
-                    dot_row = dot_part[(c + j) & 7]
-                    energy_row = energy_part[(c + j) & 7]
-                    for lane in range(LANES):
-                        level = np.float64(levels[j * LANES + lane])
-                        dot_row[lane] += np.float64(values[j * LANES + lane]) * level
-                        energy_row[lane] += level * level
+                chosen = levels[: values.size]
+                _add_products(values, chosen, c, dot_part)
+                _add_products(chosen, chosen, c, energy_part)
                 for lane in range(count):
                     out = flat[lane]
                     for j in range(n):
                         out[first + c - lo + j] = codes[j * LANES + lane]
             first += (hi - lo + 7) // 8 * 8
         for lane in range(count):
-            dot[i + lane] = _tree_sum(dot_part[:, lane])
-            energy[i + lane] = _tree_sum(energy_part[:, lane])
+            dot[i + lane] = _tree_sum(dot_part[lane::LANES])
+            energy[i + lane] = _tree_sum(energy_part[lane::LANES])
             pack_row_portable(words[lane], bands, data[i + lane])
 
 

@@ -11,7 +11,7 @@ from tqvec.kernels.topk.portable import topk_update_portable
 
 dot_tiles = kernel("dot_tiles")
 
-TILE_BYTES = 1 << 18  # of a block: a part of the second-level cache, which the queries share
+TILE_BYTES = 1 << 19  # of a block: a part of the second-level cache, which the queries share
 QUERIES = 32  # scored on a block at a time; bounds the sums that wait for the selection
 
 
@@ -85,7 +85,7 @@ def search_rows_portable(
     """
     nq = queries.shape[0]
     pairs = queries.shape[1] // 2
-    n_tiles = min(max(3, TILE_BYTES // (pairs * 4 * LANES)), (stop - start + LANES - 1) // LANES)
+    n_tiles = min(max(1, TILE_BYTES // (3 * pairs * 4 * LANES)) * 3, (stop - start + LANES - 1) // LANES)
     block = n_tiles * LANES
     tiles = np.zeros((n_tiles, pairs, LANES), np.uint32)
     halves = tiles.view(np.int16)

@@ -1,0 +1,100 @@
+"""What every benchmark shares: fixed threads, alternating runs, and a record of where the figures come from.
+
+Import this before NumPy: thread counts of all libraries are read when they load.
+"""
+
+from __future__ import annotations
+
+import os
+
+THREADS = int(os.environ.get("TQVEC_BENCH_THREADS", "1"))
+for _name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "RAYON", "TQVEC"):
+    os.environ[f"{_name}_NUM_THREADS"] = str(THREADS)
+os.environ.pop("OPENBLAS_CORETYPE", None)  # slows NumPy's own products down where it is set
+
+import json  # noqa: E402
+import platform  # noqa: E402
+import statistics  # noqa: E402
+import subprocess  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Callable, Mapping  # noqa: E402
+from importlib.metadata import PackageNotFoundError, version  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+import tqvec  # noqa: E402
+
+console = Console(highlight=False, width=130)
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment() -> dict[str, Any]:
+    """CPU, SIMD level, threads, versions and commit."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=False,
+    )
+    packages = ("numpy", "numba", "llvmlite", "faiss-cpu", "turbovec", "rabitqlib")
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "level": tqvec.simd_info()["level"],
+        "threads": THREADS,
+        "python": platform.python_version(),
+        "packages": {"tqvec": tqvec.__version__, **{name: _version(name) for name in packages}},
+        "commit": git.stdout.strip() or "unknown",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    found = {line.split(":")[0].strip(): line.split(":")[1].strip() for line in lines if ":" in line}
+    return f"{found.get('model name')} (family {found.get('cpu family')}, model {found.get('model')})"
+
+
+def alternate(tasks: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each task; one run of each in turn, so that a noisy moment hits all alike."""
+    for task in tasks.values():
+        task()
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(repeats):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def unit_vectors(n: int, d: int, seed: int) -> NDArray[np.float32]:
+    """Uniform on the sphere; the seed is never that of a rotation."""
+    x = np.random.default_rng(seed + 10_000).standard_normal((n, d), np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def report(name: str, rows: list[dict[str, Any]]) -> None:
+    """Print the environment and write it with the rows to results/<name>.json."""
+    env = environment()
+    versions = ", ".join(f"{package} {number}" for package, number in env["packages"].items())
+    console.print(f"{env['cpu']}, {env['cores']} cores; SIMD level {env['level']}; {env['threads']} thread(s)")
+    console.print(f"commit {env['commit']}; {versions}")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"environment": env, "rows": rows}, indent=1) + "\n")
+    console.print(f"written: {path}")
