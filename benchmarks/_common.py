@@ -34,13 +34,6 @@ RESULTS = Path(__file__).parent / "results"
 
 def environment() -> dict[str, Any]:
     """CPU, SIMD level, threads, versions and commit."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    )
     packages = ("numpy", "numba", "llvmlite", "faiss-cpu", "turbovec", "rabitqlib")
     return {
         "cpu": _cpu_name(),
@@ -49,8 +42,19 @@ def environment() -> dict[str, Any]:
         "threads": THREADS,
         "python": platform.python_version(),
         "packages": {"tqvec": tqvec.__version__, **{name: _version(name) for name in packages}},
-        "commit": git.stdout.strip() or "unknown",
+        "commit": _commit(),
     }
+
+
+def _commit() -> str:
+    """Short hash, marked when anything but earlier results differs from it."""
+    root = Path(__file__).parents[1]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=root, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
 def _version(package: str) -> str:
