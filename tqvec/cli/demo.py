@@ -93,7 +93,15 @@ def _measure(x: NDArray[np.float32], queries: NDArray[np.float32], threads: int)
             index.add(x, threads=threads)
             build_s = time.perf_counter() - start
             indexes[nbits] = index
-            rows.append(_time(f"tqvec {nbits} bits", index.code_size, build_s, _searcher(index, threads), queries))
+            rows.append(
+                _time(
+                    f"tqvec {nbits} bit{'s' * (nbits > 1)}",
+                    index.code_size,
+                    build_s,
+                    _searcher(index, threads),
+                    queries,
+                )
+            )
             bar.advance(task)
         for factory in factories:
             built = build_faiss(factory, x, threads=threads)
@@ -128,8 +136,10 @@ def _time(name: str, code_size: float, build_s: float, search: Search, queries: 
 
 
 def _table(rows: list[Row], d: int) -> Table:
-    table = Table(title="recall against exact search; ms a query: all in one batch, and one at a time")
-    table.add_column("index")
+    table = Table(
+        box=None, pad_edge=False, title="recall against exact search; ms a query: all in one batch, and one at a time"
+    )
+    table.add_column("index", no_wrap=True)
     for name in ("bytes", "smaller", "1@1", "1@10", "10@10", "build s", "batch", "single"):
         table.add_column(name, justify="right")
     truth = rows[0].ids
@@ -179,8 +189,15 @@ def _draw(rows: list[Row], path: Path) -> None:
         if row.name.startswith("FAISS"):
             axes.plot([row.code_size], [value], "s", label=row.name)
         elif row in ours:
-            axes.annotate(row.name.removeprefix("tqvec "), (row.code_size, value), (6, -12), textcoords="offset points")
+            axes.annotate(
+                row.name.removeprefix("tqvec "),
+                (row.code_size, value),
+                (0, -16),
+                textcoords="offset points",
+                ha="center",
+            )
     axes.set(xlabel="bytes a vector, scale included", ylabel="recall 10@10", title="WordNet glosses, MiniLM, d=384")
+    axes.margins(0.12)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)
