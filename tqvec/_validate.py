@@ -55,10 +55,12 @@ def vectors(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
 def integer(value: object, name: str, low: int, high: int) -> int:
     """`value` as an int between `low` and `high`, both included; bool is refused."""
     try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise InputError(f"{name} must be an integer, got {value!r}") from None
-    if isinstance(value, (bool, np.bool_)) or not low <= number <= high:
+    if not low <= number <= high:
         raise InputError(f"{name} must be an integer from {low} to {high}, got {value!r}")
     return number
 
