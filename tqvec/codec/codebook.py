@@ -67,6 +67,12 @@ def _cell_probabilities(d: int, nbits: int) -> Array:
     return cells(_positive_half(d, nbits) / math.sqrt(d), d)[1]
 
 
+def probabilities(d: int, nbits: int) -> Array:
+    """Probability of each code, (2**nbits,) float64."""
+    half = _cell_probabilities(d, nbits)
+    return np.concatenate([half[::-1], half])
+
+
 def distortion(d: int, nbits: int) -> float:
     """Expected squared error D of a unit vector under Algorithm 1: 1 − d Σ p c² at the optimum.
 

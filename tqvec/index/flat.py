@@ -12,14 +12,19 @@ from tqvec import _threads, _validate
 from tqvec._config import num_threads
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.quantizer import TurboQuant
+from tqvec.codec.stages import stage_tables, staged_query
 from tqvec.errors import FormatError, InputError
 from tqvec.index import persistence
-from tqvec.kernels.dispatch import kernel
+from tqvec.index.signs import SignBlocks
+from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.topk.portable import EMPTY_ID
 
 METRICS = ("ip", "cosine", "l2")
 _GRAIN = 2048  # rows a searching thread takes at least
+STAGED_QUERIES = 8  # at most, for the staged search
+STAGED_ROWS = 64  # a result, at least, for the staged search
+PROBES = 16  # rows beyond k whose full scores give the staged search its first threshold
 _HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
 
 Floats = NDArray[np.float32]
@@ -64,6 +69,8 @@ class Index:
         self.d = self.codec.d
         self.nbits = self.codec.nbits
         self._levels = integer_levels(self.d, self.codec._quantizer)
+        self._stages = stage_tables(self.d, self.nbits)
+        self._signs = SignBlocks(self.d)
         self._rows = persistence.empty_rows(self.codec, self.metric)
         self._ntotal = 0
 
@@ -120,8 +127,8 @@ class Index:
         n = self._ntotal
         total = n + new["scale"].shape[0]
         room = self._rows["scale"].shape[0]
-        if total > room:
-            room = max(total, room + room // 2)
+        if total >= room:  # one row stays free: the staged search reads whole words past the last one
+            room = max(total + 1, room + room // 2)
             grown = {}
             for name, old in self._rows.items():
                 grown[name] = np.empty((room, *old.shape[1:]), old.dtype)
@@ -175,42 +182,60 @@ class Index:
         return scores, ids
 
     def _search_batch(self, rows: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
-        """Heaps of the `k` best rows, sorted; -inf and -1 fill empty entries."""
-        quantized, unit = self._integer_queries(rows)
+        """The `k` best rows for each query; -inf and -1 fill empty entries."""
+        directions, length = self._directions(rows)
+        integers = self._integers(directions)
+        unit = (length / 32767.0 * self._levels.unit).astype(np.float32)
         data, scale = self._rows["codes"], self._rows["scale"]
-        bias = np.zeros(0, np.float32)
-        if self.metric == "l2":
-            bias = -self._rows["squared_norm"]
-            unit = unit * np.float32(2)
-        nq = rows.shape[0]
-        scores = np.full((threads, nq, k), -np.inf, np.float32)
-        ids = np.full((threads, nq, k), EMPTY_ID, np.int64)
-        bands = self.codec._quantizer.bands
-        scan = kernel("search_rows")
+        bias = -self._rows["squared_norm"] if self.metric == "l2" else np.zeros(0, np.float32)
+        scores = np.full((threads, rows.shape[0], k), -np.inf, np.float32)
+        ids = np.full((threads, rows.shape[0], k), EMPTY_ID, np.int64)
+        tables = (data, scale, bias, self.codec._quantizer.bands, self._levels.levels)
 
-        def task(part: int, start: int, stop: int) -> None:
-            scan(data, scale, bias, bands, self._levels.levels, self._levels.pairs, SPREAD, quantized, unit,
-                 start, stop, scores[part], ids[part])  # fmt: skip
+        def scan_all(part: int, start: int, stop: int) -> None:
+            scan(*tables, self._levels.pairs, SPREAD, integers, unit, start, stop, scores[part], ids[part])
 
-        parts = _threads.over_rows(task, self._ntotal, _GRAIN, threads)
+        def scan_staged(part: int, start: int, stop: int) -> None:
+            for q, query in enumerate(queries):
+                scan(*tables, SPREAD, integers[q], unit[q], signs, query, self._stages, probes,
+                     start, stop, scores[part, q], ids[part, q])  # fmt: skip
+
+        if self._staged_pays(rows.shape[0], k):
+            scan = kernel("search_staged")
+            queries = [staged_query(*pair) for pair in zip(directions, length.tolist(), strict=True)]
+            signs = self._signs.of(data, self._ntotal)
+            probes = k + PROBES
+            parts = _threads.over_rows(scan_staged, self._ntotal, _GRAIN, threads)
+        else:
+            scan = kernel("search_rows")
+            parts = _threads.over_rows(scan_all, self._ntotal, _GRAIN, threads)
         kernel("topk_finish")(scores[:parts], ids[:parts])
         return scores[0], np.where(ids[0] == EMPTY_ID, -1, ids[0])
 
-    def _integer_queries(self, rows: Floats) -> tuple[NDArray[np.int16], Floats]:
-        """Rotated queries as int16 of length 32767 in padded coordinates, and the worth of a unit of a dot product."""
+    def _staged_pays(self, nq: int, k: int) -> bool:
+        """Few queries, many rows, few results: then most rows need not be unpacked."""
+        possible = self.d % 8 == 0 and available("search_staged")
+        return possible and nq <= STAGED_QUERIES and k * STAGED_ROWS <= self._ntotal
+
+    def _directions(self, rows: Floats) -> tuple[Floats, NDArray[np.float64]]:
+        """Rotated queries of length 1 (or 0), and the factor of all their scores."""
         length = np.sqrt(_squared_lengths(rows))
         inverse = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
-        directions = (rows * inverse[:, None]).astype(np.float32)
-        rounded = np.rint(self.codec.rotate(directions) * np.float32(32767)).astype(np.int16)
+        directions = self.codec.rotate((rows * inverse[:, None]).astype(np.float32))
+        if self.metric == "cosine":
+            length = np.where(length > 0, 1.0, 0.0)
+        return directions, length * 2 if self.metric == "l2" else length
+
+    def _integers(self, directions: Floats) -> NDArray[np.int16]:
+        """Queries in steps of 1/32767, in padded coordinates."""
         columns = []
         start = 0
         for band in self.codec.bands:
             columns.append(start + np.arange(band.stop - band.start))
             start += -(-(band.stop - band.start) // 8) * 8
-        padded = np.zeros((rows.shape[0], start), np.int16)
-        padded[:, np.concatenate(columns)] = rounded
-        length = np.where(length > 0, 1.0, 0.0) if self.metric == "cosine" else length
-        return padded, (length / 32767.0 * self._levels.unit).astype(np.float32)
+        padded = np.zeros((directions.shape[0], start), np.int16)
+        padded[:, np.concatenate(columns)] = np.rint(directions * np.float32(32767)).astype(np.int16)
+        return padded
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file, which any framework can open (docs/format.md).
@@ -237,8 +262,7 @@ class Index:
         except InputError as error:
             raise FormatError(f"{path}: this tqvec can't read such an index: {error}") from error
         persistence.check_fingerprint(Path(path), header, index.codec)
-        index._rows = rows
-        index._ntotal = rows["scale"].shape[0]
+        index._append(rows)
         return index
 
 

@@ -15,6 +15,7 @@ _TABLE = {
     "unpack_rows": {"portable": "pack.portable"},
     "adc_rows": {"portable": "scan.portable"},
     "dot_tiles": {"avx512": "scan.avx512", "avx2": "scan.avx2", "portable": "scan.portable"},
+    "search_staged": {"avx512": "staged.avx512"},
     "topk_finish": {"portable": "topk.portable"},
     "search_rows": {"portable": "scan.search"},
 }
@@ -31,6 +32,11 @@ def levels(operation: str) -> tuple[str, ...]:
     allowed = features.available_levels()
     allowed = allowed[allowed.index(features.level()) :]
     return tuple(name for name in allowed if name in _TABLE[operation])
+
+
+def available(operation: str) -> bool:
+    """Whether this process has a kernel of `operation`: there is not a portable one of each."""
+    return bool(levels(operation))
 
 
 @cache

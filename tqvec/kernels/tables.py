@@ -50,3 +50,54 @@ class QuantizerTables(NamedTuple):
     centroids: np.ndarray
     grid: np.ndarray
     grid_affine: np.ndarray
+
+
+class StageTables(NamedTuple):
+    """What the staged search knows of a codec (staged/README.md).
+
+    Attributes
+    ----------
+    sign_level : float
+        E[c | sign] times e_b / e_1.
+    planes : (stages,) int64
+        Leading planes that each later stage reads.
+    levels : (stages, 64) uint8
+        Conditional means of each prefix, in bytes: 128 stands for 0.
+    level_unit : (stages,) float32
+        What one byte step of `levels` is worth, times e_b / e_p.
+    slack : (1 + stages,) float32
+        z σ_p e_b of the sign stage and the later ones, for a query of length 1 and scale 1.
+    """
+
+    sign_level: float
+    planes: np.ndarray
+    levels: np.ndarray
+    level_unit: np.ndarray
+    slack: np.ndarray
+
+
+class StagedQuery(NamedTuple):
+    """One query in the forms that the stages take; all of length 1, `length` is its own.
+
+    Attributes
+    ----------
+    length : float
+        Factor of all scores: the query's length, 1 for cosine, twice the length for l2.
+    table : (groups, 128) uint8
+        For each 32 coordinates the sums of four signed entries: nibbles 0, 2, 4, 6, then 1, 3, 5, 7; 16 entries each.
+    table_step, table_zero : float
+        A row's sum of signed entries is ``table_step * total - table_zero``.
+    bytes_ : (64 * words,) int8
+        The query in steps of `byte_unit`, filled up with zeros.
+    byte_unit : float
+    byte_sum : int
+        Sum of `bytes_`.
+    """
+
+    length: float
+    table: np.ndarray
+    table_step: float
+    table_zero: float
+    bytes_: np.ndarray
+    byte_unit: float
+    byte_sum: int

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
-_LANE_TYPES = {"i32": (ir.IntType(32), types.int32)}
+_LANE_TYPES = {
+    "i8": (ir.IntType(8), types.int8),
+    "i32": (ir.IntType(32), types.int32),
+}
 
 
 class Vector(types.Type):
@@ -32,6 +35,7 @@ def llvm_type(vector: Vector) -> ir.VectorType:
 
 i32x16 = Vector("i32", 16)
 i32x8 = Vector("i32", 8)
+i8x64 = Vector("i8", 64)
 
 
 def make_load(vector: Vector):
@@ -55,14 +59,9 @@ def make_splat_load(vector: Vector):
     @intrinsic
     def splat_load(typingctx, address):
         def codegen(context, builder, signature, args):
-            kind = llvm_type(vector)
-            number = builder.load(builder.inttoptr(args[0], kind.element.as_pointer()))
+            number = builder.load(builder.inttoptr(args[0], llvm_type(vector).element.as_pointer()))
             number.align = 1
-            index = ir.IntType(32)
-            nothing = ir.Constant(kind, ir.Undefined)
-            first = builder.insert_element(nothing, number, ir.Constant(index, 0))
-            lanes = ir.Constant(ir.VectorType(index, vector.n), [0] * vector.n)
-            return builder.shuffle_vector(first, nothing, lanes)
+            return _splat(builder, vector, number)
 
         return vector(types.intp), codegen
 
@@ -97,21 +96,114 @@ def make_zero(vector: Vector):
     return zero
 
 
-def make_add(vector: Vector):
-    """``add(a, b) -> vector``, lane by lane, modulo 2^32."""
+def make_binary(vector: Vector, instruction: str):
+    """``f(a, b) -> vector`` by an LLVM instruction that works lane by lane (integers modulo 2^bits)."""
 
     @intrinsic
-    def add(typingctx, a, b):
+    def binary(typingctx, a, b):
         def codegen(context, builder, signature, args):
-            return builder.add(args[0], args[1])
+            return getattr(builder, instruction)(args[0], args[1])
 
         return vector(vector, vector), codegen
 
-    return add
+    return binary
 
 
-add_i32x16 = make_add(i32x16)
-add_i32x8 = make_add(i32x8)
+def make_splat(vector: Vector):
+    """``splat(number) -> vector``: one number in all lanes."""
+
+    @intrinsic
+    def splat(typingctx, number):
+        def codegen(context, builder, signature, args):
+            return _splat(builder, vector, args[0])
+
+        return vector(_LANE_TYPES[vector.lane][1]), codegen
+
+    return splat
+
+
+def _splat(builder, vector, number):
+    kind = llvm_type(vector)
+    index = ir.IntType(32)
+    nothing = ir.Constant(kind, ir.Undefined)
+    first = builder.insert_element(nothing, number, ir.Constant(index, 0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(index, vector.n), [0] * vector.n))
+
+
+@intrinsic
+def high_nibbles_i8x64(typingctx, a):
+    """The upper four bits of each byte, as 0 … 15 (shifted as 16-bit lanes, which x86 has, and masked)."""
+
+    def codegen(context, builder, signature, args):
+        wide = ir.VectorType(ir.IntType(16), 32)
+        shifted = builder.lshr(builder.bitcast(args[0], wide), ir.Constant(wide, [4] * 32))
+        return builder.bitcast(builder.and_(shifted, ir.Constant(wide, [0x0F0F] * 32)), llvm_type(i8x64))
+
+    return i8x64(i8x64), codegen
+
+
+@intrinsic
+def low_nibbles_i8x64(typingctx, a):
+    """The lower four bits of each byte."""
+
+    def codegen(context, builder, signature, args):
+        return builder.and_(args[0], ir.Constant(llvm_type(i8x64), [15] * 64))
+
+    return i8x64(i8x64), codegen
+
+
+@intrinsic
+def bits_to_bytes_i8x64(typingctx, bits, value):
+    """Lane i is `value` where bit i of the 64-bit number is set, else 0."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i8x64)
+        mask = builder.bitcast(args[0], ir.VectorType(ir.IntType(1), 64))
+        return builder.select(mask, _splat(builder, i8x64, args[1]), ir.Constant(kind, [0] * 64))
+
+    return i8x64(types.uint64, types.int8), codegen
+
+
+@intrinsic
+def sum_i32x16(typingctx, a):
+    """Sum of all lanes."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i32x16)
+        name = "llvm.vector.reduce.add.v16i32"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind.element, [kind]), name)
+        return builder.call(function, args)
+
+    return types.int32(i32x16), codegen
+
+
+@intrinsic
+def table_offsets_i8x64(typingctx):
+    """Lane i is ``16 * (i % 4)``: where the table of byte i % 4 begins among four tables of 16."""
+
+    def codegen(context, builder, signature, args):
+        return ir.Constant(llvm_type(i8x64), [16 * (i % 4) for i in range(64)])
+
+    return i8x64(), codegen
+
+
+@intrinsic
+def load_u64(typingctx, address):
+    """A 64-bit number from memory; the address needs no alignment."""
+
+    def codegen(context, builder, signature, args):
+        value = builder.load(builder.inttoptr(args[0], ir.IntType(64).as_pointer()))
+        value.align = 1
+        return value
+
+    return types.uint64(types.intp), codegen
+
+
+add_i32x16 = make_binary(i32x16, "add")
+add_i32x8 = make_binary(i32x8, "add")
+or_i8x64 = make_binary(i8x64, "or_")
+load_i8x64 = make_load(i8x64)
+splat_i8x64 = make_splat(i8x64)
 load_i32x16 = make_load(i32x16)
 load_i32x8 = make_load(i32x8)
 splat_load_i32x16 = make_splat_load(i32x16)

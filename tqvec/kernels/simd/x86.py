@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tqvec.kernels.simd.base import i32x8, i32x16, llvm_type
+from tqvec.kernels.simd.base import i8x64, i32x8, i32x16, llvm_type
 
 
 def _declare(builder, name, result, arguments):
@@ -37,3 +37,28 @@ def dot_pairs_i32x8(typingctx, acc, a, b):
         return builder.add(args[0], products)
 
     return i32x8(i32x8, i32x8, i32x8), codegen
+
+
+@intrinsic
+def permute_i8x64(typingctx, table, index):
+    """AVX-512 VBMI ``vpermb``: lane i is ``table[index[i] % 64]``."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i8x64)
+        function = _declare(builder, "llvm.x86.avx512.permvar.qi.512", kind, [kind] * 2)
+        return builder.call(function, args)
+
+    return i8x64(i8x64, i8x64), codegen
+
+
+@intrinsic
+def dot_bytes_i32x16(typingctx, acc, a, b):
+    """AVX-512 VNNI ``vpdpbusd``: each lane of `acc` gains four products, unsigned bytes of `a` by signed of `b`."""
+
+    def codegen(context, builder, signature, args):
+        sums = llvm_type(i32x16)
+        kind = llvm_type(i8x64)
+        function = _declare(builder, "llvm.x86.avx512.vpdpbusd.512", sums, [sums, kind, kind])
+        return builder.call(function, args)
+
+    return i32x16(i32x16, i8x64, i8x64), codegen
