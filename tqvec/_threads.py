@@ -10,6 +10,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+from numpy.typing import NDArray
+
+_local = threading.local()
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _size = 0
@@ -23,6 +27,14 @@ def _forget_pool() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
+
+
+def scratch(size: int) -> NDArray[np.float32]:
+    """Room for `size` float32 that belongs to the calling thread until it asks again."""
+    room: NDArray[np.float32] | None = getattr(_local, "room", None)
+    if room is None or room.size < size:
+        room = _local.room = np.empty(size, np.float32)
+    return room
 
 
 def _executor(threads: int) -> ThreadPoolExecutor:

@@ -24,7 +24,7 @@ METRICS = ("ip", "cosine", "l2")
 _GRAIN = 2048  # rows a searching thread takes at least
 STAGED_QUERIES = 8  # at most, for the staged search
 STAGED_ROWS = 64  # a result, at least, for the staged search
-PROBES = 16  # rows beyond k whose full scores give the staged search its first threshold
+SPARE_ROWS = 64  # kept free after the last one: the staged search reads whole blocks
 _HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
 
 Floats = NDArray[np.float32]
@@ -127,11 +127,11 @@ class Index:
         n = self._ntotal
         total = n + new["scale"].shape[0]
         room = self._rows["scale"].shape[0]
-        if total >= room:  # one row stays free: the staged search reads whole words past the last one
-            room = max(total + 1, room + room // 2)
+        if total + SPARE_ROWS > room:
+            room = max(total + SPARE_ROWS, room + room // 2)
             grown = {}
             for name, old in self._rows.items():
-                grown[name] = np.empty((room, *old.shape[1:]), old.dtype)
+                grown[name] = np.zeros((room, *old.shape[1:]), old.dtype)
                 grown[name][:n] = old[:n]
             self._rows = grown
         for name, rows in new.items():
@@ -196,15 +196,15 @@ class Index:
             scan(*tables, self._levels.pairs, SPREAD, integers, unit, start, stop, scores[part], ids[part])
 
         def scan_staged(part: int, start: int, stop: int) -> None:
+            room = _threads.scratch(stop - start + SPARE_ROWS)
             for q, query in enumerate(queries):
-                scan(*tables, SPREAD, integers[q], unit[q], signs, query, self._stages, probes,
+                scan(*tables, SPREAD, integers[q], unit[q], signs, query, self._stages, room,
                      start, stop, scores[part, q], ids[part, q])  # fmt: skip
 
         if self._staged_pays(rows.shape[0], k):
             scan = kernel("search_staged")
             queries = [staged_query(*pair) for pair in zip(directions, length.tolist(), strict=True)]
             signs = self._signs.of(data, self._ntotal)
-            probes = k + PROBES
             parts = _threads.over_rows(scan_staged, self._ntotal, _GRAIN, threads)
         else:
             scan = kernel("search_rows")

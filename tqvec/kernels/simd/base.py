@@ -10,6 +10,7 @@ from numba.extending import intrinsic, register_model
 _LANE_TYPES = {
     "i8": (ir.IntType(8), types.int8),
     "i32": (ir.IntType(32), types.int32),
+    "f32": (ir.FloatType(), types.float32),
 }
 
 
@@ -36,6 +37,7 @@ def llvm_type(vector: Vector) -> ir.VectorType:
 i32x16 = Vector("i32", 16)
 i32x8 = Vector("i32", 8)
 i8x64 = Vector("i8", 64)
+f32x16 = Vector("f32", 16)
 
 
 def make_load(vector: Vector):
@@ -188,6 +190,53 @@ def table_offsets_i8x64(typingctx):
 
 
 @intrinsic
+def to_f32x16(typingctx, a):
+    """Each int32 lane as the nearest float32."""
+
+    def codegen(context, builder, signature, args):
+        return builder.sitofp(args[0], llvm_type(f32x16))
+
+    return f32x16(i32x16), codegen
+
+
+@intrinsic
+def at_least_f32x16(typingctx, a, b):
+    """Bit i of the result tells whether ``a[i] >= b[i]``."""
+
+    def codegen(context, builder, signature, args):
+        lanes = builder.fcmp_ordered(">=", args[0], args[1])
+        return builder.zext(builder.bitcast(lanes, ir.IntType(16)), ir.IntType(64))
+
+    return types.uint64(f32x16, f32x16), codegen
+
+
+@intrinsic
+def lowest_bit(typingctx, bits):
+    """Position of the lowest set bit of a 64-bit number other than 0."""
+
+    def codegen(context, builder, signature, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
+def prefetch(typingctx, address):
+    """Ask for the cache line at an address that will be read soon; any address is allowed."""
+
+    def codegen(context, builder, signature, args):
+        pointer = ir.IntType(8).as_pointer()
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        hints = [ir.Constant(number, hint) for hint in (0, 3, 1)]  # read, keep in all levels, data
+        builder.call(function, [builder.inttoptr(args[0], pointer), *hints])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
+@intrinsic
 def load_u64(typingctx, address):
     """A 64-bit number from memory; the address needs no alignment."""
 
@@ -201,6 +250,11 @@ def load_u64(typingctx, address):
 
 add_i32x16 = make_binary(i32x16, "add")
 add_i32x8 = make_binary(i32x8, "add")
+add_f32x16 = make_binary(f32x16, "fadd")
+mul_f32x16 = make_binary(f32x16, "fmul")
+load_f32x16 = make_load(f32x16)
+store_f32x16 = make_store(f32x16)
+splat_f32x16 = make_splat(f32x16)
 or_i8x64 = make_binary(i8x64, "or_")
 load_i8x64 = make_load(i8x64)
 splat_i8x64 = make_splat(i8x64)

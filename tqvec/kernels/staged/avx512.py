@@ -7,22 +7,33 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
 from tqvec.kernels.simd.base import (
+    add_f32x16,
+    at_least_f32x16,
     bits_to_bytes_i8x64,
     high_nibbles_i8x64,
+    load_f32x16,
     load_i8x64,
     load_u64,
     low_nibbles_i8x64,
+    lowest_bit,
+    mul_f32x16,
     or_i8x64,
+    prefetch,
+    splat_f32x16,
     splat_i8x64,
-    store_i32x16,
+    store_f32x16,
     sum_i32x16,
     table_offsets_i8x64,
+    to_f32x16,
     zero_i32x16,
 )
 from tqvec.kernels.simd.x86 import dot_bytes_i32x16, permute_i8x64
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_update_portable
 
-BLOCKS = 4  # of 16 rows, scanned together: they share the loads of the tables
+ROWS = 64  # scanned together: four blocks of 16 share the loads of the tables
+CHUNK = 4096  # rows whose candidates are judged together
+PROBES = 16  # rows beyond k whose full scores give the first threshold
+AHEAD = 6  # candidates whose codes are on their way to the cache
 
 
 @jit
@@ -34,24 +45,13 @@ def _add_signs(sums, x, low_table, high_table, offsets, ones):
 
 
 @jit
-def sign_totals_avx512(signs, block, table, totals):
-    """Totals of table entries of the 64 rows of blocks ``block .. block + 4``.
-
-    Parameters
-    ----------
-    signs : (n_blocks, groups, 64) uint8
-    block : int
-    table : (groups, 128) uint8
-    totals : (64,) int32
-        Filled.
-    """
-    groups = signs.shape[1]
+def _totals(signs, table, block, groups):
+    """Four registers of totals, of the 64 rows from `block` on."""
     size = groups * 64
-    p0 = signs.ctypes.data + block * size
+    p0 = signs + block * size
     p1 = p0 + size
     p2 = p1 + size
     p3 = p2 + size
-    t = table.ctypes.data
     offsets = table_offsets_i8x64()
     ones = splat_i8x64(np.int8(1))
     a0 = zero_i32x16()
@@ -59,18 +59,78 @@ def sign_totals_avx512(signs, block, table, totals):
     a2 = zero_i32x16()
     a3 = zero_i32x16()
     for g in range(groups):
-        low = load_i8x64(t + 128 * g)
-        high = load_i8x64(t + 128 * g + 64)
+        low = load_i8x64(table + 128 * g)
+        high = load_i8x64(table + 128 * g + 64)
         at = 64 * g
         a0 = _add_signs(a0, load_i8x64(p0 + at), low, high, offsets, ones)
         a1 = _add_signs(a1, load_i8x64(p1 + at), low, high, offsets, ones)
         a2 = _add_signs(a2, load_i8x64(p2 + at), low, high, offsets, ones)
         a3 = _add_signs(a3, load_i8x64(p3 + at), low, high, offsets, ones)
-    out = totals.ctypes.data
-    store_i32x16(out, a0)
-    store_i32x16(out + 64, a1)
-    store_i32x16(out + 128, a2)
-    store_i32x16(out + 192, a3)
+    return a0, a1, a2, a3
+
+
+@jit
+def _store_estimates(totals, a, b, factor, bias, out):
+    """``out = (totals a + b) factor + bias`` for 16 rows; `factor`, `bias` and `out` are addresses, `bias` may be 0."""
+    x = add_f32x16(mul_f32x16(to_f32x16(totals), a), b)
+    x = mul_f32x16(x, load_f32x16(factor))
+    if bias != 0:
+        x = add_f32x16(x, load_f32x16(bias))
+    store_f32x16(out, x)
+
+
+@jit
+def sign_estimates_avx512(signs, table, a, b, factor, bias, start, stop, estimates):
+    """Estimates ``(total a + b) factor (+ bias)`` of rows ``start .. stop`` from their signs.
+
+    Parameters
+    ----------
+    signs : (n_blocks, groups, 64) uint8
+    table : (groups, 128) uint8
+    a, b : float32
+    factor : (≥ 64-row multiple after stop,) float32
+    bias : like `factor`, or (0,) float32
+    start, stop : int
+        `start` is a multiple of 64.
+    estimates : (≥ 64-row multiple after stop - start,) float32
+        Filled; what lies past the last row is noise.
+    """
+    groups = signs.shape[1]
+    signs0 = signs.ctypes.data
+    table0 = table.ctypes.data
+    slope = splat_f32x16(a)
+    shift = splat_f32x16(b)
+    for i in range(start, stop, ROWS):
+        t0, t1, t2, t3 = _totals(signs0, table0, i // LANES, groups)
+        f = factor.ctypes.data + 4 * i
+        out = estimates.ctypes.data + 4 * (i - start)
+        c = bias.ctypes.data + 4 * i if bias.size > 0 else 0
+        step = 64 if bias.size > 0 else 0
+        _store_estimates(t0, slope, shift, f, c, out)
+        _store_estimates(t1, slope, shift, f + 64, c + step, out + 64)
+        _store_estimates(t2, slope, shift, f + 128, c + 2 * step, out + 128)
+        _store_estimates(t3, slope, shift, f + 192, c + 3 * step, out + 192)
+
+
+@jit
+def candidates_avx512(estimates, factor, first, count, slack, threshold, out):
+    """List rows ``first + v``, v < count, with ``estimates[v] + slack factor[first + v] >= threshold``; how many.
+
+    `count` is rounded up to a multiple of 16 rows, which both arrays must have.
+    """
+    least = splat_f32x16(threshold)
+    width = splat_f32x16(slack)
+    e = estimates.ctypes.data
+    f = factor.ctypes.data + 4 * first
+    found = 0
+    for v in range(0, count, LANES):
+        upper = add_f32x16(load_f32x16(e + 4 * v), mul_f32x16(load_f32x16(f + 4 * v), width))
+        bits = at_least_f32x16(upper, least)
+        while bits != 0:
+            out[found] = first + v + lowest_bit(bits)
+            found += 1
+            bits &= bits - np.uint64(1)
+    return found
 
 
 @jit
@@ -116,33 +176,56 @@ def _full_score(row, bands, levels, spread, query, words):
 
 
 @jit
-def _estimate_signs(signs, query, sign_level, factor, bias, start, stop, estimates, scores, ids):
-    """Sign estimates of rows ``start .. stop``, and a heap of the best of them."""
-    totals = np.empty(BLOCKS * LANES, np.int32)
-    a = np.float32(query.table_step * sign_level * query.length)
-    b = np.float32(-query.table_zero * sign_level * query.length)
-    for i in range(start, stop, totals.size):
-        sign_totals_avx512(signs, i // LANES, query.table, totals)
-        n = min(totals.size, stop - i)
-        part = estimates[i - start : i - start + n]
-        for v in range(n):
-            part[v] = (np.float32(totals[v]) * a + b) * factor[i + v]
+def _prefetch_row(address, size):
+    """Ask for `size` bytes."""
+    for line in range(0, size, 64):
+        prefetch(address + line)
+
+
+@jit
+def _judge(data, ids, count, planes, plane_bytes, table, query, words, factor, bias, worth, zero, slack, threshold):
+    """Keep those of ``ids[:count]`` whose estimate from `planes` planes may still reach `threshold`; how many."""
+    row_bytes = data.shape[1]
+    data0 = data.ctypes.data
+    kept = 0
+    for c in range(count):
+        ahead = ids[min(c + AHEAD, count - 1)]
+        _prefetch_row(data0 + ahead * row_bytes, planes * plane_bytes)
+        i = ids[c]
+        total = prefix_dot_avx512(data0 + i * row_bytes, plane_bytes, planes, table, query, words)
+        estimate = (np.float32(total - zero) * worth + slack) * factor[i]
         if bias.size > 0:
-            for v in range(n):
-                part[v] += bias[i + v]
-        topk_update_portable(part, n, i, scores, ids)
+            estimate += bias[i]
+        if estimate >= threshold:
+            ids[kept] = i
+            kept += 1
+    return kept
+
+
+@jit
+def _offer_full(data, rows, count, tables, integers, unit, factor, bias, words, scores, ids):
+    """Offer ``rows[:count]`` with their full scores to a heap; `tables` are bands, levels and spread."""
+    bands, levels, spread = tables
+    one = np.empty(1, np.float32)
+    for c in range(count):
+        i = rows[c]
+        one[0] = np.float32(_full_score(data[i], bands, levels, spread, integers, words)) * unit * factor[i]
+        if bias.size > 0:
+            one[0] += bias[i]
+        topk_update_portable(one, 1, i, scores, ids)
 
 
 @jit
 def search_staged_avx512(
-    data, factor, bias, bands, levels, spread, integers, unit, signs, query, stages, probes, start, stop, scores, ids
+    data, factor, bias, bands, levels, spread, integers, unit, signs, query, stages, estimates, start, stop, scores, ids
 ):
     """Offer rows ``start .. stop`` to the heap of one query, judging most of them by a few bits.
 
     Parameters
     ----------
     data, factor, bias, bands, levels, spread
-        As in `search_rows_portable`. Planes start at whole bytes (d % 8 == 0), and `data` has a row after `stop`.
+        As in `search_rows_portable`. Planes start at whole bytes (d % 8 == 0). All have at least 64 rows after `stop`,
+        of any content.
     integers : (2 * pairs,) int16
         The query as in `search_rows_portable`.
     unit : float32
@@ -150,58 +233,49 @@ def search_staged_avx512(
         At least up to the multiple of 64 after `stop`.
     query : StagedQuery
     stages : StageTables
-    probes : int
-        Rows whose full score gives the first threshold; at least k.
+    estimates : (≥ stop - start + 64,) float32
+        Room. A fresh array each time would cost more in page faults than the arithmetic on it.
     start, stop : int
         `start` is a multiple of 64.
     scores, ids : (k,) float32 and int64
         A heap.
     """
-    estimates = np.empty(stop - start, np.float32)
-    best = np.full(min(probes, stop - start), -np.inf, np.float32)
+    n = stop - start
+    length = np.float32(query.length)
+    a = np.float32(query.table_step * stages.sign_level) * length
+    b = np.float32(-query.table_zero * stages.sign_level) * length
+    sign_estimates_avx512(signs, query.table, a, b, factor, bias, start, stop, estimates)
+    estimates[n : n + ROWS] = -np.inf
+    best = np.full(min(scores.size + PROBES, n), -np.inf, np.float32)
     best_ids = np.full(best.size, EMPTY_ID, np.int64)
-    _estimate_signs(signs, query, stages.sign_level, factor, bias, start, stop, estimates, best, best_ids)
+    for c in range(0, n, CHUNK // 8):
+        topk_update_portable(estimates[c:], min(CHUNK // 8, n - c), start + c, best, best_ids)
+    tables = (bands, levels, spread)
     words = np.zeros(padded_words(bands), np.uint64)
-    one = np.empty(1, np.float32)
-    for p in range(best.size):
-        i = best_ids[p]
-        one[0] = np.float32(_full_score(data[i], bands, levels, spread, integers, words)) * unit * factor[i]
-        if bias.size > 0:
-            one[0] += bias[i]
-        topk_update_portable(one, 1, i, scores, ids)
+    _offer_full(data, best_ids, best.size, tables, integers, unit, factor, bias, words, scores, ids)
+    for i in best_ids:
         estimates[i - start] = -np.inf  # done
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
-    n_words = query.bytes_.size // 64
-    row_bytes = data.shape[1]
-    data0 = data.ctypes.data
-    bytes0 = query.bytes_.ctypes.data
-    slack = stages.slack[0] * np.float32(query.length)
-    chunk = 256
-    for c in range(0, estimates.size, chunk):
-        n = min(chunk, estimates.size - c)
-        threshold = scores[0]
-        hits = 0
-        for v in range(c, c + n):
-            hits += estimates[v] + slack * factor[start + v] >= threshold
-        if hits == 0:
-            continue
-        for v in range(c, c + n):
-            i = start + v
-            if estimates[v] + slack * factor[i] < scores[0]:
-                continue
-            keep = True
-            for s in range(stages.planes.size):
-                table = stages.levels.ctypes.data + 64 * s
-                total = prefix_dot_avx512(data0 + i * row_bytes, plane_bytes, stages.planes[s], table, bytes0, n_words)
-                worth = stages.level_unit[s] * query.byte_unit * query.length
-                estimate = (total - 128 * query.byte_sum) * worth * factor[i]
-                if bias.size > 0:
-                    estimate += bias[i]
-                if estimate + stages.slack[1 + s] * query.length * factor[i] < scores[0]:
-                    keep = False
-                    break
-            if keep:
-                one[0] = np.float32(_full_score(data[i], bands, levels, spread, integers, words)) * unit * factor[i]
-                if bias.size > 0:
-                    one[0] += bias[i]
-                topk_update_portable(one, 1, i, scores, ids)
+    rows = np.empty(CHUNK, np.int64)
+    for c in range(0, n, CHUNK):
+        m = min(CHUNK, n - c)
+        width = stages.slack[0] * length
+        count = candidates_avx512(estimates[c:], factor, start + c, m, width, scores[0], rows)
+        for s in range(stages.planes.size):
+            count = _judge(
+                data,
+                rows,
+                count,
+                stages.planes[s],
+                plane_bytes,
+                stages.levels.ctypes.data + 64 * s,
+                query.bytes_.ctypes.data,
+                query.bytes_.size // 64,
+                factor,
+                bias,
+                np.float32(stages.level_unit[s] * query.byte_unit) * length,
+                128 * query.byte_sum,
+                stages.slack[1 + s] * length,
+                scores[0],
+            )
+        _offer_full(data, rows, count, tables, integers, unit, factor, bias, words, scores, ids)
