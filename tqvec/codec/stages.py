@@ -54,8 +54,8 @@ def stage_tables(d: int, nbits: int) -> StageTables:
     )
 
 
-def staged_query(direction: NDArray[np.float32], length: float) -> StagedQuery:
-    """A rotated query of length 1, in the forms that the stages take."""
+def staged_query(direction: NDArray[np.float32], length: float, unit: np.float32) -> StagedQuery:
+    """A rotated query of length 1 in the forms that the stages take; `unit` is that of its integer dot products."""
     d = direction.shape[0]
     padded = np.zeros(-(-d // 64) * 64, np.float64)
     padded[:d] = direction
@@ -64,8 +64,16 @@ def staged_query(direction: NDArray[np.float32], length: float) -> StagedQuery:
     largest = max(float(np.abs(sums).max()), 1e-30)
     table = np.rint((sums + largest) * (255 / (2 * largest))).astype(np.uint8)
     table = np.ascontiguousarray(table.reshape(groups, 4, 2, 16).transpose(0, 2, 1, 3)).reshape(groups, 128)
-    unit = max(float(np.abs(padded).max()), 1e-30) / 127
-    rounded = np.rint(padded / unit).astype(np.int8)
+    byte_unit = max(float(np.abs(padded).max()), 1e-30) / 127
+    rounded = np.rint(padded / byte_unit).astype(np.int8)
     return StagedQuery(
-        length, table, 2 * largest / 255, groups * 8 * largest, rounded, unit, int(rounded.sum(dtype=np.int64))
+        length,
+        table,
+        2 * largest / 255,
+        groups * 8 * largest,
+        rounded,
+        byte_unit,
+        int(rounded.sum(dtype=np.int64)),
+        np.rint(padded.astype(np.float32) * np.float32(32767)).astype(np.int16),
+        unit,
     )

@@ -198,12 +198,11 @@ class Index:
         def scan_staged(part: int, start: int, stop: int) -> None:
             room = _threads.scratch(stop - start + SPARE_ROWS)
             for q, query in enumerate(queries):
-                scan(*tables, SPREAD, integers[q], unit[q], signs, query, self._stages, room,
-                     start, stop, scores[part, q], ids[part, q])  # fmt: skip
+                scan(*tables, SPREAD, signs, query, self._stages, room, start, stop, scores[part, q], ids[part, q])
 
         if self._staged_pays(rows.shape[0], k):
             scan = kernel("search_staged")
-            queries = [staged_query(*pair) for pair in zip(directions, length.tolist(), strict=True)]
+            queries = [staged_query(*q) for q in zip(directions, length.tolist(), unit, strict=True)]
             signs = self._signs.of(data, self._ntotal)
             parts = _threads.over_rows(scan_staged, self._ntotal, _GRAIN, threads)
         else:

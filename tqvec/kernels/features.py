@@ -6,7 +6,9 @@ from Numba's own target: `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` may have lowe
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from functools import lru_cache
 from typing import TypedDict
 
@@ -16,8 +18,10 @@ from numba.core import config
 from tqvec.errors import UnsupportedError
 
 # From the fastest to the one that always works. A level needs all its features.
+_VNNI = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"})
 LEVELS = {
-    "avx512": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"}),
+    "amx": _VNNI | {"amx-tile", "amx-int8"},
+    "avx512": _VNNI,
     "avx2": frozenset({"avx2"}),
     "portable": frozenset(),
 }
@@ -30,8 +34,8 @@ _NAMED = {
     **dict.fromkeys(("haswell", "broadwell", "skylake", "alderlake", "raptorlake", "meteorlake"), _AVX2),
     **dict.fromkeys(("x86-64-v3", "znver1", "znver2", "znver3"), _AVX2),
     **dict.fromkeys(("skylake-avx512", "cascadelake", "x86-64-v4"), _AVX2),
-    **dict.fromkeys(("icelake-client", "icelake-server", "sapphirerapids", "emeraldrapids"), _AVX512),
-    **dict.fromkeys(("graniterapids", "znver4", "znver5"), _AVX512),
+    **dict.fromkeys(("icelake-client", "icelake-server", "znver4", "znver5"), _AVX512),
+    **dict.fromkeys(("sapphirerapids", "emeraldrapids", "graniterapids"), _AVX2 | LEVELS["amx"]),
 }
 
 
@@ -72,7 +76,16 @@ def available_levels() -> tuple[str, ...]:
     if config.DISABLE_JIT:
         return ("portable",)
     _, have = target()
-    return tuple(name for name, needs in LEVELS.items() if needs <= have)
+    found = tuple(name for name, needs in LEVELS.items() if needs <= have)
+    return found if "amx" not in found or _amx_permitted() else found[1:]
+
+
+def _amx_permitted() -> bool:
+    """Ask Linux for the tile registers; it grants them to the process and its future threads."""
+    if not sys.platform.startswith("linux"):
+        return False
+    request, permission, tile_data = 158, 0x1023, 18  # arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA
+    return ctypes.CDLL(None, use_errno=True).syscall(request, permission, tile_data) == 0
 
 
 @lru_cache(maxsize=1)

@@ -92,6 +92,10 @@ class StagedQuery(NamedTuple):
     byte_unit : float
     byte_sum : int
         Sum of `bytes_`.
+    integers : (64 * words,) int16
+        The query as in `search_rows_portable`, filled up with zeros.
+    unit : float32
+        What one unit of the integer dot product is worth, `length` included.
     """
 
     length: float
@@ -101,3 +105,5 @@ class StagedQuery(NamedTuple):
     bytes_: np.ndarray
     byte_unit: float
     byte_sum: int
+    integers: np.ndarray
+    unit: np.float32

@@ -9,6 +9,7 @@ from numba.extending import intrinsic, register_model
 
 _LANE_TYPES = {
     "i8": (ir.IntType(8), types.int8),
+    "i16": (ir.IntType(16), types.int16),
     "i32": (ir.IntType(32), types.int32),
     "f32": (ir.FloatType(), types.float32),
 }
@@ -37,6 +38,7 @@ def llvm_type(vector: Vector) -> ir.VectorType:
 i32x16 = Vector("i32", 16)
 i32x8 = Vector("i32", 8)
 i8x64 = Vector("i8", 64)
+i16x32 = Vector("i16", 32)
 f32x16 = Vector("f32", 16)
 
 
@@ -166,6 +168,21 @@ def bits_to_bytes_i8x64(typingctx, bits, value):
     return i8x64(types.uint64, types.int8), codegen
 
 
+def make_widen(first: int):
+    """``widen(a) -> i16x32``: unsigned bytes ``first .. first + 32`` of 64 as 16-bit numbers."""
+
+    @intrinsic
+    def widen(typingctx, a):
+        def codegen(context, builder, signature, args):
+            lanes = ir.Constant(ir.VectorType(ir.IntType(32), 32), list(range(first, first + 32)))
+            part = builder.shuffle_vector(args[0], ir.Constant(llvm_type(i8x64), ir.Undefined), lanes)
+            return builder.zext(part, llvm_type(i16x32))
+
+        return i16x32(i8x64), codegen
+
+    return widen
+
+
 @intrinsic
 def sum_i32x16(typingctx, a):
     """Sum of all lanes."""
@@ -256,6 +273,9 @@ load_f32x16 = make_load(f32x16)
 store_f32x16 = make_store(f32x16)
 splat_f32x16 = make_splat(f32x16)
 or_i8x64 = make_binary(i8x64, "or_")
+widen_low_i16x32 = make_widen(0)
+widen_high_i16x32 = make_widen(32)
+load_i16x32 = make_load(i16x32)
 load_i8x64 = make_load(i8x64)
 splat_i8x64 = make_splat(i8x64)
 load_i32x16 = make_load(i32x16)

@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tqvec.kernels.simd.base import i8x64, i32x8, i32x16, llvm_type
+from tqvec.kernels.simd.base import i8x64, i16x32, i32x8, i32x16, llvm_type
 
 
 def _declare(builder, name, result, arguments):
@@ -62,3 +62,27 @@ def dot_bytes_i32x16(typingctx, acc, a, b):
         return builder.call(function, args)
 
     return i32x16(i32x16, i8x64, i8x64), codegen
+
+
+@intrinsic
+def permute_i16x32(typingctx, table, index):
+    """AVX-512 ``vpermw``: lane i is ``table[index[i] % 32]``."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i16x32)
+        function = _declare(builder, "llvm.x86.avx512.permvar.hi.512", kind, [kind] * 2)
+        return builder.call(function, args)
+
+    return i16x32(i16x32, i16x32), codegen
+
+
+@intrinsic
+def dot_words_i32x16(typingctx, acc, a, b):
+    """`dot_pairs_i32x16` on vectors of 32 int16."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i32x16)
+        function = _declare(builder, "llvm.x86.avx512.vpdpwssd.512", kind, [kind] * 3)
+        return builder.call(function, [args[0], builder.bitcast(args[1], kind), builder.bitcast(args[2], kind)])
+
+    return i32x16(i32x16, i16x32, i16x32), codegen

@@ -8,11 +8,13 @@ from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
 from tqvec.kernels.simd.base import (
     add_f32x16,
+    add_i32x16,
     at_least_f32x16,
     bits_to_bytes_i8x64,
     high_nibbles_i8x64,
     load_f32x16,
     load_i8x64,
+    load_i16x32,
     load_u64,
     low_nibbles_i8x64,
     lowest_bit,
@@ -25,9 +27,11 @@ from tqvec.kernels.simd.base import (
     sum_i32x16,
     table_offsets_i8x64,
     to_f32x16,
+    widen_high_i16x32,
+    widen_low_i16x32,
     zero_i32x16,
 )
-from tqvec.kernels.simd.x86 import dot_bytes_i32x16, permute_i8x64
+from tqvec.kernels.simd.x86 import dot_bytes_i32x16, dot_words_i32x16, permute_i8x64, permute_i16x32
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_update_portable
 
 ROWS = 64  # scanned together: four blocks of 16 share the loads of the tables
@@ -134,8 +138,26 @@ def candidates_avx512(estimates, factor, first, count, slack, threshold, out):
 
 
 @jit
+def _prefix_codes(at, plane_bytes, planes):
+    """Codes of 64 coordinates from their first 1, 2, 3 or 4 planes; `at` is the address of their word in the first."""
+    first = load_u64(at)
+    if planes == 1:
+        return bits_to_bytes_i8x64(first, np.int8(1))
+    second = load_u64(at + plane_bytes)
+    if planes == 2:
+        return or_i8x64(bits_to_bytes_i8x64(first, np.int8(2)), bits_to_bytes_i8x64(second, np.int8(1)))
+    third = load_u64(at + 2 * plane_bytes)
+    if planes == 3:
+        code = or_i8x64(bits_to_bytes_i8x64(first, np.int8(4)), bits_to_bytes_i8x64(second, np.int8(2)))
+        return or_i8x64(code, bits_to_bytes_i8x64(third, np.int8(1)))
+    code = or_i8x64(bits_to_bytes_i8x64(first, np.int8(8)), bits_to_bytes_i8x64(second, np.int8(4)))
+    code = or_i8x64(code, bits_to_bytes_i8x64(third, np.int8(2)))
+    return or_i8x64(code, bits_to_bytes_i8x64(load_u64(at + 3 * plane_bytes), np.int8(1)))
+
+
+@jit
 def prefix_dot_avx512(row, plane_bytes, planes, table, query, words):
-    """Dot product of the byte levels of a row's first 2, 3 or 4 planes with a byte query.
+    """Dot product of the byte levels of a row's first `planes` planes (at most 4) with a byte query.
 
     `row` is the address of the row's codes, `table` that of 64 bytes of levels, `query` that of 64 * words int8. Bits
     past the end of a plane meet zeros of the query.
@@ -143,20 +165,26 @@ def prefix_dot_avx512(row, plane_bytes, planes, table, query, words):
     levels = load_i8x64(table)
     sums = zero_i32x16()
     for w in range(words):
-        at = row + 8 * w
-        first = load_u64(at)
-        second = load_u64(at + plane_bytes)
-        if planes == 2:
-            code = or_i8x64(bits_to_bytes_i8x64(first, np.int8(2)), bits_to_bytes_i8x64(second, np.int8(1)))
-        elif planes == 3:
-            code = or_i8x64(bits_to_bytes_i8x64(first, np.int8(4)), bits_to_bytes_i8x64(second, np.int8(2)))
-            code = or_i8x64(code, bits_to_bytes_i8x64(load_u64(at + 2 * plane_bytes), np.int8(1)))
-        else:
-            code = or_i8x64(bits_to_bytes_i8x64(first, np.int8(8)), bits_to_bytes_i8x64(second, np.int8(4)))
-            code = or_i8x64(code, bits_to_bytes_i8x64(load_u64(at + 2 * plane_bytes), np.int8(2)))
-            code = or_i8x64(code, bits_to_bytes_i8x64(load_u64(at + 3 * plane_bytes), np.int8(1)))
-        sums = dot_bytes_i32x16(sums, permute_i8x64(levels, code), load_i8x64(query + 64 * w))
+        codes = _prefix_codes(row + 8 * w, plane_bytes, planes)
+        sums = dot_bytes_i32x16(sums, permute_i8x64(levels, codes), load_i8x64(query + 64 * w))
     return sum_i32x16(sums)
+
+
+@jit
+def full_dot_avx512(row, plane_bytes, planes, table, query, words):
+    """The integer sum that `dot_tiles` gives for a row of at most 4 planes.
+
+    `table` is the address of 32 int16 levels, `query` that of 64 * words int16.
+    """
+    levels = load_i16x32(table)
+    sums = zero_i32x16()
+    more = zero_i32x16()
+    for w in range(words):
+        codes = _prefix_codes(row + 8 * w, plane_bytes, planes)
+        at = query + 128 * w
+        sums = dot_words_i32x16(sums, permute_i16x32(levels, widen_low_i16x32(codes)), load_i16x32(at))
+        more = dot_words_i32x16(more, permute_i16x32(levels, widen_high_i16x32(codes)), load_i16x32(at + 64))
+    return sum_i32x16(add_i32x16(sums, more))
 
 
 @jit
@@ -203,13 +231,30 @@ def _judge(data, ids, count, planes, plane_bytes, table, query, words, factor, b
 
 
 @jit
-def _offer_full(data, rows, count, tables, integers, unit, factor, bias, words, scores, ids):
-    """Offer ``rows[:count]`` with their full scores to a heap; `tables` are bands, levels and spread."""
-    bands, levels, spread = tables
+def offer_full_avx512(data, rows, count, tables, query, factor, bias, words, scores, ids):
+    """Offer ``rows[:count]`` with their full scores to a heap.
+
+    `tables` are bands, levels and spread as in `search_rows_portable`, and the levels of codes of at most 4 bits as 32
+    int16; `words` is room for a row's codes.
+    """
+    bands, levels, spread, level_words = tables
+    nbits = bands[0, 2]
+    plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
     one = np.empty(1, np.float32)
     for c in range(count):
         i = rows[c]
-        one[0] = np.float32(_full_score(data[i], bands, levels, spread, integers, words)) * unit * factor[i]
+        if nbits <= 4:
+            total = full_dot_avx512(
+                data.ctypes.data + i * data.shape[1],
+                plane_bytes,
+                nbits,
+                level_words.ctypes.data,
+                query.integers.ctypes.data,
+                query.integers.size // 64,
+            )
+        else:
+            total = _full_score(data[i], bands, levels, spread, query.integers, words)
+        one[0] = np.float32(total) * query.unit * factor[i]
         if bias.size > 0:
             one[0] += bias[i]
         topk_update_portable(one, 1, i, scores, ids)
@@ -217,7 +262,7 @@ def _offer_full(data, rows, count, tables, integers, unit, factor, bias, words, 
 
 @jit
 def search_staged_avx512(
-    data, factor, bias, bands, levels, spread, integers, unit, signs, query, stages, estimates, start, stop, scores, ids
+    data, factor, bias, bands, levels, spread, signs, query, stages, estimates, start, stop, scores, ids
 ):
     """Offer rows ``start .. stop`` to the heap of one query, judging most of them by a few bits.
 
@@ -226,9 +271,6 @@ def search_staged_avx512(
     data, factor, bias, bands, levels, spread
         As in `search_rows_portable`. Planes start at whole bytes (d % 8 == 0). All have at least 64 rows after `stop`,
         of any content.
-    integers : (2 * pairs,) int16
-        The query as in `search_rows_portable`.
-    unit : float32
     signs : (n_blocks, groups, 64) uint8
         At least up to the multiple of 64 after `stop`.
     query : StagedQuery
@@ -250,9 +292,9 @@ def search_staged_avx512(
     best_ids = np.full(best.size, EMPTY_ID, np.int64)
     for c in range(0, n, CHUNK // 8):
         topk_update_portable(estimates[c:], min(CHUNK // 8, n - c), start + c, best, best_ids)
-    tables = (bands, levels, spread)
+    tables = (bands, levels, spread, levels[0, :32].astype(np.int16))
     words = np.zeros(padded_words(bands), np.uint64)
-    _offer_full(data, best_ids, best.size, tables, integers, unit, factor, bias, words, scores, ids)
+    offer_full_avx512(data, best_ids, best.size, tables, query, factor, bias, words, scores, ids)
     for i in best_ids:
         estimates[i - start] = -np.inf  # done
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
@@ -278,4 +320,4 @@ def search_staged_avx512(
                 stages.slack[1 + s] * length,
                 scores[0],
             )
-        _offer_full(data, rows, count, tables, integers, unit, factor, bias, words, scores, ids)
+        offer_full_avx512(data, rows, count, tables, query, factor, bias, words, scores, ids)
