@@ -6,12 +6,14 @@ The derivation is in kernels/staged/README.md.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqvec.codec import codebook
-from tqvec.kernels.tables import StagedQuery, StageTables
+from tqvec.kernels.simd.amx import tile_config
+from tqvec.kernels.tables import BatchTables, StagedQuery, StageTables
 
 Z = 3.2  # standard errors that an estimate may fall short before a true result is lost
 _SIGNS = 1 - 2 * (1 - (np.arange(16)[:, None] >> np.arange(4) & 1))  # (16, 4): ±1, bit i of the nibble set: +1
@@ -26,31 +28,83 @@ def prefix_means(d: int, nbits: int, planes: int) -> tuple[NDArray[np.float64], 
     return means, float(d * np.sum(mass * means * means))
 
 
+class ByteLevels(NamedTuple):
+    """Prefixes of codes as bytes.
+
+    Attributes
+    ----------
+    levels : (2**planes,) int64
+        Conditional means, from -127 to 127.
+    unit : float
+        What a step is worth, times e_b / e_p.
+    slack : float
+        z σ_p e_b for a query of length 1 and scale 1, rounding included.
+    """
+
+    levels: NDArray[np.int64]
+    unit: float
+    slack: float
+
+
+def byte_levels(d: int, nbits: int, planes: int) -> ByteLevels:
+    """Levels of the first `planes` planes for products of bytes."""
+    full = 1.0 - codebook.distortion(d, nbits)
+    means, energy = prefix_means(d, nbits, planes)
+    step = float(np.max(np.abs(means))) / 127
+    # Rounding: levels to `step`, and the query, whose largest entry is taken as 5/√d, to 1/127 of that.
+    rounding = (step**2 + (5 / 127) ** 2 / d) / 12
+    sigma = math.sqrt(max(0.0, 1 / energy - 1 / full) / d + rounding)
+    return ByteLevels(np.rint(means / step).astype(np.int64), step * full / energy, Z * full * sigma)
+
+
 def stage_tables(d: int, nbits: int) -> StageTables:
     """Tables for one band of `nbits` bits: signs, then two planes, then up to four."""
     planes = sorted({2, min(nbits, 4)} & set(range(2, nbits + 1)))
     full = 1.0 - codebook.distortion(d, nbits)
-    signs, sign_energy = prefix_means(d, nbits, 1)
-    levels = np.zeros((len(planes), 64), np.uint8)
-    units = []
-    sign_level = float(signs[1] * full / sign_energy)
+    signs, energy = prefix_means(d, nbits, 1)
+    sign_level = float(signs[1] * full / energy)
     # Rounding of the tables: d/4 entries in 255 steps over ± the largest sum of four, taken as 8/√d.
-    table_rounding = (16 / 255) ** 2 / 12 / 4 * sign_level**2
-    slack = [Z * full * math.sqrt(max(0.0, 1 / sign_energy - 1 / full) / d + table_rounding)]
-    for row, p in enumerate(planes):
-        means, energy = prefix_means(d, nbits, p)
-        step = float(np.max(np.abs(means))) / 127
-        levels[row, : 2**p] = np.rint(means / step) + 128
-        units.append(step * full / energy)
-        # Rounding: levels to `step`, and the query, whose largest entry is taken as 5/√d, to 1/127 of that.
-        rounding = (step**2 + (5 / 127) ** 2 / d) / 12
-        slack.append(Z * full * math.sqrt(max(0.0, 1 / energy - 1 / full) / d + rounding))
+    rounding = (16 / 255) ** 2 / 12 / 4 * sign_level**2
+    sign_slack = Z * full * math.sqrt(max(0.0, 1 / energy - 1 / full) / d + rounding)
+    steps = [byte_levels(d, nbits, p) for p in planes]
+    levels = np.zeros((len(planes), 64), np.uint8)
+    for row, step in enumerate(steps):
+        levels[row, : step.levels.size] = step.levels + 128
     return StageTables(
         sign_level,
         np.array(planes, np.int64),
         levels,
-        np.array(units, np.float32),
-        np.array(slack, np.float32),
+        np.array([step.unit for step in steps], np.float32),
+        np.array([sign_slack, *(step.slack for step in steps)], np.float32),
+    )
+
+
+def batch_tables(
+    d: int, nbits: int, directions: NDArray[np.float32], length: NDArray[np.float64], unit: NDArray[np.float32]
+) -> BatchTables:
+    """A batch of rotated queries of length 1; `length` and `unit` are as in `staged_query`."""
+    nq = directions.shape[0]
+    words = -(-d // 64)
+    padded = np.zeros((nq + -nq % 32, words * 64), np.float32)
+    padded[:nq, :d] = directions
+    byte_unit = np.maximum(np.abs(padded).max(axis=1), 1e-30) / 127
+    rounded = np.rint(padded / byte_unit[:, None]).astype(np.int8)
+    tiles = rounded.reshape(-1, 16, words, 16, 4).transpose(0, 2, 3, 1, 4).reshape(-1, words, 16, 64)
+    planes = min(nbits, 4)
+    step = byte_levels(d, nbits, planes)
+    table = np.zeros(64, np.int8)
+    table[: step.levels.size] = step.levels
+    lengths = np.zeros(padded.shape[0])
+    lengths[:nq] = length
+    return BatchTables(
+        np.ascontiguousarray(tiles),
+        (byte_unit * lengths * step.unit).astype(np.float32),
+        (lengths * step.slack).astype(np.float32),
+        np.rint(padded[:nq] * np.float32(32767)).astype(np.int16),
+        unit,
+        planes,
+        table,
+        tile_config(),
     )
 
 

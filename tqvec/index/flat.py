@@ -8,23 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tqvec import _threads, _validate
+from tqvec import _validate
 from tqvec._config import num_threads
-from tqvec.codec.bands import integer_levels
 from tqvec.codec.quantizer import TurboQuant
-from tqvec.codec.stages import stage_tables, staged_query
 from tqvec.errors import FormatError, InputError
 from tqvec.index import persistence
-from tqvec.index.signs import SignBlocks
-from tqvec.kernels.dispatch import available, kernel
-from tqvec.kernels.pack.portable import SPREAD
-from tqvec.kernels.topk.portable import EMPTY_ID
+from tqvec.index.scan import SPARE_ROWS, Scanner, squared_lengths
 
 METRICS = ("ip", "cosine", "l2")
-_GRAIN = 2048  # rows a searching thread takes at least
-STAGED_QUERIES = 8  # at most, for the staged search
-STAGED_ROWS = 64  # a result, at least, for the staged search
-SPARE_ROWS = 64  # kept free after the last one: the staged search reads whole blocks
 _HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
 
 Floats = NDArray[np.float32]
@@ -68,9 +59,7 @@ class Index:
         self.codec = TurboQuant(d, nbits=nbits, codebook=codebook, seed=seed)
         self.d = self.codec.d
         self.nbits = self.codec.nbits
-        self._levels = integer_levels(self.d, self.codec._quantizer)
-        self._stages = stage_tables(self.d, self.nbits)
-        self._signs = SignBlocks(self.d)
+        self._scanner = Scanner(self.codec, self.metric)
         self._rows = persistence.empty_rows(self.codec, self.metric)
         self._ntotal = 0
 
@@ -175,66 +164,13 @@ class Index:
         batch = max(1, _HEAP_ENTRIES // (kept * workers))
         for q in range(0, rows.shape[0] if self._ntotal else 0, batch):
             part = slice(q, q + batch)
-            scores[part, :kept], ids[part, :kept] = self._search_batch(rows[part], kept, workers)
+            scores[part, :kept], ids[part, :kept] = self._scanner.search(
+                self._rows, self._ntotal, rows[part], kept, workers
+            )
         if self.metric == "l2":
-            distances = np.maximum(_squared_lengths(rows)[:, None] - scores.astype(np.float64), 0.0)
+            distances = np.maximum(squared_lengths(rows)[:, None] - scores.astype(np.float64), 0.0)
             scores = distances.astype(np.float32)
         return scores, ids
-
-    def _search_batch(self, rows: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
-        """The `k` best rows for each query; -inf and -1 fill empty entries."""
-        directions, length = self._directions(rows)
-        integers = self._integers(directions)
-        unit = (length / 32767.0 * self._levels.unit).astype(np.float32)
-        data, scale = self._rows["codes"], self._rows["scale"]
-        bias = -self._rows["squared_norm"] if self.metric == "l2" else np.zeros(0, np.float32)
-        scores = np.full((threads, rows.shape[0], k), -np.inf, np.float32)
-        ids = np.full((threads, rows.shape[0], k), EMPTY_ID, np.int64)
-        tables = (data, scale, bias, self.codec._quantizer.bands, self._levels.levels)
-
-        def scan_all(part: int, start: int, stop: int) -> None:
-            scan(*tables, self._levels.pairs, SPREAD, integers, unit, start, stop, scores[part], ids[part])
-
-        def scan_staged(part: int, start: int, stop: int) -> None:
-            room = _threads.scratch(stop - start + SPARE_ROWS)
-            for q, query in enumerate(queries):
-                scan(*tables, SPREAD, signs, query, self._stages, room, start, stop, scores[part, q], ids[part, q])
-
-        if self._staged_pays(rows.shape[0], k):
-            scan = kernel("search_staged")
-            queries = [staged_query(*q) for q in zip(directions, length.tolist(), unit, strict=True)]
-            signs = self._signs.of(data, self._ntotal)
-            parts = _threads.over_rows(scan_staged, self._ntotal, _GRAIN, threads)
-        else:
-            scan = kernel("search_rows")
-            parts = _threads.over_rows(scan_all, self._ntotal, _GRAIN, threads)
-        kernel("topk_finish")(scores[:parts], ids[:parts])
-        return scores[0], np.where(ids[0] == EMPTY_ID, -1, ids[0])
-
-    def _staged_pays(self, nq: int, k: int) -> bool:
-        """Few queries, many rows, few results: then most rows need not be unpacked."""
-        possible = self.d % 8 == 0 and available("search_staged")
-        return possible and nq <= STAGED_QUERIES and k * STAGED_ROWS <= self._ntotal
-
-    def _directions(self, rows: Floats) -> tuple[Floats, NDArray[np.float64]]:
-        """Rotated queries of length 1 (or 0), and the factor of all their scores."""
-        length = np.sqrt(_squared_lengths(rows))
-        inverse = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
-        directions = self.codec.rotate((rows * inverse[:, None]).astype(np.float32))
-        if self.metric == "cosine":
-            length = np.where(length > 0, 1.0, 0.0)
-        return directions, length * 2 if self.metric == "l2" else length
-
-    def _integers(self, directions: Floats) -> NDArray[np.int16]:
-        """Queries in steps of 1/32767, in padded coordinates."""
-        columns = []
-        start = 0
-        for band in self.codec.bands:
-            columns.append(start + np.arange(band.stop - band.start))
-            start += -(-(band.stop - band.start) // 8) * 8
-        padded = np.zeros((directions.shape[0], start), np.int16)
-        padded[:, np.concatenate(columns)] = np.rint(directions * np.float32(32767)).astype(np.int16)
-        return padded
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file, which any framework can open (docs/format.md).
@@ -263,7 +199,3 @@ class Index:
         persistence.check_fingerprint(Path(path), header, index.codec)
         index._append(rows)
         return index
-
-
-def _squared_lengths(rows: Floats) -> NDArray[np.float64]:
-    return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)

@@ -15,6 +15,7 @@ _TABLE = {
     "unpack_rows": {"portable": "pack.portable"},
     "adc_rows": {"portable": "scan.portable"},
     "dot_tiles": {"avx512": "scan.avx512", "avx2": "scan.avx2", "portable": "scan.portable"},
+    "search_batch": {"amx": "staged.amx"},
     "search_staged": {"avx512": "staged.avx512"},
     "topk_finish": {"portable": "topk.portable"},
     "search_rows": {"portable": "scan.search"},

@@ -107,3 +107,35 @@ class StagedQuery(NamedTuple):
     byte_sum: int
     integers: np.ndarray
     unit: np.float32
+
+
+class BatchTables(NamedTuple):
+    """A batch of queries for `search_batch`, filled up with empty queries to a multiple of 32 (staged/README.md).
+
+    Attributes
+    ----------
+    packed : (query tiles, words, 16, 64) int8
+        Tile of 16 queries and 64 coordinates: row r holds coordinates 4 r … 4 r + 3 of query 0, then of query 1, …
+    worth : (queries,) float32
+        What one unit of a query's byte product is worth, its length included.
+    slack : (queries,) float32
+        z σ of an estimate, for a row of scale 1.
+    integers : (nq, 64 * words) int16
+    unit : (nq,) float32
+        As in `StagedQuery`.
+    planes : int
+        Leading planes that the byte product reads.
+    table : (64,) int8
+        Levels of their codes.
+    config : (64,) uint8
+        Tile configuration.
+    """
+
+    packed: np.ndarray
+    worth: np.ndarray
+    slack: np.ndarray
+    integers: np.ndarray
+    unit: np.ndarray
+    planes: int
+    table: np.ndarray
+    config: np.ndarray

@@ -35,6 +35,7 @@ from tqvec.kernels.simd.x86 import dot_bytes_i32x16, dot_words_i32x16, permute_i
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_update_portable
 
 ROWS = 64  # scanned together: four blocks of 16 share the loads of the tables
+LOWEST = np.float32(-3e38)
 CHUNK = 4096  # rows whose candidates are judged together
 PROBES = 16  # rows beyond k whose full scores give the first threshold
 AHEAD = 6  # candidates whose codes are on their way to the cache
@@ -138,7 +139,7 @@ def candidates_avx512(estimates, factor, first, count, slack, threshold, out):
 
 
 @jit
-def _prefix_codes(at, plane_bytes, planes):
+def prefix_codes(at, plane_bytes, planes):
     """Codes of 64 coordinates from their first 1, 2, 3 or 4 planes; `at` is the address of their word in the first."""
     first = load_u64(at)
     if planes == 1:
@@ -165,7 +166,7 @@ def prefix_dot_avx512(row, plane_bytes, planes, table, query, words):
     levels = load_i8x64(table)
     sums = zero_i32x16()
     for w in range(words):
-        codes = _prefix_codes(row + 8 * w, plane_bytes, planes)
+        codes = prefix_codes(row + 8 * w, plane_bytes, planes)
         sums = dot_bytes_i32x16(sums, permute_i8x64(levels, codes), load_i8x64(query + 64 * w))
     return sum_i32x16(sums)
 
@@ -180,7 +181,7 @@ def full_dot_avx512(row, plane_bytes, planes, table, query, words):
     sums = zero_i32x16()
     more = zero_i32x16()
     for w in range(words):
-        codes = _prefix_codes(row + 8 * w, plane_bytes, planes)
+        codes = prefix_codes(row + 8 * w, plane_bytes, planes)
         at = query + 128 * w
         sums = dot_words_i32x16(sums, permute_i16x32(levels, widen_low_i16x32(codes)), load_i16x32(at))
         more = dot_words_i32x16(more, permute_i16x32(levels, widen_high_i16x32(codes)), load_i16x32(at + 64))
@@ -231,11 +232,11 @@ def _judge(data, ids, count, planes, plane_bytes, table, query, words, factor, b
 
 
 @jit
-def offer_full_avx512(data, rows, count, tables, query, factor, bias, words, scores, ids):
+def offer_full_avx512(data, rows, count, tables, integers, unit, factor, bias, words, scores, ids):
     """Offer ``rows[:count]`` with their full scores to a heap.
 
     `tables` are bands, levels and spread as in `search_rows_portable`, and the levels of codes of at most 4 bits as 32
-    int16; `words` is room for a row's codes.
+    int16; `integers` and `unit` are the query's (`StagedQuery`); `words` is room for a row's codes.
     """
     bands, levels, spread, level_words = tables
     nbits = bands[0, 2]
@@ -249,12 +250,12 @@ def offer_full_avx512(data, rows, count, tables, query, factor, bias, words, sco
                 plane_bytes,
                 nbits,
                 level_words.ctypes.data,
-                query.integers.ctypes.data,
-                query.integers.size // 64,
+                integers.ctypes.data,
+                integers.size // 64,
             )
         else:
-            total = _full_score(data[i], bands, levels, spread, query.integers, words)
-        one[0] = np.float32(total) * query.unit * factor[i]
+            total = _full_score(data[i], bands, levels, spread, integers, words)
+        one[0] = np.float32(total) * unit * factor[i]
         if bias.size > 0:
             one[0] += bias[i]
         topk_update_portable(one, 1, i, scores, ids)
@@ -294,7 +295,7 @@ def search_staged_avx512(
         topk_update_portable(estimates[c:], min(CHUNK // 8, n - c), start + c, best, best_ids)
     tables = (bands, levels, spread, levels[0, :32].astype(np.int16))
     words = np.zeros(padded_words(bands), np.uint64)
-    offer_full_avx512(data, best_ids, best.size, tables, query, factor, bias, words, scores, ids)
+    offer_full_avx512(data, best_ids, best.size, tables, query.integers, query.unit, factor, bias, words, scores, ids)
     for i in best_ids:
         estimates[i - start] = -np.inf  # done
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
@@ -302,7 +303,8 @@ def search_staged_avx512(
     for c in range(0, n, CHUNK):
         m = min(CHUNK, n - c)
         width = stages.slack[0] * length
-        count = candidates_avx512(estimates[c:], factor, start + c, m, width, scores[0], rows)
+        least = max(scores[0], LOWEST)  # below it are the rows that are done
+        count = candidates_avx512(estimates[c:], factor, start + c, m, width, least, rows)
         for s in range(stages.planes.size):
             count = _judge(
                 data,
@@ -320,4 +322,4 @@ def search_staged_avx512(
                 stages.slack[1 + s] * length,
                 scores[0],
             )
-        offer_full_avx512(data, rows, count, tables, query, factor, bias, words, scores, ids)
+        offer_full_avx512(data, rows, count, tables, query.integers, query.unit, factor, bias, words, scores, ids)
