@@ -20,7 +20,8 @@ from tqvec.kernels.simd.base import (
     to_f32x16,
 )
 from tqvec.kernels.simd.x86 import permute_i8x64
-from tqvec.kernels.staged.avx512 import offer_full_avx512, prefix_codes
+from tqvec.kernels.staged.avx512 import full_score_avx512, prefix_codes
+from tqvec.kernels.topk.portable import topk_push_portable
 
 PAIR = 2 * LANES  # rows, and queries, of one step: two tiles by two tiles, whose sums fill tiles 0 to 3
 BLOCK_BYTES = 1 << 19  # of unpacked levels, a part of the second-level cache that all queries share
@@ -98,9 +99,8 @@ def search_batch_amx(data, factor, bias, bands, levels, spread, batch, start, st
     threshold = np.full(batch.worth.size, np.inf, np.float32)  # of the queries that only fill up a tile
     for q in range(nq):
         threshold[q] = scores[q, 0]
-    tables = (bands, levels, spread, levels[0, :32].astype(np.int16))
+    level_words = levels[0, :32].astype(np.int16)
     room = np.zeros(padded_words(bands), np.uint64)
-    one = np.empty(1, np.int64)
     load_config(batch.config.ctypes.data)
     for block in range(start, stop, rows):
         n = min(rows, stop - block)
@@ -126,10 +126,10 @@ def search_batch_amx(data, factor, bias, bands, levels, spread, batch, start, st
                         while bits != 0:
                             best = q + h * LANES + lowest_bit(bits)
                             bits &= bits - np.uint64(1)
-                            one[0] = i
-                            offer_full_avx512(
-                                data, one, 1, tables, batch.integers[best], batch.unit[best],
-                                factor, bias, room, scores[best], ids[best],
+                            score = full_score_avx512(
+                                data, i, bands, levels, level_words, spread, batch.integers[best], batch.unit[best],
+                                factor, bias, room,
                             )  # fmt: skip
+                            topk_push_portable(score, i, scores[best], ids[best])
                             threshold[best] = scores[best, 0]
     release_tiles()

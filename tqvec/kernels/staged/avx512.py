@@ -32,7 +32,7 @@ from tqvec.kernels.simd.base import (
     zero_i32x16,
 )
 from tqvec.kernels.simd.x86 import dot_bytes_i32x16, dot_words_i32x16, permute_i8x64, permute_i16x32
-from tqvec.kernels.topk.portable import EMPTY_ID, topk_update_portable
+from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable, topk_update_portable
 
 ROWS = 64  # scanned together: four blocks of 16 share the loads of the tables
 LOWEST = np.float32(-3e38)
@@ -189,8 +189,8 @@ def full_dot_avx512(row, plane_bytes, planes, table, query, words):
 
 
 @jit
-def _full_score(row, bands, levels, spread, query, words):
-    """The integer sum that `dot_tiles` gives for this row and query."""
+def _unpacked_dot(row, bands, levels, spread, integers, words):
+    """The integer sum that `dot_tiles` gives for a row of any width; `words` is room for its codes."""
     unpack_row_portable(row, bands, spread, words)
     codes = words.view(np.uint8)
     total = np.int32(0)
@@ -199,9 +199,30 @@ def _full_score(row, bands, levels, spread, query, words):
         level = levels[b]
         n = bands[b, 1] - bands[b, 0]
         for j in range(first, first + n):
-            total += np.int32(np.int16(level[codes[j]])) * np.int32(query[j])
+            total += np.int32(np.int16(level[codes[j]])) * np.int32(integers[j])
         first += (n + 7) // 8 * 8
     return total
+
+
+@jit
+def full_score_avx512(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words):
+    """The score of row `i` that the unstaged search would give, to the last bit.
+
+    `level_words` are the levels of codes of at most 4 bits as 32 int16, `integers` and `unit` the query's.
+    """
+    if bands[0, 2] <= 4:
+        total = full_dot_avx512(
+            data.ctypes.data + i * data.shape[1],
+            (bands[0, 1] - bands[0, 0]) // 8,
+            bands[0, 2],
+            level_words.ctypes.data,
+            integers.ctypes.data,
+            integers.size // 64,
+        )
+    else:
+        total = _unpacked_dot(data[i], bands, levels, spread, integers, words)
+    score = np.float32(total) * unit * factor[i]
+    return score + bias[i] if bias.size > 0 else score
 
 
 @jit
@@ -229,36 +250,6 @@ def _judge(data, ids, count, planes, plane_bytes, table, query, words, factor, b
             ids[kept] = i
             kept += 1
     return kept
-
-
-@jit
-def offer_full_avx512(data, rows, count, tables, integers, unit, factor, bias, words, scores, ids):
-    """Offer ``rows[:count]`` with their full scores to a heap.
-
-    `tables` are bands, levels and spread as in `search_rows_portable`, and the levels of codes of at most 4 bits as 32
-    int16; `integers` and `unit` are the query's (`StagedQuery`); `words` is room for a row's codes.
-    """
-    bands, levels, spread, level_words = tables
-    nbits = bands[0, 2]
-    plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
-    one = np.empty(1, np.float32)
-    for c in range(count):
-        i = rows[c]
-        if nbits <= 4:
-            total = full_dot_avx512(
-                data.ctypes.data + i * data.shape[1],
-                plane_bytes,
-                nbits,
-                level_words.ctypes.data,
-                integers.ctypes.data,
-                integers.size // 64,
-            )
-        else:
-            total = _full_score(data[i], bands, levels, spread, integers, words)
-        one[0] = np.float32(total) * unit * factor[i]
-        if bias.size > 0:
-            one[0] += bias[i]
-        topk_update_portable(one, 1, i, scores, ids)
 
 
 @jit
@@ -293,10 +284,12 @@ def search_staged_avx512(
     best_ids = np.full(best.size, EMPTY_ID, np.int64)
     for c in range(0, n, CHUNK // 8):
         topk_update_portable(estimates[c:], min(CHUNK // 8, n - c), start + c, best, best_ids)
-    tables = (bands, levels, spread, levels[0, :32].astype(np.int16))
+    level_words = levels[0, :32].astype(np.int16)
     words = np.zeros(padded_words(bands), np.uint64)
-    offer_full_avx512(data, best_ids, best.size, tables, query.integers, query.unit, factor, bias, words, scores, ids)
+    integers, unit = query.integers, query.unit
     for i in best_ids:
+        score = full_score_avx512(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words)
+        topk_push_portable(score, i, scores, ids)
         estimates[i - start] = -np.inf  # done
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
     rows = np.empty(CHUNK, np.int64)
@@ -322,4 +315,7 @@ def search_staged_avx512(
                 stages.slack[1 + s] * length,
                 scores[0],
             )
-        offer_full_avx512(data, rows, count, tables, query.integers, query.unit, factor, bias, words, scores, ids)
+        for r in range(count):
+            i = rows[r]
+            score = full_score_avx512(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words)
+            topk_push_portable(score, i, scores, ids)

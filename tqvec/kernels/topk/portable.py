@@ -40,6 +40,15 @@ def _sift_down(scores, ids, at, size):
 
 
 @jit
+def topk_push_portable(score, row, scores, ids):
+    """Offer one row to a heap."""
+    if _worse(scores[0], ids[0], score, row):
+        scores[0] = score
+        ids[0] = row
+        _sift_down(scores, ids, 0, scores.size)
+
+
+@jit
 def topk_update_portable(candidates, n, first_id, scores, ids):
     """Offer ``candidates[:n]`` with ids ``first_id, first_id + 1, …`` to a heap of k entries.
 
@@ -59,10 +68,8 @@ def topk_update_portable(candidates, n, first_id, scores, ids):
     if hits == 0:
         return
     for i in range(n):
-        if candidates[i] >= threshold and _worse(scores[0], ids[0], candidates[i], first_id + i):
-            scores[0] = candidates[i]
-            ids[0] = first_id + i
-            _sift_down(scores, ids, 0, scores.size)
+        if candidates[i] >= threshold:
+            topk_push_portable(candidates[i], first_id + i, scores, ids)
             threshold = scores[0]
 
 
@@ -79,10 +86,7 @@ def topk_sort_portable(scores, ids):
 def topk_merge_portable(heap_scores, heap_ids, scores, ids):
     """Offer the entries of one heap to another."""
     for i in range(heap_scores.size):
-        if _worse(scores[0], ids[0], heap_scores[i], heap_ids[i]):
-            scores[0] = heap_scores[i]
-            ids[0] = heap_ids[i]
-            _sift_down(scores, ids, 0, scores.size)
+        topk_push_portable(heap_scores[i], heap_ids[i], scores, ids)
 
 
 @jit
