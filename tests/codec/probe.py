@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 
 import numpy as np
 
@@ -23,6 +24,13 @@ def main():
         scores, ids = index.search(x[::4] + 1, k=n)
         digest.update(scores.tobytes())
         found.append(ids.tolist())
+    if "--large" in sys.argv:  # enough rows for the staged and the batched search; too many without the JIT
+        x = (np.arange(64 * 4000) * 7919 % 10007 - 5003).reshape(4000, 64).astype(np.float32) / np.float32(512)
+        index = tqvec.Index(64, nbits=3, metric="cosine", seed=22)
+        index.add(x)
+        for count in (1, 40):
+            scores, ids = index.search(x[:count] + x[5:6], k=10, threads=1)
+            digest.update(scores.tobytes() + ids.tobytes())
     info = tqvec.simd_info()
     print(json.dumps({"level": info["level"], "cpu": info["cpu"], "sha256": digest.hexdigest(), "ids": found}))
 

@@ -55,10 +55,10 @@ def test_memory_layout_and_type_of_the_input():
         assert bytes_of(tq.encode(same)) == expected
 
 
-def run(*warnings, **environment):
+def run(*options, large=False, **environment):
     clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     return subprocess.run(
-        [sys.executable, "-W", "error", *warnings, str(Path(__file__).with_name("probe.py"))],
+        [sys.executable, "-W", "error", *options, str(Path(__file__).with_name("probe.py")), *["--large"] * large],
         env=clean | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
@@ -67,16 +67,16 @@ def run(*warnings, **environment):
     )
 
 
-def probe(*warnings, **environment):
-    done = run(*warnings, **environment)
+def probe(*options, large=False, **environment):
+    done = run(*options, large=large, **environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @cache
-def usual():
+def usual(large=True):
     """What a process with no settings gives."""
-    return probe()
+    return probe(large=large)
 
 
 def same(a, b):
@@ -98,7 +98,7 @@ def probe_levels():
 def test_every_level(level):
     if level not in probe_levels():
         pytest.skip(f"no {level} here")
-    result = probe(TQVEC_SIMD_LEVEL=level)
+    result = probe(large=True, TQVEC_SIMD_LEVEL=level)
     assert result["level"] == level
     assert same(result, usual())
 
@@ -108,7 +108,7 @@ def test_every_level(level):
 def test_lowered_targets(cpu, level):
     if level not in probe_levels():
         pytest.skip(f"no {level} here")
-    result = probe(NUMBA_CPU_NAME=cpu)
+    result = probe(large=True, NUMBA_CPU_NAME=cpu)
     assert (result["cpu"], result["level"]) == (cpu, level)
     assert same(result, usual())
 
@@ -117,7 +117,7 @@ def test_without_numba():
     # NumPy's scalars warn where a compiled multiplication of 64-bit words wraps around on purpose.
     result = probe("-W", "ignore:overflow encountered in scalar multiply:RuntimeWarning", NUMBA_DISABLE_JIT="1")
     assert result["level"] == "portable"
-    assert same(result, usual())
+    assert same(result, usual(large=False))
 
 
 @pytest.mark.parametrize(

@@ -91,3 +91,153 @@ def test_dot_pairs(lanes):
         run(acc, halves[0].view(np.int32), halves[1].view(np.int32), out)
         products = (halves[0].astype(np.int64) * halves[1]).reshape(lanes, 2).sum(axis=1)
         np.testing.assert_array_equal(out, (acc + products).astype(np.int32))
+
+
+def bytes_of(count, seed=0):
+    return sts.rng(seed).integers(0, 256, count).astype(np.uint8)
+
+
+def needs(level):
+    if level not in features.available_levels():
+        pytest.skip(f"this process can't run {level} (LLVM would abort it)")
+
+
+def test_bytes():
+    @numba.njit
+    def run(a, b, out):
+        x, y, to = base.load_i8x64(a.ctypes.data), base.load_i8x64(b.ctypes.data), out.ctypes.data
+        base.store_i8x64(to, base.low_nibbles_i8x64(x))
+        base.store_i8x64(to + 64, base.high_nibbles_i8x64(x))
+        base.store_i8x64(to + 128, base.or_i8x64(x, y))
+        base.store_i8x64(to + 192, base.splat_i8x64(np.int8(-7)))
+        base.store_i8x64(to + 256, base.table_offsets_i8x64())
+
+    a, b, out = bytes_of(64), bytes_of(64, seed=1), np.zeros((5, 64), np.uint8)
+    run(a, b, out)
+    np.testing.assert_array_equal(out[0], a & 15)
+    np.testing.assert_array_equal(out[1], a >> 4)
+    np.testing.assert_array_equal(out[2], a | b)
+    np.testing.assert_array_equal(out[3], np.full(64, 256 - 7))
+    np.testing.assert_array_equal(out[4], np.tile([0, 16, 32, 48], 16))
+
+
+def test_bits_to_bytes_and_widening():
+    @numba.njit
+    def run(bits, out, wide):
+        x = base.bits_to_bytes_i8x64(base.load_u64(bits.ctypes.data + 1), np.int8(9))
+        base.store_i8x64(out.ctypes.data, x)
+        low, high = base.widen_low_i16x32(x), base.widen_high_i16x32(x)
+        store_words(wide.ctypes.data, low)
+        store_words(wide.ctypes.data + 64, high)
+
+    store_words = base.make_store(base.i16x32)
+    bits, out, wide = bytes_of(9), np.zeros(64, np.uint8), np.zeros(64, np.int16)
+    run(bits, out, wide)
+    expected = np.unpackbits(bits[1:], bitorder="little") * 9
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(wide, expected)
+
+
+def test_sums_floats_and_masks():
+    @numba.njit
+    def run(a, b, f, out, bits):
+        x, g = base.load_i32x16(a.ctypes.data), base.load_f32x16(f.ctypes.data)
+        to = out.ctypes.data
+        base.store_f32x16(to, base.to_f32x16(x))
+        base.store_f32x16(to + 64, base.add_f32x16(g, base.splat_f32x16(np.float32(1.5))))
+        base.store_f32x16(to + 128, base.mul_f32x16(g, g))
+        bits[0] = base.at_least_f32x16(g, base.load_f32x16(b.ctypes.data))
+        base.prefetch(to)
+        return base.sum_i32x16(x)
+
+    a = numbers(16)
+    f = sts.rng(3).standard_normal((2, 16)).astype(np.float32)
+    f[1, :3] = f[0, 0], np.inf, np.nan
+    out, bits = np.zeros((3, 16), np.float32), np.zeros(1, np.uint64)
+    total = run(a, f[1], f[0], out, bits)
+    assert total == a.sum(dtype=np.int32)
+    np.testing.assert_array_equal(out[0], a.astype(np.float32))
+    np.testing.assert_array_equal(out[1], f[0] + np.float32(1.5))
+    np.testing.assert_array_equal(out[2], f[0] * f[0])
+    expected = f[0] >= f[1]
+    assert int(bits[0]) == sum(1 << i for i in range(16) if expected[i])
+
+
+@pytest.mark.parametrize("bits", [1, 6, 1 << 63, (1 << 40) | (1 << 63)])
+def test_lowest_bit(bits):
+    @numba.njit
+    def run(x):
+        return base.lowest_bit(x)
+
+    assert run(np.uint64(bits)) == (bits & -bits).bit_length() - 1
+
+
+def test_permutes():
+    needs("avx512")
+    load_words, store_words = base.make_load(base.i16x32), base.make_store(base.i16x32)
+
+    @numba.njit
+    def run(table, index, out, words, places, wide):
+        x = x86.permute_i8x64(base.load_i8x64(table.ctypes.data), base.load_i8x64(index.ctypes.data))
+        base.store_i8x64(out.ctypes.data, x)
+        y = x86.permute_i16x32(load_words(words.ctypes.data), load_words(places.ctypes.data))
+        store_words(wide.ctypes.data, y)
+
+    table, index, out = bytes_of(64), bytes_of(64, seed=1), np.zeros(64, np.uint8)
+    words = sts.rng(2).integers(-32768, 32767, 32, endpoint=True).astype(np.int16)
+    places = sts.rng(3).integers(0, 1000, 32).astype(np.int16)
+    wide = np.zeros(32, np.int16)
+    run(table, index, out, words, places, wide)
+    np.testing.assert_array_equal(out, table[index % 64])
+    np.testing.assert_array_equal(wide, words[places % 32])
+
+
+def test_byte_and_word_products():
+    needs("avx512")
+    load_words = base.make_load(base.i16x32)
+
+    @numba.njit
+    def run(acc, u, s, a, b, out):
+        x = base.load_i32x16(acc.ctypes.data)
+        y = x86.dot_bytes_i32x16(x, base.load_i8x64(u.ctypes.data), base.load_i8x64(s.ctypes.data))
+        z = x86.dot_words_i32x16(x, load_words(a.ctypes.data), load_words(b.ctypes.data))
+        base.store_i32x16(out.ctypes.data, y)
+        base.store_i32x16(out.ctypes.data + 64, z)
+
+    for seed in range(10):
+        u, s = bytes_of(64, seed), bytes_of(64, seed + 50).view(np.int8)
+        u[:4], s[:4] = 255, -128
+        a, b = sts.rng(seed).integers(-32767, 32767, (2, 32), endpoint=True).astype(np.int16)
+        acc, out = numbers(16, seed), np.zeros((2, 16), np.int32)
+        run(acc, u, s, a, b, out)
+        fours = (u.astype(np.int64) * s).reshape(16, 4).sum(axis=1)
+        twos = (a.astype(np.int64) * b).reshape(16, 2).sum(axis=1)
+        np.testing.assert_array_equal(out[0], (acc + fours).astype(np.int32))
+        np.testing.assert_array_equal(out[1], (acc + twos).astype(np.int32))
+
+
+def test_tiles():
+    needs("amx")
+    from tqvec.kernels.simd import amx
+
+    zero, load_a, load_b, dot, store = (
+        amx.make_zero(2), amx.make_load(3), amx.make_load(5), amx.make_dot(2, 3, 5), amx.make_store(2)
+    )  # fmt: skip
+
+    @numba.njit
+    def run(config, a, b, out):
+        amx.load_config(config.ctypes.data)
+        zero()
+        load_a(a.ctypes.data, 100)
+        load_b(b.ctypes.data, 64)
+        dot()
+        dot()
+        store(out.ctypes.data, 80)
+        amx.release_tiles()
+
+    a, b = bytes_of(1600).view(np.int8).reshape(16, 100), bytes_of(1024, seed=1).view(np.int8).reshape(16, 64)
+    out = np.zeros((16, 20), np.int32)
+    run(amx.tile_config(), a, b, out)
+    right = b.reshape(16, 16, 4).transpose(0, 2, 1).reshape(64, 16).astype(np.int64)
+    np.testing.assert_array_equal(out[:, :16], 2 * (a[:, :64].astype(np.int64) @ right))
+    assert not out[:, 16:].any()

@@ -63,8 +63,8 @@ def stage_tables(d: int, nbits: int) -> StageTables:
     full = 1.0 - codebook.distortion(d, nbits)
     signs, energy = prefix_means(d, nbits, 1)
     sign_level = float(signs[1] * full / energy)
-    # Rounding of the tables: d/4 entries in 255 steps over ± the largest sum of four, taken as 8/√d.
-    rounding = (16 / 255) ** 2 / 12 / 4 * sign_level**2
+    # Rounding of the tables: d/4 entries in steps of 1/127 of the largest sum of four, taken as 8/√d.
+    rounding = (8 / 127) ** 2 / 12 / 4 * sign_level**2
     sign_slack = Z * full * math.sqrt(max(0.0, 1 / energy - 1 / full) / d + rounding)
     steps = [byte_levels(d, nbits, p) for p in planes]
     levels = np.zeros((len(planes), 64), np.uint8)
@@ -115,16 +115,16 @@ def staged_query(direction: NDArray[np.float32], length: float, unit: np.float32
     padded[:d] = direction
     groups = -(-d // 32)
     sums = padded[: groups * 32].reshape(-1, 4) @ _SIGNS.T  # (nibbles, 16)
-    largest = max(float(np.abs(sums).max()), 1e-30)
-    table = np.rint((sums + largest) * (255 / (2 * largest))).astype(np.uint8)
+    step = max(float(np.abs(sums).max()), 1e-30) / 127
+    table = (np.rint(sums / step) + 128).astype(np.uint8)
     table = np.ascontiguousarray(table.reshape(groups, 4, 2, 16).transpose(0, 2, 1, 3)).reshape(groups, 128)
     byte_unit = max(float(np.abs(padded).max()), 1e-30) / 127
     rounded = np.rint(padded / byte_unit).astype(np.int8)
     return StagedQuery(
         length,
         table,
-        2 * largest / 255,
-        groups * 8 * largest,
+        step,
+        128 * step * groups * 8,
         rounded,
         byte_unit,
         int(rounded.sum(dtype=np.int64)),
