@@ -98,3 +98,20 @@ def test_errors_are_one_line(vectors, monkeypatch, capsys, arguments, message):
     assert message in error.replace("\n", " ")
     assert "Traceback" not in error
     assert not (vectors / "x.tqv").exists()
+
+
+def test_warmup_leaves_nothing_to_compile():
+    """After it, searches of every kind on another index add no compiled signature."""
+    from tqvec.kernels import dispatch
+
+    run("warmup")
+    operations = [name for name in dispatch._TABLE if dispatch.available(name)]
+    before = {name: len(getattr(dispatch.kernel(name), "signatures", ())) for name in operations}
+    for metric in ("ip", "l2"):
+        index = tqvec.Index(24, nbits=3, metric=metric)
+        index.add(np.repeat(X, 2, axis=0))
+        for count, k in ((1, 3), (40, 3), (2, 200)):
+            index.search(X[:count].astype(np.float64), k=k, threads=2)
+    tqvec.TurboQuant(24, rotation="haar").decode(tqvec.TurboQuant(24, rotation="haar").encode(X))
+    after = {name: len(getattr(dispatch.kernel(name), "signatures", ())) for name in operations}
+    assert after == before

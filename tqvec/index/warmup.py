@@ -9,7 +9,7 @@ import numpy as np
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.index.flat import Index
 
-_X = np.eye(8, 16, dtype=np.float32)
+_X = np.eye(128, 16, dtype=np.float32)
 
 
 def _encode() -> None:
@@ -23,10 +23,19 @@ def _decode() -> None:
     tq.inner_product(_X, codes, threads=1)
 
 
-def _search() -> None:
-    index = Index(16)
-    index.add(_X, threads=1)
-    index.search(_X, k=2, threads=1)
+def _searches(queries: int, k: int) -> Callable[[], None]:
+    def step() -> None:
+        index = Index(16)
+        index.add(_X, threads=1)
+        index.search(_X[:queries], k=k, threads=1)
+
+    return step
 
 
-STEPS: dict[str, Callable[[], None]] = {"encode": _encode, "decode": _decode, "search": _search}
+STEPS: dict[str, Callable[[], None]] = {
+    "encode": _encode,
+    "decode": _decode,
+    "search, all rows": _searches(queries=1, k=128),
+    "search, one query": _searches(queries=1, k=1),
+    "search, many queries": _searches(queries=32, k=1),
+}
