@@ -246,7 +246,7 @@ def prefetch(typingctx, address):
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        hints = [ir.Constant(number, hint) for hint in (0, 3, 1)]  # read, keep in all levels, data
+        hints = [ir.Constant(number, hint) for hint in (0, 2, 1)]  # read, keep in all levels, data
         builder.call(function, [builder.inttoptr(args[0], pointer), *hints])
         return context.get_dummy_value()
 
