@@ -1,6 +1,7 @@
 """How fast is an exhaustive search on codes? n = 100,000 unit vectors, 4 bits, k = 10, beside FAISS and turbovec.
 
-One thread by default (TQVEC_BENCH_THREADS). Single queries are timed as runs of 20 different ones. Ratios are rival time over tqvec time: above 1 tqvec is faster.
+One thread by default (TQVEC_BENCH_THREADS). Ratios are rival time over tqvec time: above 1 tqvec is faster. Single
+queries are timed as runs of 20 different ones.
 """
 
 from __future__ import annotations

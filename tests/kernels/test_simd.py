@@ -111,14 +111,16 @@ def test_bytes():
         base.store_i8x64(to + 128, base.or_i8x64(x, y))
         base.store_i8x64(to + 192, base.splat_i8x64(np.int8(-7)))
         base.store_i8x64(to + 256, base.table_offsets_i8x64())
+        base.store_i8x64(to + 320, base.as_bytes_i8x64(base.splat_load_i32x16(a.ctypes.data)))
 
-    a, b, out = bytes_of(64), bytes_of(64, seed=1), np.zeros((5, 64), np.uint8)
+    a, b, out = bytes_of(64), bytes_of(64, seed=1), np.zeros((6, 64), np.uint8)
     run(a, b, out)
     np.testing.assert_array_equal(out[0], a & 15)
     np.testing.assert_array_equal(out[1], a >> 4)
     np.testing.assert_array_equal(out[2], a | b)
     np.testing.assert_array_equal(out[3], np.full(64, 256 - 7))
     np.testing.assert_array_equal(out[4], np.tile([0, 16, 32, 48], 16))
+    np.testing.assert_array_equal(out[5], np.tile(a[:4], 16))
 
 
 def test_bits_to_bytes_and_widening():
@@ -235,7 +237,7 @@ def test_tiles():
         store(out.ctypes.data, 80)
         amx.release_tiles()
 
-    a, b = bytes_of(1600).view(np.int8).reshape(16, 100), bytes_of(1024, seed=1).view(np.int8).reshape(16, 64)
+    a, b = bytes_of(1600).reshape(16, 100), bytes_of(1024, seed=1).view(np.int8).reshape(16, 64)
     out = np.zeros((16, 20), np.int32)
     run(amx.tile_config(), a, b, out)
     right = b.reshape(16, 16, 4).transpose(0, 2, 1).reshape(64, 16).astype(np.int64)

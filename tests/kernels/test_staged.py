@@ -1,5 +1,8 @@
 """The kernels of the staged and the batched search against NumPy."""
 
+from functools import cache
+
+import numba
 import numpy as np
 import pytest
 import strategies as sts
@@ -9,10 +12,10 @@ from tqvec.codec import codebook
 from tqvec.codec.stages import batch_tables, byte_levels, prefix_means, stage_tables, staged_query
 from tqvec.index.signs import SignBlocks
 from tqvec.kernels import features
+from tqvec.kernels.dispatch import implementation
 
 DIMS = (8, 32, 64, 72, 128, 200, 384, 1000)
 needs_avx512 = pytest.mark.skipif("avx512" not in features.available_levels(), reason="needs AVX-512 VBMI and VNNI")
-needs_amx = pytest.mark.skipif("amx" not in features.available_levels(), reason="needs AMX")
 
 
 def rows_of(d, nbits, n, seed=1):
@@ -113,35 +116,41 @@ def test_prefix_and_full_dots(d, nbits):
             assert found == words[codes[i]].astype(np.int64) @ small[:d].astype(np.int64)
 
 
-@needs_amx
+@needs_avx512
+@pytest.mark.parametrize("level", ["avx512", "amx"])
 @pytest.mark.parametrize("d", DIMS)
 @pytest.mark.parametrize("nbits", [1, 2, 3, 4, 7])
-def test_byte_products_of_a_batch(d, nbits):
-    import numba
-
-    from tqvec.kernels.simd.amx import load_config, release_tiles
-    from tqvec.kernels.staged.amx import pair_products_amx, unpack_levels_amx
+def test_byte_products_of_a_batch(d, nbits, level):
+    if level not in features.available_levels():
+        pytest.skip(f"needs {level}")
+    from tqvec.kernels.staged.batch import unpack_levels_avx512
 
     data, codes = rows_of(d, nbits, 32)
     directions = np.stack([direction(d, seed) for seed in range(20)])
     batch = batch_tables(d, nbits, directions, np.ones(20), np.ones(20, np.float32))
     words = batch.packed.shape[1]
-    levels = np.zeros((32, 64 * words), np.int8)
-    unpack_levels_amx(data, 0, 32, d // 8, batch.planes, batch.table, words, levels)
+    levels = np.zeros((32, 64 * words), np.uint8)
+    unpack_levels_avx512(data, 0, 32, d // 8, batch.planes, batch.table, words, levels)
     np.testing.assert_array_equal(levels[:, :d], batch.table[codes >> (nbits - batch.planes)])
-
-    @numba.njit
-    def run(config, levels, packed, words, out):
-        load_config(config.ctypes.data)
-        pair_products_amx(levels.ctypes.data, packed.ctypes.data, words, out.ctypes.data)
-        release_tiles()
-
     out = np.zeros((32, 32), np.int32)
-    run(batch.config, levels, batch.packed, words, out)
+    products(level)(batch.config, levels, batch.packed, words, out)
     step = np.abs(directions).max(axis=1, keepdims=True) / 127
     rounded = np.rint(directions.astype(np.float32) / step).astype(np.int64)
     np.testing.assert_array_equal(out[:, :20], levels[:, :d].astype(np.int64) @ rounded.T)
     assert not out[:, 20:].any()
+
+
+@cache
+def products(level):
+    begin, pairs, end = (implementation(f"{name}_products", level) for name in ("begin", "pair", "end"))
+
+    @numba.njit
+    def run(config, levels, packed, words, out):
+        begin(config)
+        pairs(levels.ctypes.data, packed.ctypes.data, words, out.ctypes.data)
+        end()
+
+    return run
 
 
 @pytest.mark.parametrize("nbits", [1, 2, 4, 6])

@@ -92,14 +92,15 @@ def batch_tables(
     tiles = rounded.reshape(-1, 16, words, 16, 4).transpose(0, 2, 3, 1, 4).reshape(-1, words, 16, 64)
     planes = min(nbits, 4)
     step = byte_levels(d, nbits, planes)
-    table = np.zeros(64, np.int8)
-    table[: step.levels.size] = step.levels
+    table = np.zeros(64, np.uint8)
+    table[: step.levels.size] = step.levels + 128
     lengths = np.zeros(padded.shape[0])
     lengths[:nq] = length
+    worth = byte_unit * lengths * step.unit
     return BatchTables(
         np.ascontiguousarray(tiles),
-        (byte_unit * lengths * step.unit).astype(np.float32),
-        (lengths * step.slack).astype(np.float32),
+        worth.astype(np.float32),
+        (lengths * step.slack - 128 * worth * rounded.sum(axis=1, dtype=np.int64)).astype(np.float32),
         np.rint(padded[:nq] * np.float32(32767)).astype(np.int16),
         unit,
         planes,

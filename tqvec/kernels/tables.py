@@ -119,14 +119,14 @@ class BatchTables(NamedTuple):
     worth : (queries,) float32
         What one unit of a query's byte product is worth, its length included.
     slack : (queries,) float32
-        z σ of an estimate, for a row of scale 1.
+        z σ of an estimate for a row of scale 1, less what the zero of `table` adds to each product.
     integers : (nq, 64 * words) int16
     unit : (nq,) float32
         As in `StagedQuery`.
     planes : int
         Leading planes that the byte product reads.
-    table : (64,) int8
-        Levels of their codes.
+    table : (64,) uint8
+        Levels of their codes; 128 stands for 0.
     config : (64,) uint8
         Tile configuration.
     """

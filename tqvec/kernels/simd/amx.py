@@ -88,12 +88,12 @@ def make_store(tile: int):
 
 
 def make_dot(sums: int, a: int, b: int):
-    """``dot()``: ``sums[m, n] += Σ a[m, k] b[k // 4, 4 n + k % 4]``, int8 products summed in int32 (``tdpbssd``)."""
+    """``dot()``: ``sums[m, n] += Σ a[m, k] b[k // 4, 4 n + k % 4]``, unsigned by signed bytes (``tdpbusd``)."""
 
     @intrinsic
     def dot(typingctx):
         def codegen(context, builder, signature, args):
-            return _call(context, builder, "tdpbssd", [ir.Constant(_BYTE, t) for t in (sums, a, b)])
+            return _call(context, builder, "tdpbusd", [ir.Constant(_BYTE, t) for t in (sums, a, b)])
 
         return types.void(), codegen
 

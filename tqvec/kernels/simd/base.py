@@ -207,6 +207,16 @@ def table_offsets_i8x64(typingctx):
 
 
 @intrinsic
+def as_bytes_i8x64(typingctx, a):
+    """The same register seen as 64 bytes."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], llvm_type(i8x64))
+
+    return i8x64(i32x16), codegen
+
+
+@intrinsic
 def to_f32x16(typingctx, a):
     """Each int32 lane as the nearest float32."""
 

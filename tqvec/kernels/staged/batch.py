@@ -1,0 +1,103 @@
+"""Search of a batch of queries: byte products of all rows and queries, full scores of the few that may count."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.pack.portable import padded_words
+from tqvec.kernels.simd.base import (
+    add_f32x16,
+    at_least_f32x16,
+    load_f32x16,
+    load_i8x64,
+    load_i32x16,
+    lowest_bit,
+    mul_f32x16,
+    splat_f32x16,
+    store_i8x64,
+    to_f32x16,
+)
+from tqvec.kernels.simd.x86 import permute_i8x64
+from tqvec.kernels.staged.avx512 import full_score_avx512, prefix_codes
+from tqvec.kernels.topk.portable import topk_push_portable
+
+begin_products = kernel("begin_products")
+pair_products = kernel("pair_products")
+end_products = kernel("end_products")
+
+PAIR = 2 * LANES  # rows, and queries, of one step
+BLOCK_BYTES = 1 << 19  # of unpacked levels, a part of the second-level cache that all queries share
+
+
+@jit
+def unpack_levels_avx512(data, start, stop, plane_bytes, planes, table, words, out):
+    """Byte levels of rows ``start .. stop`` from their first `planes` planes; ``out[i, j]`` is coordinate j, uint8."""
+    levels = load_i8x64(table.ctypes.data)
+    data0 = data.ctypes.data
+    out0 = out.ctypes.data
+    for i in range(start, stop):
+        row = data0 + i * data.shape[1]
+        to = out0 + (i - start) * out.shape[1]
+        for w in range(words):
+            store_i8x64(to + 64 * w, permute_i8x64(levels, prefix_codes(row + 8 * w, plane_bytes, planes)))
+
+
+@jit
+def search_batch_avx512(data, factor, bias, bands, levels, spread, batch, start, stop, scores, ids):
+    """Offer rows ``start .. stop`` to the heaps of a batch of queries.
+
+    Parameters
+    ----------
+    data, factor, bias, bands, levels, spread
+        As in `search_staged_avx512`.
+    batch : BatchTables
+    start, stop : int
+    scores, ids : (nq, k) float32 and int64
+        Heaps.
+    """
+    nq = scores.shape[0]
+    words = batch.packed.shape[1]
+    width = 64 * words
+    plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
+    rows = max(1, BLOCK_BYTES // (width * PAIR)) * PAIR
+    unpacked = np.zeros((rows, width), np.uint8)
+    products = np.empty((PAIR, PAIR), np.int32)
+    threshold = np.full(batch.worth.size, np.inf, np.float32)  # of the queries that only fill up a tile
+    for q in range(nq):
+        threshold[q] = scores[q, 0]
+    level_words = levels[0, :32].astype(np.int16)
+    room = np.zeros(padded_words(bands), np.uint64)
+    begin_products(batch.config)
+    for block in range(start, stop, rows):
+        n = min(rows, stop - block)
+        unpack_levels_avx512(data, block, block + n, plane_bytes, batch.planes, batch.table, words, unpacked)
+        for q in range(0, batch.worth.size, PAIR):
+            packed = batch.packed.ctypes.data + q // LANES * words * 1024
+            worth = batch.worth.ctypes.data + 4 * q
+            slack = batch.slack.ctypes.data + 4 * q
+            for r in range(0, n, PAIR):
+                # Numba frees an array after the last mention of its name: addresses are taken where they are used.
+                least = threshold.ctypes.data + 4 * q
+                product = products.ctypes.data
+                pair_products(unpacked.ctypes.data + r * width, packed, words, product)
+                for v in range(min(PAIR, n - r)):
+                    i = block + r + v
+                    scale = splat_f32x16(factor[i])
+                    shift = splat_f32x16(bias[i] if bias.size > 0 else np.float32(0.0))
+                    for h in range(2):
+                        at = 64 * h
+                        x = mul_f32x16(to_f32x16(load_i32x16(product + 128 * v + at)), load_f32x16(worth + at))
+                        x = add_f32x16(mul_f32x16(add_f32x16(x, load_f32x16(slack + at)), scale), shift)
+                        bits = at_least_f32x16(x, load_f32x16(least + at))
+                        while bits != 0:
+                            best = q + h * LANES + lowest_bit(bits)
+                            bits &= bits - np.uint64(1)
+                            score = full_score_avx512(
+                                data, i, bands, levels, level_words, spread, batch.integers[best], batch.unit[best],
+                                factor, bias, room,
+                            )  # fmt: skip
+                            topk_push_portable(score, i, scores[best], ids[best])
+                            threshold[best] = scores[best, 0]
+    end_products()
