@@ -75,7 +75,7 @@ def test_integer_search_stays_within_its_error_bound(d, nbits):
     dense = np.take_along_axis(scoring.scores(rotated, centroids[encoded.codes], scale), ids, axis=1)
     length = np.linalg.norm(queries.astype(np.float64), axis=1)[:, None]
     per_query = 32767 / length
-    per_level = 1 / integer_levels(d, index.codec._quantizer).unit
+    per_level = 1 / integer_levels(d, index.codec.quantizer).unit
     reach = np.sqrt(encoded.energy)
     bound = math.sqrt(d) / 2 * (reach / per_query + length / per_level) + d / (4 * per_query * per_level)
     bound = bound + 2e-6 * length * reach  # float32: the rotation, the last two products
@@ -88,6 +88,6 @@ def test_overflow_bound_holds_for_the_worst_codes():
     for d in (1, 2, 64, 1536, 16384):
         for nbits in (1, 4, 8):
             index = Index(d, nbits=nbits)
-            words = integer_levels(d, index.codec._quantizer).levels[0, : 2**nbits]
+            words = integer_levels(d, index.codec.quantizer).levels[0, : 2**nbits]
             worst = np.abs(words.astype(np.uint16).view(np.int16).astype(np.int64)).max()
             assert worst * math.sqrt(d) * (32767 + math.sqrt(d) / 2) < 2**31

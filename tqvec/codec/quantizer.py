@@ -61,6 +61,13 @@ class TurboQuant:
         cos²θ, 1 − D; at d = 128 its error is 0.4 % (1 bit) to 0.06 % (4 bits) above that of ``"least_squares"``.
         ``"least_squares"`` is for codes that are only decoded; ``"norm"`` is the paper's.
 
+    Attributes
+    ----------
+    bands : tuple of Band
+        Runs of rotated coordinates and their widths; here one.
+    quantizer : QuantizerTables
+        Codebooks as the kernels take them.
+
     Raises
     ------
     InputError
@@ -98,7 +105,7 @@ class TurboQuant:
         self.scale = _validate.choice(scale, "scale", SCALES)
         self.bands = (Band(0, self.d, self.nbits),)
         self._rotation = ROTATIONS[self.rotation](self.d, self.seed)
-        self._quantizer = quantizer_tables(self.d, self.bands)
+        self.quantizer = quantizer_tables(self.d, self.bands)
 
     def __repr__(self) -> str:
         return f"TurboQuant(d={self.d}, nbits={self.nbits}, rotation={self.rotation!r}, seed={self.seed})"
@@ -126,7 +133,7 @@ class TurboQuant:
             "seed": self.seed,
         }
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-        digest.update(self._quantizer.centroids.astype("<f4").tobytes())
+        digest.update(self.quantizer.centroids.astype("<f4").tobytes())
         digest.update(self._rotation.matrix.astype("<f4").tobytes())
         return digest.hexdigest()[:32]
 
@@ -161,7 +168,7 @@ class TurboQuant:
         encode = kernel("encode_rows")
 
         def task(part: int, start: int, stop: int) -> None:
-            encode(x, self._rotation, self._quantizer, start, stop, *out)
+            encode(x, self._rotation, self.quantizer, start, stop, *out)
 
         _threads.over_rows(task, n, _GRAIN, threads)
         return out
@@ -194,7 +201,7 @@ class TurboQuant:
         decode = kernel("decode_rows")
 
         def task(part: int, start: int, stop: int) -> None:
-            decode(codes.data, scale, self._rotation, self._quantizer, SPREAD, start, stop, out)
+            decode(codes.data, scale, self._rotation, self.quantizer, SPREAD, start, stop, out)
 
         _threads.over_rows(task, len(codes), _GRAIN, num_threads(threads))
         return out
@@ -221,7 +228,7 @@ class TurboQuant:
         score = kernel("adc_rows")
 
         def task(part: int, start: int, stop: int) -> None:
-            score(codes.data, codes.scale, self._quantizer, SPREAD, rotated, start, stop, out)
+            score(codes.data, codes.scale, self.quantizer, SPREAD, rotated, start, stop, out)
 
         _threads.over_rows(task, len(codes), _GRAIN, num_threads(threads))
         return out

@@ -47,8 +47,8 @@ class Scanner:
     def __init__(self, codec: TurboQuant, metric: str):
         self._codec = codec
         self._metric = metric
-        self._bands = codec._quantizer.bands
-        self._levels = integer_levels(codec.d, codec._quantizer)
+        self._bands = codec.quantizer.bands
+        self._levels = integer_levels(codec.d, codec.quantizer)
         self._stages = stage_tables(codec.d, codec.nbits)
         self._signs = SignBlocks(codec.d)
 

@@ -26,11 +26,6 @@ class SignBlocks:
         self._rows = 0
         self._lock = threading.Lock()
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return self._blocks.nbytes
-
     def of(self, codes: NDArray[np.uint8], ntotal: int) -> NDArray[np.uint8]:
         """Blocks of the first `ntotal` rows of `codes`, with those added since the last call filled in."""
         with self._lock:

@@ -276,7 +276,6 @@ def load_u64(typingctx, address):
 
 
 add_i32x16 = make_binary(i32x16, "add")
-add_i32x8 = make_binary(i32x8, "add")
 add_f32x16 = make_binary(f32x16, "fadd")
 mul_f32x16 = make_binary(f32x16, "fmul")
 load_f32x16 = make_load(f32x16)

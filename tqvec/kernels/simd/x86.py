@@ -39,16 +39,22 @@ def dot_pairs_i32x8(typingctx, acc, a, b):
     return i32x8(i32x8, i32x8, i32x8), codegen
 
 
-@intrinsic
-def permute_i8x64(typingctx, table, index):
-    """AVX-512 VBMI ``vpermb``: lane i is ``table[index[i] % 64]``."""
+def _make_permute(vector, name):
+    """``permute(table, index)``: lane i is ``table[index[i] % lanes]``."""
 
-    def codegen(context, builder, signature, args):
-        kind = llvm_type(i8x64)
-        function = _declare(builder, "llvm.x86.avx512.permvar.qi.512", kind, [kind] * 2)
-        return builder.call(function, args)
+    @intrinsic
+    def permute(typingctx, table, index):
+        def codegen(context, builder, signature, args):
+            kind = llvm_type(vector)
+            return builder.call(_declare(builder, name, kind, [kind] * 2), args)
 
-    return i8x64(i8x64, i8x64), codegen
+        return vector(vector, vector), codegen
+
+    return permute
+
+
+permute_i8x64 = _make_permute(i8x64, "llvm.x86.avx512.permvar.qi.512")  # VBMI vpermb
+permute_i16x32 = _make_permute(i16x32, "llvm.x86.avx512.permvar.hi.512")  # vpermw
 
 
 @intrinsic
@@ -62,18 +68,6 @@ def dot_bytes_i32x16(typingctx, acc, a, b):
         return builder.call(function, args)
 
     return i32x16(i32x16, i8x64, i8x64), codegen
-
-
-@intrinsic
-def permute_i16x32(typingctx, table, index):
-    """AVX-512 ``vpermw``: lane i is ``table[index[i] % 32]``."""
-
-    def codegen(context, builder, signature, args):
-        kind = llvm_type(i16x32)
-        function = _declare(builder, "llvm.x86.avx512.permvar.hi.512", kind, [kind] * 2)
-        return builder.call(function, args)
-
-    return i16x32(i16x32, i16x32), codegen
 
 
 @intrinsic
