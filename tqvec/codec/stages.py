@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec.codec import codebook
+from tqvec.codec.bands import integer_queries
 from tqvec.kernels.simd.amx import tile_config
 from tqvec.kernels.tables import BatchTables, StagedQuery, StageTables
 
@@ -45,6 +46,13 @@ class ByteLevels(NamedTuple):
     unit: float
     slack: float
 
+    @property
+    def table(self) -> NDArray[np.uint8]:
+        """The levels as a register of unsigned bytes, (64,); 128 stands for 0."""
+        table = np.zeros(64, np.uint8)
+        table[: self.levels.size] = self.levels + 128
+        return table
+
 
 def byte_levels(d: int, nbits: int, planes: int) -> ByteLevels:
     """Levels of the first `planes` planes for products of bytes."""
@@ -67,16 +75,19 @@ def stage_tables(d: int, nbits: int) -> StageTables:
     rounding = (8 / 127) ** 2 / 12 / 4 * sign_level**2
     sign_slack = Z * full * math.sqrt(max(0.0, 1 / energy - 1 / full) / d + rounding)
     steps = [byte_levels(d, nbits, p) for p in planes]
-    levels = np.zeros((len(planes), 64), np.uint8)
-    for row, step in enumerate(steps):
-        levels[row, : step.levels.size] = step.levels + 128
     return StageTables(
         sign_level,
         np.array(planes, np.int64),
-        levels,
+        np.array([step.table for step in steps], np.uint8).reshape(-1, 64),
         np.array([step.unit for step in steps], np.float32),
         np.array([sign_slack, *(step.slack for step in steps)], np.float32),
     )
+
+
+def _bytes(padded: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Each row in 127 steps up to its largest entry, and the step, of shape (…, 1)."""
+    unit = np.maximum(np.abs(padded).max(axis=-1, keepdims=True), np.float32(1e-30)) / np.float32(127)
+    return np.rint(padded / unit).astype(np.int8), unit
 
 
 def batch_tables(
@@ -87,24 +98,21 @@ def batch_tables(
     words = -(-d // 64)
     padded = np.zeros((nq + -nq % 32, words * 64), np.float32)
     padded[:nq, :d] = directions
-    byte_unit = np.maximum(np.abs(padded).max(axis=1), 1e-30) / 127
-    rounded = np.rint(padded / byte_unit[:, None]).astype(np.int8)
+    rounded, byte_unit = _bytes(padded)
     tiles = rounded.reshape(-1, 16, words, 16, 4).transpose(0, 2, 3, 1, 4).reshape(-1, words, 16, 64)
     planes = min(nbits, 4)
     step = byte_levels(d, nbits, planes)
-    table = np.zeros(64, np.uint8)
-    table[: step.levels.size] = step.levels + 128
     lengths = np.zeros(padded.shape[0])
     lengths[:nq] = length
-    worth = byte_unit * lengths * step.unit
+    worth = byte_unit[:, 0] * lengths * step.unit
     return BatchTables(
         np.ascontiguousarray(tiles),
         worth.astype(np.float32),
         (lengths * step.slack - 128 * worth * rounded.sum(axis=1, dtype=np.int64)).astype(np.float32),
-        np.rint(padded[:nq] * np.float32(32767)).astype(np.int16),
+        integer_queries(padded[:nq]),
         unit,
         planes,
-        table,
+        step.table,
         tile_config(),
     )
 
@@ -112,23 +120,22 @@ def batch_tables(
 def staged_query(direction: NDArray[np.float32], length: float, unit: np.float32) -> StagedQuery:
     """A rotated query of length 1 in the forms that the stages take; `unit` is that of its integer dot products."""
     d = direction.shape[0]
-    padded = np.zeros(-(-d // 64) * 64, np.float64)
+    padded = np.zeros(-(-d // 64) * 64, np.float32)
     padded[:d] = direction
     groups = -(-d // 32)
     sums = padded[: groups * 32].reshape(-1, 4) @ _SIGNS.T  # (nibbles, 16)
     step = max(float(np.abs(sums).max()), 1e-30) / 127
     table = (np.rint(sums / step) + 128).astype(np.uint8)
     table = np.ascontiguousarray(table.reshape(groups, 4, 2, 16).transpose(0, 2, 1, 3)).reshape(groups, 128)
-    byte_unit = max(float(np.abs(padded).max()), 1e-30) / 127
-    rounded = np.rint(padded / byte_unit).astype(np.int8)
+    rounded, byte_unit = _bytes(padded)
     return StagedQuery(
         length,
         table,
         step,
         128 * step * groups * 8,
         rounded,
-        byte_unit,
+        float(byte_unit[0]),
         int(rounded.sum(dtype=np.int64)),
-        np.rint(padded.astype(np.float32) * np.float32(32767)).astype(np.int16),
+        integer_queries(padded),
         unit,
     )

@@ -140,9 +140,9 @@ def _parse(path: Path, text: str | None) -> Header:
             raise FormatError(f"{path}: damaged: the header's checksum does not match")
         fields["bands"] = tuple(Band(*band) for band in fields["bands"])
         return Header(**{name: fields[name] for name in Header._fields})
+    except FormatError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, FormatError):
-            raise
         raise FormatError(f"{path}: damaged: the header lacks or garbles {error}") from error
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _threads
-from tqvec.codec.bands import integer_levels
+from tqvec.codec.bands import QUERY_LENGTH, integer_levels, integer_queries
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.codec.stages import batch_tables, stage_tables, staged_query
 from tqvec.index.persistence import Rows
@@ -63,7 +63,7 @@ class Scanner:
             Row numbers; of empty entries -1.
         """
         directions, length = self._directions(queries)
-        unit = (length / 32767.0 * self._levels.unit).astype(np.float32)
+        unit = (length / QUERY_LENGTH * self._levels.unit).astype(np.float32)
         bias = -rows["squared_norm"] if self._metric == "l2" else np.zeros(0, np.float32)
         tables = (rows["codes"], rows["scale"], bias, self._bands, self._levels.levels)
         scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
@@ -138,7 +138,7 @@ class Scanner:
             columns.append(start + np.arange(band.stop - band.start))
             start += -(-(band.stop - band.start) // 8) * 8
         padded = np.zeros((directions.shape[0], start), np.int16)
-        padded[:, np.concatenate(columns)] = np.rint(directions * np.float32(32767)).astype(np.int16)
+        padded[:, np.concatenate(columns)] = integer_queries(directions)
         return padded
 
 
