@@ -14,7 +14,12 @@ _TABLE = {
     "pack_rows": {"portable": "pack.portable"},
     "unpack_rows": {"portable": "pack.portable"},
     "adc_rows": {"portable": "scan.portable"},
-    "dot_tiles": {"avx512": "scan.avx512", "avx2": "scan.avx2", "portable": "scan.portable"},
+    "dot_tiles": {
+        "avx512": "scan.avx512",
+        "avx2": "scan.avx2",
+        "neon": "scan.neon",
+        "portable": "scan.portable",
+    },
     "search_batch": {"avx512": "staged.batch"},
     "begin_products": {"amx": "staged.amx", "avx512": "staged.vnni"},
     "pair_products": {"amx": "staged.amx", "avx512": "staged.vnni"},

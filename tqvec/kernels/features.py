@@ -17,25 +17,30 @@ from numba.core import config
 
 from tqvec.errors import UnsupportedError
 
-# From the fastest to the one that always works. A level needs all its features.
+# From the fastest to the one that always works. A level needs all its features; no CPU has both AVX2 and NEON.
 _VNNI = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"})
 LEVELS = {
     "amx": _VNNI | {"amx-tile", "amx-int8"},
     "avx512": _VNNI,
     "avx2": frozenset({"avx2"}),
+    "neon": frozenset({"neon", "dotprod"}),
     "portable": frozenset(),
 }
 
-# What a CPU named in NUMBA_CPU_NAME has. Numba keeps the host's feature list beside a lowered name, so the list alone
-# can't be trusted then. Names that are missing here count as having none of the features.
+# What a CPU has by its name. Numba keeps the host's feature list beside a lowered name (NUMBA_CPU_NAME), so the list
+# alone can't be trusted then. Names that are missing here count as having none of the features.
 _AVX2 = LEVELS["avx2"]
 _AVX512 = _AVX2 | LEVELS["avx512"]
+_NEON = LEVELS["neon"]
 _NAMED = {
     **dict.fromkeys(("haswell", "broadwell", "skylake", "alderlake", "raptorlake", "meteorlake"), _AVX2),
     **dict.fromkeys(("x86-64-v3", "znver1", "znver2", "znver3"), _AVX2),
     **dict.fromkeys(("skylake-avx512", "cascadelake", "x86-64-v4"), _AVX2),
     **dict.fromkeys(("icelake-client", "icelake-server", "znver4", "znver5"), _AVX512),
     **dict.fromkeys(("sapphirerapids", "emeraldrapids", "graniterapids"), _AVX2 | LEVELS["amx"]),
+    **dict.fromkeys(("apple-m1", "apple-m2", "apple-m3", "apple-m4"), _NEON),
+    **dict.fromkeys(("neoverse-n1", "neoverse-n2", "neoverse-v1", "neoverse-v2"), _NEON),
+    **dict.fromkeys(("cortex-a76", "cortex-a77", "cortex-a78", "cortex-a710", "cortex-x1", "cortex-x2"), _NEON),
 }
 
 
@@ -55,11 +60,14 @@ def target() -> tuple[str, frozenset[str]]:
     features : frozenset of str
         LLVM's names of its instruction sets; for a name set by `NUMBA_CPU_NAME`, those that a level asks for.
     """
+    flags = config.CPU_FEATURES
     if config.CPU_NAME is None:
-        have, _ = _parse(config.CPU_FEATURES if config.CPU_FEATURES is not None else _host_features())
-        return llvm.get_host_cpu_name(), frozenset(have)
-    name = str(config.CPU_NAME)
-    plus, minus = _parse(config.CPU_FEATURES or "")
+        name = llvm.get_host_cpu_name()
+        flags = _host_features() if flags is None else flags
+    else:
+        name = str(config.CPU_NAME)
+    plus, minus = _parse(flags or "")
+    # LLVM adds the list to what the name has. On AArch64 the host's own list may be short, on macOS even empty.
     return name, frozenset((_NAMED.get(name, frozenset()) | plus) - minus)
 
 

@@ -40,6 +40,9 @@ i32x8 = Vector("i32", 8)
 i8x64 = Vector("i8", 64)
 i16x32 = Vector("i16", 32)
 f32x16 = Vector("f32", 16)
+i8x16 = Vector("i8", 16)
+i16x8 = Vector("i16", 8)
+i32x4 = Vector("i32", 4)
 
 
 def make_load(vector: Vector):
@@ -183,17 +186,62 @@ def make_widen(first: int):
     return widen
 
 
+def make_sum(vector: Vector):
+    """``sum(a) -> number``: all lanes added up, for vectors of integers."""
+
+    @intrinsic
+    def lanes_sum(typingctx, a):
+        def codegen(context, builder, signature, args):
+            kind = llvm_type(vector)
+            name = f"llvm.vector.reduce.add.v{vector.n}{vector.lane}"
+            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind.element, [kind]), name)
+            return builder.call(function, args)
+
+        return _LANE_TYPES[vector.lane][1](vector), codegen
+
+    return lanes_sum
+
+
+def make_every_second(first: int):
+    """``f(a, b) -> i16x8``: lanes ``first, first + 2, …`` of `a` and then of `b`."""
+
+    @intrinsic
+    def every_second(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            lanes = ir.Constant(ir.VectorType(ir.IntType(32), 8), list(range(first, 16, 2)))
+            return builder.shuffle_vector(*args, lanes)
+
+        return i16x8(i16x8, i16x8), codegen
+
+    return every_second
+
+
+def make_multiply_add(first: int):
+    """``f(acc, a, b) -> i32x4``: `acc` plus the products of int16 lanes ``first .. first + 4`` of `a` and `b`."""
+
+    @intrinsic
+    def multiply_add(typingctx, acc, a, b):
+        def codegen(context, builder, signature, args):
+            lanes = ir.Constant(ir.VectorType(ir.IntType(32), 4), list(range(first, first + 4)))
+            nothing = ir.Constant(llvm_type(i16x8), ir.Undefined)
+            parts = [builder.shuffle_vector(arg, nothing, lanes) for arg in args[1:]]
+            return builder.add(args[0], builder.mul(*[builder.sext(part, llvm_type(i32x4)) for part in parts]))
+
+        return i32x4(i32x4, i16x8, i16x8), codegen
+
+    return multiply_add
+
+
 @intrinsic
-def sum_i32x16(typingctx, a):
-    """Sum of all lanes."""
+def count_bits_i8x16(typingctx, a):
+    """How many bits of each byte are set."""
 
     def codegen(context, builder, signature, args):
-        kind = llvm_type(i32x16)
-        name = "llvm.vector.reduce.add.v16i32"
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind.element, [kind]), name)
+        kind = llvm_type(i8x16)
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), "llvm.ctpop.v16i8")
         return builder.call(function, args)
 
-    return types.int32(i32x16), codegen
+    return i8x16(i8x16), codegen
 
 
 @intrinsic
@@ -296,3 +344,18 @@ store_i32x16 = make_store(i32x16)
 store_i32x8 = make_store(i32x8)
 zero_i32x16 = make_zero(i32x16)
 zero_i32x8 = make_zero(i32x8)
+sum_i32x16 = make_sum(i32x16)
+load_i8x16 = make_load(i8x16)
+store_i8x16 = make_store(i8x16)
+splat_i8x16 = make_splat(i8x16)
+load_i16x8 = make_load(i16x8)
+splat_load_i16x8 = make_splat_load(i16x8)
+evens_i16x8 = make_every_second(0)
+odds_i16x8 = make_every_second(1)
+load_i32x4 = make_load(i32x4)
+store_i32x4 = make_store(i32x4)
+zero_i32x4 = make_zero(i32x4)
+add_i32x4 = make_binary(i32x4, "add")
+multiply_add_low_i32x4 = make_multiply_add(0)
+multiply_add_high_i32x4 = make_multiply_add(4)
+sum_i32x4 = make_sum(i32x4)
