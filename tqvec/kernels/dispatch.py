@@ -9,7 +9,7 @@ from tqvec.kernels import features
 
 _TABLE = {
     "rotate_rows": {"portable": "fwht.portable"},
-    "encode_rows": {"portable": "quantize.portable"},
+    "encode_rows": {"avx512": "quantize.avx512", "portable": "quantize.portable"},
     "decode_rows": {"portable": "quantize.portable"},
     "pack_rows": {"portable": "pack.portable"},
     "unpack_rows": {"portable": "pack.portable"},

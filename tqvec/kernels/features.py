@@ -14,6 +14,7 @@ from typing import TypedDict
 
 from llvmlite import binding as llvm
 from numba.core import config
+from numba.core.codegen import get_host_cpu_features
 
 from tqvec.errors import UnsupportedError
 
@@ -63,19 +64,12 @@ def target() -> tuple[str, frozenset[str]]:
     flags = config.CPU_FEATURES
     if config.CPU_NAME is None:
         name = llvm.get_host_cpu_name()
-        flags = _host_features() if flags is None else flags
+        flags = get_host_cpu_features() if flags is None else flags
     else:
         name = str(config.CPU_NAME)
     plus, minus = _parse(flags or "")
     # LLVM adds the list to what the name has. On AArch64 the host's own list may be short, on macOS even empty.
     return name, frozenset((_NAMED.get(name, frozenset()) | plus) - minus)
-
-
-def _host_features() -> str:
-    try:
-        return llvm.get_host_cpu_features().flatten()
-    except RuntimeError:  # LLVM does not know this host
-        return ""
 
 
 @lru_cache(maxsize=1)

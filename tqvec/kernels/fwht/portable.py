@@ -114,7 +114,7 @@ def unrotate_tile_portable(tile, spare, perm, mult, blocks):
 
 
 @jit
-def _dense_tile(src, dst, matrix, transposed):
+def dense_tile_portable(src, dst, matrix, transposed):
     """``dst = matrix @ src`` (or its transpose), each sum taken in order of the coordinates."""
     for i in range(dst.shape[0]):
         out = dst[i]
@@ -134,7 +134,7 @@ def forward_tile_portable(tile, spare, rotation):
     if rotation.matrix.shape[0] == 0:
         return out
     other = spare if rotation.perm.shape[0] % 2 == 0 else tile
-    _dense_tile(out, other, rotation.matrix, False)
+    dense_tile_portable(out, other, rotation.matrix, False)
     return other
 
 
@@ -143,7 +143,7 @@ def inverse_tile_portable(tile, spare, rotation):
     """Undo `forward_tile_portable`."""
     if rotation.matrix.shape[0] == 0:
         return unrotate_tile_portable(tile, spare, rotation.perm, rotation.mult, rotation.blocks)
-    _dense_tile(tile, spare, rotation.matrix, True)
+    dense_tile_portable(tile, spare, rotation.matrix, True)
     return unrotate_tile_portable(spare, tile, rotation.perm, rotation.mult, rotation.blocks)
 
 

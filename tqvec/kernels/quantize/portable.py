@@ -16,7 +16,7 @@ CHUNK = 64  # coordinates handled at a time where rows and tiles meet: their lin
 
 
 @jit
-def _tree_sum(s):
+def tree_sum(s):
     """Sum of eight partial sums, always in this order."""
     return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
 
@@ -63,7 +63,7 @@ def _load_tile(x, start, count, tile, part, norm):
     _add_products(flat, flat, 0, part)
     inverse = np.zeros((8, LANES), np.float64)  # eight rows at a time, as above
     for lane in range(count):
-        length = np.sqrt(_tree_sum(part[lane::LANES]))
+        length = np.sqrt(tree_sum(part[lane::LANES]))
         norm[start + lane] = length
         inverse[:, lane] = 1.0 / length if length > 0.0 else 0.0
     factor = inverse.reshape(-1)
@@ -92,6 +92,46 @@ def _quantize_rows_of_tile(y, band, quantizer, cell, codes, levels):
 
 
 @jit
+def encode_work(bands):
+    """Room that `encode_tile_portable` needs."""
+    cell = np.empty(CHUNK * LANES, np.int32)
+    codes = np.empty(CHUNK * LANES, np.uint8)
+    levels = np.empty(CHUNK * LANES, np.float32)
+    words = np.zeros((LANES, padded_words(bands)), np.uint64)
+    return cell, codes, levels, words, np.empty(8 * LANES, np.float64), np.empty(8 * LANES, np.float64)
+
+
+@jit
+def encode_tile_portable(y, quantizer, work, count, data, dot, energy):
+    """Codes and sums of the first `count` lanes of a rotated tile `y` (d, LANES); the rest as in `encode_rows`."""
+    cell, codes, levels, words, dot_part, energy_part = work
+    bands = quantizer.bands
+    flat = words.view(np.uint8)
+    dot_part[:] = 0.0
+    energy_part[:] = 0.0
+    first = 0  # byte of `flat` where the band begins
+    for b in range(bands.shape[0]):
+        lo = bands[b, 0]
+        hi = bands[b, 1]
+        for c in range(lo, hi, CHUNK):
+            n = min(CHUNK, hi - c)
+            values = y[c : c + n].reshape(-1)
+            _quantize_rows_of_tile(values, b, quantizer, cell, codes, levels)
+            chosen = levels[: values.size]
+            _add_products(values, chosen, c, dot_part)
+            _add_products(chosen, chosen, c, energy_part)
+            for lane in range(count):
+                out = flat[lane]
+                for j in range(n):
+                    out[first + c - lo + j] = codes[j * LANES + lane]
+        first += (hi - lo + 7) // 8 * 8
+    for lane in range(count):
+        dot[lane] = tree_sum(dot_part[lane::LANES])
+        energy[lane] = tree_sum(energy_part[lane::LANES])
+        pack_row_portable(words[lane], bands, data[lane])
+
+
+@jit
 def encode_rows_portable(x, rotation, quantizer, start, stop, data, norm, dot, energy):
     """Encode rows ``start .. stop`` of `x`.
 
@@ -106,42 +146,15 @@ def encode_rows_portable(x, rotation, quantizer, start, stop, data, norm, dot, e
         Filled: the length of x; <u, ũ> and <ũ, ũ> for the rotated unit vector u and its centroids ũ.
     """
     d = x.shape[1]
-    bands = quantizer.bands
     tile = np.zeros((d, LANES), np.float32)
     spare = np.zeros((d, LANES), np.float32)
-    cell = np.empty(CHUNK * LANES, np.int32)
-    codes = np.empty(CHUNK * LANES, np.uint8)
-    levels = np.empty(CHUNK * LANES, np.float32)
-    words = np.zeros((LANES, padded_words(bands)), np.uint64)
-    flat = words.view(np.uint8)
-    dot_part = np.empty(8 * LANES, np.float64)
-    energy_part = np.empty(8 * LANES, np.float64)
+    part = np.empty(8 * LANES, np.float64)
+    work = encode_work(quantizer.bands)
     for i in range(start, stop, LANES):
         count = min(LANES, stop - i)
-        _load_tile(x, i, count, tile, dot_part, norm)
+        _load_tile(x, i, count, tile, part, norm)
         y = forward_tile_portable(tile, spare, rotation)
-        dot_part[:] = 0.0
-        energy_part[:] = 0.0
-        first = 0  # byte of `flat` where the band begins
-        for b in range(bands.shape[0]):
-            lo = bands[b, 0]
-            hi = bands[b, 1]
-            for c in range(lo, hi, CHUNK):
-                n = min(CHUNK, hi - c)
-                values = y[c : c + n].reshape(-1)
-                _quantize_rows_of_tile(values, b, quantizer, cell, codes, levels)
-                chosen = levels[: values.size]
-                _add_products(values, chosen, c, dot_part)
-                _add_products(chosen, chosen, c, energy_part)
-                for lane in range(count):
-                    out = flat[lane]
-                    for j in range(n):
-                        out[first + c - lo + j] = codes[j * LANES + lane]
-            first += (hi - lo + 7) // 8 * 8
-        for lane in range(count):
-            dot[i + lane] = _tree_sum(dot_part[lane::LANES])
-            energy[i + lane] = _tree_sum(energy_part[lane::LANES])
-            pack_row_portable(words[lane], bands, data[i + lane])
+        encode_tile_portable(y, quantizer, work, count, data[i : i + count], dot[i:], energy[i:])
 
 
 @jit

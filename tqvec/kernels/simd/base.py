@@ -12,6 +12,7 @@ _LANE_TYPES = {
     "i16": (ir.IntType(16), types.int16),
     "i32": (ir.IntType(32), types.int32),
     "f32": (ir.FloatType(), types.float32),
+    "f64": (ir.DoubleType(), types.float64),
 }
 
 
@@ -40,6 +41,8 @@ i32x8 = Vector("i32", 8)
 i8x64 = Vector("i8", 64)
 i16x32 = Vector("i16", 32)
 f32x16 = Vector("f32", 16)
+f32x8 = Vector("f32", 8)
+f64x8 = Vector("f64", 8)
 i8x16 = Vector("i8", 16)
 i16x8 = Vector("i16", 8)
 i32x4 = Vector("i32", 4)
@@ -286,6 +289,121 @@ def at_least_f32x16(typingctx, a, b):
 
 
 @intrinsic
+def greater_f32x16(typingctx, a, b):
+    """Bit i of the result tells whether ``a[i] > b[i]``."""
+
+    def codegen(context, builder, signature, args):
+        lanes = builder.fcmp_ordered(">", args[0], args[1])
+        return builder.zext(builder.bitcast(lanes, ir.IntType(16)), ir.IntType(64))
+
+    return types.uint64(f32x16, f32x16), codegen
+
+
+@intrinsic
+def add_where_i32x16(typingctx, a, bits, number):
+    """``a + number`` in the lanes whose bit is set, `a` elsewhere."""
+
+    def codegen(context, builder, signature, args):
+        lanes = builder.bitcast(builder.trunc(args[1], ir.IntType(16)), ir.VectorType(ir.IntType(1), 16))
+        return builder.select(lanes, builder.add(args[0], _splat(builder, i32x16, args[2])), args[0])
+
+    return i32x16(i32x16, types.uint64, types.int32), codegen
+
+
+@intrinsic
+def bits_set_i8x64(typingctx, a, b):
+    """Bit i of the result tells whether ``a[i] & b[i]`` is not 0."""
+
+    def codegen(context, builder, signature, args):
+        nothing = ir.Constant(llvm_type(i8x64), [0] * 64)
+        lanes = builder.icmp_unsigned("!=", builder.and_(args[0], args[1]), nothing)
+        return builder.bitcast(lanes, ir.IntType(64))
+
+    return types.uint64(i8x64, i8x64), codegen
+
+
+@intrinsic
+def bits_set_i16x32(typingctx, a, b):
+    """`bits_set_i8x64` for 32 lanes."""
+
+    def codegen(context, builder, signature, args):
+        nothing = ir.Constant(llvm_type(i16x32), [0] * 32)
+        lanes = builder.icmp_unsigned("!=", builder.and_(args[0], args[1]), nothing)
+        return builder.zext(builder.bitcast(lanes, ir.IntType(32)), ir.IntType(64))
+
+    return types.uint64(i16x32, i16x32), codegen
+
+
+@intrinsic
+def narrow_i8x16(typingctx, a):
+    """The low byte of each of 16 int32."""
+
+    def codegen(context, builder, signature, args):
+        return builder.trunc(args[0], llvm_type(i8x16))
+
+    return i8x16(i32x16), codegen
+
+
+@intrinsic
+def widen_f64x8(typingctx, a):
+    """Eight float32 as float64."""
+
+    def codegen(context, builder, signature, args):
+        return builder.fpext(args[0], llvm_type(f64x8))
+
+    return f64x8(f32x8), codegen
+
+
+@intrinsic
+def narrow_f32x16(typingctx, a, b):
+    """Eight float64 of `a` and eight of `b`, each as the nearest float32."""
+
+    def codegen(context, builder, signature, args):
+        halves = [builder.fptrunc(arg, llvm_type(f32x8)) for arg in args]
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), 16), list(range(16)))
+        return builder.shuffle_vector(*halves, lanes)
+
+    return f32x16(f64x8, f64x8), codegen
+
+
+def make_half(first: int):
+    """``half(a) -> f32x8``: lanes ``first .. first + 8`` of 16."""
+
+    @intrinsic
+    def half(typingctx, a):
+        def codegen(context, builder, signature, args):
+            lanes = ir.Constant(ir.VectorType(ir.IntType(32), 8), list(range(first, first + 8)))
+            return builder.shuffle_vector(args[0], ir.Constant(llvm_type(f32x16), ir.Undefined), lanes)
+
+        return f32x8(f32x16), codegen
+
+    return half
+
+
+@intrinsic
+def multiply_add_f64x8(typingctx, a, b, acc):
+    """``a * b + acc``, rounded once."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(f64x8)
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), "llvm.fma.v8f64")
+        return builder.call(function, args)
+
+    return f64x8(f64x8, f64x8, f64x8), codegen
+
+
+@intrinsic
+def store_u64(typingctx, address, bits):
+    """A 64-bit number to memory; the address needs no alignment."""
+
+    def codegen(context, builder, signature, args):
+        builder.store(args[1], builder.inttoptr(args[0], ir.IntType(64).as_pointer())).align = 1
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.uint64), codegen
+
+
+@intrinsic
 def lowest_bit(typingctx, bits):
     """Position of the lowest set bit of a 64-bit number other than 0."""
 
@@ -329,7 +447,17 @@ mul_f32x16 = make_binary(f32x16, "fmul")
 load_f32x16 = make_load(f32x16)
 store_f32x16 = make_store(f32x16)
 splat_f32x16 = make_splat(f32x16)
+splat_load_f32x16 = make_splat_load(f32x16)
+low_f32x8 = make_half(0)
+high_f32x8 = make_half(8)
+load_f32x8 = make_load(f32x8)
+load_f64x8 = make_load(f64x8)
+store_f64x8 = make_store(f64x8)
+splat_load_f64x8 = make_splat_load(f64x8)
+zero_f64x8 = make_zero(f64x8)
+mul_f64x8 = make_binary(f64x8, "fmul")
 or_i8x64 = make_binary(i8x64, "or_")
+splat_i16x32 = make_splat(i16x32)
 widen_low_i16x32 = make_widen(0)
 widen_high_i16x32 = make_widen(32)
 load_i16x32 = make_load(i16x32)

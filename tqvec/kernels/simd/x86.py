@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tqvec.kernels.simd.base import i8x64, i16x32, i32x8, i32x16, llvm_type
+from tqvec.kernels.simd.base import f32x16, i8x64, i16x32, i32x8, i32x16, llvm_type
 
 
 def _declare(builder, name, result, arguments):
@@ -39,22 +39,23 @@ def dot_pairs_i32x8(typingctx, acc, a, b):
     return i32x8(i32x8, i32x8, i32x8), codegen
 
 
-def _make_permute(vector, name):
+def _make_permute(vector, index_vector, name):
     """``permute(table, index)``: lane i is ``table[index[i] % lanes]``."""
 
     @intrinsic
     def permute(typingctx, table, index):
         def codegen(context, builder, signature, args):
-            kind = llvm_type(vector)
-            return builder.call(_declare(builder, name, kind, [kind] * 2), args)
+            kinds = [llvm_type(vector), llvm_type(index_vector)]
+            return builder.call(_declare(builder, name, kinds[0], kinds), args)
 
-        return vector(vector, vector), codegen
+        return vector(vector, index_vector), codegen
 
     return permute
 
 
-permute_i8x64 = _make_permute(i8x64, "llvm.x86.avx512.permvar.qi.512")  # VBMI vpermb
-permute_i16x32 = _make_permute(i16x32, "llvm.x86.avx512.permvar.hi.512")  # vpermw
+permute_i8x64 = _make_permute(i8x64, i8x64, "llvm.x86.avx512.permvar.qi.512")  # VBMI vpermb
+permute_i16x32 = _make_permute(i16x32, i16x32, "llvm.x86.avx512.permvar.hi.512")  # vpermw
+permute_f32x16 = _make_permute(f32x16, i32x16, "llvm.x86.avx512.permvar.sf.512")  # vpermps
 
 
 @intrinsic
