@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from tqvec.errors import InputError
 
 
-def vectors(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
-    """Rows of float32 from anything that NumPy reads as a floating-point array.
+def shaped(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
+    """Rows of float32 from anything that NumPy reads as a floating-point array; NaN and infinity pass.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def vectors(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
     Raises
     ------
     InputError
-        Wrong type or shape, NaN, infinity, or a value that float32 can't hold; the message names the first such row.
+        Wrong type or shape.
     """
     try:
         array = np.asarray(x)
@@ -44,12 +44,31 @@ def vectors(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
         raise InputError(f"{name} must have shape (n, {d}) or ({d},), got {np.shape(x)}")
     with np.errstate(over="ignore", invalid="ignore"):
         rows: NDArray[np.float32] = np.ascontiguousarray(array, dtype=np.float32)
+    return rows if rows.flags.writeable else rows.copy()  # Numba would compile anew for a read-only array
+
+
+def bad_row(x: ArrayLike, row: int, name: str) -> InputError:
+    """What to raise about a row of `x` that is not finite as float32."""
+    given = np.atleast_2d(np.asarray(x))[row].astype(np.float64)
+    what = "a value too large for float32" if np.isfinite(given).all() else "NaN or Inf"
+    return InputError(f"{name} row {row} holds {what}")
+
+
+def vectors(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
+    """`shaped`, with every value checked.
+
+    Raises
+    ------
+    InputError
+        Wrong type or shape, NaN, infinity, or a value that float32 can't hold; the message names the first such row.
+    """
+    rows = shaped(x, d, name)
+    with np.errstate(over="ignore", invalid="ignore"):
         suspects = np.flatnonzero(~np.isfinite(rows.sum(axis=1)))
     for row in suspects:  # the sum of a sound row may overflow too
         if not np.isfinite(rows[row]).all():
-            what = "a value too large for float32" if np.isfinite(array[row].astype(np.float64)).all() else "NaN or Inf"
-            raise InputError(f"{name} row {row} holds {what}")
-    return rows if rows.flags.writeable else rows.copy()  # Numba would compile anew for a read-only array
+            raise bad_row(x, int(row), name)
+    return rows
 
 
 def integer(value: object, name: str, low: int, high: int) -> int:

@@ -287,12 +287,12 @@ def test_level(has, expected, fresh, monkeypatch):
 )
 def test_level_of_a_host(cpu, flags, expected, fresh, monkeypatch):
     monkeypatch.setattr(llvm, "get_host_cpu_name", lambda: cpu)
-    monkeypatch.setattr(features, "_host_features", lambda: flags)
+    monkeypatch.setattr(features, "get_host_cpu_features", lambda: flags)
     assert fresh.level() == expected
 
 
 def test_level_of_a_lowered_target(fresh, monkeypatch):
-    monkeypatch.setattr(features, "_host_features", lambda: "+neon,+dotprod")
+    monkeypatch.setattr(features, "get_host_cpu_features", lambda: "+neon,+dotprod")
     for cpu, expected in (("cortex-a76", "neon"), ("generic", "portable")):
         monkeypatch.setattr(features.config, "CPU_NAME", cpu)
         assert fresh.level() == expected

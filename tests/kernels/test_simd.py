@@ -6,7 +6,7 @@ import pytest
 import strategies as sts
 
 from tqvec.kernels import features
-from tqvec.kernels.simd import base, x86
+from tqvec.kernels.simd import base, rows, x86
 
 NEEDS = {16: "avx512", 8: "avx2"}
 
@@ -241,3 +241,99 @@ def test_tiles():
     right = b.reshape(16, 16, 4).transpose(0, 2, 1).reshape(64, 16).astype(np.int64)
     np.testing.assert_array_equal(out[:, :16], 2 * (a[:, :64].astype(np.int64) @ right))
     assert not out[:, 16:].any()
+
+
+def test_comparisons():
+    @numba.njit
+    def run(f, g, a, u, v, bits, out):
+        x = base.greater_f32x16(base.load_f32x16(f.ctypes.data), base.load_f32x16(g.ctypes.data))
+        bits[0] = x
+        bits[1] = base.bits_set_i16x32(load_words(u.ctypes.data), load_words(v.ctypes.data))
+        base.store_u64(bits.ctypes.data + 16, x)
+        base.store_i32x16(out.ctypes.data, base.add_where_i32x16(base.load_i32x16(a.ctypes.data), x, np.int32(5)))
+
+    load_words = base.make_load(base.i16x32)
+    f, g = sts.rng(3).standard_normal((2, 16)).astype(np.float32)
+    f[:4], g[:4] = (np.nan, np.inf, -0.0, 1), (0, np.inf, 0.0, np.nan)
+    a, u, v = numbers(16), bytes_of(64), bytes_of(64, seed=1)
+    u[:20] = 0
+    bits, out = np.zeros(3, np.uint64), np.zeros(16, np.int32)
+    run(f, g, a, u.view(np.int16), v.view(np.int16), bits, out)
+    words = (u.view(np.int16) & v.view(np.int16)) != 0
+    for found, expected in zip(bits, (f > g, words, f > g), strict=True):
+        assert int(found) == int.from_bytes(np.packbits(expected, bitorder="little").tobytes(), "little")
+    np.testing.assert_array_equal(out, a + np.where(f > g, 5, 0).astype(np.int32))
+
+
+def test_float64():
+    @numba.njit
+    def run(f, a, b, out, narrow):
+        x = base.load_f32x16(f.ctypes.data)
+        low, high = base.widen_f64x8(base.low_f32x8(x)), base.widen_f64x8(base.high_f32x8(x))
+        y, to = base.load_f64x8(a.ctypes.data), out.ctypes.data
+        base.store_f64x8(to, low)
+        base.store_f64x8(to + 64, base.widen_f64x8(base.load_f32x8(f.ctypes.data + 32)))
+        base.store_f64x8(to + 128, base.mul_f64x8(y, base.splat_load_f64x8(b.ctypes.data)))
+        base.store_f64x8(to + 192, base.multiply_add_f64x8(low, high, y))
+        base.store_f64x8(to + 256, base.zero_f64x8())
+        base.store_f32x16(narrow.ctypes.data, base.narrow_f32x16(y, base.load_f64x8(b.ctypes.data)))
+
+    f = sts.rng(5).standard_normal(16).astype(np.float32)
+    a, b = sts.rng(6).standard_normal((2, 8))
+    out, narrow = np.ones((5, 8)), np.zeros(16, np.float32)
+    run(f, a, b, out, narrow)
+    wide = f.astype(np.float64)
+    products = wide[:8] * wide[8:]  # exact, so adding is the only rounding
+    for found, expected in zip(out, (wide[:8], wide[8:], a * b[0], products + a, np.zeros(8)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(narrow, np.concatenate([a, b]).astype(np.float32))
+
+
+@pytest.mark.parametrize("n", [2, 4, 8, 16])
+def test_rows(n):
+    load, store, hadamard = (getattr(rows, f"{name}_{n}") for name in ("load", "store", "hadamard"))
+
+    @numba.njit
+    def run(x, out):
+        store(out.ctypes.data, 128, hadamard(load(x.ctypes.data, 192)))
+
+    x = sts.rng(7).standard_normal((n, 48)).astype(np.float32)
+    out = np.zeros((n, 32), np.float32)
+    run(x, out)
+    expected = x[:, :16].copy()
+    stride = 1
+    while stride < n:
+        pairs = expected.reshape(-1, 2, stride, 16)
+        expected = np.stack([pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]], axis=1).reshape(n, 16)
+        stride *= 2
+    np.testing.assert_array_equal(out[:, :16], expected)
+    assert not out[:, 16:].any()
+
+
+def test_gather_and_transpose():
+    @numba.njit
+    def run(x, order, factors, out):
+        values = rows.gather_16(x.ctypes.data, order.ctypes.data, factors.ctypes.data)
+        rows.store_16(out.ctypes.data, 64, values)
+        rows.store_16(out.ctypes.data + 1024, 64, rows.transpose_16(values))
+
+    x = sts.rng(8).standard_normal((40, 16)).astype(np.float32)
+    order = sts.rng(9).permutation(40)[:16].astype(np.int32)
+    factors = sts.rng(10).standard_normal(16).astype(np.float32)
+    out = np.zeros((2, 16, 16), np.float32)
+    run(x, order, factors, out)
+    np.testing.assert_array_equal(out[0], x[order] * factors[:, None])
+    np.testing.assert_array_equal(out[1], out[0].T)
+
+
+def test_float_permute():
+    needs("avx512")
+
+    @numba.njit
+    def run(table, index, out):
+        x = x86.permute_f32x16(base.load_f32x16(table.ctypes.data), base.load_i32x16(index.ctypes.data))
+        base.store_f32x16(out.ctypes.data, x)
+
+    table, index, out = sts.normal(1, 16)[0], numbers(16), np.zeros(16, np.float32)
+    run(table, index, out)
+    np.testing.assert_array_equal(out, table[index % 16])

@@ -158,19 +158,25 @@ class TurboQuant:
         InputError
             Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
         """
-        encoded = self.encode_sums(_validate.vectors(x, self.d, "x"), num_threads(threads))
+        encoded = self.encode_sums(x, threads)
         return Codes(encoded.data, self.stored_scale(encoded))
 
-    def encode_sums(self, x: Floats, threads: int) -> Encoded:
-        """Codes of checked rows, with the sums that the scale rules need."""
-        n = x.shape[0]
+    def encode_sums(self, x: ArrayLike, threads: int | None = None) -> Encoded:
+        """Codes of vectors, with the sums that the scale rules need; arguments and errors as in `encode`."""
+        rows = _validate.shaped(x, self.d, "x")
+        n = rows.shape[0]
+        workers = num_threads(threads)
         out = Encoded(np.empty((n, code_bytes(self.bands)), np.uint8), np.empty(n), np.empty(n), np.empty(n))
         encode = kernel("encode_rows")
+        good = np.full(workers, n)  # rows before the first bad one, as each part found it
 
         def task(part: int, start: int, stop: int) -> None:
-            encode(x, self._rotation, self.quantizer, start, stop, *out)
+            end = encode(rows, self._rotation, self.quantizer, start, stop, *out)
+            good[part] = end if end < stop else n
 
-        _threads.over_rows(task, n, _GRAIN, threads)
+        _threads.over_rows(task, n, _GRAIN, workers)
+        if good.min() < n:
+            raise _validate.bad_row(x, int(good.min()), "x")
         return out
 
     def stored_scale(self, encoded: Encoded) -> Floats:

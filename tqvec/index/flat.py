@@ -100,7 +100,7 @@ class Index:
         InputError
             Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
         """
-        encoded = self.codec.encode_sums(_validate.vectors(x, self.d, "x"), num_threads(threads))
+        encoded = self.codec.encode_sums(x, threads)
         if self.metric == "cosine":
             encoded = encoded._replace(norm=(encoded.norm > 0).astype(np.float64))
         new: persistence.Rows = {"codes": encoded.data, "scale": self.codec.stored_scale(encoded)}

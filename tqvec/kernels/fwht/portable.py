@@ -148,17 +148,51 @@ def inverse_tile_portable(tile, spare, rotation):
 
 
 @jit
+def _rotate_round(src, dst, room, perm, mult, blocks):
+    """A round of `rotate_tile_portable` for one vector; `room` is as long as the vector.
+
+    Strides below 16 would leave most of a register idle. So the permutation puts coordinate 16 a + c of a block at
+    place c (size / 16) + a of `room`, where the stages of c have long strides, and the others follow in order.
+    """
+    for b in range(blocks.shape[0]):
+        start = blocks[b, 0]
+        size = blocks[b, 1]
+        end = start + size
+        columns = size // 16
+        if columns == 0:
+            for j in range(start, end):
+                dst[j] = src[perm[j]] * mult[j]
+            _butterflies(dst, start, end, 1)
+            continue
+        for a in range(columns):
+            for c in range(16):
+                j = start + 16 * a + c
+                room[c * columns + a] = src[perm[j]] * mult[j]
+        _butterflies(room, 0, size, columns)
+        for a in range(columns):
+            for c in range(16):
+                dst[start + 16 * a + c] = room[c * columns + a]
+        _butterflies(dst, start, end, 16)
+
+
+@jit
 def rotate_rows_portable(x, rotation, start, stop, out):
-    """Rotate rows ``start .. stop`` of `x` (n, d) float32 into the same rows of `out` (n, d) float32."""
+    """Rotate rows ``start .. stop`` of `x` (n, d) float32 into the same rows of `out` (n, d) float32, one by one."""
     d = x.shape[1]
-    tile = np.zeros((d, LANES), np.float32)
-    spare = np.zeros((d, LANES), np.float32)
-    for i in range(start, stop, LANES):
-        m = min(LANES, stop - i)
-        for lane in range(m):
-            for j in range(d):
-                tile[j, lane] = x[i + lane, j]
-        y = forward_tile_portable(tile, spare, rotation)
-        for lane in range(m):
-            for j in range(d):
-                out[i + lane, j] = y[j, lane]
+    rounds = rotation.perm.shape[0]
+    room = np.empty(d, np.float32)
+    spare = np.empty(d, np.float32)
+    for i in range(start, stop):
+        src = x[i]
+        dst = out[i] if rounds % 2 == 1 else spare  # the last round writes to `out`
+        other = spare if rounds % 2 == 1 else out[i]
+        for r in range(rounds):
+            _rotate_round(src, dst, room, rotation.perm[r], rotation.mult[r], rotation.blocks)
+            src = dst
+            dst, other = other, dst
+        if rotation.matrix.shape[0] > 0:
+            for k in range(d):
+                total = np.float32(0.0)
+                for j in range(d):
+                    total += src[j] * rotation.matrix[k, j]
+                out[i, k] = total

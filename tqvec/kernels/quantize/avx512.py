@@ -19,10 +19,9 @@ from tqvec.kernels.simd.base import (
     mul_f64x8,
     multiply_add_f64x8,
     narrow_f32x16,
-    narrow_i8x16,
+    prefetch,
     splat_load_f64x8,
     store_f64x8,
-    store_i8x16,
     widen_f64x8,
     zero_f64x8,
     zero_i32x16,
@@ -117,18 +116,24 @@ def _add(sums, a, b):
 
 
 @jit
-def _quantize_band(y, start, stop, nbits, thresholds, centroids, codes, dot, energy):
-    """Codes of at most four bits, and the sums of y · level and level²; `dot` and `energy` are (8, LANES)."""
+def _quantize_band(y, start, stop, nbits, thresholds, centroids, masks, dot, energy, ahead):
+    """Codes of at most four bits, and the sums of y · level and level²; `dot` and `energy` are (8, LANES).
+
+    The code is how many thresholds lie below: a binary search, of which each outcome is a bit of 16 codes.
+    Meanwhile the lines of the next 16 vectors, from the address `ahead` on, are asked for: one a coordinate.
+    """
     levels = load_f32x16(centroids.ctypes.data)
     for j in range(start, stop):
         at = y.ctypes.data + ROW * j
+        prefetch(ahead + ROW * j)
         value = load_f32x16(at)
         code = zero_i32x16()
-        for plane in range(nbits - 1, -1, -1):  # how many thresholds are below: binary search
+        for plane in range(nbits - 1, -1, -1):
             half = 1 << plane
             middle = permute_f32x16(load_f32x16(thresholds.ctypes.data + 4 * (half - 1)), code)
-            code = add_where_i32x16(code, greater_f32x16(value, middle), np.int32(half))
-        store_i8x16(codes.ctypes.data + LANES * j, narrow_i8x16(code))
+            bits = greater_f32x16(value, middle)
+            masks[plane, j] = bits
+            code = add_where_i32x16(code, bits, np.int32(half))
         level = permute_f32x16(levels, code)
         low = widen_f64x8(low_f32x8(level))
         high = widen_f64x8(high_f32x8(level))
@@ -159,8 +164,7 @@ def encode_rows_avx512(x, rotation, quantizer, start, stop, data, norm, dot, ene
     rows = np.empty(LANES, np.int64)
     length = np.empty(LANES)
     inverse = np.empty(LANES)
-    codes = np.empty((d + 4, LANES), np.uint8)
-    masks = np.empty(d + 64, np.uint16)
+    masks = np.empty((8, d + 64), np.uint16)
     dot_part = np.empty((8, LANES))
     energy_part = np.empty((8, LANES))
     work = encode_work(bands)
@@ -170,6 +174,8 @@ def encode_rows_avx512(x, rotation, quantizer, start, stop, data, norm, dot, ene
             rows[lane] = i + min(lane, count - 1)  # empty lanes repeat the last row
         _lengths(x, rows, length)
         for lane in range(LANES):
+            if not np.isfinite(length[lane]):
+                return rows[lane]
             inverse[lane] = 1.0 / length[lane] if length[lane] > 0.0 else 0.0
         _load_tile(x, rows, inverse, tile)
         norm[i : i + count] = length[:count]
@@ -187,11 +193,13 @@ def encode_rows_avx512(x, rotation, quantizer, start, stop, data, norm, dot, ene
                 bands[b, 2],
                 quantizer.thresholds[b],
                 quantizer.centroids[b],
-                codes,
+                masks,
                 dot_part,
                 energy_part,
+                x.ctypes.data + 4 * d * (i + LANES),
             )
-        pack_tile_avx512(codes, bands, masks, count, data[i : i + count])
+        pack_tile_avx512(masks, bands, count, data[i : i + count])
         for lane in range(count):
             dot[i + lane] = tree_sum(dot_part[:, lane])
             energy[i + lane] = tree_sum(energy_part[:, lane])
+    return stop

@@ -144,6 +144,11 @@ def encode_rows_portable(x, rotation, quantizer, start, stop, data, norm, dot, e
         Filled: packed codes.
     norm, dot, energy : (n,) float64
         Filled: the length of x; <u, ũ> and <ũ, ũ> for the rotated unit vector u and its centroids ũ.
+
+    Returns
+    -------
+    int
+        `stop`, or the first row that holds NaN or infinity; nothing is promised of the rows after it.
     """
     d = x.shape[1]
     tile = np.zeros((d, LANES), np.float32)
@@ -153,8 +158,12 @@ def encode_rows_portable(x, rotation, quantizer, start, stop, data, norm, dot, e
     for i in range(start, stop, LANES):
         count = min(LANES, stop - i)
         _load_tile(x, i, count, tile, part, norm)
+        for lane in range(count):
+            if not np.isfinite(norm[i + lane]):
+                return i + lane
         y = forward_tile_portable(tile, spare, rotation)
         encode_tile_portable(y, quantizer, work, count, data[i : i + count], dot[i:], energy[i:])
+    return stop
 
 
 @jit
