@@ -340,6 +340,29 @@ def at_least_f32x16(typingctx, a, b):
 
 
 @intrinsic
+def count_bits(typingctx, bits):
+    """Number of set bits of a 64-bit number."""
+
+    def codegen(context, builder, signature, args):
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
+def load_bytes_i32x8(typingctx, address):
+    """Eight unsigned bytes from memory as int32."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.VectorType(ir.IntType(8), 8)
+        value = builder.load(builder.inttoptr(args[0], kind.as_pointer()))
+        value.align = 1
+        return builder.zext(value, llvm_type(i32x8))
+
+    return i32x8(types.intp), codegen
+
+
+@intrinsic
 def lowest_bit(typingctx, bits):
     """Position of the lowest set bit of a 64-bit number other than 0."""
 
@@ -409,3 +432,5 @@ store_i32x16 = make_store(i32x16)
 store_i32x8 = make_store(i32x8)
 zero_i32x16 = make_zero(i32x16)
 zero_i32x8 = make_zero(i32x8)
+add_i32x8 = make_binary(i32x8, "add")
+splat_i32x8 = make_splat(i32x8)

@@ -24,6 +24,7 @@ from tqvec.kernels.simd.base import (
     load_u64,
     low_byte_table_i8x64,
     low_nibbles_i8x64,
+    prefetch,
     shift_bytes_i16x16,
     splat_i8x64,
     splat_i16x32,
@@ -37,6 +38,7 @@ from tqvec.kernels.simd.x86 import lookup_i8x64, multiply_bytes_i16x32, multiply
 from tqvec.kernels.staged.codes import prefix_codes
 
 FLUSH_GROUPS = 256  # 256 sums of four table entries, each at most 63, stay below 2^16
+AHEAD = 4096  # bytes of signs that are on their way to the cache: a page, where the processor's own prefetching stops
 FLUSH_WORDS = 128  # 128 sums of two query bytes, each at most 127, stay below 2^15
 
 sign_axes_avx2 = (0, 2, 3, 1)  # byte 16 t + v: a lookup within 16 bytes takes one table for all of them
@@ -67,6 +69,8 @@ def _two_blocks(p0, p1, table, groups):
         for g in range(first, min(first + FLUSH_GROUPS, groups)):
             low = load_i8x64(table + 128 * g)
             high = load_i8x64(table + 128 * g + 64)
+            prefetch(p0 + 64 * g + AHEAD)
+            prefetch(p1 + 64 * g + AHEAD)
             x = _sums(load_i8x64(p0 + 64 * g), low, high)
             both0 = add_i16x16(both0, x)
             odd0 = add_i16x16(odd0, high_bytes_i16x16(x))

@@ -9,13 +9,17 @@ from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
 from tqvec.kernels.simd.base import (
     add_f32x16,
+    add_i32x8,
     at_least_f32x16,
+    count_bits,
+    load_bytes_i32x8,
     load_f32x16,
-    lowest_bit,
     mul_f32x16,
     prefetch,
     splat_f32x16,
+    splat_i32x8,
     store_f32x16,
+    store_i32x8,
     to_f32x16,
 )
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable, topk_update_portable
@@ -29,6 +33,8 @@ LOWEST = np.float32(-3e38)
 CHUNK = 4096  # rows whose candidates are judged together
 PROBES = 16  # rows beyond k whose full scores give the first threshold
 AHEAD = 16  # candidates whose codes are on their way to the cache
+# The set bits of each byte, lowest first.
+POSITIONS = np.array([sorted(range(8), key=lambda bit: (not byte >> bit & 1, bit)) for byte in range(256)], np.uint8)
 
 
 @jit
@@ -73,10 +79,11 @@ def sign_estimates(signs, table, a, b, factor, bias, start, stop, estimates):
 
 
 @jit
-def candidates(estimates, factor, first, count, slack, threshold, out):
-    """List rows ``first + v``, v < count, with ``estimates[v] + slack factor[first + v] >= threshold``; how many.
+def candidates(estimates, factor, first, count, slack, threshold, positions, out):
+    """List v < count with ``estimates[v] + slack factor[first + v] >= threshold``; how many.
 
-    `count` is rounded up to a multiple of 16 rows, which both arrays must have.
+    `count` is rounded up to a multiple of 16 rows, which both arrays must have. `positions` is `POSITIONS`; `out` has
+    room for 16 more than `count`. Every eight rows are written without a branch, which would be hard to predict.
     """
     least = splat_f32x16(threshold)
     width = splat_f32x16(slack)
@@ -86,10 +93,11 @@ def candidates(estimates, factor, first, count, slack, threshold, out):
     for v in range(0, count, LANES):
         upper = add_f32x16(load_f32x16(e + 4 * v), mul_f32x16(load_f32x16(f + 4 * v), width))
         bits = at_least_f32x16(upper, least)
-        while bits != 0:
-            out[found] = first + v + lowest_bit(bits)
-            found += 1
-            bits &= bits - np.uint64(1)
+        for part in range(2):
+            eight = (bits >> np.uint64(8 * part)) & np.uint64(255)
+            places = load_bytes_i32x8(positions.ctypes.data + 8 * np.int64(eight))
+            store_i32x8(out.ctypes.data + 4 * found, add_i32x8(places, splat_i32x8(np.int32(v + 8 * part))))
+            found += count_bits(eight)
     return found
 
 
@@ -135,51 +143,54 @@ def _prefetch_row(address, size):
     """Ask for `size` bytes."""
     for line in range(0, size, 64):
         prefetch(address + line)
+    prefetch(address + size - 1)
 
 
 @jit
 def _judge_by_two(
-    data, ids, count, plane_bytes, query, words, estimates, start, share, worth, shift, factor, bias, slack, threshold
+    data, first, rows, count, plane_bytes, query, words, estimates, share, worth, shift, factor, bias, slack, threshold
 ):
-    """Keep those of ``ids[:count]`` whose estimate from two planes may still reach `threshold`; how many.
+    """Keep those of ``rows[:count]``, after row `first`, that two planes let reach `threshold`; how many.
 
-    It is linear in the signs and the bits of the second plane (README.md). The first part is a `share` of the estimate
-    from signs, which is struck out: no row is judged twice. The second is ``plane_dot worth + shift``.
+    The estimate is linear in the signs and the bits of the second plane (README.md). The first part is a `share` of the
+    estimate from signs, which is struck out: no row is judged twice. The second is ``plane_dot worth + shift``.
     """
     row_bytes = data.shape[1]
-    second = data.ctypes.data + plane_bytes
     kept = 0
     for c in range(count):
-        ahead = ids[min(c + AHEAD, count - 1)]
-        _prefetch_row(second + ahead * row_bytes, plane_bytes)
-        i = ids[c]
-        estimate = estimates[i - start]
-        estimates[i - start] = -np.inf
-        total = plane_dot(second + i * row_bytes, query, words)
-        added = np.float32(total) * worth + (shift + slack)
+        ahead = first + rows[min(c + AHEAD, count - 1)]
+        _prefetch_row(data.ctypes.data + ahead * row_bytes + plane_bytes, plane_bytes)
+        v = rows[c]
+        i = first + v
+        total = plane_dot(data.ctypes.data + i * row_bytes + plane_bytes, query, words)
+        estimate = estimates[v]
+        estimates[v] = -np.inf
+        added = (np.float32(total) * worth + (shift + slack)) * factor[i]
         if bias.size > 0:
-            estimate = (estimate - bias[i]) * share + added * factor[i] + bias[i]
+            estimate = (estimate - bias[i]) * share + added + bias[i]
         else:
-            estimate = estimate * share + added * factor[i]
+            estimate = estimate * share + added
         if estimate >= threshold:
-            ids[kept] = i
+            _prefetch_row(data.ctypes.data + i * row_bytes, row_bytes)
+            rows[kept] = v
             kept += 1
     return kept
 
 
 @jit
-def _judge_by_four(data, ids, count, plane_bytes, table, query, words, worth, factor, bias, slack, threshold):
-    """Keep those of ``ids[:count]`` whose estimate from four planes may still reach `threshold`; how many."""
-    data0 = data.ctypes.data
+def _judge_by_four(
+    data, first, rows, count, plane_bytes, table, query, words, worth, factor, bias, slack, threshold
+):
+    """Keep those of ``rows[:count]``, after row `first`, that four planes let reach `threshold`; how many."""
     kept = 0
     for c in range(count):
-        i = ids[c]
-        total = full_dot(data0 + i * data.shape[1], plane_bytes, 4, table, query, words)
+        i = first + rows[c]
+        total = full_dot(data.ctypes.data + i * data.shape[1], plane_bytes, 4, table, query, words)
         estimate = (np.float32(total) * worth + slack) * factor[i]
         if bias.size > 0:
             estimate += bias[i]
         if estimate >= threshold:
-            ids[kept] = i
+            rows[kept] = rows[c]
             kept += 1
     return kept
 
@@ -227,30 +238,31 @@ def search_staged_avx2(
             estimates[i - start] = -np.inf  # done
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
     bit = np.float32(stages.second_level * query.byte_unit) * length
-    rows = np.empty(CHUNK, np.int64)
+    rows = np.empty(CHUNK + LANES, np.int32)
     # First the rows that half the slack lets in: they bring the threshold near its end, which spares many of the rest.
     for share in (np.float32(0.5), np.float32(1.0)):
         width = stages.slack[0] * length * share
         for c in range(0, n, CHUNK):
             m = min(CHUNK, n - c)
+            here = estimates[c : c + m + LANES]
             least = max(scores[0], LOWEST)  # below it are the rows that are done
-            count = candidates(estimates[c:], factor, start + c, m, width, least, rows)
+            count = candidates(here, factor, start + c, m, width, least, POSITIONS, rows)
             if nbits > 1:
                 count = _judge_by_two(
-                    data, rows, count, plane_bytes, query.bytes_.ctypes.data, query.bytes_.size // 64, estimates, start,
+                    data, start + c, rows, count, plane_bytes, query.bytes_.ctypes.data, query.bytes_.size // 64, here,
                     np.float32(stages.sign_share), 2 * bit, np.float32(-query.byte_sum) * bit, factor, bias,
                     stages.slack[1] * length, scores[0],
                 )  # fmt: skip
             else:
                 for r in range(count):
-                    estimates[rows[r] - start] = -np.inf  # judged now
+                    here[rows[r]] = -np.inf
             if nbits > 4:
                 count = _judge_by_four(
-                    data, rows, count, plane_bytes, stages.prefix_words.ctypes.data, integers.ctypes.data,
+                    data, start + c, rows, count, plane_bytes, stages.prefix_words.ctypes.data, integers.ctypes.data,
                     integers.size // 64, np.float32(stages.prefix_unit) * length, factor, bias,
                     stages.slack[2] * length, scores[0],
                 )  # fmt: skip
             for r in range(count):
-                i = rows[r]
+                i = start + c + rows[r]
                 score = full_score(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words)
                 topk_push_portable(score, i, scores, ids)
