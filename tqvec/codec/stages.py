@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec.codec import codebook
-from tqvec.codec.bands import integer_queries
+from tqvec.codec.bands import QUERY_LENGTH, integer_queries, integer_steps
 from tqvec.kernels.simd.amx import tile_config
 from tqvec.kernels.tables import BatchTables, StagedQuery, StageTables
 
 Z = 3.2  # standard errors that an estimate may fall short before a true result is lost
+TABLE_STEPS = 31  # of a table entry on either side of 0: four entries fit a byte (staged/README.md)
 _SIGNS = 1 - 2 * (1 - (np.arange(16)[:, None] >> np.arange(4) & 1))  # (16, 4): ±1, bit i of the nibble set: +1
 
 
@@ -65,22 +66,40 @@ def byte_levels(d: int, nbits: int, planes: int) -> ByteLevels:
     return ByteLevels(np.rint(means / step).astype(np.int64), step * full / energy, Z * full * sigma)
 
 
+def _sigma(d: int, energy: float, full: float, rounding: float) -> float:
+    """Standard error of estimates from planes of some energy, for a query and a row of length 1."""
+    return math.sqrt(max(0.0, 1 / energy - 1 / full) / d + rounding)
+
+
 def stage_tables(d: int, nbits: int) -> StageTables:
-    """Tables for one band of `nbits` bits: signs, then two planes, then up to four."""
-    planes = sorted({2, min(nbits, 4)} & set(range(2, nbits + 1)))
+    """Tables for one band of `nbits` bits: signs, then two planes, then four."""
     full = 1.0 - codebook.distortion(d, nbits)
-    signs, energy = prefix_means(d, nbits, 1)
-    sign_level = float(signs[1] * full / energy)
-    # Rounding of the tables: d/4 entries in steps of 1/127 of the largest sum of four, taken as 8/√d.
-    rounding = (8 / 127) ** 2 / 12 / 4 * sign_level**2
-    sign_slack = Z * full * math.sqrt(max(0.0, 1 / energy - 1 / full) / d + rounding)
-    steps = [byte_levels(d, nbits, p) for p in planes]
+    signs, sign_energy = prefix_means(d, nbits, 1)
+    twos, two_energy = prefix_means(d, nbits, min(nbits, 2))
+    fours, four_energy = prefix_means(d, nbits, min(nbits, 4))
+    sign_level = float(signs[1] * full / sign_energy)
+    # Means of two planes: -b, -a, a, b. The sign is worth (a + b) / 2; the second bit, as ±1, (b - a) / 2.
+    both = float(twos[-1] + twos[-2]) / 2 * full / two_energy
+    second = float(twos[-1] - twos[-2]) / 2 * full / two_energy
+    # Rounding of the tables: d/4 entries in steps of 1/31 of the largest sum of four, taken as 8/√d; of the query: to
+    # 1/127 of its largest entry, taken as 5/√d. The integers of the later stage are too fine to matter.
+    of_table = (8 / TABLE_STEPS) ** 2 / 12 / 4
+    of_query = (5 / 127) ** 2 / 12
+    sigmas = (
+        _sigma(d, sign_energy, full, of_table * sign_level**2),
+        _sigma(d, two_energy, full, of_table * both**2 + of_query * second**2),
+        _sigma(d, four_energy, full, 0.0),
+    )
+    steps = integer_steps(d, float(np.max(np.abs(fours))))
+    words = np.zeros(32, np.int16)
+    words[: fours.size] = np.rint(fours * steps)
     return StageTables(
         sign_level,
-        np.array(planes, np.int64),
-        np.array([step.table for step in steps], np.uint8).reshape(-1, 64),
-        np.array([step.unit for step in steps], np.float32),
-        np.array([sign_slack, *(step.slack for step in steps)], np.float32),
+        both / sign_level,
+        second,
+        words,
+        full / four_energy / steps / QUERY_LENGTH,
+        np.array([Z * full * sigma for sigma in sigmas], np.float32),
     )
 
 
@@ -124,15 +143,15 @@ def staged_query(direction: NDArray[np.float32], length: float, unit: np.float32
     padded[:d] = direction
     groups = -(-d // 32)
     sums = padded[: groups * 32].reshape(-1, 4) @ _SIGNS.T  # (nibbles, 16)
-    step = max(float(np.abs(sums).max()), 1e-30) / 127
-    table = (np.rint(sums / step) + 128).astype(np.uint8)
+    step = max(float(np.abs(sums).max()), 1e-30) / TABLE_STEPS
+    table = (np.rint(sums / step) + (TABLE_STEPS + 1)).astype(np.uint8)
     table = np.ascontiguousarray(table.reshape(groups, 4, 2, 16).transpose(0, 2, 1, 3)).reshape(groups, 128)
     rounded, byte_unit = _bytes(padded)
     return StagedQuery(
         length,
         table,
         step,
-        128 * step * groups * 8,
+        (TABLE_STEPS + 1) * step * groups * 8,
         rounded,
         float(byte_unit[0]),
         int(rounded.sum(dtype=np.int64)),

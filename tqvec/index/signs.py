@@ -7,6 +7,8 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec.kernels.dispatch import kernel
+
 _ROWS = 64  # the kernel takes four blocks of 16 at a time
 
 
@@ -43,6 +45,6 @@ class SignBlocks:
             blocks[: first // 16] = self._blocks[: first // 16]
         planes = np.zeros((needed * 16 - first, self._groups * 4), np.uint8)
         planes[: ntotal - first, : self._bytes] = codes[first:ntotal, : self._bytes]
-        words = planes.reshape(-1, 16, self._groups, 4).transpose(0, 2, 1, 3)
+        words = planes.reshape(-1, 16, self._groups, 4).transpose(kernel("sign_axes"))
         blocks[first // 16 : needed] = words.reshape(-1, self._groups, 64)
         self._blocks, self._rows = blocks, ntotal

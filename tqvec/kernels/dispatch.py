@@ -24,7 +24,11 @@ _TABLE = {
     "begin_products": {"amx": "staged.amx", "avx512": "staged.vnni"},
     "pair_products": {"amx": "staged.amx", "avx512": "staged.vnni"},
     "end_products": {"amx": "staged.amx", "avx512": "staged.vnni"},
-    "search_staged": {"avx512": "staged.avx512"},
+    "search_staged": {"avx2": "staged.single"},
+    "sign_axes": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
+    "sign_totals": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
+    "plane_dot": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
+    "full_dot": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "topk_finish": {"portable": "topk.portable"},
     "search_rows": {"portable": "scan.search"},
 }

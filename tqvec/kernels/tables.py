@@ -59,20 +59,23 @@ class StageTables(NamedTuple):
     ----------
     sign_level : float
         E[c | sign] times e_b / e_1.
-    planes : (stages,) int64
-        Leading planes that each later stage reads.
-    levels : (stages, 64) uint8
-        Conditional means of each prefix, in bytes: 128 stands for 0.
-    level_unit : (stages,) float32
-        What one byte step of `levels` is worth, times e_b / e_p.
-    slack : (1 + stages,) float32
-        z σ_p e_b of the sign stage and the later ones, for a query of length 1 and scale 1.
+    sign_share : float
+        Part of a sign estimate in the estimate from two planes.
+    second_level : float
+        What a bit of the second plane adds or takes off there, times e_b / e_2.
+    prefix_words : (32,) int16
+        Integer levels of the first four planes, if there are more.
+    prefix_unit : float
+        What one unit of their product with an integer query of length 1 is worth, times e_b / e_4.
+    slack : (3,) float32
+        z σ_p e_b of signs, two planes and four, for a query of length 1 and scale 1.
     """
 
     sign_level: float
-    planes: np.ndarray
-    levels: np.ndarray
-    level_unit: np.ndarray
+    sign_share: float
+    second_level: float
+    prefix_words: np.ndarray
+    prefix_unit: float
     slack: np.ndarray
 
 

@@ -38,7 +38,9 @@ def llvm_type(vector: Vector) -> ir.VectorType:
 
 i32x16 = Vector("i32", 16)
 i32x8 = Vector("i32", 8)
+i8x32 = Vector("i8", 32)
 i8x64 = Vector("i8", 64)
+i16x16 = Vector("i16", 16)
 i16x32 = Vector("i16", 32)
 f32x16 = Vector("f32", 16)
 f32x8 = Vector("f32", 8)
@@ -174,15 +176,115 @@ def bits_to_bytes_i8x64(typingctx, bits, value):
     return i8x64(types.uint64, types.int8), codegen
 
 
+@intrinsic
+def keep_i8x64(typingctx, bits, a):
+    """Lane i is ``a[i]`` where bit i of the 64-bit number is set, else 0."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i8x64)
+        mask = builder.bitcast(args[0], ir.VectorType(ir.IntType(1), 64))
+        return builder.select(mask, args[1], ir.Constant(kind, [0] * 64))
+
+    return i8x64(types.uint64, i8x64), codegen
+
+
+def part(builder, value, lanes):
+    """Some lanes of a vector, in the order of their numbers."""
+    nothing = ir.Constant(value.type, ir.Undefined)
+    return builder.shuffle_vector(value, nothing, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes)))
+
+
+@intrinsic
+def add_halves_i8x32(typingctx, a):
+    """``a[:32] + a[32:]``"""
+
+    def codegen(context, builder, signature, args):
+        return builder.add(part(builder, args[0], range(32)), part(builder, args[0], range(32, 64)))
+
+    return i8x32(i8x64), codegen
+
+
+@intrinsic
+def as_words_i16x16(typingctx, a):
+    """The same register seen as 16-bit numbers."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], llvm_type(i16x16))
+
+    return i16x16(i8x32), codegen
+
+
+@intrinsic
+def high_bytes_i16x16(typingctx, a):
+    """The upper byte of each 16-bit lane, as a number."""
+
+    def codegen(context, builder, signature, args):
+        return builder.lshr(args[0], ir.Constant(llvm_type(i16x16), [8] * 16))
+
+    return i16x16(i16x16), codegen
+
+
+@intrinsic
+def shift_bytes_i16x16(typingctx, a):
+    """``a * 256`` modulo 2^16"""
+
+    def codegen(context, builder, signature, args):
+        return builder.shl(args[0], ir.Constant(llvm_type(i16x16), [8] * 16))
+
+    return i16x16(i16x16), codegen
+
+
+@intrinsic
+def add_pairs_i32x16(typingctx, acc, even, odd):
+    """Lanes 2 i and 2 i + 1 of `acc` gain ``even[i] + even[i + 8]`` and ``odd[i] + odd[i + 8]``, unsigned."""
+
+    def codegen(context, builder, signature, args):
+        wide = ir.VectorType(ir.IntType(32), 16)
+        even, odd = (builder.zext(words, wide) for words in args[1:])
+        both = ir.Constant(wide, [i // 2 + 16 * (i % 2) for i in range(16)])
+        upper = ir.Constant(wide, [8 + i // 2 + 16 * (i % 2) for i in range(16)])
+        pairs = builder.add(builder.shuffle_vector(even, odd, both), builder.shuffle_vector(even, odd, upper))
+        return builder.add(args[0], pairs)
+
+    return i32x16(i32x16, i16x16, i16x16), codegen
+
+
+def make_byte_table(shift: int):
+    """``byte_table(a) -> i8x64``: bits ``shift .. shift + 8`` of the first 16 lanes, four times over."""
+
+    @intrinsic
+    def byte_table(typingctx, a):
+        def codegen(context, builder, signature, args):
+            shifted = builder.lshr(args[0], ir.Constant(llvm_type(i16x32), [shift] * 32))
+            return part(builder, builder.trunc(shifted, llvm_type(i8x32)), list(range(16)) * 4)
+
+        return i8x64(i16x32), codegen
+
+    return byte_table
+
+
+def make_interleave(first: int):
+    """``interleave(low, high) -> i16x32``: 16-bit numbers from two vectors' bytes ``first .. first + 32``."""
+
+    @intrinsic
+    def interleave(typingctx, low, high):
+        def codegen(context, builder, signature, args):
+            lanes = [first + i // 2 + 64 * (i % 2) for i in range(64)]
+            both = builder.shuffle_vector(*args, ir.Constant(ir.VectorType(ir.IntType(32), 64), lanes))
+            return builder.bitcast(both, llvm_type(i16x32))
+
+        return i16x32(i8x64, i8x64), codegen
+
+    return interleave
+
+
 def make_widen(first: int):
     """``widen(a) -> i16x32``: unsigned bytes ``first .. first + 32`` of 64 as 16-bit numbers."""
 
     @intrinsic
     def widen(typingctx, a):
         def codegen(context, builder, signature, args):
-            lanes = ir.Constant(ir.VectorType(ir.IntType(32), 32), list(range(first, first + 32)))
-            part = builder.shuffle_vector(args[0], ir.Constant(llvm_type(i8x64), ir.Undefined), lanes)
-            return builder.zext(part, llvm_type(i16x32))
+            return builder.zext(part(builder, args[0], range(first, first + 32)), llvm_type(i16x32))
 
         return i16x32(i8x64), codegen
 
@@ -289,6 +391,7 @@ def at_least_f32x16(typingctx, a, b):
 
 
 @intrinsic
+<<<<<<< HEAD
 def greater_f32x16(typingctx, a, b):
     """Bit i of the result tells whether ``a[i] > b[i]``."""
 
@@ -401,6 +504,28 @@ def store_u64(typingctx, address, bits):
         return context.get_dummy_value()
 
     return types.void(types.intp, types.uint64), codegen
+=======
+def count_bits(typingctx, bits):
+    """Number of set bits of a 64-bit number."""
+
+    def codegen(context, builder, signature, args):
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
+def load_bytes_i32x8(typingctx, address):
+    """Eight unsigned bytes from memory as int32."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.VectorType(ir.IntType(8), 8)
+        value = builder.load(builder.inttoptr(args[0], kind.as_pointer()))
+        value.align = 1
+        return builder.zext(value, llvm_type(i32x8))
+
+    return i32x8(types.intp), codegen
+>>>>>>> 401b2cb
 
 
 @intrinsic
@@ -447,6 +572,7 @@ mul_f32x16 = make_binary(f32x16, "fmul")
 load_f32x16 = make_load(f32x16)
 store_f32x16 = make_store(f32x16)
 splat_f32x16 = make_splat(f32x16)
+<<<<<<< HEAD
 splat_load_f32x16 = make_splat_load(f32x16)
 low_f32x8 = make_half(0)
 high_f32x8 = make_half(8)
@@ -458,6 +584,20 @@ zero_f64x8 = make_zero(f64x8)
 mul_f64x8 = make_binary(f64x8, "fmul")
 or_i8x64 = make_binary(i8x64, "or_")
 splat_i16x32 = make_splat(i16x32)
+=======
+add_i8x64 = make_binary(i8x64, "add")
+add_i16x16 = make_binary(i16x16, "add")
+sub_i16x16 = make_binary(i16x16, "sub")
+zero_i16x16 = make_zero(i16x16)
+add_i16x32 = make_binary(i16x32, "add")
+zero_i16x32 = make_zero(i16x32)
+splat_i16x32 = make_splat(i16x32)
+low_byte_table_i8x64 = make_byte_table(0)
+high_byte_table_i8x64 = make_byte_table(8)
+or_i8x64 = make_binary(i8x64, "or_")
+interleave_low_i16x32 = make_interleave(0)
+interleave_high_i16x32 = make_interleave(32)
+>>>>>>> 401b2cb
 widen_low_i16x32 = make_widen(0)
 widen_high_i16x32 = make_widen(32)
 load_i16x32 = make_load(i16x32)
@@ -472,6 +612,7 @@ store_i32x16 = make_store(i32x16)
 store_i32x8 = make_store(i32x8)
 zero_i32x16 = make_zero(i32x16)
 zero_i32x8 = make_zero(i32x8)
+<<<<<<< HEAD
 sum_i32x16 = make_sum(i32x16)
 load_i8x16 = make_load(i8x16)
 store_i8x16 = make_store(i8x16)
@@ -487,3 +628,7 @@ add_i32x4 = make_binary(i32x4, "add")
 multiply_add_low_i32x4 = make_multiply_add(0)
 multiply_add_high_i32x4 = make_multiply_add(4)
 sum_i32x4 = make_sum(i32x4)
+=======
+add_i32x8 = make_binary(i32x8, "add")
+splat_i32x8 = make_splat(i32x8)
+>>>>>>> 401b2cb

@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tqvec.kernels.simd.base import f32x16, i8x64, i16x32, i32x8, i32x16, llvm_type
+from tqvec.kernels.simd.base import f32x16, i8x64, i16x32, i32x8, i32x16, llvm_type, part
 
 
 def _declare(builder, name, result, arguments):
@@ -81,3 +81,45 @@ def dot_words_i32x16(typingctx, acc, a, b):
         return builder.call(function, [args[0], builder.bitcast(args[1], kind), builder.bitcast(args[2], kind)])
 
     return i32x16(i32x16, i16x32, i16x32), codegen
+
+
+def _in_halves(builder, name, element, lanes, args):
+    """An AVX2 function of two vectors of 64 bytes, applied to their halves."""
+    kind = ir.VectorType(ir.IntType(512 // 2 // lanes), lanes)
+    function = _declare(builder, name, ir.VectorType(element, 256 // element.width), [kind] * 2)
+    halves = [
+        builder.call(function, [part(builder, arg, range(first, first + lanes)) for arg in args])
+        for first in (0, lanes)
+    ]
+    whole = ir.Constant(ir.VectorType(ir.IntType(32), 512 // element.width), list(range(512 // element.width)))
+    return builder.shuffle_vector(*halves, whole)
+
+
+@intrinsic
+def lookup_i8x64(typingctx, table, index):
+    """AVX2 ``vpshufb``: lane i is ``table[i // 16 * 16 + index[i]]``, for an index of 0 … 15."""
+
+    def codegen(context, builder, signature, args):
+        return _in_halves(builder, "llvm.x86.avx2.pshuf.b", ir.IntType(8), 32, args)
+
+    return i8x64(i8x64, i8x64), codegen
+
+
+@intrinsic
+def multiply_words_i32x16(typingctx, a, b):
+    """AVX2 ``vpmaddwd``: each lane is the sum of the two products of the int16 pairs in `a` and `b`."""
+
+    def codegen(context, builder, signature, args):
+        return _in_halves(builder, "llvm.x86.avx2.pmadd.wd", ir.IntType(32), 16, args)
+
+    return i32x16(i16x32, i16x32), codegen
+
+
+@intrinsic
+def multiply_bytes_i16x32(typingctx, a, b):
+    """AVX2 ``vpmaddubsw``: two products of unsigned bytes of `a` by signed of `b` a lane; their sum saturates."""
+
+    def codegen(context, builder, signature, args):
+        return _in_halves(builder, "llvm.x86.avx2.pmadd.ub.sw", ir.IntType(16), 32, args)
+
+    return i16x32(i8x64, i8x64), codegen

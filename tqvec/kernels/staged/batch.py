@@ -20,7 +20,8 @@ from tqvec.kernels.simd.base import (
     to_f32x16,
 )
 from tqvec.kernels.simd.x86 import permute_i8x64
-from tqvec.kernels.staged.avx512 import full_score_avx512, prefix_codes
+from tqvec.kernels.staged.codes import prefix_codes
+from tqvec.kernels.staged.single import full_score
 from tqvec.kernels.topk.portable import topk_push_portable
 
 begin_products = kernel("begin_products")
@@ -51,7 +52,7 @@ def search_batch_avx512(data, factor, bias, bands, levels, spread, batch, start,
     Parameters
     ----------
     data, factor, bias, bands, levels, spread
-        As in `search_staged_avx512`.
+        As in `search_staged_avx2`.
     batch : BatchTables
     start, stop : int
     scores, ids : (nq, k) float32 and int64
@@ -94,7 +95,7 @@ def search_batch_avx512(data, factor, bias, bands, levels, spread, batch, start,
                         while bits != 0:
                             best = q + h * LANES + lowest_bit(bits)
                             bits &= bits - np.uint64(1)
-                            score = full_score_avx512(
+                            score = full_score(
                                 data, i, bands, levels, level_words, spread, batch.integers[best], batch.unit[best],
                                 factor, bias, room,
                             )  # fmt: skip

@@ -1,0 +1,125 @@
+"""The parts of a staged search that depend on the level, with AVX2; the mathematics is in README.md."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tqvec.kernels._jit import jit
+from tqvec.kernels.simd.base import (
+    add_halves_i8x32,
+    add_i8x64,
+    add_i16x16,
+    add_i16x32,
+    add_i32x16,
+    add_pairs_i32x16,
+    as_words_i16x16,
+    high_byte_table_i8x64,
+    high_bytes_i16x16,
+    high_nibbles_i8x64,
+    interleave_high_i16x32,
+    interleave_low_i16x32,
+    keep_i8x64,
+    load_i8x64,
+    load_i16x32,
+    load_u64,
+    low_byte_table_i8x64,
+    low_nibbles_i8x64,
+    prefetch,
+    shift_bytes_i16x16,
+    splat_i8x64,
+    splat_i16x32,
+    sub_i16x16,
+    sum_i32x16,
+    zero_i16x16,
+    zero_i16x32,
+    zero_i32x16,
+)
+from tqvec.kernels.simd.x86 import lookup_i8x64, multiply_bytes_i16x32, multiply_words_i32x16
+from tqvec.kernels.staged.codes import prefix_codes
+
+FLUSH_GROUPS = 256  # 256 sums of four table entries, each at most 63, stay below 2^16
+AHEAD = 4096  # bytes of signs that are on their way to the cache: a page, where the processor's own prefetching stops
+FLUSH_WORDS = 128  # 128 sums of two query bytes, each at most 127, stay below 2^15
+
+sign_axes_avx2 = (0, 2, 3, 1)  # byte 16 t + v: a lookup within 16 bytes takes one table for all of them
+
+
+@jit
+def _sums(x, low_table, high_table):
+    """For 32 coordinates of 16 rows: byte v plus byte 16 + v is the sum of the eight table entries of row v."""
+    low = lookup_i8x64(low_table, low_nibbles_i8x64(x))
+    high = lookup_i8x64(high_table, high_nibbles_i8x64(x))
+    return as_words_i16x16(add_halves_i8x32(add_i8x64(low, high)))
+
+
+@jit
+def _two_blocks(p0, p1, table, groups):
+    """Totals of two blocks of 16 rows.
+
+    A 16-bit lane sums two bytes at once, the upper one 256-fold; the upper bytes are also summed alone, and taken off
+    in the end. Sums wrap around at 2^16, but those of either byte don't reach it.
+    """
+    t0 = zero_i32x16()
+    t1 = zero_i32x16()
+    for first in range(0, groups, FLUSH_GROUPS):
+        both0 = zero_i16x16()
+        both1 = zero_i16x16()
+        odd0 = zero_i16x16()
+        odd1 = zero_i16x16()
+        for g in range(first, min(first + FLUSH_GROUPS, groups)):
+            low = load_i8x64(table + 128 * g)
+            high = load_i8x64(table + 128 * g + 64)
+            prefetch(p0 + 64 * g + AHEAD)
+            prefetch(p1 + 64 * g + AHEAD)
+            x = _sums(load_i8x64(p0 + 64 * g), low, high)
+            both0 = add_i16x16(both0, x)
+            odd0 = add_i16x16(odd0, high_bytes_i16x16(x))
+            x = _sums(load_i8x64(p1 + 64 * g), low, high)
+            both1 = add_i16x16(both1, x)
+            odd1 = add_i16x16(odd1, high_bytes_i16x16(x))
+        t0 = add_pairs_i32x16(t0, sub_i16x16(both0, shift_bytes_i16x16(odd0)), odd0)
+        t1 = add_pairs_i32x16(t1, sub_i16x16(both1, shift_bytes_i16x16(odd1)), odd1)
+    return t0, t1
+
+
+@jit
+def sign_totals_avx2(signs, table, groups):
+    """See `sign_totals_avx512`."""
+    size = groups * 64
+    t0, t1 = _two_blocks(signs, signs + size, table, groups)
+    t2, t3 = _two_blocks(signs + 2 * size, signs + 3 * size, table, groups)
+    return t0, t1, t2, t3
+
+
+@jit
+def plane_dot_avx2(plane, query, words):
+    """See `plane_dot_avx512`."""
+    ones = splat_i8x64(np.int8(1))
+    one_words = splat_i16x32(np.int16(1))
+    total = zero_i32x16()
+    for first in range(0, words, FLUSH_WORDS):
+        sums = zero_i16x32()
+        for w in range(first, min(first + FLUSH_WORDS, words)):
+            chosen = keep_i8x64(load_u64(plane + 8 * w), load_i8x64(query + 64 * w))
+            sums = add_i16x32(sums, multiply_bytes_i16x32(ones, chosen))
+        total = add_i32x16(total, multiply_words_i32x16(sums, one_words))
+    return sum_i32x16(total)
+
+
+@jit
+def full_dot_avx2(row, plane_bytes, planes, table, query, words):
+    """See `full_dot_avx512`."""
+    levels = load_i16x32(table)
+    low_bytes = low_byte_table_i8x64(levels)
+    high_bytes = high_byte_table_i8x64(levels)
+    sums = zero_i32x16()
+    for w in range(words):
+        codes = prefix_codes(row + 8 * w, plane_bytes, planes)
+        low = lookup_i8x64(low_bytes, codes)
+        high = lookup_i8x64(high_bytes, codes)
+        at = query + 128 * w
+        products = multiply_words_i32x16(interleave_low_i16x32(low, high), load_i16x32(at))
+        sums = add_i32x16(sums, products)
+        products = multiply_words_i32x16(interleave_high_i16x32(low, high), load_i16x32(at + 64))
+        sums = add_i32x16(sums, products)
+    return sum_i32x16(sums)

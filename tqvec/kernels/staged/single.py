@@ -1,0 +1,268 @@
+"""Staged search of one query: signs judge all rows, the second plane a few, full scores a handful (README.md)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
+from tqvec.kernels.simd.base import (
+    add_f32x16,
+    add_i32x8,
+    at_least_f32x16,
+    count_bits,
+    load_bytes_i32x8,
+    load_f32x16,
+    mul_f32x16,
+    prefetch,
+    splat_f32x16,
+    splat_i32x8,
+    store_f32x16,
+    store_i32x8,
+    to_f32x16,
+)
+from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable, topk_update_portable
+
+sign_totals = kernel("sign_totals")
+plane_dot = kernel("plane_dot")
+full_dot = kernel("full_dot")
+
+ROWS = 64  # scanned together: four blocks of 16 share the loads of the tables
+LOWEST = np.float32(-3e38)
+CHUNK = 4096  # rows whose candidates are judged together
+PROBES = 16  # rows beyond k whose full scores give the first threshold
+AHEAD = 16  # candidates whose codes are on their way to the cache
+# The set bits of each byte, lowest first.
+POSITIONS = np.array([sorted(range(8), key=lambda bit: (not byte >> bit & 1, bit)) for byte in range(256)], np.uint8)
+
+
+@jit
+def _store_estimates(totals, a, b, factor, bias, out):
+    """``out = (totals a + b) factor + bias`` for 16 rows; `factor`, `bias` and `out` are addresses, `bias` may be 0."""
+    x = add_f32x16(mul_f32x16(to_f32x16(totals), a), b)
+    x = mul_f32x16(x, load_f32x16(factor))
+    if bias != 0:
+        x = add_f32x16(x, load_f32x16(bias))
+    store_f32x16(out, x)
+
+
+@jit
+def sign_estimates(signs, table, a, b, factor, bias, start, stop, estimates):
+    """Estimates ``(total a + b) factor (+ bias)`` of rows ``start .. stop`` from their signs.
+
+    Parameters
+    ----------
+    signs : (n_blocks, groups, 64) uint8
+    table : (groups, 128) uint8
+    a, b : float32
+    factor : (≥ 64-row multiple after stop,) float32
+    bias : like `factor`, or (0,) float32
+    start, stop : int
+        `start` is a multiple of 64.
+    estimates : (≥ 64-row multiple after stop - start,) float32
+        Filled; what lies past the last row is noise.
+    """
+    groups = signs.shape[1]
+    slope = splat_f32x16(a)
+    shift = splat_f32x16(b)
+    for i in range(start, stop, ROWS):
+        t0, t1, t2, t3 = sign_totals(signs.ctypes.data + i * groups * 4, table.ctypes.data, groups)
+        f = factor.ctypes.data + 4 * i
+        out = estimates.ctypes.data + 4 * (i - start)
+        c = bias.ctypes.data + 4 * i if bias.size > 0 else 0
+        step = 64 if bias.size > 0 else 0
+        _store_estimates(t0, slope, shift, f, c, out)
+        _store_estimates(t1, slope, shift, f + 64, c + step, out + 64)
+        _store_estimates(t2, slope, shift, f + 128, c + 2 * step, out + 128)
+        _store_estimates(t3, slope, shift, f + 192, c + 3 * step, out + 192)
+
+
+@jit
+def candidates(estimates, factor, first, count, slack, threshold, positions, out):
+    """List v < count with ``estimates[v] + slack factor[first + v] >= threshold``; how many.
+
+    `count` is rounded up to a multiple of 16 rows, which both arrays must have. `positions` is `POSITIONS`; `out` has
+    room for 16 more than `count`. Every eight rows are written without a branch, which would be hard to predict.
+    """
+    least = splat_f32x16(threshold)
+    width = splat_f32x16(slack)
+    e = estimates.ctypes.data
+    f = factor.ctypes.data + 4 * first
+    found = 0
+    for v in range(0, count, LANES):
+        upper = add_f32x16(load_f32x16(e + 4 * v), mul_f32x16(load_f32x16(f + 4 * v), width))
+        bits = at_least_f32x16(upper, least)
+        for part in range(2):
+            eight = (bits >> np.uint64(8 * part)) & np.uint64(255)
+            places = load_bytes_i32x8(positions.ctypes.data + 8 * np.int64(eight))
+            store_i32x8(out.ctypes.data + 4 * found, add_i32x8(places, splat_i32x8(np.int32(v + 8 * part))))
+            found += count_bits(eight)
+    return found
+
+
+@jit
+def _unpacked_dot(row, bands, levels, spread, integers, words):
+    """The integer sum that `dot_tiles` gives for a row of any width; `words` is room for its codes."""
+    unpack_row_portable(row, bands, spread, words)
+    codes = words.view(np.uint8)
+    total = np.int32(0)
+    first = 0
+    for b in range(bands.shape[0]):
+        level = levels[b]
+        n = bands[b, 1] - bands[b, 0]
+        for j in range(first, first + n):
+            total += np.int32(np.int16(level[codes[j]])) * np.int32(integers[j])
+        first += (n + 7) // 8 * 8
+    return total
+
+
+@jit
+def full_score(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words):
+    """The score of row `i` that the unstaged search would give, to the last bit.
+
+    `level_words` are the levels of codes of at most 4 bits as 32 int16, `integers` and `unit` the query's.
+    """
+    if bands[0, 2] <= 4:
+        total = full_dot(
+            data.ctypes.data + i * data.shape[1],
+            (bands[0, 1] - bands[0, 0]) // 8,
+            bands[0, 2],
+            level_words.ctypes.data,
+            integers.ctypes.data,
+            integers.size // 64,
+        )
+    else:
+        total = _unpacked_dot(data[i], bands, levels, spread, integers, words)
+    score = np.float32(total) * unit * factor[i]
+    return score + bias[i] if bias.size > 0 else score
+
+
+@jit
+def _prefetch_row(address, size):
+    """Ask for `size` bytes."""
+    for line in range(0, size, 64):
+        prefetch(address + line)
+    prefetch(address + size - 1)
+
+
+@jit
+def _judge_by_two(
+    data, first, rows, count, plane_bytes, query, words, estimates, share, worth, shift, factor, bias, slack, threshold
+):
+    """Keep those of ``rows[:count]``, after row `first`, that two planes let reach `threshold`; how many.
+
+    The estimate is linear in the signs and the bits of the second plane (README.md). The first part is a `share` of the
+    estimate from signs, which is struck out: no row is judged twice. The second is ``plane_dot worth + shift``.
+    """
+    row_bytes = data.shape[1]
+    kept = 0
+    for c in range(count):
+        ahead = first + rows[min(c + AHEAD, count - 1)]
+        _prefetch_row(data.ctypes.data + ahead * row_bytes + plane_bytes, plane_bytes)
+        v = rows[c]
+        i = first + v
+        total = plane_dot(data.ctypes.data + i * row_bytes + plane_bytes, query, words)
+        estimate = estimates[v]
+        estimates[v] = -np.inf
+        added = (np.float32(total) * worth + (shift + slack)) * factor[i]
+        if bias.size > 0:
+            estimate = (estimate - bias[i]) * share + added + bias[i]
+        else:
+            estimate = estimate * share + added
+        if estimate >= threshold:
+            _prefetch_row(data.ctypes.data + i * row_bytes, row_bytes)
+            rows[kept] = v
+            kept += 1
+    return kept
+
+
+@jit
+def _judge_by_four(
+    data, first, rows, count, plane_bytes, table, query, words, worth, factor, bias, slack, threshold
+):
+    """Keep those of ``rows[:count]``, after row `first`, that four planes let reach `threshold`; how many."""
+    kept = 0
+    for c in range(count):
+        i = first + rows[c]
+        total = full_dot(data.ctypes.data + i * data.shape[1], plane_bytes, 4, table, query, words)
+        estimate = (np.float32(total) * worth + slack) * factor[i]
+        if bias.size > 0:
+            estimate += bias[i]
+        if estimate >= threshold:
+            rows[kept] = rows[c]
+            kept += 1
+    return kept
+
+
+@jit
+def search_staged_avx2(
+    data, factor, bias, bands, levels, spread, signs, query, stages, estimates, start, stop, scores, ids
+):
+    """Offer rows ``start .. stop`` to the heap of one query, judging most of them by a few bits.
+
+    Parameters
+    ----------
+    data, factor, bias, bands, levels, spread
+        As in `search_rows_portable`. Planes start at whole bytes (d % 8 == 0). All have at least 64 rows after `stop`,
+        of any content.
+    signs : (n_blocks, groups, 64) uint8
+        At least up to the multiple of 64 after `stop`.
+    query : StagedQuery
+    stages : StageTables
+    estimates : (≥ stop - start + 64,) float32
+        Room. A fresh array each time would cost more in page faults than the arithmetic on it.
+    start, stop : int
+        `start` is a multiple of 64.
+    scores, ids : (k,) float32 and int64
+        A heap.
+    """
+    n = stop - start
+    nbits = bands[0, 2]
+    length = np.float32(query.length)
+    a = np.float32(query.table_step * stages.sign_level) * length
+    b = np.float32(-query.table_zero * stages.sign_level) * length
+    sign_estimates(signs, query.table, a, b, factor, bias, start, stop, estimates)
+    estimates[n : n + ROWS] = -np.inf
+    level_words = levels[0, :32].astype(np.int16)
+    words = np.zeros(padded_words(bands), np.uint64)
+    integers, unit = query.integers, query.unit
+    if ids[0] == EMPTY_ID:  # no threshold yet
+        best = np.full(min(scores.size + PROBES, n), -np.inf, np.float32)
+        best_ids = np.full(best.size, EMPTY_ID, np.int64)
+        for c in range(0, n, CHUNK // 8):
+            topk_update_portable(estimates[c:], min(CHUNK // 8, n - c), start + c, best, best_ids)
+        for i in best_ids:
+            score = full_score(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words)
+            topk_push_portable(score, i, scores, ids)
+            estimates[i - start] = -np.inf  # done
+    plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
+    bit = np.float32(stages.second_level * query.byte_unit) * length
+    rows = np.empty(CHUNK + LANES, np.int32)
+    # First the rows that half the slack lets in: they bring the threshold near its end, which spares many of the rest.
+    for share in (np.float32(0.5), np.float32(1.0)):
+        width = stages.slack[0] * length * share
+        for c in range(0, n, CHUNK):
+            m = min(CHUNK, n - c)
+            here = estimates[c : c + m + LANES]
+            least = max(scores[0], LOWEST)  # below it are the rows that are done
+            count = candidates(here, factor, start + c, m, width, least, POSITIONS, rows)
+            if nbits > 1:
+                count = _judge_by_two(
+                    data, start + c, rows, count, plane_bytes, query.bytes_.ctypes.data, query.bytes_.size // 64, here,
+                    np.float32(stages.sign_share), 2 * bit, np.float32(-query.byte_sum) * bit, factor, bias,
+                    stages.slack[1] * length, scores[0],
+                )  # fmt: skip
+            else:
+                for r in range(count):
+                    here[rows[r]] = -np.inf
+            if nbits > 4:
+                count = _judge_by_four(
+                    data, start + c, rows, count, plane_bytes, stages.prefix_words.ctypes.data, integers.ctypes.data,
+                    integers.size // 64, np.float32(stages.prefix_unit) * length, factor, bias,
+                    stages.slack[2] * length, scores[0],
+                )  # fmt: skip
+            for r in range(count):
+                i = start + c + rows[r]
+                score = full_score(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words)
+                topk_push_portable(score, i, scores, ids)
