@@ -391,7 +391,6 @@ def at_least_f32x16(typingctx, a, b):
 
 
 @intrinsic
-<<<<<<< HEAD
 def greater_f32x16(typingctx, a, b):
     """Bit i of the result tells whether ``a[i] > b[i]``."""
 
@@ -504,7 +503,9 @@ def store_u64(typingctx, address, bits):
         return context.get_dummy_value()
 
     return types.void(types.intp, types.uint64), codegen
-=======
+
+
+@intrinsic
 def count_bits(typingctx, bits):
     """Number of set bits of a 64-bit number."""
 
@@ -525,7 +526,6 @@ def load_bytes_i32x8(typingctx, address):
         return builder.zext(value, llvm_type(i32x8))
 
     return i32x8(types.intp), codegen
->>>>>>> 401b2cb
 
 
 @intrinsic
@@ -572,7 +572,6 @@ mul_f32x16 = make_binary(f32x16, "fmul")
 load_f32x16 = make_load(f32x16)
 store_f32x16 = make_store(f32x16)
 splat_f32x16 = make_splat(f32x16)
-<<<<<<< HEAD
 splat_load_f32x16 = make_splat_load(f32x16)
 low_f32x8 = make_half(0)
 high_f32x8 = make_half(8)
@@ -582,9 +581,6 @@ store_f64x8 = make_store(f64x8)
 splat_load_f64x8 = make_splat_load(f64x8)
 zero_f64x8 = make_zero(f64x8)
 mul_f64x8 = make_binary(f64x8, "fmul")
-or_i8x64 = make_binary(i8x64, "or_")
-splat_i16x32 = make_splat(i16x32)
-=======
 add_i8x64 = make_binary(i8x64, "add")
 add_i16x16 = make_binary(i16x16, "add")
 sub_i16x16 = make_binary(i16x16, "sub")
@@ -597,7 +593,6 @@ high_byte_table_i8x64 = make_byte_table(8)
 or_i8x64 = make_binary(i8x64, "or_")
 interleave_low_i16x32 = make_interleave(0)
 interleave_high_i16x32 = make_interleave(32)
->>>>>>> 401b2cb
 widen_low_i16x32 = make_widen(0)
 widen_high_i16x32 = make_widen(32)
 load_i16x32 = make_load(i16x32)
@@ -612,7 +607,6 @@ store_i32x16 = make_store(i32x16)
 store_i32x8 = make_store(i32x8)
 zero_i32x16 = make_zero(i32x16)
 zero_i32x8 = make_zero(i32x8)
-<<<<<<< HEAD
 sum_i32x16 = make_sum(i32x16)
 load_i8x16 = make_load(i8x16)
 store_i8x16 = make_store(i8x16)
@@ -628,7 +622,5 @@ add_i32x4 = make_binary(i32x4, "add")
 multiply_add_low_i32x4 = make_multiply_add(0)
 multiply_add_high_i32x4 = make_multiply_add(4)
 sum_i32x4 = make_sum(i32x4)
-=======
 add_i32x8 = make_binary(i32x8, "add")
 splat_i32x8 = make_splat(i32x8)
->>>>>>> 401b2cb

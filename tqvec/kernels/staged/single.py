@@ -178,9 +178,7 @@ def _judge_by_two(
 
 
 @jit
-def _judge_by_four(
-    data, first, rows, count, plane_bytes, table, query, words, worth, factor, bias, slack, threshold
-):
+def _judge_by_four(data, first, rows, count, plane_bytes, table, query, words, worth, factor, bias, slack, threshold):
     """Keep those of ``rows[:count]``, after row `first`, that four planes let reach `threshold`; how many."""
     kept = 0
     for c in range(count):
