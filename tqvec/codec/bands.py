@@ -67,14 +67,6 @@ def quantizer_tables(d: int, bands: tuple[Band, ...]) -> QuantizerTables:
     )
 
 
-QUERY_LENGTH = 32767  # of an integer query
-
-
-def integer_queries(directions: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Queries of length 1 in steps of 1/32767; every search rounds them here, so that their scores agree."""
-    return np.rint(directions * np.float32(QUERY_LENGTH)).astype(np.int16)
-
-
 class IntegerLevels(NamedTuple):
     """Centroids as int16, for the integer scan.
 

@@ -65,8 +65,8 @@ class TurboQuant:
     ----------
     bands : tuple of Band
         Runs of rotated coordinates and their widths; here one.
-    quantizer : QuantizerTables
-        Codebooks as the kernels take them.
+    rotation_tables, quantizer : RotationTables, QuantizerTables
+        Rotation and codebooks as the kernels take them.
 
     Raises
     ------
@@ -104,7 +104,7 @@ class TurboQuant:
         self.seed = _validate.integer(seed, "seed", 0, 2**64 - 1)
         self.scale = _validate.choice(scale, "scale", SCALES)
         self.bands = (Band(0, self.d, self.nbits),)
-        self._rotation = ROTATIONS[self.rotation](self.d, self.seed)
+        self.rotation_tables = ROTATIONS[self.rotation](self.d, self.seed)
         self.quantizer = quantizer_tables(self.d, self.bands)
 
     def __repr__(self) -> str:
@@ -134,7 +134,7 @@ class TurboQuant:
         }
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         digest.update(self.quantizer.centroids.astype("<f4").tobytes())
-        digest.update(self._rotation.matrix.astype("<f4").tobytes())
+        digest.update(self.rotation_tables.matrix.astype("<f4").tobytes())
         return digest.hexdigest()[:32]
 
     def encode(self, x: ArrayLike, threads: int | None = None) -> Codes:
@@ -171,7 +171,7 @@ class TurboQuant:
         good = np.full(workers, n)  # rows before the first bad one, as each part found it
 
         def task(part: int, start: int, stop: int) -> None:
-            end = encode(rows, self._rotation, self.quantizer, start, stop, *out)
+            end = encode(rows, self.rotation_tables, self.quantizer, start, stop, *out)
             good[part] = end if end < stop else n
 
         _threads.over_rows(task, n, _GRAIN, workers)
@@ -207,7 +207,7 @@ class TurboQuant:
         decode = kernel("decode_rows")
 
         def task(part: int, start: int, stop: int) -> None:
-            decode(codes.data, scale, self._rotation, self.quantizer, SPREAD, start, stop, out)
+            decode(codes.data, scale, self.rotation_tables, self.quantizer, SPREAD, start, stop, out)
 
         _threads.over_rows(task, len(codes), _GRAIN, num_threads(threads))
         return out
@@ -242,7 +242,7 @@ class TurboQuant:
     def rotate(self, x: Floats) -> Floats:
         """Rotate checked (n, d) float32 rows into the basis that codes live in."""
         out = np.empty_like(x)
-        kernel("rotate_rows")(x, self._rotation, 0, x.shape[0], out)
+        kernel("rotate_rows")(x, self.rotation_tables, 0, x.shape[0], out)
         return out
 
     def _check(self, codes: Codes) -> None:

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec.codec import codebook
-from tqvec.codec.bands import QUERY_LENGTH, integer_queries, integer_steps
+from tqvec.codec.bands import integer_steps
 from tqvec.kernels.simd.amx import tile_config
-from tqvec.kernels.tables import BatchTables, StagedQuery, StageTables
+from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.scan.queries import QUERY_LENGTH
+from tqvec.kernels.tables import TABLE_STEPS, BatchTables, StageTables
 
 Z = 3.2  # standard errors that an estimate may fall short before a true result is lost
-TABLE_STEPS = 31  # of a table entry on either side of 0: four entries fit a byte (staged/README.md)
-_SIGNS = 1 - 2 * (1 - (np.arange(16)[:, None] >> np.arange(4) & 1))  # (16, 4): ±1, bit i of the nibble set: +1
 
 
 def prefix_means(d: int, nbits: int, planes: int) -> tuple[NDArray[np.float64], float]:
@@ -110,51 +110,41 @@ def _bytes(padded: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.fl
 
 
 def batch_tables(
-    d: int, nbits: int, directions: NDArray[np.float32], length: NDArray[np.float64], unit: NDArray[np.float32]
+    step: ByteLevels,
+    planes: int,
+    bands: NDArray[np.int64],
+    directions: NDArray[np.float32],
+    worth: NDArray[np.float64],
+    unit: NDArray[np.float32],
 ) -> BatchTables:
-    """A batch of rotated queries of length 1; `length` and `unit` are as in `staged_query`."""
-    nq = directions.shape[0]
+    """A batch of queries.
+
+    Parameters
+    ----------
+    step : ByteLevels
+        Of `planes` planes.
+    bands : (1, 3) int64
+    directions, worth, unit
+        As `query_directions_portable` makes them.
+    """
+    nq, d = directions.shape
     words = -(-d // 64)
     padded = np.zeros((nq + -nq % 32, words * 64), np.float32)
     padded[:nq, :d] = directions
     rounded, byte_unit = _bytes(padded)
     tiles = rounded.reshape(-1, 16, words, 16, 4).transpose(0, 2, 3, 1, 4).reshape(-1, words, 16, 64)
-    planes = min(nbits, 4)
-    step = byte_levels(d, nbits, planes)
-    lengths = np.zeros(padded.shape[0])
-    lengths[:nq] = length
-    worth = byte_unit[:, 0] * lengths * step.unit
+    integers = np.empty((nq, words * 64), np.int16)
+    kernel("integer_queries")(directions, bands, integers)
+    factor = np.zeros(padded.shape[0])
+    factor[:nq] = worth
+    step_worth = byte_unit[:, 0] * factor * step.unit
     return BatchTables(
         np.ascontiguousarray(tiles),
-        worth.astype(np.float32),
-        (lengths * step.slack - 128 * worth * rounded.sum(axis=1, dtype=np.int64)).astype(np.float32),
-        integer_queries(padded[:nq]),
+        step_worth.astype(np.float32),
+        (factor * step.slack - 128 * step_worth * rounded.sum(axis=1, dtype=np.int64)).astype(np.float32),
+        integers,
         unit,
         planes,
         step.table,
         tile_config(),
-    )
-
-
-def staged_query(direction: NDArray[np.float32], length: float, unit: np.float32) -> StagedQuery:
-    """A rotated query of length 1 in the forms that the stages take; `unit` is that of its integer dot products."""
-    d = direction.shape[0]
-    padded = np.zeros(-(-d // 64) * 64, np.float32)
-    padded[:d] = direction
-    groups = -(-d // 32)
-    sums = padded[: groups * 32].reshape(-1, 4) @ _SIGNS.T  # (nibbles, 16)
-    step = max(float(np.abs(sums).max()), 1e-30) / TABLE_STEPS
-    table = (np.rint(sums / step) + (TABLE_STEPS + 1)).astype(np.uint8)
-    table = np.ascontiguousarray(table.reshape(groups, 4, 2, 16).transpose(0, 2, 1, 3)).reshape(groups, 128)
-    rounded, byte_unit = _bytes(padded)
-    return StagedQuery(
-        length,
-        table,
-        step,
-        (TABLE_STEPS + 1) * step * groups * 8,
-        rounded,
-        float(byte_unit[0]),
-        int(rounded.sum(dtype=np.int64)),
-        integer_queries(padded),
-        unit,
     )

@@ -79,6 +79,9 @@ class StageTables(NamedTuple):
     slack: np.ndarray
 
 
+TABLE_STEPS = 31  # of an entry of `StagedQuery.table` on either side of 0: four entries fit a byte
+
+
 class StagedQuery(NamedTuple):
     """One query in the forms that the stages take; all of length 1, `length` is its own.
 
