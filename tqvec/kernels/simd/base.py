@@ -159,15 +159,14 @@ def low_nibbles_i8x64(typingctx, a):
 
 
 @intrinsic
-def bits_to_bytes_i8x64(typingctx, bits, value):
-    """Lane i is `value` where bit i of the 64-bit number is set, else 0."""
+def append_bits_i8x64(typingctx, a, bits):
+    """``2 a`` plus 1 in each lane whose bit of the 64-bit number is set."""
 
     def codegen(context, builder, signature, args):
-        kind = llvm_type(i8x64)
-        mask = builder.bitcast(args[0], ir.VectorType(ir.IntType(1), 64))
-        return builder.select(mask, _splat(builder, i8x64, args[1]), ir.Constant(kind, [0] * 64))
+        mask = builder.bitcast(args[1], ir.VectorType(ir.IntType(1), 64))
+        return builder.sub(builder.add(args[0], args[0]), builder.sext(mask, llvm_type(i8x64)))
 
-    return i8x64(types.uint64, types.int8), codegen
+    return i8x64(i8x64, types.uint64), codegen
 
 
 @intrinsic
@@ -406,6 +405,7 @@ mul_f32x16 = make_binary(f32x16, "fmul")
 load_f32x16 = make_load(f32x16)
 store_f32x16 = make_store(f32x16)
 splat_f32x16 = make_splat(f32x16)
+zero_i8x64 = make_zero(i8x64)
 add_i8x64 = make_binary(i8x64, "add")
 add_i16x16 = make_binary(i16x16, "add")
 sub_i16x16 = make_binary(i16x16, "sub")
