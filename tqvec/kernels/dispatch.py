@@ -24,6 +24,7 @@ _TABLE = {
     "search_staged": {"avx2": "staged.single"},
     "sign_axes": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "sign_totals": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
+    "plane_query": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "plane_dot": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "full_dot": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "topk_finish": {"portable": "topk.portable"},

@@ -208,6 +208,27 @@ def as_words_i16x16(typingctx, a):
 
 
 @intrinsic
+def lowest_bits_i8x32(typingctx, a):
+    """``a & 1``"""
+
+    def codegen(context, builder, signature, args):
+        return builder.and_(args[0], ir.Constant(llvm_type(i8x32), [1] * 32))
+
+    return i8x32(i8x32), codegen
+
+
+@intrinsic
+def next_bits_i8x32(typingctx, a):
+    """Each byte's bits one place lower; the highest bit of every other byte is noise (x86 shifts 16 bits)."""
+
+    def codegen(context, builder, signature, args):
+        words = builder.bitcast(args[0], llvm_type(i16x16))
+        return builder.bitcast(builder.lshr(words, ir.Constant(llvm_type(i16x16), [1] * 16)), llvm_type(i8x32))
+
+    return i8x32(i8x32), codegen
+
+
+@intrinsic
 def high_bytes_i16x16(typingctx, a):
     """The upper byte of each 16-bit lane, as a number."""
 
@@ -405,11 +426,13 @@ mul_f32x16 = make_binary(f32x16, "fmul")
 load_f32x16 = make_load(f32x16)
 store_f32x16 = make_store(f32x16)
 splat_f32x16 = make_splat(f32x16)
+load_i8x32 = make_load(i8x32)
 zero_i8x64 = make_zero(i8x64)
 add_i8x64 = make_binary(i8x64, "add")
 add_i16x16 = make_binary(i16x16, "add")
 sub_i16x16 = make_binary(i16x16, "sub")
 zero_i16x16 = make_zero(i16x16)
+splat_i16x16 = make_splat(i16x16)
 add_i16x32 = make_binary(i16x32, "add")
 zero_i16x32 = make_zero(i16x32)
 splat_i16x32 = make_splat(i16x32)
@@ -434,3 +457,16 @@ zero_i32x16 = make_zero(i32x16)
 zero_i32x8 = make_zero(i32x8)
 add_i32x8 = make_binary(i32x8, "add")
 splat_i32x8 = make_splat(i32x8)
+
+
+@intrinsic
+def sum_i32x8(typingctx, a):
+    """Sum of all lanes."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i32x8)
+        name = "llvm.vector.reduce.add.v8i32"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind.element, [kind]), name)
+        return builder.call(function, args)
+
+    return types.int32(i32x8), codegen

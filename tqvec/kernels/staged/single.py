@@ -25,6 +25,7 @@ from tqvec.kernels.simd.base import (
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable, topk_update_portable
 
 sign_totals = kernel("sign_totals")
+plane_query = kernel("plane_query")
 plane_dot = kernel("plane_dot")
 full_dot = kernel("full_dot")
 
@@ -148,7 +149,7 @@ def _prefetch_row(address, size):
 
 @jit
 def _judge_by_two(
-    data, first, rows, count, plane_bytes, query, words, estimates, share, worth, shift, factor, bias, slack, threshold
+    data, first, rows, count, plane_bytes, query, size, estimates, share, worth, shift, factor, bias, slack, threshold
 ):
     """Keep those of ``rows[:count]``, after row `first`, that two planes let reach `threshold`; how many.
 
@@ -162,7 +163,7 @@ def _judge_by_two(
         _prefetch_row(data.ctypes.data + ahead * row_bytes + plane_bytes, plane_bytes)
         v = rows[c]
         i = first + v
-        total = plane_dot(data.ctypes.data + i * row_bytes + plane_bytes, query, words)
+        total = plane_dot(data.ctypes.data + i * row_bytes + plane_bytes, query, size)
         estimate = estimates[v]
         estimates[v] = -np.inf
         added = (np.float32(total) * worth + (shift + slack)) * factor[i]
@@ -178,9 +179,7 @@ def _judge_by_two(
 
 
 @jit
-def _judge_by_four(
-    data, first, rows, count, plane_bytes, table, query, words, worth, factor, bias, slack, threshold
-):
+def _judge_by_four(data, first, rows, count, plane_bytes, table, query, words, worth, factor, bias, slack, threshold):
     """Keep those of ``rows[:count]``, after row `first`, that four planes let reach `threshold`; how many."""
     kept = 0
     for c in range(count):
@@ -227,6 +226,7 @@ def search_staged_avx2(
     level_words = levels[0, :32].astype(np.int16)
     words = np.zeros(padded_words(bands), np.uint64)
     integers, unit = query.integers, query.unit
+    bytes_ = plane_query(query.bytes_)
     if ids[0] == EMPTY_ID:  # no threshold yet
         best = np.full(min(scores.size + PROBES, n), -np.inf, np.float32)
         best_ids = np.full(best.size, EMPTY_ID, np.int64)
@@ -249,7 +249,7 @@ def search_staged_avx2(
             count = candidates(here, factor, start + c, m, width, least, POSITIONS, rows)
             if nbits > 1:
                 count = _judge_by_two(
-                    data, start + c, rows, count, plane_bytes, query.bytes_.ctypes.data, query.bytes_.size // 64, here,
+                    data, start + c, rows, count, plane_bytes, bytes_.ctypes.data, bytes_.size, here,
                     np.float32(stages.sign_share), 2 * bit, np.float32(-query.byte_sum) * bit, factor, bias,
                     stages.slack[1] * length, scores[0],
                 )  # fmt: skip

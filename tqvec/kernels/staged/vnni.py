@@ -14,7 +14,6 @@ from tqvec.kernels.simd.base import (
 from tqvec.kernels.simd.x86 import dot_bytes_i32x16, permute_i8x64
 from tqvec.kernels.staged.codes import prefix_codes
 
-
 product_steps_avx512 = (127, 127)
 
 
