@@ -6,6 +6,7 @@ The derivation is in kernels/staged/README.md.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from tqvec.codec.bands import integer_steps
 from tqvec.kernels.simd.amx import tile_config
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.queries import QUERY_LENGTH
-from tqvec.kernels.tables import TABLE_STEPS, BatchTables, StageTables
+from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, BatchTables, StageTables
 
 Z = 3.2  # standard errors that an estimate may fall short before a true result is lost
 
@@ -36,7 +37,9 @@ class ByteLevels(NamedTuple):
     Attributes
     ----------
     levels : (2**planes,) int64
-        Conditional means, from -127 to 127.
+        Conditional means, from -steps to steps.
+    zero : int
+        Added to make them unsigned.
     unit : float
         What a step is worth, times e_b / e_p.
     slack : float
@@ -44,26 +47,28 @@ class ByteLevels(NamedTuple):
     """
 
     levels: NDArray[np.int64]
+    zero: int
     unit: float
     slack: float
 
     @property
     def table(self) -> NDArray[np.uint8]:
-        """The levels as a register of unsigned bytes, (64,); 128 stands for 0."""
-        table = np.zeros(64, np.uint8)
-        table[: self.levels.size] = self.levels + 128
-        return table
+        """The unsigned levels of 16 codes, four times over: a register."""
+        table = np.zeros(16, np.uint8)
+        table[: self.levels.size] = self.levels + self.zero
+        return np.tile(table, 4)
 
 
-def byte_levels(d: int, nbits: int, planes: int) -> ByteLevels:
-    """Levels of the first `planes` planes for products of bytes."""
+@lru_cache(maxsize=64)
+def byte_levels(d: int, nbits: int, planes: int, level_steps: int, query_steps: int) -> ByteLevels:
+    """Levels of the first `planes` planes for products of bytes; levels and queries have some steps on either side."""
     full = 1.0 - codebook.distortion(d, nbits)
     means, energy = prefix_means(d, nbits, planes)
-    step = float(np.max(np.abs(means))) / 127
-    # Rounding: levels to `step`, and the query, whose largest entry is taken as 5/√d, to 1/127 of that.
-    rounding = (step**2 + (5 / 127) ** 2 / d) / 12
-    sigma = math.sqrt(max(0.0, 1 / energy - 1 / full) / d + rounding)
-    return ByteLevels(np.rint(means / step).astype(np.int64), step * full / energy, Z * full * sigma)
+    step = float(np.max(np.abs(means))) / level_steps
+    # Rounding: of levels to `step`, and of the query, whose largest entry is taken as 5/√d.
+    rounding = (step**2 + (5 / query_steps) ** 2 / d) / 12
+    slack = Z * full * _sigma(d, energy, full, rounding)
+    return ByteLevels(np.rint(means / step).astype(np.int64), level_steps + 1, step * full / energy, slack)
 
 
 def _sigma(d: int, energy: float, full: float, rounding: float) -> float:
@@ -81,10 +86,10 @@ def stage_tables(d: int, nbits: int) -> StageTables:
     # Means of two planes: -b, -a, a, b. The sign is worth (a + b) / 2; the second bit, as ±1, (b - a) / 2.
     both = float(twos[-1] + twos[-2]) / 2 * full / two_energy
     second = float(twos[-1] - twos[-2]) / 2 * full / two_energy
-    # Rounding of the tables: d/4 entries in steps of 1/31 of the largest sum of four, taken as 8/√d; of the query: to
-    # 1/127 of its largest entry, taken as 5/√d. The integers of the later stage are too fine to matter.
+    # Rounding of the tables: d/4 entries in steps of 1/31 of the largest sum of four, taken as 8/√d; of the query:
+    # its largest entry is taken as 5/√d. The integers of the later stage are too fine to matter.
     of_table = (8 / TABLE_STEPS) ** 2 / 12 / 4
-    of_query = (5 / 127) ** 2 / 12
+    of_query = (5 / BYTE_STEPS) ** 2 / 12
     sigmas = (
         _sigma(d, sign_energy, full, of_table * sign_level**2),
         _sigma(d, two_energy, full, of_table * both**2 + of_query * second**2),
@@ -103,45 +108,35 @@ def stage_tables(d: int, nbits: int) -> StageTables:
     )
 
 
-def _bytes(padded: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Each row in 127 steps up to its largest entry, and the step, of shape (…, 1)."""
-    unit = np.maximum(np.abs(padded).max(axis=-1, keepdims=True), np.float32(1e-30)) / np.float32(127)
+def _bytes(padded: NDArray[np.float32], steps: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Each row in `steps` steps up to its largest entry, and the step, of shape (…, 1)."""
+    unit = np.maximum(np.abs(padded).max(axis=-1, keepdims=True), np.float32(1e-30)) / np.float32(steps)
     return np.rint(padded / unit).astype(np.int8), unit
 
 
 def batch_tables(
-    step: ByteLevels,
-    planes: int,
-    bands: NDArray[np.int64],
-    directions: NDArray[np.float32],
-    worth: NDArray[np.float64],
-    unit: NDArray[np.float32],
+    bands: NDArray[np.int64], directions: NDArray[np.float32], worth: NDArray[np.float64], unit: NDArray[np.float32]
 ) -> BatchTables:
-    """A batch of queries.
-
-    Parameters
-    ----------
-    step : ByteLevels
-        Of `planes` planes.
-    bands : (1, 3) int64
-    directions, worth, unit
-        As `query_directions_portable` makes them.
-    """
+    """A batch of queries, as `query_directions_portable` makes them, for one band, (1, 3)."""
     nq, d = directions.shape
     words = -(-d // 64)
     padded = np.zeros((nq + -nq % 32, words * 64), np.float32)
     padded[:nq, :d] = directions
-    rounded, byte_unit = _bytes(padded)
+    level_steps, query_steps = kernel("product_steps")
+    rounded, byte_unit = _bytes(padded, query_steps)
     tiles = rounded.reshape(-1, 16, words, 16, 4).transpose(0, 2, 3, 1, 4).reshape(-1, words, 16, 64)
     integers = np.empty((nq, words * 64), np.int16)
     kernel("integer_queries")(directions, bands, integers)
+    nbits = int(bands[0, 2])
+    planes = min(nbits, 4)
+    step = byte_levels(d, nbits, planes, level_steps, query_steps)
     factor = np.zeros(padded.shape[0])
     factor[:nq] = worth
     step_worth = byte_unit[:, 0] * factor * step.unit
     return BatchTables(
         np.ascontiguousarray(tiles),
         step_worth.astype(np.float32),
-        (factor * step.slack - 128 * step_worth * rounded.sum(axis=1, dtype=np.int64)).astype(np.float32),
+        (factor * step.slack - step.zero * step_worth * rounded.sum(axis=1, dtype=np.int64)).astype(np.float32),
         integers,
         unit,
         planes,

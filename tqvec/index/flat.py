@@ -158,19 +158,30 @@ class Index:
         k = _validate.integer(k, "k", 1, 2**31 - 1)
         workers = num_threads(threads)
         rows = _validate.vectors(queries, self.d, "queries")
-        kept = max(1, min(k, self._ntotal))  # more entries than vectors would stay empty
-        scores = np.full((rows.shape[0], k), -np.inf, np.float32)
-        ids = np.full((rows.shape[0], k), -1, np.int64)
-        batch = max(1, _HEAP_ENTRIES // (kept * workers))
-        for q in range(0, rows.shape[0] if self._ntotal else 0, batch):
-            part = slice(q, q + batch)
-            scores[part, :kept], ids[part, :kept] = self._scanner.search(
-                self._rows, self._ntotal, rows[part], kept, workers
-            )
+        if self._ntotal == 0:
+            scores = np.full((rows.shape[0], k), -np.inf, np.float32)
+            ids = np.full((rows.shape[0], k), -1, np.int64)
+        else:
+            scores, ids = self._best(rows, min(k, self._ntotal), workers)
+            if k > self._ntotal:
+                missing = ((0, 0), (0, k - self._ntotal))
+                scores = np.pad(scores, missing, constant_values=-np.inf)
+                ids = np.pad(ids, missing, constant_values=-1)
         if self.metric == "l2":
             distances = np.maximum(squared_lengths(rows)[:, None] - scores.astype(np.float64), 0.0)
             scores = distances.astype(np.float32)
         return scores, ids
+
+    def _best(self, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
+        """What the scanner finds, in batches whose heaps fit the memory set aside for them."""
+        batch = max(1, _HEAP_ENTRIES // (k * threads))
+        parts = [
+            self._scanner.search(self._rows, self._ntotal, queries[q : q + batch], k, threads)
+            for q in range(0, max(1, queries.shape[0]), batch)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([scores for scores, _ in parts]), np.concatenate([ids for _, ids in parts])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file, which any framework can open (docs/format.md).

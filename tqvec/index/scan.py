@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqvec import _threads
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.quantizer import TurboQuant
-from tqvec.codec.stages import batch_tables, byte_levels, stage_tables
+from tqvec.codec.stages import batch_tables, stage_tables
 from tqvec.index.persistence import Rows
 from tqvec.index.signs import SignBlocks
 from tqvec.kernels.dispatch import available, kernel
@@ -53,8 +53,6 @@ class Scanner:
         self._bands = codec.quantizer.bands
         self._levels = integer_levels(codec.d, codec.quantizer)
         self._stages = stage_tables(codec.d, codec.nbits)
-        self._planes = min(codec.nbits, 4)  # of the batched search's byte products
-        self._bytes = byte_levels(codec.d, codec.nbits, self._planes)
         self._signs = SignBlocks(codec.d)
 
     def search(self, rows: Rows, ntotal: int, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
@@ -100,7 +98,7 @@ class Scanner:
         scan = kernel("search_few")
 
         def task(part: int, start: int, stop: int) -> None:
-            room = _threads.scratch(stop - start + SPARE_ROWS)
+            room = _threads.scratch((stop - start) * 5 // 4 + 2 * SPARE_ROWS)
             scan(
                 *tables, SPREAD, signs, queries, self._codec.rotation_tables, _FORMS[self._metric], self._levels.unit,
                 self._stages, room, start, stop, scores[part], ids[part],
@@ -109,7 +107,7 @@ class Scanner:
         return task
 
     def _batch(self, tables: Any, queries: Floats, scores: Floats, ids: Ids) -> Task:
-        batch = batch_tables(self._bytes, self._planes, self._bands, *self._directions(queries))
+        batch = batch_tables(self._bands, *self._directions(queries))
         scan = kernel("search_batch")
 
         def task(part: int, start: int, stop: int) -> None:

@@ -20,15 +20,18 @@ _TABLE = {
         "neon": "scan.neon",
         "portable": "scan.portable",
     },
-    "search_batch": {"avx512": "staged.batch"},
-    "begin_products": {"amx": "staged.amx", "avx512": "staged.vnni"},
-    "pair_products": {"amx": "staged.amx", "avx512": "staged.vnni"},
-    "end_products": {"amx": "staged.amx", "avx512": "staged.vnni"},
     "query_directions": {"portable": "scan.queries"},
     "integer_queries": {"portable": "scan.queries"},
+    "search_batch": {"avx2": "staged.batch"},
+    "product_steps": {"avx512": "staged.vnni", "avx2": "staged.madd"},
+    "unpack_levels": {"avx512": "staged.vnni", "avx2": "staged.madd"},
+    "begin_products": {"amx": "staged.amx", "avx512": "staged.vnni", "avx2": "staged.madd"},
+    "pair_products": {"amx": "staged.amx", "avx512": "staged.vnni", "avx2": "staged.madd"},
+    "end_products": {"amx": "staged.amx", "avx512": "staged.vnni", "avx2": "staged.madd"},
     "search_few": {"avx2": "staged.few"},
     "sign_axes": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "sign_totals": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
+    "plane_query": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "plane_dot": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "full_dot": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "topk_finish": {"portable": "topk.portable"},
@@ -42,6 +45,7 @@ def implementation(operation: str, level: str):
     return getattr(module, f"{operation}_{level}")
 
 
+@cache
 def levels(operation: str) -> tuple[str, ...]:
     """Levels, fastest first, that `operation` has a kernel for and this process may run."""
     allowed = features.available_levels()

@@ -79,6 +79,7 @@ class StageTables(NamedTuple):
     slack: np.ndarray
 
 
+BYTE_STEPS = 127  # of an entry of `StagedQuery.bytes_` on either side of 0
 TABLE_STEPS = 31  # of an entry of `StagedQuery.table` on either side of 0: four entries fit a byte
 
 

@@ -142,6 +142,19 @@ def _splat(builder, vector, number):
     return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(index, vector.n), [0] * vector.n))
 
 
+def make_larger(vector: Vector):
+    """``max(a, b) -> vector``: the larger float of each lane; `b` where one is NaN."""
+
+    @intrinsic
+    def larger(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+        return vector(vector, vector), codegen
+
+    return larger
+
+
 @intrinsic
 def high_nibbles_i8x64(typingctx, a):
     """The upper four bits of each byte, as 0 … 15 (shifted as 16-bit lanes, which x86 has, and masked)."""
@@ -165,15 +178,14 @@ def low_nibbles_i8x64(typingctx, a):
 
 
 @intrinsic
-def bits_to_bytes_i8x64(typingctx, bits, value):
-    """Lane i is `value` where bit i of the 64-bit number is set, else 0."""
+def append_bits_i8x64(typingctx, a, bits):
+    """``2 a`` plus 1 in each lane whose bit of the 64-bit number is set."""
 
     def codegen(context, builder, signature, args):
-        kind = llvm_type(i8x64)
-        mask = builder.bitcast(args[0], ir.VectorType(ir.IntType(1), 64))
-        return builder.select(mask, _splat(builder, i8x64, args[1]), ir.Constant(kind, [0] * 64))
+        mask = builder.bitcast(args[1], ir.VectorType(ir.IntType(1), 64))
+        return builder.sub(builder.add(args[0], args[0]), builder.sext(mask, llvm_type(i8x64)))
 
-    return i8x64(types.uint64, types.int8), codegen
+    return i8x64(i8x64, types.uint64), codegen
 
 
 @intrinsic
@@ -212,6 +224,27 @@ def as_words_i16x16(typingctx, a):
         return builder.bitcast(args[0], llvm_type(i16x16))
 
     return i16x16(i8x32), codegen
+
+
+@intrinsic
+def lowest_bits_i8x32(typingctx, a):
+    """``a & 1``"""
+
+    def codegen(context, builder, signature, args):
+        return builder.and_(args[0], ir.Constant(llvm_type(i8x32), [1] * 32))
+
+    return i8x32(i8x32), codegen
+
+
+@intrinsic
+def next_bits_i8x32(typingctx, a):
+    """Each byte's bits one place lower; the highest bit of every other byte is noise (x86 shifts 16 bits)."""
+
+    def codegen(context, builder, signature, args):
+        words = builder.bitcast(args[0], llvm_type(i16x16))
+        return builder.bitcast(builder.lshr(words, ir.Constant(llvm_type(i16x16), [1] * 16)), llvm_type(i8x32))
+
+    return i8x32(i8x32), codegen
 
 
 @intrinsic
@@ -567,6 +600,7 @@ def load_u64(typingctx, address):
 
 
 add_i32x16 = make_binary(i32x16, "add")
+max_f32x16 = make_larger(f32x16)
 add_f32x16 = make_binary(f32x16, "fadd")
 mul_f32x16 = make_binary(f32x16, "fmul")
 load_f32x16 = make_load(f32x16)
@@ -581,10 +615,13 @@ store_f64x8 = make_store(f64x8)
 splat_load_f64x8 = make_splat_load(f64x8)
 zero_f64x8 = make_zero(f64x8)
 mul_f64x8 = make_binary(f64x8, "fmul")
+load_i8x32 = make_load(i8x32)
+zero_i8x64 = make_zero(i8x64)
 add_i8x64 = make_binary(i8x64, "add")
 add_i16x16 = make_binary(i16x16, "add")
 sub_i16x16 = make_binary(i16x16, "sub")
 zero_i16x16 = make_zero(i16x16)
+splat_i16x16 = make_splat(i16x16)
 add_i16x32 = make_binary(i16x32, "add")
 zero_i16x32 = make_zero(i16x32)
 splat_i16x32 = make_splat(i16x32)
@@ -624,3 +661,4 @@ multiply_add_high_i32x4 = make_multiply_add(4)
 sum_i32x4 = make_sum(i32x4)
 add_i32x8 = make_binary(i32x8, "add")
 splat_i32x8 = make_splat(i32x8)
+sum_i32x8 = make_sum(i32x8)

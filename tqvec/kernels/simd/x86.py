@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tqvec.kernels.simd.base import f32x16, i8x64, i16x32, i32x8, i32x16, llvm_type, part
+from tqvec.kernels.simd.base import f32x16, i8x32, i8x64, i16x16, i16x32, i32x8, i32x16, llvm_type, part
 
 
 def _declare(builder, name, result, arguments):
@@ -123,3 +123,26 @@ def multiply_bytes_i16x32(typingctx, a, b):
         return _in_halves(builder, "llvm.x86.avx2.pmadd.ub.sw", ir.IntType(16), 32, args)
 
     return i16x32(i8x64, i8x64), codegen
+
+
+@intrinsic
+def multiply_bytes_i16x16(typingctx, a, b):
+    """The 32-byte `multiply_bytes_i16x32`."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i8x32)
+        return builder.call(_declare(builder, "llvm.x86.avx2.pmadd.ub.sw", llvm_type(i16x16), [kind] * 2), args)
+
+    return i16x16(i8x32, i8x32), codegen
+
+
+@intrinsic
+def dot_words_i32x8(typingctx, acc, a, b):
+    """`dot_pairs_i32x8` on vectors of 16 int16."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i16x16)
+        function = _declare(builder, "llvm.x86.avx2.pmadd.wd", llvm_type(i32x8), [kind] * 2)
+        return builder.add(args[0], builder.call(function, args[1:]))
+
+    return i32x8(i32x8, i16x16, i16x16), codegen

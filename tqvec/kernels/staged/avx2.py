@@ -9,7 +9,6 @@ from tqvec.kernels.simd.base import (
     add_halves_i8x32,
     add_i8x64,
     add_i16x16,
-    add_i16x32,
     add_i32x16,
     add_pairs_i32x16,
     as_words_i16x16,
@@ -18,28 +17,29 @@ from tqvec.kernels.simd.base import (
     high_nibbles_i8x64,
     interleave_high_i16x32,
     interleave_low_i16x32,
-    keep_i8x64,
+    load_i8x32,
     load_i8x64,
     load_i16x32,
-    load_u64,
     low_byte_table_i8x64,
     low_nibbles_i8x64,
+    lowest_bits_i8x32,
+    next_bits_i8x32,
     prefetch,
     shift_bytes_i16x16,
-    splat_i8x64,
-    splat_i16x32,
+    splat_i16x16,
     sub_i16x16,
+    sum_i32x8,
     sum_i32x16,
     zero_i16x16,
-    zero_i16x32,
+    zero_i32x8,
     zero_i32x16,
 )
-from tqvec.kernels.simd.x86 import lookup_i8x64, multiply_bytes_i16x32, multiply_words_i32x16
+from tqvec.kernels.simd.x86 import dot_words_i32x8, lookup_i8x64, multiply_bytes_i16x16, multiply_words_i32x16
 from tqvec.kernels.staged.codes import prefix_codes
 
 FLUSH_GROUPS = 256  # 256 sums of four table entries, each at most 63, stay below 2^16
 AHEAD = 4096  # bytes of signs that are on their way to the cache: a page, where the processor's own prefetching stops
-FLUSH_WORDS = 128  # 128 sums of two query bytes, each at most 127, stay below 2^15
+FLUSH_ENTRIES = 4096  # 4096 / 32 sums of two query bytes, each at most 127, stay below 2^15
 
 sign_axes_avx2 = (0, 2, 3, 1)  # byte 16 t + v: a lookup within 16 bytes takes one table for all of them
 
@@ -92,18 +92,30 @@ def sign_totals_avx2(signs, table, groups):
 
 
 @jit
-def plane_dot_avx2(plane, query, words):
+def plane_query_avx2(query):
+    """Entries of bit 0 of 32 bytes, then of bit 1, …: `plane_dot_avx2` takes the planes' bits in this order."""
+    chunks = (query.size + 255) // 256
+    out = np.zeros((chunks, 8, 32), np.int8)
+    for j in range(query.size):
+        out[j // 256, j % 8, j % 256 // 8] = query[j]
+    return out.reshape(-1)
+
+
+@jit
+def plane_dot_avx2(plane, query, size):
     """See `plane_dot_avx512`."""
-    ones = splat_i8x64(np.int8(1))
-    one_words = splat_i16x32(np.int16(1))
-    total = zero_i32x16()
-    for first in range(0, words, FLUSH_WORDS):
-        sums = zero_i16x32()
-        for w in range(first, min(first + FLUSH_WORDS, words)):
-            chosen = keep_i8x64(load_u64(plane + 8 * w), load_i8x64(query + 64 * w))
-            sums = add_i16x32(sums, multiply_bytes_i16x32(ones, chosen))
-        total = add_i32x16(total, multiply_words_i32x16(sums, one_words))
-    return sum_i32x16(total)
+    ones = splat_i16x16(np.int16(1))
+    total = zero_i32x8()
+    for first in range(0, size, FLUSH_ENTRIES):
+        sums = zero_i16x16()
+        for at in range(first, min(first + FLUSH_ENTRIES, size), 256):
+            bits = load_i8x32(plane + at // 8)
+            for k in range(8):
+                entries = load_i8x32(query + at + 32 * k)
+                sums = add_i16x16(sums, multiply_bytes_i16x16(lowest_bits_i8x32(bits), entries))
+                bits = next_bits_i8x32(bits)
+        total = dot_words_i32x8(total, sums, ones)
+    return sum_i32x8(total)
 
 
 @jit

@@ -1,4 +1,4 @@
-"""The parts of a staged search that depend on the level, with AVX-512 VBMI and VNNI; the mathematics is in README.md."""
+"""The parts of a staged search that depend on the level, with AVX-512 VBMI and VNNI; README.md has the mathematics."""
 
 from __future__ import annotations
 
@@ -61,16 +61,22 @@ def sign_totals_avx512(signs, table, groups):
 
 
 @jit
-def plane_dot_avx512(plane, query, words):
+def plane_query_avx512(query):
+    """The query as `plane_dot_avx512` takes it."""
+    return query
+
+
+@jit
+def plane_dot_avx512(plane, query, size):
     """Sum of the query entries whose bits are set.
 
-    `plane` is the address of a row's plane, `query` that of 64 * words int8. Bits past the end of a plane meet zeros of
-    the query.
+    `plane` is the address of a row's plane, `query` that of `size` int8 from `plane_query_avx512`. Bits past the end of
+    a plane meet zeros of the query.
     """
     ones = splat_i8x64(np.int8(1))
     sums = zero_i32x16()
-    for w in range(words):
-        sums = dot_bytes_i32x16(sums, ones, keep_i8x64(load_u64(plane + 8 * w), load_i8x64(query + 64 * w)))
+    for at in range(0, size, 64):
+        sums = dot_bytes_i32x16(sums, ones, keep_i8x64(load_u64(plane + at // 8), load_i8x64(query + at)))
     return sum_i32x16(sums)
 
 
@@ -78,8 +84,8 @@ def plane_dot_avx512(plane, query, words):
 def full_dot_avx512(row, plane_bytes, planes, table, query, words):
     """The integer sum that `dot_tiles` gives for the first `planes` planes of a row (at most 4).
 
-    `row` is the address of the row's codes, `table` that of 32 int16 levels, `query` that of 64 * words int16. Bits past
-    the end of a plane meet zeros of the query.
+    `row` is the address of the row's codes, `table` that of 32 int16 levels, `query` that of 64 * words int16. Bits
+    past the end of a plane meet zeros of the query.
     """
     levels = load_i16x32(table)
     sums = zero_i32x16()

@@ -11,19 +11,16 @@ from tqvec.kernels.simd.base import (
     add_f32x16,
     at_least_f32x16,
     load_f32x16,
-    load_i8x64,
     load_i32x16,
     lowest_bit,
     mul_f32x16,
     splat_f32x16,
-    store_i8x64,
     to_f32x16,
 )
-from tqvec.kernels.simd.x86 import permute_i8x64
-from tqvec.kernels.staged.codes import prefix_codes
 from tqvec.kernels.staged.single import full_score
 from tqvec.kernels.topk.portable import topk_push_portable
 
+unpack_levels = kernel("unpack_levels")
 begin_products = kernel("begin_products")
 pair_products = kernel("pair_products")
 end_products = kernel("end_products")
@@ -33,20 +30,7 @@ BLOCK_BYTES = 1 << 19  # of unpacked levels, a part of the second-level cache th
 
 
 @jit
-def unpack_levels_avx512(data, start, stop, plane_bytes, planes, table, words, out):
-    """Byte levels of rows ``start .. stop`` from their first `planes` planes; ``out[i, j]`` is coordinate j, uint8."""
-    levels = load_i8x64(table.ctypes.data)
-    data0 = data.ctypes.data
-    out0 = out.ctypes.data
-    for i in range(start, stop):
-        row = data0 + i * data.shape[1]
-        to = out0 + (i - start) * out.shape[1]
-        for w in range(words):
-            store_i8x64(to + 64 * w, permute_i8x64(levels, prefix_codes(row + 8 * w, plane_bytes, planes)))
-
-
-@jit
-def search_batch_avx512(data, factor, bias, bands, levels, spread, batch, start, stop, scores, ids):
+def search_batch_avx2(data, factor, bias, bands, levels, spread, batch, start, stop, scores, ids):
     """Offer rows ``start .. stop`` to the heaps of a batch of queries.
 
     Parameters
@@ -73,7 +57,7 @@ def search_batch_avx512(data, factor, bias, bands, levels, spread, batch, start,
     begin_products(batch.config)
     for block in range(start, stop, rows):
         n = min(rows, stop - block)
-        unpack_levels_avx512(data, block, block + n, plane_bytes, batch.planes, batch.table, words, unpacked)
+        unpack_levels(data, block, block + n, plane_bytes, batch.planes, batch.table, words, unpacked)
         for q in range(0, batch.worth.size, PAIR):
             packed = batch.packed.ctypes.data + q // LANES * words * 1024
             worth = batch.worth.ctypes.data + 4 * q

@@ -7,9 +7,8 @@ import numpy as np
 from tqvec.kernels._jit import jit
 from tqvec.kernels.scan.queries import integer_queries_portable, query_directions_portable
 from tqvec.kernels.staged.single import search_staged_avx2
-from tqvec.kernels.tables import TABLE_STEPS, StagedQuery
+from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQuery
 
-BYTE_STEPS = 127
 TINY = np.float32(1e-30)
 
 
@@ -85,11 +84,10 @@ def search_few_avx2(
 
     Parameters
     ----------
-    data, factor, bias, bands, levels, spread, signs, stages, start, stop
+    data, factor, bias, bands, levels, spread, signs, stages, room, start, stop
         As in `search_staged_avx2`.
     queries, rotation, form, level_unit
         As in `query_directions_portable`.
-    room : (≥ stop - start + 64,) float32
     scores, ids : (nq, k) float32 and int64
         Heaps.
     """

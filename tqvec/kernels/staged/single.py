@@ -14,6 +14,7 @@ from tqvec.kernels.simd.base import (
     count_bits,
     load_bytes_i32x8,
     load_f32x16,
+    max_f32x16,
     mul_f32x16,
     prefetch,
     splat_f32x16,
@@ -25,6 +26,7 @@ from tqvec.kernels.simd.base import (
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable, topk_update_portable
 
 sign_totals = kernel("sign_totals")
+plane_query = kernel("plane_query")
 plane_dot = kernel("plane_dot")
 full_dot = kernel("full_dot")
 
@@ -38,66 +40,98 @@ POSITIONS = np.array([sorted(range(8), key=lambda bit: (not byte >> bit & 1, bit
 
 
 @jit
-def _store_estimates(totals, a, b, factor, bias, out):
-    """``out = (totals a + b) factor + bias`` for 16 rows; `factor`, `bias` and `out` are addresses, `bias` may be 0."""
+def _store_estimates(totals, a, b, factor, bias, width, out):
+    """``out = (totals a + b) factor + bias`` for 16 rows, and these plus ``width factor``.
+
+    `factor`, `bias` and `out` are addresses, `bias` may be 0.
+    """
     x = add_f32x16(mul_f32x16(to_f32x16(totals), a), b)
-    x = mul_f32x16(x, load_f32x16(factor))
+    scale = load_f32x16(factor)
+    x = mul_f32x16(x, scale)
     if bias != 0:
         x = add_f32x16(x, load_f32x16(bias))
     store_f32x16(out, x)
+    return add_f32x16(x, mul_f32x16(scale, width))
 
 
 @jit
-def sign_estimates(signs, table, a, b, factor, bias, start, stop, estimates):
+def sign_estimates(signs, table, a, b, factor, bias, slack, start, stop, estimates, tops):
     """Estimates ``(total a + b) factor (+ bias)`` of rows ``start .. stop`` from their signs.
 
     Parameters
     ----------
     signs : (n_blocks, groups, 64) uint8
     table : (groups, 128) uint8
-    a, b : float32
+    a, b, slack : float32
     factor : (≥ 64-row multiple after stop,) float32
     bias : like `factor`, or (0,) float32
     start, stop : int
         `start` is a multiple of 64.
     estimates : (≥ 64-row multiple after stop - start,) float32
         Filled; what lies past the last row is noise.
+    tops : (≥ (stop - start) / 64, 16) float32
+        Filled: the largest ``estimate + slack factor`` of rows v, v + 16, v + 32 and v + 48 of each 64.
     """
     groups = signs.shape[1]
     slope = splat_f32x16(a)
     shift = splat_f32x16(b)
+    width = splat_f32x16(slack)
     for i in range(start, stop, ROWS):
         t0, t1, t2, t3 = sign_totals(signs.ctypes.data + i * groups * 4, table.ctypes.data, groups)
         f = factor.ctypes.data + 4 * i
         out = estimates.ctypes.data + 4 * (i - start)
         c = bias.ctypes.data + 4 * i if bias.size > 0 else 0
         step = 64 if bias.size > 0 else 0
-        _store_estimates(t0, slope, shift, f, c, out)
-        _store_estimates(t1, slope, shift, f + 64, c + step, out + 64)
-        _store_estimates(t2, slope, shift, f + 128, c + 2 * step, out + 128)
-        _store_estimates(t3, slope, shift, f + 192, c + 3 * step, out + 192)
+        u0 = _store_estimates(t0, slope, shift, f, c, width, out)
+        u1 = _store_estimates(t1, slope, shift, f + 64, c + step, width, out + 64)
+        u2 = _store_estimates(t2, slope, shift, f + 128, c + 2 * step, width, out + 128)
+        u3 = _store_estimates(t3, slope, shift, f + 192, c + 3 * step, width, out + 192)
+        store_f32x16(tops.ctypes.data + (i - start), max_f32x16(max_f32x16(u0, u1), max_f32x16(u2, u3)))
 
 
 @jit
-def candidates(estimates, factor, first, count, slack, threshold, positions, out):
+def first_probes(estimates, tops, n, best, rows):
+    """Rows below `n` with high estimates, one of four at most: those of the best entries of `tops`, which may be -1.
+
+    `best` and `rows` (probes,) float32 and int64 are a heap and become a list.
+    """
+    for group in range(n // ROWS):
+        if at_least_f32x16(load_f32x16(tops.ctypes.data + ROWS * group), splat_f32x16(best[0])) != 0:
+            topk_update_portable(tops[group], LANES, LANES * group, best, rows)
+    for r in range(rows.size):
+        if rows[r] == EMPTY_ID:
+            rows[r] = -1
+            continue
+        first = rows[r] // LANES * ROWS + rows[r] % LANES
+        rows[r] = first
+        for v in range(first + LANES, first + ROWS, LANES):
+            if estimates[v] > estimates[rows[r]]:
+                rows[r] = v
+
+
+@jit
+def candidates(estimates, tops, factor, first, count, slack, threshold, positions, out):
     """List v < count with ``estimates[v] + slack factor[first + v] >= threshold``; how many.
 
-    `count` is rounded up to a multiple of 16 rows, which both arrays must have. `positions` is `POSITIONS`; `out` has
-    room for 16 more than `count`. Every eight rows are written without a branch, which would be hard to predict.
+    `tops` are those of the rows from `first` on, for at least this `slack`. `count` is rounded up to a multiple of 64
+    rows, which all arrays must have. `positions` is `POSITIONS`; `out` has room for 16 more than `count`. Every eight
+    rows are written without a branch, which would be hard to predict.
     """
     least = splat_f32x16(threshold)
     width = splat_f32x16(slack)
-    e = estimates.ctypes.data
-    f = factor.ctypes.data + 4 * first
     found = 0
-    for v in range(0, count, LANES):
-        upper = add_f32x16(load_f32x16(e + 4 * v), mul_f32x16(load_f32x16(f + 4 * v), width))
-        bits = at_least_f32x16(upper, least)
-        for part in range(2):
-            eight = (bits >> np.uint64(8 * part)) & np.uint64(255)
-            places = load_bytes_i32x8(positions.ctypes.data + 8 * np.int64(eight))
-            store_i32x8(out.ctypes.data + 4 * found, add_i32x8(places, splat_i32x8(np.int32(v + 8 * part))))
-            found += count_bits(eight)
+    for group in range(0, count, ROWS):
+        if at_least_f32x16(load_f32x16(tops.ctypes.data + group), least) == 0:
+            continue
+        for v in range(group, group + ROWS, LANES):
+            scale = load_f32x16(factor.ctypes.data + 4 * (first + v))
+            upper = add_f32x16(load_f32x16(estimates.ctypes.data + 4 * v), mul_f32x16(scale, width))
+            bits = at_least_f32x16(upper, least)
+            for part in range(2):
+                eight = (bits >> np.uint64(8 * part)) & np.uint64(255)
+                places = load_bytes_i32x8(positions.ctypes.data + 8 * np.int64(eight))
+                store_i32x8(out.ctypes.data + 4 * found, add_i32x8(places, splat_i32x8(np.int32(v + 8 * part))))
+                found += count_bits(eight)
     return found
 
 
@@ -148,7 +182,7 @@ def _prefetch_row(address, size):
 
 @jit
 def _judge_by_two(
-    data, first, rows, count, plane_bytes, query, words, estimates, share, worth, shift, factor, bias, slack, threshold
+    data, first, rows, count, plane_bytes, query, size, estimates, share, worth, shift, factor, bias, slack, threshold
 ):
     """Keep those of ``rows[:count]``, after row `first`, that two planes let reach `threshold`; how many.
 
@@ -162,7 +196,7 @@ def _judge_by_two(
         _prefetch_row(data.ctypes.data + ahead * row_bytes + plane_bytes, plane_bytes)
         v = rows[c]
         i = first + v
-        total = plane_dot(data.ctypes.data + i * row_bytes + plane_bytes, query, words)
+        total = plane_dot(data.ctypes.data + i * row_bytes + plane_bytes, query, size)
         estimate = estimates[v]
         estimates[v] = -np.inf
         added = (np.float32(total) * worth + (shift + slack)) * factor[i]
@@ -195,7 +229,7 @@ def _judge_by_four(data, first, rows, count, plane_bytes, table, query, words, w
 
 @jit
 def search_staged_avx2(
-    data, factor, bias, bands, levels, spread, signs, query, stages, estimates, start, stop, scores, ids
+    data, factor, bias, bands, levels, spread, signs, query, stages, room, start, stop, scores, ids
 ):
     """Offer rows ``start .. stop`` to the heap of one query, judging most of them by a few bits.
 
@@ -208,8 +242,8 @@ def search_staged_avx2(
         At least up to the multiple of 64 after `stop`.
     query : StagedQuery
     stages : StageTables
-    estimates : (≥ stop - start + 64,) float32
-        Room. A fresh array each time would cost more in page faults than the arithmetic on it.
+    room : (≥ 5/4 (stop - start) + 128,) float32
+        For estimates and their tops. A fresh array each time would cost more in page faults than the arithmetic on it.
     start, stop : int
         `start` is a multiple of 64.
     scores, ids : (k,) float32 and int64
@@ -220,34 +254,39 @@ def search_staged_avx2(
     length = np.float32(query.length)
     a = np.float32(query.table_step * stages.sign_level) * length
     b = np.float32(-query.table_zero * stages.sign_level) * length
-    sign_estimates(signs, query.table, a, b, factor, bias, start, stop, estimates)
+    estimates = room[: n + ROWS]
+    tops = room[n + ROWS : n + ROWS + (n // ROWS + 1) * LANES].reshape(-1, LANES)
+    sign_estimates(signs, query.table, a, b, factor, bias, stages.slack[0] * length, start, stop, estimates, tops)
     estimates[n : n + ROWS] = -np.inf
     level_words = levels[0, :32].astype(np.int16)
     words = np.zeros(padded_words(bands), np.uint64)
     integers, unit = query.integers, query.unit
+    bytes_ = plane_query(query.bytes_)
     if ids[0] == EMPTY_ID:  # no threshold yet
-        best = np.full(min(scores.size + PROBES, n), -np.inf, np.float32)
-        best_ids = np.full(best.size, EMPTY_ID, np.int64)
-        for c in range(0, n, CHUNK // 8):
-            topk_update_portable(estimates[c:], min(CHUNK // 8, n - c), start + c, best, best_ids)
-        for i in best_ids:
+        best = np.full(scores.size + PROBES, -np.inf, np.float32)
+        probes = np.full(best.size, EMPTY_ID, np.int64)
+        first_probes(estimates, tops, n, best, probes)
+        for v in probes:
+            if v < 0:
+                continue
+            i = start + v
             score = full_score(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words)
             topk_push_portable(score, i, scores, ids)
-            estimates[i - start] = -np.inf  # done
+            estimates[v] = -np.inf  # done
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
     bit = np.float32(stages.second_level * query.byte_unit) * length
-    rows = np.empty(CHUNK + LANES, np.int32)
+    rows = np.empty(CHUNK + ROWS, np.int32)
     # First the rows that half the slack lets in: they bring the threshold near its end, which spares many of the rest.
     for share in (np.float32(0.5), np.float32(1.0)):
         width = stages.slack[0] * length * share
         for c in range(0, n, CHUNK):
             m = min(CHUNK, n - c)
-            here = estimates[c : c + m + LANES]
+            here = estimates[c : c + m + ROWS]
             least = max(scores[0], LOWEST)  # below it are the rows that are done
-            count = candidates(here, factor, start + c, m, width, least, POSITIONS, rows)
+            count = candidates(here, tops[c // ROWS :], factor, start + c, m, width, least, POSITIONS, rows)
             if nbits > 1:
                 count = _judge_by_two(
-                    data, start + c, rows, count, plane_bytes, query.bytes_.ctypes.data, query.bytes_.size // 64, here,
+                    data, start + c, rows, count, plane_bytes, bytes_.ctypes.data, bytes_.size, here,
                     np.float32(stages.sign_share), 2 * bit, np.float32(-query.byte_sum) * bit, factor, bias,
                     stages.slack[1] * length, scores[0],
                 )  # fmt: skip

@@ -3,8 +3,31 @@
 from __future__ import annotations
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.simd.base import as_bytes_i8x64, load_i8x64, splat_load_i32x16, store_i32x16, zero_i32x16
-from tqvec.kernels.simd.x86 import dot_bytes_i32x16
+from tqvec.kernels.simd.base import (
+    as_bytes_i8x64,
+    load_i8x64,
+    splat_load_i32x16,
+    store_i8x64,
+    store_i32x16,
+    zero_i32x16,
+)
+from tqvec.kernels.simd.x86 import dot_bytes_i32x16, permute_i8x64
+from tqvec.kernels.staged.codes import prefix_codes
+
+product_steps_avx512 = (127, 127)
+
+
+@jit
+def unpack_levels_avx512(data, start, stop, plane_bytes, planes, table, words, out):
+    """Byte levels of rows ``start .. stop`` from their first `planes` planes; ``out[i, j]`` is coordinate j, uint8."""
+    levels = load_i8x64(table.ctypes.data)
+    data0 = data.ctypes.data
+    out0 = out.ctypes.data
+    for i in range(start, stop):
+        row = data0 + i * data.shape[1]
+        to = out0 + (i - start) * out.shape[1]
+        for w in range(words):
+            store_i8x64(to + 64 * w, permute_i8x64(levels, prefix_codes(row + 8 * w, plane_bytes, planes)))
 
 
 @jit
