@@ -103,7 +103,7 @@ def candidates(estimates, factor, first, count, slack, threshold, positions, out
 
 
 @jit
-def _unpacked_dot(row, bands, levels, spread, integers, words):
+def unpacked_dot(row, bands, levels, spread, integers, words):
     """The integer sum that `dot_tiles` gives for a row of any width; `words` is room for its codes."""
     unpack_row_portable(row, bands, spread, words)
     codes = words.view(np.uint8)
@@ -119,24 +119,30 @@ def _unpacked_dot(row, bands, levels, spread, integers, words):
 
 
 @jit
-def full_score(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words):
-    """The score of row `i` that the unstaged search would give, to the last bit.
+def _offer(
+    data, first, rows, count, bands, levels, level_words, spread, integers, unit, factor, bias, words, scores, ids
+):
+    """Offer the rows ``first + rows[:count]`` to a heap, with the scores that the unstaged search would give.
 
-    `level_words` are the levels of codes of at most 4 bits as 32 int16, `integers` and `unit` the query's.
+    `level_words` are the levels of codes of at most 4 bits as 32 int16, `integers` and `unit` the query's; `words` is
+    room. Arrays are not passed on for single rows: that updates their reference counts, which takes longer than the
+    arithmetic.
     """
-    if bands[0, 2] <= 4:
-        total = full_dot(
-            data.ctypes.data + i * data.shape[1],
-            (bands[0, 1] - bands[0, 0]) // 8,
-            bands[0, 2],
-            level_words.ctypes.data,
-            integers.ctypes.data,
-            integers.size // 64,
-        )
-    else:
-        total = _unpacked_dot(data[i], bands, levels, spread, integers, words)
-    score = np.float32(total) * unit * factor[i]
-    return score + bias[i] if bias.size > 0 else score
+    nbits = bands[0, 2]
+    plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
+    for r in range(count):
+        i = first + rows[r]
+        if nbits <= 4:
+            row = data.ctypes.data + i * data.shape[1]
+            query = integers.ctypes.data
+            total = full_dot(row, plane_bytes, nbits, level_words.ctypes.data, query, integers.size // 64)
+        else:
+            total = unpacked_dot(data[i], bands, levels, spread, integers, words)
+        score = np.float32(total) * unit * factor[i]
+        if bias.size > 0:
+            score += bias[i]
+        if score >= scores[0]:
+            topk_push_portable(score, i, scores, ids)
 
 
 @jit
@@ -232,9 +238,11 @@ def search_staged_avx2(
         best_ids = np.full(best.size, EMPTY_ID, np.int64)
         for c in range(0, n, CHUNK // 8):
             topk_update_portable(estimates[c:], min(CHUNK // 8, n - c), start + c, best, best_ids)
+        _offer(
+            data, 0, best_ids, best_ids.size, bands, levels, level_words, spread, integers, unit, factor, bias, words,
+            scores, ids,
+        )  # fmt: skip
         for i in best_ids:
-            score = full_score(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words)
-            topk_push_portable(score, i, scores, ids)
             estimates[i - start] = -np.inf  # done
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
     bit = np.float32(stages.second_level * query.byte_unit) * length
@@ -262,7 +270,7 @@ def search_staged_avx2(
                     integers.size // 64, np.float32(stages.prefix_unit) * length, factor, bias,
                     stages.slack[2] * length, scores[0],
                 )  # fmt: skip
-            for r in range(count):
-                i = start + c + rows[r]
-                score = full_score(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words)
-                topk_push_portable(score, i, scores, ids)
+            _offer(
+                data, start + c, rows, count, bands, levels, level_words, spread, integers, unit, factor, bias, words,
+                scores, ids,
+            )  # fmt: skip
