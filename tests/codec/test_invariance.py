@@ -104,11 +104,12 @@ def test_every_level(level):
 
 
 @x86_only
+@pytest.mark.parametrize("features", [{}, {"NUMBA_CPU_FEATURES": ""}])  # the host's, or no more than the CPU has
 @pytest.mark.parametrize(("cpu", "level"), [("haswell", "avx2"), ("generic", "portable"), ("x86-64", "portable")])
-def test_lowered_targets(cpu, level):
+def test_lowered_targets(cpu, level, features):
     if level not in probe_levels():
         pytest.skip(f"no {level} here")
-    result = probe(large=True, NUMBA_CPU_NAME=cpu)
+    result = probe(large=True, NUMBA_CPU_NAME=cpu, **features)
     assert (result["cpu"], result["level"]) == (cpu, level)
     assert same(result, usual())
 

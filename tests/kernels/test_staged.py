@@ -9,13 +9,17 @@ import strategies as sts
 
 import tqvec
 from tqvec.codec import codebook
-from tqvec.codec.stages import batch_tables, byte_levels, prefix_means, stage_tables, staged_query
+from tqvec.codec.bands import QUERY_LENGTH
+from tqvec.codec.stages import Z, batch_tables, byte_levels, prefix_means, stage_tables, staged_query
 from tqvec.index.signs import SignBlocks
 from tqvec.kernels import features
-from tqvec.kernels.dispatch import implementation
+from tqvec.kernels.dispatch import available, implementation, kernel
+from tqvec.kernels.simd import base
+from tqvec.kernels.simd.amx import tile_config
 
 DIMS = (8, 32, 64, 72, 128, 200, 384, 1000)
-needs_avx512 = pytest.mark.skipif("avx512" not in features.available_levels(), reason="needs AVX-512 VBMI and VNNI")
+LEVELS = ("avx2", "avx512")
+needs_staged = pytest.mark.skipif(not available("search_staged"), reason="no staged search at this level")
 
 
 def rows_of(d, nbits, n, seed=1):
@@ -48,25 +52,63 @@ def test_prefix_means_are_conditional_means(d, nbits):
     assert energies[-1] == pytest.approx(1 - codebook.distortion(d, nbits), rel=1e-9)
 
 
+def needs(level):
+    if level not in features.available_levels():
+        pytest.skip(f"this process can't run {level} (LLVM would abort it)")
+
+
+def sign_blocks(plane_bytes, axes):
+    """Signs of whole blocks of 16 rows, (rows, 4 * groups) uint8, in the order of a level."""
+    groups = plane_bytes.shape[1] // 4
+    return np.ascontiguousarray(plane_bytes.reshape(-1, 16, groups, 4).transpose(axes)).reshape(-1, groups, 64)
+
+
+@needs_staged
 def test_sign_blocks_are_the_sign_plane():
     data, codes = rows_of(72, 3, 200)
+    signs = np.zeros((208, 96), np.uint8)
+    signs[:200, :72] = codes >> 2
+    expected = sign_blocks(np.packbits(signs, axis=1, bitorder="little"), kernel("sign_axes"))
     blocks = SignBlocks(72)
     for ntotal in (1, 50, 64, 130, 200):  # as rows are added
         found = blocks.of(data, ntotal)
-        words = found.reshape(-1, 3, 16, 4).transpose(0, 2, 1, 3).reshape(-1, 12)
-        signs = np.unpackbits(words, axis=1, bitorder="little")[:ntotal, :72]
-        np.testing.assert_array_equal(signs, codes[:ntotal] >> 2)
+        np.testing.assert_array_equal(found[: ntotal // 16], expected[: ntotal // 16])
+    np.testing.assert_array_equal(found[:13], expected)
     assert found.shape[0] % 4 == 0
 
 
-@needs_avx512
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("groups", [1, 2, 3, 12, 255, 256, 257, 600])
+def test_sign_totals(groups, level):
+    needs(level)
+    totals = implementation("sign_totals", level)
+    store = base.store_i32x16
+
+    @numba.njit
+    def run(signs, table, out):
+        for i, x in enumerate(totals(signs.ctypes.data, table.ctypes.data, signs.shape[1])):
+            store(out.ctypes.data + 64 * i, x)
+
+    rows = sts.rng(1).integers(0, 256, (64, 4 * groups)).astype(np.uint8)
+    signs = sign_blocks(rows, implementation("sign_axes", level))
+    nibbles = np.stack([rows & 15, rows >> 4], axis=2).reshape(64, groups, 8)
+    for table in (sts.rng(2).integers(0, 64, (groups, 128)).astype(np.uint8), np.full((groups, 128), 63, np.uint8)):
+        out = np.zeros(64, np.int32)
+        run(signs, table, out)
+        entries = table.reshape(groups, 2, 4, 16).transpose(0, 2, 1, 3).reshape(groups, 8, 16)
+        expected = np.take_along_axis(entries[None], nibbles[..., None], axis=3).sum(axis=(1, 2, 3), dtype=np.int64)
+        np.testing.assert_array_equal(out, expected)
+
+
+@needs_staged
 @pytest.mark.parametrize("d", DIMS)
 def test_sign_estimates(d):
-    from tqvec.kernels.staged.avx512 import sign_estimates_avx512
+    from tqvec.kernels.staged.single import sign_estimates
 
     n = 150
     data, codes = rows_of(d, 2, n)
     query = staged_query(direction(d), 1.0, np.float32(1))
+    assert query.table.max() <= 63
     factor = sts.rng(3).uniform(0.5, 2, n + 64).astype(np.float32)
     bias = sts.rng(4).standard_normal(n + 64).astype(np.float32)
     signs = SignBlocks(d).of(data, n)
@@ -74,69 +116,114 @@ def test_sign_estimates(d):
     a, b = np.float32(query.table_step), np.float32(-query.table_zero)
     for start, added in ((0, np.zeros(0, np.float32)), (64, bias)):
         out = np.zeros(n - start + 64, np.float32)
-        sign_estimates_avx512(signs, query.table, a, b, factor, added, start, n, out)
+        sign_estimates(signs, query.table, a, b, factor, added, start, n, out)
         expected = exact[start:] * factor[start:n] + (added[start:n] if added.size else 0)
         # Each of d/4 table entries is off by at most half a step.
         np.testing.assert_allclose(out[: n - start], expected, atol=query.table_step * (d / 8 + 4) * 2 + 1e-4)
         assert np.abs(out[: n - start] - expected).mean() < query.table_step * (0.5 * np.sqrt(d / 4) + 1)
 
 
-@needs_avx512
-def test_candidates():
-    from tqvec.kernels.staged.avx512 import candidates_avx512
+@needs_staged
+@pytest.mark.parametrize("threshold", [-10, 0.8, 10])
+def test_candidates(threshold):
+    from tqvec.kernels.staged.single import POSITIONS, candidates
 
     estimates, factor = sts.rng(1).standard_normal((2, 200)).astype(np.float32)
-    out = np.zeros(200, np.int64)
-    count = candidates_avx512(estimates, np.abs(factor), 32, 96, np.float32(0.3), np.float32(0.8), out)
+    out = np.zeros(112, np.int32)
+    count = candidates(estimates, np.abs(factor), 32, 96, np.float32(0.3), np.float32(threshold), POSITIONS, out)
     upper = estimates[:96] + np.abs(factor)[32:128] * np.float32(0.3)
-    np.testing.assert_array_equal(out[:count], 32 + np.flatnonzero(upper >= np.float32(0.8)))
+    np.testing.assert_array_equal(out[:count], np.flatnonzero(upper >= np.float32(threshold)))
 
 
-@needs_avx512
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("d", [*DIMS, 20_000])
+def test_plane_dots(d, level):
+    needs(level)
+    arrange, dot = implementation("plane_query", level), implementation("plane_dot", level)
+    bits = np.zeros((4, -(-d // 64) * 64), np.uint8)
+    bits[:, :d] = sts.rng(1).integers(0, 2, (4, d))
+    bits[3] = 1
+    planes = np.concatenate([np.packbits(bits, axis=1, bitorder="little").ravel(), bytes_of(64)])
+    query = np.zeros(bits.shape[1], np.int8)
+    query[:d] = sts.rng(2).integers(-127, 128, d)
+
+    @numba.njit
+    def run(planes, query, at):
+        return dot(planes.ctypes.data + at, query.ctypes.data, query.size)
+
+    for entries in (query, np.where(np.arange(query.size) < d, -127, 0).astype(np.int8)):
+        for i in range(4):
+            expected = bits[i].astype(np.int64) @ entries.astype(np.int64)
+            assert run(planes, arrange(entries), i * bits.shape[1] // 8) == expected
+
+
+def bytes_of(count):
+    return sts.rng(7).integers(0, 256, count).astype(np.uint8)
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("d", DIMS)
 @pytest.mark.parametrize("nbits", [1, 2, 3, 4, 6])
-def test_prefix_and_full_dots(d, nbits):
-    from tqvec.kernels.staged.avx512 import full_dot_avx512, prefix_dot_avx512
-
+def test_full_dots(d, nbits, level):
+    needs(level)
+    dot = implementation("full_dot", level)
     data, codes = rows_of(d, nbits, 5)
     query = staged_query(direction(d), 1.0, np.float32(1))
-    table = sts.rng(5).integers(0, 256, 64).astype(np.uint8)
     words = sts.rng(6).integers(-32767, 32768, 32).astype(np.int16)
-    n_words = query.bytes_.size // 64
+    small = query.integers // 8  # keeps random levels within int32
+
+    @numba.njit
+    def run(data, i, plane_bytes, planes, table, query):
+        at = data.ctypes.data + i * data.shape[1]
+        return dot(at, plane_bytes, planes, table.ctypes.data, query.ctypes.data, query.size // 64)
+
     for i in range(5):
-        row = data.ctypes.data + i * data.shape[1]
         for planes in range(1, min(nbits, 4) + 1):
-            prefix = codes[i] >> (nbits - planes)
-            found = prefix_dot_avx512(row, d // 8, planes, table.ctypes.data, query.bytes_.ctypes.data, n_words)
-            assert found == table[prefix].astype(np.int64) @ query.bytes_[:d].astype(np.int64)
-        if nbits <= 4:
-            small = query.integers // 8  # keeps random levels within int32
-            found = full_dot_avx512(row, d // 8, nbits, words.ctypes.data, small.ctypes.data, n_words)
-            assert found == words[codes[i]].astype(np.int64) @ small[:d].astype(np.int64)
+            expected = words[codes[i] >> (nbits - planes)].astype(np.int64) @ small[:d].astype(np.int64)
+            assert run(data, i, d // 8, planes, words, small) == expected
 
 
-@needs_avx512
-@pytest.mark.parametrize("level", ["avx512", "amx"])
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("d", DIMS)
 @pytest.mark.parametrize("nbits", [1, 2, 3, 4, 7])
-def test_byte_products_of_a_batch(d, nbits, level):
-    if level not in features.available_levels():
-        pytest.skip(f"needs {level}")
-    from tqvec.kernels.staged.batch import unpack_levels_avx512
+def test_unpacked_levels(d, nbits, level):
+    needs(level)
+    data, codes = rows_of(d, nbits, 33)
+    words = -(-d // 64)
+    planes = min(nbits, 4)
+    table = np.tile(sts.rng(3).integers(0, 256, 16).astype(np.uint8), 4)
+    found = np.zeros((32, 64 * words), np.uint8)
+    implementation("unpack_levels", level)(data, 1, 33, d // 8, planes, table, words, found)
+    np.testing.assert_array_equal(found[:, :d], table[codes[1:] >> (nbits - planes)])
 
-    data, codes = rows_of(d, nbits, 32)
+
+@pytest.mark.parametrize("level", ["avx2", "avx512", "amx"])
+@pytest.mark.parametrize("words", [1, 2, 3, 6, 24])
+def test_byte_products(words, level):
+    needs(level)
+    level_steps, query_steps = implementation("product_steps", "avx512" if level == "amx" else level)
+    levels = sts.rng(4).integers(0, 2 * level_steps + 2, (32, 64 * words)).astype(np.uint8)
+    queries = sts.rng(5).integers(-query_steps, query_steps + 1, (32, 64 * words)).astype(np.int8)
+    levels[:2], queries[:2], queries[2:4] = 2 * level_steps + 1, query_steps, -query_steps  # the largest sums
+    packed = queries.reshape(2, 16, words, 16, 4).transpose(0, 2, 3, 1, 4).reshape(2, words, 16, 64)
+    out = np.zeros((32, 32), np.int32)
+    products(level)(tile_config(), levels, np.ascontiguousarray(packed), words, out)
+    np.testing.assert_array_equal(out, levels.astype(np.int64) @ queries.T.astype(np.int64))
+
+
+@needs_staged
+def test_tables_of_a_batch():
+    d, nbits = 200, 4
     directions = np.stack([direction(d, seed) for seed in range(20)])
     batch = batch_tables(d, nbits, directions, np.ones(20), np.ones(20, np.float32))
-    words = batch.packed.shape[1]
-    levels = np.zeros((32, 64 * words), np.uint8)
-    unpack_levels_avx512(data, 0, 32, d // 8, batch.planes, batch.table, words, levels)
-    np.testing.assert_array_equal(levels[:, :d], batch.table[codes >> (nbits - batch.planes)])
-    out = np.zeros((32, 32), np.int32)
-    products(level)(batch.config, levels, batch.packed, words, out)
-    step = np.abs(directions).max(axis=1, keepdims=True) / 127
-    rounded = np.rint(directions.astype(np.float32) / step).astype(np.int64)
-    np.testing.assert_array_equal(out[:, :20], levels[:, :d].astype(np.int64) @ rounded.T)
-    assert not out[:, 20:].any()
+    level_steps, query_steps = kernel("product_steps")
+    assert batch.packed.shape == (2, 4, 16, 64)
+    queries = batch.packed.reshape(2, 4, 16, 16, 4).transpose(0, 3, 1, 2, 4).reshape(32, 256)
+    step = np.abs(directions).max(axis=1, keepdims=True) / query_steps
+    np.testing.assert_array_equal(queries[:20, :d], np.rint(directions / step))
+    assert not queries[20:].any()
+    assert (batch.table[:16].min(), batch.table[:16].max()) == (1, 2 * level_steps + 1)
+    np.testing.assert_array_equal(batch.table, np.tile(batch.table[:16], 4))
 
 
 @cache
@@ -166,17 +253,21 @@ def test_slack_is_what_the_estimates_err(nbits):
     rotated = tq.rotate(q[None])[0].astype(np.float64)
     full = codes.scale * (codebook.centroids(d, nbits)[codes_of] @ rotated)
     stages = stage_tables(d, nbits)
-    from tqvec.codec.stages import Z
-
-    signs = np.where(values[:, 0] == 1, 1.0, -1.0)
-    estimates = {1: (stages.sign_level * signs @ rotated, stages.slack[0])}
-    for planes in stages.planes.tolist():
-        step = byte_levels(d, nbits, planes)
-        estimates[planes] = (step.unit * step.levels[codes_of >> (nbits - planes)] @ rotated, step.slack)
+    signs, seconds = (np.where(values[:, p] == 1, 1.0, -1.0) @ rotated for p in (0, min(nbits, 2) - 1))
+    level = stages.sign_level
+    estimates = {1: (level * signs, stages.slack[0])}
+    if nbits > 1:
+        estimates[2] = (stages.sign_share * level * signs + stages.second_level * seconds, stages.slack[1])
+    if nbits > 4:
+        words = stages.prefix_words[codes_of >> (nbits - 4)] @ rotated
+        estimates[4] = (stages.prefix_unit * QUERY_LENGTH * words, stages.slack[2])
+    for steps in ((127, 127), (15, 33)):  # of the batches' products
+        step = byte_levels(d, nbits, min(nbits, 4), *steps)
+        estimates[steps] = (step.unit * step.levels[codes_of >> max(nbits - 4, 0)] @ rotated, step.slack)
     for planes, (estimate, slack) in estimates.items():
         error = (codes.scale * estimate - full) / (slack / Z * codes.scale)
         # The claim includes the rounding of queries and tables, which is left out here: at most as large.
         assert np.sqrt(np.mean(error**2)) < 1.06
-        if planes < min(nbits, 4):
+        if planes in (1, 2, 4) and planes < nbits:
             assert np.sqrt(np.mean(error**2)) > 0.94
             assert abs(error.mean()) < 0.1

@@ -17,13 +17,14 @@ from tqvec.kernels.simd.base import (
     splat_f32x16,
     to_f32x16,
 )
-from tqvec.kernels.staged.single import full_score
+from tqvec.kernels.staged.single import unpacked_dot
 from tqvec.kernels.topk.portable import topk_push_portable
 
 unpack_levels = kernel("unpack_levels")
 begin_products = kernel("begin_products")
 pair_products = kernel("pair_products")
 end_products = kernel("end_products")
+full_dot = kernel("full_dot")
 
 PAIR = 2 * LANES  # rows, and queries, of one step
 BLOCK_BYTES = 1 << 19  # of unpacked levels, a part of the second-level cache that all queries share
@@ -45,6 +46,7 @@ def search_batch_avx2(data, factor, bias, bands, levels, spread, batch, start, s
     nq = scores.shape[0]
     words = batch.packed.shape[1]
     width = 64 * words
+    nbits = bands[0, 2]
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
     rows = max(1, BLOCK_BYTES // (width * PAIR)) * PAIR
     unpacked = np.zeros((rows, width), np.uint8)
@@ -79,10 +81,16 @@ def search_batch_avx2(data, factor, bias, bands, levels, spread, batch, start, s
                         while bits != 0:
                             best = q + h * LANES + lowest_bit(bits)
                             bits &= bits - np.uint64(1)
-                            score = full_score(
-                                data, i, bands, levels, level_words, spread, batch.integers[best], batch.unit[best],
-                                factor, bias, room,
-                            )  # fmt: skip
-                            topk_push_portable(score, i, scores[best], ids[best])
-                            threshold[best] = scores[best, 0]
+                            if nbits <= 4:
+                                row = data.ctypes.data + i * data.shape[1]
+                                query = batch.integers.ctypes.data + 2 * width * best
+                                total = full_dot(row, plane_bytes, nbits, level_words.ctypes.data, query, words)
+                            else:
+                                total = unpacked_dot(data[i], bands, levels, spread, batch.integers[best], room)
+                            score = np.float32(total) * batch.unit[best] * factor[i]
+                            if bias.size > 0:
+                                score += bias[i]
+                            if score >= threshold[best]:
+                                topk_push_portable(score, i, scores[best], ids[best])
+                                threshold[best] = scores[best, 0]
     end_products()

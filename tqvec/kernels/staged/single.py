@@ -91,22 +91,23 @@ def sign_estimates(signs, table, a, b, factor, bias, slack, start, stop, estimat
 
 @jit
 def first_probes(estimates, tops, n, best, rows):
-    """Rows below `n` with high estimates, one of four at most: those of the best entries of `tops`, which may be -1.
+    """List rows below `n` with high estimates, one for each of the best entries of `tops`; how many.
 
-    `best` and `rows` (probes,) float32 and int64 are a heap and become a list.
+    `best` and `rows` (probes,) float32 and int64 are a heap; the rows replace its ids.
     """
     for group in range(n // ROWS):
         if at_least_f32x16(load_f32x16(tops.ctypes.data + ROWS * group), splat_f32x16(best[0])) != 0:
             topk_update_portable(tops[group], LANES, LANES * group, best, rows)
-    for r in range(rows.size):
-        if rows[r] == EMPTY_ID:
-            rows[r] = -1
-            continue
-        first = rows[r] // LANES * ROWS + rows[r] % LANES
-        rows[r] = first
-        for v in range(first + LANES, first + ROWS, LANES):
-            if estimates[v] > estimates[rows[r]]:
-                rows[r] = v
+    found = 0
+    for entry in rows:
+        if entry != EMPTY_ID:
+            row = entry // LANES * ROWS + entry % LANES
+            for v in range(row + LANES, entry // LANES * ROWS + ROWS, LANES):
+                if estimates[v] > estimates[row]:
+                    row = v
+            rows[found] = row
+            found += 1
+    return found
 
 
 @jit
@@ -136,7 +137,7 @@ def candidates(estimates, tops, factor, first, count, slack, threshold, position
 
 
 @jit
-def _unpacked_dot(row, bands, levels, spread, integers, words):
+def unpacked_dot(row, bands, levels, spread, integers, words):
     """The integer sum that `dot_tiles` gives for a row of any width; `words` is room for its codes."""
     unpack_row_portable(row, bands, spread, words)
     codes = words.view(np.uint8)
@@ -152,24 +153,30 @@ def _unpacked_dot(row, bands, levels, spread, integers, words):
 
 
 @jit
-def full_score(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words):
-    """The score of row `i` that the unstaged search would give, to the last bit.
+def _offer(
+    data, first, rows, count, bands, levels, level_words, spread, integers, unit, factor, bias, words, scores, ids
+):
+    """Offer the rows ``first + rows[:count]`` to a heap, with the scores that the unstaged search would give.
 
-    `level_words` are the levels of codes of at most 4 bits as 32 int16, `integers` and `unit` the query's.
+    `level_words` are the levels of codes of at most 4 bits as 32 int16, `integers` and `unit` the query's; `words` is
+    room. Arrays are not passed on for single rows: that updates their reference counts, which takes longer than the
+    arithmetic.
     """
-    if bands[0, 2] <= 4:
-        total = full_dot(
-            data.ctypes.data + i * data.shape[1],
-            (bands[0, 1] - bands[0, 0]) // 8,
-            bands[0, 2],
-            level_words.ctypes.data,
-            integers.ctypes.data,
-            integers.size // 64,
-        )
-    else:
-        total = _unpacked_dot(data[i], bands, levels, spread, integers, words)
-    score = np.float32(total) * unit * factor[i]
-    return score + bias[i] if bias.size > 0 else score
+    nbits = bands[0, 2]
+    plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
+    for r in range(count):
+        i = first + rows[r]
+        if nbits <= 4:
+            row = data.ctypes.data + i * data.shape[1]
+            query = integers.ctypes.data
+            total = full_dot(row, plane_bytes, nbits, level_words.ctypes.data, query, integers.size // 64)
+        else:
+            total = unpacked_dot(data[i], bands, levels, spread, integers, words)
+        score = np.float32(total) * unit * factor[i]
+        if bias.size > 0:
+            score += bias[i]
+        if score >= scores[0]:
+            topk_push_portable(score, i, scores, ids)
 
 
 @jit
@@ -265,13 +272,12 @@ def search_staged_avx2(
     if ids[0] == EMPTY_ID:  # no threshold yet
         best = np.full(scores.size + PROBES, -np.inf, np.float32)
         probes = np.full(best.size, EMPTY_ID, np.int64)
-        first_probes(estimates, tops, n, best, probes)
-        for v in probes:
-            if v < 0:
-                continue
-            i = start + v
-            score = full_score(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words)
-            topk_push_portable(score, i, scores, ids)
+        count = first_probes(estimates, tops, n, best, probes)
+        _offer(
+            data, start, probes, count, bands, levels, level_words, spread, integers, unit, factor, bias, words,
+            scores, ids,
+        )  # fmt: skip
+        for v in probes[:count]:
             estimates[v] = -np.inf  # done
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
     bit = np.float32(stages.second_level * query.byte_unit) * length
@@ -299,7 +305,7 @@ def search_staged_avx2(
                     integers.size // 64, np.float32(stages.prefix_unit) * length, factor, bias,
                     stages.slack[2] * length, scores[0],
                 )  # fmt: skip
-            for r in range(count):
-                i = start + c + rows[r]
-                score = full_score(data, i, bands, levels, level_words, spread, integers, unit, factor, bias, words)
-                topk_push_portable(score, i, scores, ids)
+            _offer(
+                data, start + c, rows, count, bands, levels, level_words, spread, integers, unit, factor, bias, words,
+                scores, ids,
+            )  # fmt: skip
