@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tqvec.codec import codebook
 from tqvec.kernels._jit import LANES
+from tqvec.kernels.tables import TrellisTables
 from tqvec.kernels.trellis.portable import encode_tile_portable
 
 Array = NDArray[np.float64]
@@ -28,7 +29,7 @@ NU = {1: 6, 2: 5, 3: 4, 4: 3, 5: 2}  # bits of the state: with nbits they add up
 LENGTH = 4096  # coordinates of a training vector: so long that its ends don't matter
 RARE = 10  # a level that fewer samples chose stays where it is
 STARTS = 48
-FINALISTS = 4
+FINALISTS = 8
 TOLERANCE = 1.005  # among finalists this close to the best, the one with the best sign plane is taken
 SEED = 20240419
 TEST_SEED = 1504
@@ -43,7 +44,8 @@ class Measured(NamedTuple):
     distortion : float
         Squared error of a unit vector.
     sign : float
-        Correlation of a coordinate with the most significant bit of its code as ±1.
+        Correlation of a coordinate with its sign bit as ±1: the most significant bit of its code, at 1 bit the parity
+        of `sign_mask`.
     probabilities : (2**(nbits - 1), windows) float64
         How often each level is chosen.
     entropy : float
@@ -54,6 +56,22 @@ class Measured(NamedTuple):
     sign: float
     probabilities: Array
     entropy: float
+
+
+def parity(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Exclusive or of the bits of small numbers."""
+    return (values[..., None] >> np.arange(16) & 1).sum(axis=-1) & 1
+
+
+def sign_mask(levels: Array) -> tuple[int, bool]:
+    """Path bits of the window whose parity tells the most about a level of 1 bit, and whether parity 1 is negative.
+
+    The largest coefficient of the levels' Walsh-Hadamard transform.
+    """
+    windows = np.arange(levels.shape[1])
+    coefficients = (2 * parity(windows[:, None] & windows) - 1) @ levels[0]
+    mask = int(np.argmax(np.abs(coefficients)))
+    return mask, bool(coefficients[mask] < 0)
 
 
 def start(nbits: int, nu: int, rng: np.random.Generator) -> Array:
@@ -69,10 +87,8 @@ def start(nbits: int, nu: int, rng: np.random.Generator) -> Array:
     """
     union = codebook.centroids(65536, nbits + 1) * 256
     masks = rng.choice(np.arange(1, 2 ** (nu + 1)), 2, replace=False)
-    windows = np.arange(2 ** (nu + 1))
-    bits = windows[:, None, None] & masks[:, None] & (1 << np.arange(nu + 1))
-    parity = (bits != 0).sum(axis=2) % 2
-    return np.stack([union[subset::4] for subset in parity @ [1, 2]], axis=1)
+    subsets = parity(np.arange(2 ** (nu + 1))[:, None] & masks) @ [1, 2]
+    return np.stack([union[subset::4] for subset in subsets], axis=1)
 
 
 def windows_of(path: NDArray[np.uint8], nu: int) -> NDArray[np.int32]:
@@ -82,10 +98,10 @@ def windows_of(path: NDArray[np.uint8], nu: int) -> NDArray[np.int32]:
 
 def assign(tiles: Tiles, levels: Array) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Codes and windows of (n, d, LANES) tiles."""
-    thresholds = ((levels[1:] + levels[:-1]) / 2).astype(np.float32)
+    tables = TrellisTables(((levels[1:] + levels[:-1]) / 2).astype(np.float32), levels.astype(np.float32))
     codes = np.empty(tiles.shape, np.uint8)
     for tile, out in zip(tiles, codes, strict=True):
-        encode_tile_portable(tile, thresholds, levels.astype(np.float32), out)
+        encode_tile_portable(tile, tables, out)
     return codes, windows_of(codes & 1, int(math.log2(levels.shape[1])) - 1)
 
 
@@ -120,12 +136,14 @@ def measure(levels: Array, d: int, tiles: int, seed: int) -> Measured:
     error = sign = 0.0
     number = np.zeros(levels.shape)
     bits = np.zeros(2 * levels.shape[0])
+    mask = sign_mask(levels)[0]
     rng = np.random.default_rng([seed, d])
     for _ in range(tiles):
         y = unit_tiles(d, 1, rng)
         codes, windows = assign(y, levels)
         error += float(np.mean((y - levels[codes >> 1, windows]) ** 2))
-        sign += float(np.mean(np.where(codes >= levels.shape[0], y, -y)))
+        bit = codes >= levels.shape[0] if levels.shape[0] > 1 else parity(windows & mask) == 1
+        sign += float(np.mean(np.where(bit, y, -y)))
         number += counts(levels, codes, windows)
         bits += np.bincount(codes.ravel(), minlength=bits.size)
     p = bits[bits > 0] / bits.sum()
@@ -147,7 +165,8 @@ def train(nbits: int, nu: int, seed: int = SEED) -> Array:
     -------
     (2**(nbits - 1), 2**(nu + 1)) float64
         Levels in units of 1/√d, rounded to float32; ascending along the first axis, antisymmetric when both axes are
-        reversed, and of the sign that the most significant in-subset bit says.
+        reversed, and of the sign that the most significant in-subset bit says; at 1 bit the parity of `sign_mask` is
+        1 where levels are positive on average.
     """
     rng = np.random.default_rng([seed, nbits, nu])
     short = [refine(start(nbits, nu, rng), 20, 1, rng) for _ in range(STARTS)]
@@ -160,19 +179,20 @@ def train(nbits: int, nu: int, seed: int = SEED) -> Array:
     half = nbits > 1 and best.shape[0] // 2
     if half and not (np.all(best[half:] > 0) and np.all(best[:half] < 0)):
         raise ArithmeticError(f"the sign plane of nbits={nbits}, nu={nu} does not tell the sign")
-    return best
+    return -best if nbits == 1 and sign_mask(best)[1] else best
 
 
 def freeze_width(nbits: int) -> dict[str, object]:
     """Train one width and measure it."""
     levels = train(nbits, NU[nbits])
     long = measure(levels, LENGTH, 64, TEST_SEED)
-    tiles = {d: max(16, 2**21 // (d * LANES)) for d in DIMS}
+    tiles = {d: min(4096, 2**21 // (d * LANES)) for d in DIMS}
     return {
         "nu": NU[nbits],
         "levels": [[value.hex() for value in row] for row in levels.tolist()],
         "probabilities": [[round(value, 7) for value in row] for row in long.probabilities.tolist()],
         "distortion": [float(f"{measure(levels, d, tiles[d], TEST_SEED).distortion:.5g}") for d in DIMS],
+        "sign_mask": sign_mask(levels)[0] if nbits == 1 else 0,
         "sign_correlation": round(long.sign, 4),
         "entropy": round(long.entropy, 4),
     }

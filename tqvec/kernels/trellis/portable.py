@@ -10,7 +10,15 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 
-REACH = 32  # coordinates on either side of the seam that choose the start state
+REACH = 8  # times ν: coordinates on either side of the seam that choose the start state
+
+
+@jit
+def _log2(power):
+    log = 0
+    while 1 << log < power:
+        log += 1
+    return log
 
 
 @jit
@@ -43,9 +51,9 @@ def _add_compare_select(cost, metric, new, decision):
     from the lower state survives.
     """
     states = cost.shape[0]
-    for lane in range(LANES):
-        decision[0, lane] = 0
-        decision[decision.shape[0] - 1, lane] = 0
+    for word in range(decision.shape[0]):
+        for lane in range(LANES):
+            decision[word, lane] = 0
     for state in range(states):
         shift = np.uint32(state & 31)
         for lane in range(LANES):
@@ -72,19 +80,17 @@ def _window(decision, lane, state, states):
 
 
 @jit
-def _start_state(cost, decisions, lane, d):
+def _start_state(cost, decisions, lane, reach, d):
     """State at the seam on the cheapest path through the coordinates around it, with period `d`."""
     states = cost.shape[0]
     state = 0
     for other in range(1, states):
         if cost[other, lane] < cost[state, lane]:
             state = other
-    for i in range(2 * REACH - 1, REACH - 1, -1):
+    for i in range(2 * reach - 1, reach - 1, -1):
         state = _window(decisions[i], lane, state, states) >> 1
-    bit = d
-    while 1 << bit < states:
+    for bit in range(d, _log2(states)):
         state = state & ~(1 << bit) | (state >> (bit - d) & 1) << bit
-        bit += 1
     return state
 
 
@@ -101,30 +107,30 @@ def _subset_code(value, thresholds, w):
 
 
 @jit
-def encode_tile_portable(y, thresholds, levels, codes):
+def encode_tile_portable(y, tables, codes):
     """Codes of the closed path of least squared error, given its start state.
 
     Parameters
     ----------
     y : (d, LANES) float32
         One band of rotated unit vectors.
-    thresholds : (2**(nbits - 1) - 1, windows) float32
-        Ascending along the first axis; a value on a threshold takes the lower level.
-    levels : (2**(nbits - 1), windows) float32
-        Likewise.
+    tables : TrellisTables
     codes : (d, LANES) uint8
         Filled: twice the in-subset bits, plus the path bit.
     """
     d = y.shape[0]
+    thresholds = tables.thresholds
+    levels = tables.levels
     windows = levels.shape[1]
     states = windows // 2
+    reach = REACH * _log2(states)
     metric = np.empty((windows, LANES), np.float32)
-    decisions = np.empty((max(d, 2 * REACH), (states + 31) // 32, LANES), np.uint32)
+    decisions = np.empty((max(d, 2 * reach), (states + 31) // 32, LANES), np.uint32)
     cost = np.zeros((2, states, LANES), np.float32)
-    free = _run(y, d * REACH - REACH, 2 * REACH, thresholds, levels, cost, metric, decisions)
+    free = _run(y, d * reach - reach, 2 * reach, thresholds, levels, cost, metric, decisions)
     start = np.empty(LANES, np.int64)
     for lane in range(LANES):
-        start[lane] = _start_state(free, decisions, lane, d)
+        start[lane] = _start_state(free, decisions, lane, reach, d)
     cost[0] = np.float32(np.inf)
     for lane in range(LANES):
         cost[0, start[lane], lane] = np.float32(0.0)
@@ -152,9 +158,7 @@ def decode_tile_portable(codes, levels, out):
     d = codes.shape[0]
     windows = levels.shape[1]
     mask = windows - 1
-    back = 0
-    while 1 << back < windows:
-        back += 1
+    back = _log2(windows)
     for lane in range(LANES):
         w = 0
         for j in range(d * back - back, d * back):
