@@ -57,7 +57,7 @@ def test_kernels_and_reference_take_the_same_numbers(d, nbits):
 @pytest.mark.parametrize("nbits", WIDTHS)
 @pytest.mark.parametrize(("d", "n"), [(64, 4096), (100, 2560), (128, 2048), (384, 640), (1536, 160)])
 def test_distortion(d, n, nbits):
-    """A quarter of a million coordinates: property 19 of the specification has the tolerances of the scalar codebook."""
+    """On a quarter of a million coordinates (property 19 of the specification)."""
     y = sample(n, d, seed=nbits)
     mean = float(np.mean(np.sum((y - encode(y, d, nbits)[1]) ** 2, axis=1)))
     assert mean == pytest.approx(trellis.distortion(d, nbits), rel=0.015)

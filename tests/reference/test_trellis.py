@@ -30,7 +30,9 @@ def test_levels_by_hand():
     assert trellis.levels(codes, table).tolist() == [[4 + 2, 0 + 1, 4 + 3]]
 
 
-@pytest.mark.parametrize(("nbits", "nu", "n"), [(1, 1, 6), (1, 2, 6), (1, 6, 6), (1, 3, 12), (2, 1, 6), (2, 3, 6), (3, 2, 4)])
+@pytest.mark.parametrize(
+    ("nbits", "nu", "n"), [(1, 1, 6), (1, 2, 6), (1, 6, 6), (1, 3, 12), (2, 1, 6), (2, 3, 6), (3, 2, 4)]
+)
 def test_viterbi_is_optimal_for_every_start_state(nbits, nu, n):
     table = small_table(nbits, nu, seed=n)
     for y in sts.normal(5, n, seed=nu).astype(np.float64):

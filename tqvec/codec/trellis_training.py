@@ -91,9 +91,12 @@ def start(nbits: int, nu: int, rng: np.random.Generator) -> Array:
     return np.stack([union[subset::4] for subset in subsets], axis=1)
 
 
-def windows_of(path: NDArray[np.uint8], nu: int) -> NDArray[np.int32]:
+def windows_of(path: NDArray, nu: int) -> NDArray[np.int32]:
     """Windows of (…, d, LANES) path bits, around the seam."""
-    return sum((np.roll(path, k, axis=-2).astype(np.int32) << k for k in range(nu + 1)), np.int32(0))
+    windows = np.zeros(path.shape, np.int32)
+    for k in range(nu + 1):
+        windows |= np.roll(path, k, axis=-2).astype(np.int32) << k
+    return windows
 
 
 def assign(tiles: Tiles, levels: Array) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -109,11 +112,11 @@ def counts(levels: Array, codes: NDArray, windows: NDArray, weights: NDArray | N
     """Number, or sum of `weights`, of the samples of each level."""
     index = (codes >> 1) * np.int32(levels.shape[1]) + windows
     flat = None if weights is None else weights.ravel()
-    return np.bincount(index.ravel(), flat, levels.size).reshape(levels.shape)
+    return np.bincount(index.ravel(), flat, levels.size).astype(np.float64).reshape(levels.shape)
 
 
 def refine(levels: Array, iterations: int, tiles: int, rng: np.random.Generator) -> Array:
-    """Steps of k-means, each on `tiles` · LANES fresh Gaussian vectors. Changing all signs mirrors the result exactly."""
+    """Steps of k-means, each on `tiles` · LANES fresh Gaussian vectors and on their mirror images."""
     for _ in range(iterations):
         y = rng.standard_normal((tiles, LENGTH, LANES), np.float32)
         codes, windows = assign(y, levels)
