@@ -150,6 +150,7 @@ def measure(levels: Array, d: int, tiles: int, seed: int) -> Measured:
         number += counts(levels, codes, windows)
         bits += np.bincount(codes.ravel(), minlength=bits.size)
     p = bits[bits > 0] / bits.sum()
+    number = number + number[::-1, ::-1]  # the mirror images
     return Measured(error / tiles, sign / tiles, number / number.sum(), float(-np.sum(p * np.log2(p))))
 
 
