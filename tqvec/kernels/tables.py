@@ -52,6 +52,21 @@ class QuantizerTables(NamedTuple):
     grid_affine: np.ndarray
 
 
+class TrellisTables(NamedTuple):
+    """Trellis codebook of one band (trellis/README.md).
+
+    Attributes
+    ----------
+    thresholds : (2**(nbits - 1) - 1, windows) float32
+        In-subset bits are the number of thresholds of the window below the value.
+    levels : (2**(nbits - 1), windows) float32
+        Value of in-subset bits and window, for a unit vector; windows are twice the states.
+    """
+
+    thresholds: np.ndarray
+    levels: np.ndarray
+
+
 class StageTables(NamedTuple):
     """What the staged search knows of a codec (staged/README.md).
 

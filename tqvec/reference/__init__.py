@@ -6,6 +6,7 @@ Written from docs/format.md and the paper (arXiv 2504.19874), apart from the cod
 - ``splitmix``: random 64-bit words, in Python integers.
 - ``rotation``: Haar by QR, and the randomised Hadamard rotation, forwards, backwards and as a matrix.
 - ``codebook``: density, Lloyd-Max, distortion, entropy; the frozen numbers.
+- ``trellis``: levels of trellis codes, Viterbi's algorithm, exhaustive search.
 - ``packing``: bit planes.
 - ``quantize``: Algorithm 1, lane sums, the three scale rules.
 - ``prod``: Algorithm 2.
