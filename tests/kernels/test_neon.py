@@ -272,7 +272,7 @@ def test_level(has, expected, fresh, monkeypatch):
     assert fresh.available_levels() == expected
     assert dispatch.levels("dot_tiles") == expected
     assert fresh.simd_info()["level"] == expected[0]
-    assert not dispatch.available("search_staged")
+    assert not dispatch.available("search_few")
 
 
 @pytest.mark.parametrize(

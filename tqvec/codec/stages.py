@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from tqvec.codec import codebook
 from tqvec.codec.bands import integer_steps
-from tqvec.kernels.simd.amx import tile_config
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.queries import QUERY_LENGTH
+from tqvec.kernels.simd.amx import tile_config
 from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, BatchTables, StageTables
 
 Z = 3.2  # standard errors that an estimate may fall short before a true result is lost
