@@ -61,6 +61,12 @@ def unpacked(tq, codes):
     return packing.unpack(codes.data, bands(tq))
 
 
+def diagonal_scores(tq, y, codes):
+    """Estimate of the product of query i and vector i."""
+    parts = [slice(i, i + 64) for i in range(0, len(y), 64)]
+    return np.concatenate([np.diag(tq.inner_product(y[part], codes[part])) for part in parts]).astype(np.float64)
+
+
 nbits = st.integers(1, 8)
 dims = st.sampled_from((1, 2, 3, 5, 8, 17, 31, 40))
 seeds = st.integers(0, 2**64 - 1)

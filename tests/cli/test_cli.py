@@ -45,6 +45,13 @@ def test_build_search_info(vectors, monkeypatch):
         assert part in told
 
 
+def test_fractional_width(vectors):
+    built = run("build", vectors / "x.npy", "-o", vectors / "x.tqv", "--nbits", 2.5)
+    assert "300 vectors of d=24 at 2.5 bits, 11 bytes each" in built.output
+    told = run("info", vectors / "x.tqv").output
+    assert "6 × 3 + 18 × 2 bits, mode mse" in told
+
+
 def test_info_of_the_installation():
     told = run("info").output
     for part in ("tqvec", tqvec.__version__, "SIMD level", tqvec.simd_info()["level"], "numba", "threads"):

@@ -17,12 +17,6 @@ from tqvec.reference import scoring
 N = 2048
 
 
-def diagonal_scores(tq, y, codes):
-    """Estimate of the product of query i and vector i."""
-    parts = [slice(i, i + 64) for i in range(0, len(y), 64)]
-    return np.concatenate([np.diag(tq.inner_product(y[part], codes[part])) for part in parts]).astype(np.float64)
-
-
 @pytest.mark.parametrize(
     ("d", "n", "tolerances"),
     [
@@ -49,7 +43,7 @@ def test_unbiased_scores_and_their_error_bars(d, nbits, cosine):
     tq = TurboQuant(d, nbits=nbits, seed=2)
     sums = tq.encode_sums(x, 1)
     sigma = scoring.error_bar(np.full(N, cosine), scoring.tan_theta(sums.dot, sums.energy), d)
-    error = diagonal_scores(tq, y, tq.encode(x)) - cosine
+    error = sts.diagonal_scores(tq, y, tq.encode(x)) - cosine
     assert abs(error.sum()) / math.sqrt(np.sum(sigma**2)) <= 7
     assert abs(np.sum(error**2 - sigma**2)) / math.sqrt(2 * np.sum(sigma**4)) <= 9
 
@@ -75,7 +69,7 @@ def test_mse_scores_shrink(nbits, cosine):
     d = 128
     x, y = (v.astype(np.float32) for v in sts.pairs(N, d, cosine, seed=22 + nbits))
     tq = TurboQuant(d, nbits=nbits, seed=3, scale="norm")
-    error = diagonal_scores(tq, y, tq.encode(x)) - cosine
+    error = sts.diagonal_scores(tq, y, tq.encode(x)) - cosine
     assert abs(error.mean() + codebook.distortion(d, nbits) * cosine) <= 7 * error.std() / math.sqrt(N)
 
 

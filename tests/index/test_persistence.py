@@ -65,6 +65,18 @@ def test_any_safetensors_reader_opens_it(tmp_path):
     assert header["fingerprint"] == index.codec.fingerprint
 
 
+def test_only_widths_that_need_it_have_version_2(tmp_path):
+    """A reader of version 1 still opens whole widths, with the very bytes it would have written."""
+    for nbits, stored, version in ((3, 3, 1), (2.5, 2.5, 2), ([(30, 3), (7, 1)], [[30, 3], [7, 1]], 2)):
+        saved(tmp_path / "a.tqv", nbits=nbits)
+        with safe_open(tmp_path / "a.tqv", framework="numpy") as file:
+            header = json.loads(file.metadata()["tqvec"])
+        assert (header["nbits"], header["version"]) == (stored, version)
+    for nbits in (2.7, [[37, 2]], [[30, 3], [8, 1]], [30, 7], "3"):
+        with pytest.raises(FormatError, match=r"a\.tqv"):
+            tqvec.Index.load(rewritten(tmp_path / "a.tqv", nbits=nbits))
+
+
 def test_every_truncation_is_found(tmp_path):
     saved(tmp_path / "a.tqv")
     content = (tmp_path / "a.tqv").read_bytes()
@@ -112,7 +124,7 @@ def rewritten(path, **changes):
 
 def test_versions_and_fingerprints(tmp_path):
     saved(tmp_path / "a.tqv")
-    with pytest.raises(FormatError, match="format version 7; this tqvec reads up to 1: upgrade"):
+    with pytest.raises(FormatError, match="format version 7; this tqvec reads up to 2: upgrade"):
         tqvec.Index.load(rewritten(tmp_path / "a.tqv", version=7))
     saved(tmp_path / "a.tqv")
     with pytest.raises(FormatError, match="fingerprint 00ff, this tqvec makes"):

@@ -16,10 +16,15 @@ from tqvec.index.flat import Index
 _ROWS = 16384  # read and compressed at a time
 
 
+def _width(text: object) -> float:
+    """4 as an integer, 2.5 as it is."""
+    return float(str(text)) if "." in str(text) else int(str(text))
+
+
 def build(
     vectors: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs or .hdf5")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write")],
-    nbits: Annotated[int, typer.Option(help="Bits a coordinate, 1 to 8")] = 4,
+    nbits: Annotated[float, typer.Option(parser=_width, metavar="BITS", help="A coordinate: 1 to 8, 2.5 or 3.5")] = 4,
     metric: Annotated[str, typer.Option(help="ip, cosine or l2")] = "ip",
     seed: Annotated[int, typer.Option(help="Of the rotation")] = 0,
     dataset: Annotated[str, typer.Option(help="Name inside an HDF5 file")] = "train",

@@ -13,6 +13,7 @@ from rich.table import Table
 from tqvec import __version__, simd_info
 from tqvec._config import num_threads
 from tqvec.cli._console import console
+from tqvec.codec.quantizer import TurboQuant
 from tqvec.index.flat import Index
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "safetensors", "faiss-cpu", "matplotlib")
@@ -38,12 +39,19 @@ def _index(path: Path) -> dict[str, str]:
         "file": f"{path}, {path.stat().st_size:,} bytes, checksums match",
         "vectors": f"{index.ntotal:,} of d={index.d}",
         "metric": index.metric,
-        "codec": f"{index.nbits} bits, mode {codec.mode}, codebook {codec.codebook}, rotation {codec.rotation}",
+        "codec": f"{_width(codec)}, mode {codec.mode}, codebook {codec.codebook}, rotation {codec.rotation}",
         "seed": str(codec.seed),
         "bytes a vector": f"{index.code_size} (float32: {4 * index.d}, {4 * index.d / index.code_size:.1f} times more)",
         "expected distortion": f"{codec.distortion:.5f} of the squared length",
         "fingerprint": codec.fingerprint,
     }
+
+
+def _width(codec: TurboQuant) -> str:
+    """Bits a coordinate, band by band unless all have the same."""
+    if isinstance(codec.nbits, int):
+        return f"{codec.nbits} bits"
+    return " + ".join(f"{band.stop - band.start} × {band.nbits}" for band in codec.bands) + " bits"
 
 
 def _installation() -> dict[str, str]:

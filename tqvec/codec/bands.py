@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec import _validate
 from tqvec.codec import codebook
+from tqvec.errors import InputError
 from tqvec.kernels.tables import QuantizerTables
+
+MAX_NBITS = 8
+MAX_BANDS = 8
+FRACTIONAL = (2.5, 3.5)
+
+Pairs = tuple[tuple[int, int], ...]
+Width = float | Sequence[tuple[int, int]]  # what `nbits` may be; an int is a float to a type checker
 
 _INT32_HEADROOM = 64000  # bound on the length of an integer code vector; kernels/scan/README.md has the proof
 
@@ -19,6 +29,68 @@ class Band(NamedTuple):
     start: int
     stop: int
     nbits: int
+
+
+def parse(nbits: object, d: int) -> tuple[int | float | Pairs, tuple[Band, ...]]:
+    """Width as it is kept, and the bands of `d` coordinates that it stands for.
+
+    Parameters
+    ----------
+    nbits : int, float or sequence of (coordinates, width)
+        1 to 8; 2.5 or 3.5, where the first ⌊d/4⌋ coordinates get one bit more than the rest (the KV cache experiments
+        of arXiv 2504.19874); or the bands themselves, at most 8, in order.
+    d : int
+
+    Raises
+    ------
+    InputError
+        Anything else, or bands that do not add up to `d`.
+    """
+    if isinstance(nbits, (list, tuple)):
+        pairs = _explicit(nbits, d)
+        return pairs, _bands(pairs)
+    if isinstance(nbits, float) and nbits in FRACTIONAL:
+        narrow, wide = int(nbits), d // 4
+        return float(nbits), _bands(((wide, narrow + 1), (d - wide, narrow)))
+    try:
+        width = _validate.integer(nbits, "nbits", 1, MAX_NBITS)
+    except InputError:
+        raise InputError(
+            f"nbits must be an integer from 1 to {MAX_NBITS}, 2.5, 3.5 or a list of (coordinates, width), got {nbits!r}"
+        ) from None
+    return width, _bands(((d, width),))
+
+
+def _explicit(given: Sequence[object], d: int) -> Pairs:
+    if not 1 <= len(given) <= MAX_BANDS:
+        raise InputError(f"nbits must have 1 to {MAX_BANDS} bands, got {len(given)}")
+    pairs = []
+    for i, pair in enumerate(given):
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise InputError(f"nbits[{i}] must be a pair (coordinates, width), got {pair!r}")
+        count = _validate.integer(pair[0], f"coordinates of nbits[{i}]", 1, d)
+        pairs.append((count, _validate.integer(pair[1], f"width of nbits[{i}]", 1, MAX_NBITS)))
+    total = sum(count for count, _ in pairs)
+    if total != d:
+        raise InputError(f"nbits must have bands that add up to d={d} coordinates, got {total}")
+    return tuple(pairs)
+
+
+def _bands(pairs: Pairs) -> tuple[Band, ...]:
+    """Bands one after the other, without those of no coordinates."""
+    bands = []
+    start = 0
+    for count, width in pairs:
+        if count:
+            bands.append(Band(start, start + count, width))
+        start += count
+    return tuple(bands)
+
+
+def mean(bands: tuple[Band, ...], values: Sequence[float]) -> float:
+    """Mean over all coordinates of what has one value a band."""
+    d = bands[-1].stop
+    return float(sum((band.stop - band.start) / d * value for band, value in zip(bands, values, strict=True)))
 
 
 def code_bytes(bands: tuple[Band, ...]) -> int:

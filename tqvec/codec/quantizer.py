@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqvec import _threads, _validate
 from tqvec._config import num_threads
 from tqvec.codec import codebook as frozen
-from tqvec.codec.bands import Band, code_bytes, quantizer_tables
+from tqvec.codec.bands import Width, code_bytes, mean, parse, quantizer_tables
 from tqvec.codec.codes import Codes
 from tqvec.codec.rotation import ROTATIONS
 from tqvec.codec.scales import SCALES
@@ -46,8 +46,10 @@ class TurboQuant:
     ----------
     d : int
         Dimension of the vectors, 1 to 65,536; any number, nothing is padded.
-    nbits : int
-        Bits a coordinate, 1 to 8.
+    nbits : int, float or sequence of (int, int)
+        Bits a coordinate, 1 to 8. 2.5 and 3.5: a quarter of the coordinates gets one bit more than 2 or 3, which makes
+        2.5 and 3.5 bits at d = 128 with the scale counted. Or bands, as (coordinates, width) pairs: at most 8, whose
+        coordinates add up to `d`.
     mode : {"mse"}
         Algorithm 1 of the paper.
     codebook : {"scalar"}
@@ -64,7 +66,7 @@ class TurboQuant:
     Attributes
     ----------
     bands : tuple of Band
-        Runs of rotated coordinates and their widths; here one.
+        Runs of rotated coordinates and their widths; one, unless `nbits` says otherwise.
     rotation_tables, quantizer : RotationTables, QuantizerTables
         Rotation and codebooks as the kernels take them.
 
@@ -89,7 +91,7 @@ class TurboQuant:
     def __init__(
         self,
         d: int,
-        nbits: int = 4,
+        nbits: Width = 4,
         mode: str = "mse",
         codebook: str = "scalar",
         rotation: str = "hadamard",
@@ -97,13 +99,12 @@ class TurboQuant:
         scale: str = "unbiased",
     ):
         self.d = _validate.integer(d, "d", 1, MAX_D)
-        self.nbits = _validate.integer(nbits, "nbits", 1, 8)
+        self.nbits, self.bands = parse(nbits, self.d)
         self.mode = _validate.choice(mode, "mode", ["mse"])
         self.codebook = _validate.choice(codebook, "codebook", ["scalar"])
         self.rotation = _validate.choice(rotation, "rotation", ROTATIONS)
         self.seed = _validate.integer(seed, "seed", 0, 2**64 - 1)
         self.scale = _validate.choice(scale, "scale", SCALES)
-        self.bands = (Band(0, self.d, self.nbits),)
         self.rotation_tables = ROTATIONS[self.rotation](self.d, self.seed)
         self.quantizer = quantizer_tables(self.d, self.bands)
 
@@ -118,7 +119,12 @@ class TurboQuant:
     @property
     def distortion(self) -> float:
         """Expected squared error D of a unit vector with the paper's scale; the other scales do slightly better."""
-        return frozen.distortion(self.d, self.nbits)
+        return mean(self.bands, [frozen.distortion(self.d, band.nbits) for band in self.bands])
+
+    @property
+    def entropy(self) -> float:
+        """Mean entropy of a code in bits: what an entropy coder could reach per coordinate."""
+        return mean(self.bands, [frozen.entropy(self.d, band.nbits) for band in self.bands])
 
     @property
     def fingerprint(self) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
 from tqvec._config import num_threads
+from tqvec.codec.bands import Width
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import FormatError, InputError
 from tqvec.index import persistence
@@ -29,8 +30,8 @@ class Index:
     ----------
     d : int
         Dimension, 1 to 65,536.
-    nbits : int
-        Bits a coordinate, 1 to 8.
+    nbits : int, float or sequence of (int, int)
+        Bits a coordinate, 1 to 8; 2.5, 3.5 or bands as in `TurboQuant`. Several bands are always searched in full.
     metric : {"ip", "cosine", "l2"}
         Inner product and cosine: larger is better. l2: squared Euclidean distance, smaller is better; it keeps 4 more
         bytes a vector (its squared length).
@@ -54,7 +55,7 @@ class Index:
     ([0, 1, 2], 36)
     """
 
-    def __init__(self, d: int, nbits: int = 4, metric: str = "ip", codebook: str = "scalar", seed: int = 0):
+    def __init__(self, d: int, nbits: Width = 4, metric: str = "ip", codebook: str = "scalar", seed: int = 0):
         self.metric = _validate.choice(metric, "metric", METRICS)
         self.codec = TurboQuant(d, nbits=nbits, codebook=codebook, seed=seed)
         self.d = self.codec.d

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tqvec.codec.bands import Band, code_bytes
+from tqvec.codec.bands import Band, Width, code_bytes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import FormatError
 
 KEY = "tqvec"  # of the metadata
-VERSION = 1
+VERSION = 2  # the newest that is read; a file has the oldest that can describe it
 
 Rows = dict[str, NDArray]
 
@@ -28,7 +28,7 @@ class Header(NamedTuple):
     """What the metadata of a file say."""
 
     d: int
-    nbits: int
+    nbits: Width
     metric: str
     codebook: str
     seed: int
@@ -56,7 +56,7 @@ def _metadata(codec: TurboQuant, metric: str, rows: Rows) -> dict[str, str]:
     """All fields as JSON under one key: safetensors writes several keys in no fixed order, and equal indexes shall
     make equal files."""
     fields = {
-        "version": VERSION,
+        "version": 1 if isinstance(codec.nbits, int) else 2,
         "d": codec.d,
         "nbits": codec.nbits,
         "bands": codec.bands,

@@ -52,7 +52,8 @@ class Scanner:
         self._metric = metric
         self._bands = codec.quantizer.bands
         self._levels = integer_levels(codec.d, codec.quantizer)
-        self._stages = stage_tables(codec.d, codec.nbits)
+        by_planes = len(codec.bands) == 1 and codec.d % 8 == 0  # no other layout has stages
+        self._stages = stage_tables(codec.d, codec.bands[0].nbits) if by_planes else None
         self._signs = SignBlocks(codec.d)
 
     def search(self, rows: Rows, ntotal: int, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
@@ -69,7 +70,7 @@ class Scanner:
         tables = (rows["codes"], rows["scale"], bias, self._bands, self._levels.levels)
         scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
         ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
-        judged = self._codec.d % 8 == 0 and k * _ROWS_A_RESULT <= ntotal
+        judged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
         if judged and queries.shape[0] <= _FEW and available("search_few"):
             task = self._few(tables, rows, ntotal, queries, scores, ids)
         elif judged and available("search_batch"):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tqvec.reference import codebook, rotation
+from tqvec.reference import codebook, packing, rotation
 
 Array = NDArray[np.float64]
 
@@ -70,9 +70,25 @@ def encode(
     """
     c = codebook.frozen(x.shape[1], nbits) if centroids is None else centroids
     y = rotation.hadamard(directions(x), seed, dtype)
-    codes = count_thresholds(y, codebook.thresholds(c).astype(dtype))
-    levels = c.astype(dtype)[codes].astype(np.float64)
-    return Quantized(codes, lengths(x), lane_sum(y.astype(np.float64) * levels), lane_sum(levels * levels))
+    return _with_sums(x, y, *_codes_and_levels(y, c))
+
+
+def encode_bands(x: NDArray[np.float32], bands: packing.Bands, seed: int) -> Quantized:
+    """Encode rows whose bands have codebooks of their own (docs/format.md section 3); else as `encode`, in float32."""
+    y = rotation.hadamard(directions(x), seed, np.float32)
+    parts = [_codes_and_levels(y[:, first:end], codebook.frozen(x.shape[1], width)) for first, end, width in bands]
+    codes, levels = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+    return _with_sums(x, y, codes, levels)
+
+
+def _codes_and_levels(y: NDArray, centroids: Array) -> tuple[NDArray[np.int64], NDArray]:
+    codes = count_thresholds(y, codebook.thresholds(centroids).astype(y.dtype))
+    return codes, centroids.astype(y.dtype)[codes]
+
+
+def _with_sums(x: NDArray[np.float32], y: NDArray, codes: NDArray[np.int64], levels: NDArray) -> Quantized:
+    exact = levels.astype(np.float64)
+    return Quantized(codes, lengths(x), lane_sum(y.astype(np.float64) * exact), lane_sum(exact * exact))
 
 
 def scale_norm(q: Quantized) -> Array:
