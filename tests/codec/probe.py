@@ -8,7 +8,7 @@ import numpy as np
 
 import tqvec
 
-SHAPES = ((3, 8, 20), (40, 2, 20), (50, 5, 5))
+SHAPES = ((3, 8, 20), (40, 2, 20), (50, 5, 5), (20, 2.5, 5))
 
 
 def main():
@@ -19,6 +19,9 @@ def main():
         tq = tqvec.TurboQuant(d, nbits=nbits, seed=21)
         codes = tq.encode(x, threads=1)
         digest.update(codes.data.tobytes() + codes.scale.tobytes() + tq.decode(codes).tobytes())
+        two_stages = tqvec.TurboQuant(d, nbits=nbits, mode="prod", qjl="hadamard", seed=21)
+        codes = two_stages.encode(x, threads=1)
+        digest.update(codes.data.tobytes() + codes.gamma.tobytes() + two_stages.decode(codes).tobytes())
         index = tqvec.Index(d, nbits=nbits, seed=21)
         index.add(x)
         scores, ids = index.search(x[::4] + 1, k=n)

@@ -16,12 +16,14 @@ import numpy as np
 
 import tqvec
 from tqvec.codec import codebook
-from tqvec.reference import packing, quantize, splitmix
+from tqvec.reference import packing, prod, quantize, splitmix
 
 PATH = Path(__file__).with_name("codes.json")
 ROWS = 5
 CASES = [(1, 1, 0), (3, 8, 1), (31, 3, 2), (64, 4, 0), (97, 5, 2**64 - 1)]
 CASES += [(128, 2, 3), (200, 4, 4), (384, 1, 5), (1536, 4, 6)]
+CASES += [(128, 2.5, 7), (100, 3.5, 8), (97, [[7, 5], [1, 1], [89, 8]], 9)]
+PROD_CASES = [(3, 1, 0), (97, 3, 1), (128, 4, 2), (100, 2.5, 3)]
 CENTROIDS = [(2, 3, 5), (63, 8, 200), (64, 8, 255), (128, 4, 9), (768, 2, 3), (1536, 6, 40), (65536, 1, 1)]
 
 
@@ -53,10 +55,32 @@ def golden_case(d, nbits, seed):
     }
 
 
+def prod_case(d, nbits, seed):
+    """What is stored for one case of mode "prod" with qjl="hadamard"."""
+    tq = tqvec.TurboQuant(d, nbits=nbits, mode="prod", qjl="hadamard", seed=seed)
+    codes = tq.encode(golden_input(d, seed))
+    return {
+        "d": d,
+        "nbits": nbits,
+        "seed": str(seed),
+        "codes_sha256": hashlib.sha256(codes.data.tobytes()).hexdigest(),
+        "last_row_begins": codes.data[-1, :16].tobytes().hex(),
+        "scale": codes.scale.astype("<f4").tobytes().hex(),
+        "gamma": codes.gamma.astype("<f4").tobytes().hex(),
+        "fingerprint": tq.fingerprint,
+    }
+
+
 def golden():
     """All of codes.json."""
     centroids = [[d, nbits, i, float(codebook.centroids(d, nbits)[i]).hex()] for d, nbits, i in CENTROIDS]
-    return {"version": 1, "rows": ROWS, "cases": [golden_case(*case) for case in CASES], "centroids": centroids}
+    return {
+        "version": 1,
+        "rows": ROWS,
+        "cases": [golden_case(*case) for case in CASES],
+        "prod": [prod_case(*case) for case in PROD_CASES],
+        "centroids": centroids,
+    }
 
 
 def main():
@@ -64,10 +88,17 @@ def main():
         sys.exit(f"{PATH} exists; the bytes of a version never change. --force overwrites it.")
     for d, nbits, seed in CASES:
         x = golden_input(d, seed)
-        codes = tqvec.TurboQuant(d, nbits=nbits, seed=seed).encode(x)
-        expected = quantize.encode(x, nbits, seed)
-        assert codes.data.tobytes() == packing.pack(expected.codes, [(0, d, nbits)]).tobytes()
+        tq = tqvec.TurboQuant(d, nbits=nbits, seed=seed)
+        codes, bands = tq.encode(x), [tuple(band) for band in tq.bands]
+        expected = quantize.encode_bands(x, bands, seed)
+        assert codes.data.tobytes() == packing.pack(expected.codes, bands).tobytes()
         assert codes.scale.tobytes() == quantize.scale_unbiased(expected).astype(np.float32).tobytes()
+    for d, nbits, seed in PROD_CASES:
+        tq = tqvec.TurboQuant(d, nbits=nbits, mode="prod", qjl="hadamard", seed=seed)
+        codes, bands = tq.encode(golden_input(d, seed)), [tuple(band) for band in tq.bands]
+        expected, _, gamma = prod.encode_rows(golden_input(d, seed), bands, seed)
+        assert codes.data.tobytes() == packing.pack(expected, bands).tobytes()
+        assert codes.gamma.tobytes() == gamma.astype(np.float32).tobytes()
     PATH.write_text(json.dumps(golden(), indent=1) + "\n")
 
 

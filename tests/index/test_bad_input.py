@@ -124,7 +124,7 @@ def test_names():
     with pytest.raises(InputError, match="mode must be one of"):
         tqvec.TurboQuant(8, mode="fast")
     with pytest.raises(InputError, match="scale must be one of"):
-        tqvec.TurboQuant(8, scale=None)
+        tqvec.TurboQuant(8, scale="best")
 
 
 def test_codes_of_another_codec():

@@ -104,6 +104,8 @@ def _grid(edges: NDArray[np.float32], cells: int) -> tuple[NDArray[np.uint8], ND
     The cell of a value is computed with the kernel's own float32 operations. They never decrease as the value grows,
     so a threshold in an earlier cell is smaller than the value whatever the rounding was.
     """
+    if edges.size == 0:  # 0 bits
+        return np.zeros(cells, np.uint8), np.zeros(2, np.float32)
     span = np.float32(max(float(edges[-1]) - float(edges[0]), float(np.finfo(np.float32).tiny)))
     scale = np.float32(cells - 2) / span if edges.size > 1 else np.float32(1)
     offset = np.float32(1) - edges[0] * scale

@@ -43,13 +43,15 @@ def centroids(d: int, nbits: int) -> Array:
     d : int
         Dimension, at least 1.
     nbits : int
-        Width, 1 to 8.
+        Width, 1 to 8, or 0: the one level 0.
 
     Returns
     -------
     (2**nbits,) float64
         Strictly ascending and antisymmetric. Source: arXiv 2504.19874, eq. (4).
     """
+    if nbits == 0:
+        return np.zeros(1)
     half = _positive_half(d, nbits) / math.sqrt(d)
     return np.concatenate([-half[::-1], half])
 
@@ -78,12 +80,16 @@ def distortion(d: int, nbits: int) -> float:
 
     Between 4^-nbits and 2.7207·4^-nbits for d ≥ 3 (Theorems 1 and 3 of arXiv 2504.19874).
     """
+    if nbits == 0:
+        return 1.0
     half = _positive_half(d, nbits)
     return 1.0 - 2.0 * float(np.sum(_cell_probabilities(d, nbits) * half * half))
 
 
 def entropy(d: int, nbits: int) -> float:
     """Entropy of a code in bits: what an entropy coder could reach per coordinate."""
+    if nbits == 0:
+        return 0.0
     p = _cell_probabilities(d, nbits)
     p = p[p > 0]
     return float(-2 * np.sum(p * np.log2(p)))

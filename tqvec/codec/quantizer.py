@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +15,13 @@ from tqvec._config import num_threads
 from tqvec.codec import codebook as frozen
 from tqvec.codec.bands import Width, code_bytes, mean, parse, quantizer_tables
 from tqvec.codec.codes import Codes
+from tqvec.codec.qjl import PROJECTIONS, SecondStage, stages
 from tqvec.codec.rotation import ROTATIONS
 from tqvec.codec.scales import SCALES
 from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import SPREAD
+from tqvec.kernels.tables import QuantizerTables, RotationTables
 
 MAX_D = 65536
 CODEC_VERSION = 1  # part of the fingerprint; grows when the same input would give other bytes
@@ -36,6 +39,14 @@ class Encoded(NamedTuple):
     energy: NDArray[np.float64]
 
 
+class Term(NamedTuple):
+    """A summand of coded vectors: ``scale[i] · basisᵀ (value of each code of row i)``."""
+
+    scale: NDArray[np.float32]
+    basis: RotationTables
+    tables: QuantizerTables
+
+
 class TurboQuant:
     """Compress vectors to `nbits` bits a coordinate, with no training (TurboQuant, arXiv 2504.19874).
 
@@ -50,25 +61,31 @@ class TurboQuant:
         Bits a coordinate, 1 to 8. 2.5 and 3.5: a quarter of the coordinates gets one bit more than 2 or 3, which makes
         2.5 and 3.5 bits at d = 128 with the scale counted. Or bands, as (coordinates, width) pairs: at most 8, whose
         coordinates add up to `d`.
-    mode : {"mse"}
-        Algorithm 1 of the paper.
+    mode : {"mse", "prod"}
+        Algorithm 1 of the paper, or Algorithm 2: codes of one bit less, and the bit for the signs of a projection of
+        what they leave over (QJL). ``"prod"`` is unbiased too, but worse than ``"mse"`` with the unbiased scale
+        (docs/explanation/prod.md); it is here to compare with.
     codebook : {"scalar"}
         Lloyd-Max levels of the exact Beta density.
     rotation : {"hadamard", "haar"}
         ``"hadamard"`` costs O(d log d) and has the same bits everywhere; ``"haar"`` is the dense reference, O(d²).
     seed : int
         Of the rotation, 0 to 2^64 − 1. Codes of different seeds can't be mixed. Don't draw data with it.
-    scale : {"unbiased", "least_squares", "norm"}
+    scale : {"unbiased", "least_squares", "norm"}, optional
         What `Codes.scale` holds. ``"unbiased"`` makes `inner_product` unbiased; `decode` then shrinks by the expected
         cos²θ, 1 − D; at d = 128 its error is 0.4 % (1 bit) to 0.06 % (4 bits) above that of ``"least_squares"``.
-        ``"least_squares"`` is for codes that are only decoded; ``"norm"`` is the paper's.
+        ``"least_squares"`` is for codes that are only decoded; ``"norm"`` is the paper's. Default: ``"unbiased"``; mode
+        ``"prod"`` has ``"norm"`` alone.
+    qjl : {"gaussian", "hadamard"}
+        S of mode ``"prod"``. ``"gaussian"`` is the paper's dense matrix, for d up to 8,192; ``"hadamard"`` is a second,
+        independent structured rotation: faster, with the same bits everywhere, and a third of the variance at 1 bit.
 
     Attributes
     ----------
     bands : tuple of Band
         Runs of rotated coordinates and their widths; one, unless `nbits` says otherwise.
     rotation_tables, quantizer : RotationTables, QuantizerTables
-        Rotation and codebooks as the kernels take them.
+        Rotation and codebooks as the kernels take them; in mode ``"prod"`` the first stage's centroid of each code.
 
     Raises
     ------
@@ -96,35 +113,51 @@ class TurboQuant:
         codebook: str = "scalar",
         rotation: str = "hadamard",
         seed: int = 0,
-        scale: str = "unbiased",
+        scale: str | None = None,
+        qjl: str = "gaussian",
     ):
         self.d = _validate.integer(d, "d", 1, MAX_D)
         self.nbits, self.bands = parse(nbits, self.d)
-        self.mode = _validate.choice(mode, "mode", ["mse"])
+        self.mode = _validate.choice(mode, "mode", ["mse", "prod"])
         self.codebook = _validate.choice(codebook, "codebook", ["scalar"])
         self.rotation = _validate.choice(rotation, "rotation", ROTATIONS)
         self.seed = _validate.integer(seed, "seed", 0, 2**64 - 1)
-        self.scale = _validate.choice(scale, "scale", SCALES)
+        self.scale, self.qjl = _options(self.mode, scale, qjl)
         self.rotation_tables = ROTATIONS[self.rotation](self.d, self.seed)
-        self.quantizer = quantizer_tables(self.d, self.bands)
+        self._second = None
+        if self.qjl is None:
+            self.quantizer = quantizer_tables(self.d, self.bands)
+        else:
+            projection = PROJECTIONS[self.qjl](self.d, self.seed)
+            self.quantizer, self._second = stages(self.d, self.bands, self.rotation_tables, projection)
 
     def __repr__(self) -> str:
-        return f"TurboQuant(d={self.d}, nbits={self.nbits}, rotation={self.rotation!r}, seed={self.seed})"
+        mode = "" if self.qjl is None else f"mode='prod', qjl={self.qjl!r}, "
+        return f"TurboQuant(d={self.d}, nbits={self.nbits}, {mode}rotation={self.rotation!r}, seed={self.seed})"
 
     @property
     def code_size(self) -> int:
-        """Bytes a vector: packed codes and the float32 scale."""
-        return code_bytes(self.bands) + 4
+        """Bytes a vector: packed codes, the float32 scale and, in mode ``"prod"``, the float32 gamma."""
+        return code_bytes(self.bands) + (4 if self._second is None else 8)
 
     @property
     def distortion(self) -> float:
-        """Expected squared error D of a unit vector with the paper's scale; the other scales do slightly better."""
-        return mean(self.bands, [frozen.distortion(self.d, band.nbits) for band in self.bands])
+        """Expected squared error D of a decoded unit vector with the paper's scale; the others do slightly better.
+
+        Mode ``"prod"``: D of the first stage times π/2 − 1/d, or about π/2 − 1 for ``qjl="hadamard"``. That is what
+        being unbiased costs: the first stage alone would decode with less.
+        """
+        if self._second is None:
+            return mean(self.bands, [frozen.distortion(self.d, band.nbits) for band in self.bands])
+        first = mean(self.bands, [frozen.distortion(self.d, band.nbits - 1) for band in self.bands])
+        return first * self._second.projection.error
 
     @property
     def entropy(self) -> float:
         """Mean entropy of a code in bits: what an entropy coder could reach per coordinate."""
-        return mean(self.bands, [frozen.entropy(self.d, band.nbits) for band in self.bands])
+        if self._second is None:
+            return mean(self.bands, [frozen.entropy(self.d, band.nbits) for band in self.bands])
+        return 1 + mean(self.bands, [frozen.entropy(self.d, band.nbits - 1) for band in self.bands])
 
     @property
     def fingerprint(self) -> str:
@@ -138,9 +171,13 @@ class TurboQuant:
             "rotation": self.rotation,
             "seed": self.seed,
         }
+        if self._second is not None:
+            header["qjl"] = self.qjl
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         digest.update(self.quantizer.centroids.astype("<f4").tobytes())
         digest.update(self.rotation_tables.matrix.astype("<f4").tobytes())
+        if self._second is not None:
+            digest.update(self._second.projection.tables.matrix.astype("<f4").tobytes())
         return digest.hexdigest()[:32]
 
     def encode(self, x: ArrayLike, threads: int | None = None) -> Codes:
@@ -164,11 +201,29 @@ class TurboQuant:
         InputError
             Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
         """
+        if self._second is not None:
+            return self._encode_prod(_validate.vectors(x, self.d, "x"), self._second, num_threads(threads))
         encoded = self.encode_sums(x, threads)
         return Codes(encoded.data, self.stored_scale(encoded))
 
+    def _encode_prod(self, x: Floats, second: SecondStage, threads: int) -> Codes:
+        """Codes with QJL bits, lengths, and those of the residuals."""
+        n = x.shape[0]
+        data, norm, residual = np.empty((n, code_bytes(self.bands)), np.uint8), np.empty(n), np.empty(n)
+        tables = (self.rotation_tables, second.encoder, second.projection.tables, self.quantizer.bands)
+        encode = kernel("encode_prod_rows")
+
+        def task(part: int, start: int, stop: int) -> None:
+            encode(x, *tables, start, stop, data, norm, residual)
+
+        _threads.over_rows(task, n, _GRAIN, threads)
+        return Codes(data, _as_float32(norm), _as_float32(norm * residual))
+
     def encode_sums(self, x: ArrayLike, threads: int | None = None) -> Encoded:
-        """Codes of vectors, with the sums that the scale rules need; arguments and errors as in `encode`."""
+        """Codes of vectors, with the sums that the scale rules need; arguments and errors as in `encode`.
+
+        Mode ``"mse"`` only.
+        """
         rows = _validate.shaped(x, self.d, "x")
         n = rows.shape[0]
         workers = num_threads(threads)
@@ -187,15 +242,10 @@ class TurboQuant:
 
     def stored_scale(self, encoded: Encoded) -> Floats:
         """Scales by this codec's rule, as float32."""
-        with np.errstate(over="ignore"):
-            scale = SCALES[self.scale](encoded.norm, encoded.dot, encoded.energy).astype(np.float32)
-        if not np.isfinite(scale).all():
-            row = int(np.flatnonzero(~np.isfinite(scale))[0])
-            raise InputError(f"x row {row} is too long: its scale does not fit float32")
-        return scale
+        return _as_float32(SCALES[self.scale](encoded.norm, encoded.dot, encoded.energy))
 
     def decode(self, codes: Codes, threads: int | None = None) -> Floats:
-        """Reconstruct vectors with the least-squares scale (see `scale` above).
+        """Reconstruct vectors with the least-squares scale (see `scale` above); in mode ``"prod"``, without bias.
 
         Parameters
         ----------
@@ -207,16 +257,20 @@ class TurboQuant:
         (n, d) float32
         """
         self._check(codes)
-        out = np.empty((len(codes), self.d), np.float32)
+        n, workers = len(codes), num_threads(threads)
         shrink = np.float32(1.0 - self.distortion if self.scale == "unbiased" else 1.0)
-        scale = codes.scale * shrink
         decode = kernel("decode_rows")
 
-        def task(part: int, start: int, stop: int) -> None:
-            decode(codes.data, scale, self.rotation_tables, self.quantizer, SPREAD, start, stop, out)
+        def decoded(term: Term) -> Floats:
+            scale, out = term.scale * shrink, np.empty((n, self.d), np.float32)
 
-        _threads.over_rows(task, len(codes), _GRAIN, num_threads(threads))
-        return out
+            def task(part: int, start: int, stop: int) -> None:
+                decode(codes.data, scale, term.basis, term.tables, SPREAD, start, stop, out)
+
+            _threads.over_rows(task, n, _GRAIN, workers)
+            return out
+
+        return _sum(decoded(term) for term in self._terms(codes))
 
     def inner_product(self, queries: ArrayLike, codes: Codes, threads: int | None = None) -> Floats:
         """Inner products of queries with compressed vectors, computed on the codes in float32.
@@ -235,21 +289,31 @@ class TurboQuant:
         (nq, n) float32
         """
         self._check(codes)
-        rotated = self.rotate(_validate.vectors(queries, self.d, "queries"))
-        out = np.empty((rotated.shape[0], len(codes)), np.float32)
+        rows, workers = _validate.vectors(queries, self.d, "queries"), num_threads(threads)
         score = kernel("adc_rows")
 
-        def task(part: int, start: int, stop: int) -> None:
-            score(codes.data, codes.scale, self.quantizer, SPREAD, rotated, start, stop, out)
+        def scores(term: Term) -> Floats:
+            mapped, out = _mapped(rows, term.basis), np.empty((rows.shape[0], len(codes)), np.float32)
 
-        _threads.over_rows(task, len(codes), _GRAIN, num_threads(threads))
-        return out
+            def task(part: int, start: int, stop: int) -> None:
+                score(codes.data, term.scale, term.tables, SPREAD, mapped, start, stop, out)
+
+            _threads.over_rows(task, len(codes), _GRAIN, workers)
+            return out
+
+        return _sum(scores(term) for term in self._terms(codes))
+
+    def _terms(self, codes: Codes) -> Iterator[Term]:
+        """What vectors are the sum of: their centroids and, in mode ``"prod"``, the estimate of what those leave."""
+        yield Term(codes.scale, self.rotation_tables, self.quantizer)
+        if self._second is not None and codes.gamma is not None:
+            with np.errstate(over="ignore"):
+                scale = codes.gamma * np.float32(self._second.projection.factor)
+            yield Term(scale, self._second.both, self._second.signs)
 
     def rotate(self, x: Floats) -> Floats:
         """Rotate checked (n, d) float32 rows into the basis that codes live in."""
-        out = np.empty_like(x)
-        kernel("rotate_rows")(x, self.rotation_tables, 0, x.shape[0], out)
-        return out
+        return _mapped(x, self.rotation_tables)
 
     def _check(self, codes: Codes) -> None:
         expected = code_bytes(self.bands)
@@ -259,3 +323,42 @@ class TurboQuant:
             )
         if codes.scale.shape != (codes.data.shape[0],) or codes.scale.dtype != np.float32:
             raise InputError(f"codes.scale must be ({codes.data.shape[0]},) float32, got {codes.scale.shape}")
+        gamma = None if codes.gamma is None else (codes.gamma.shape, codes.gamma.dtype)
+        if gamma != (None if self._second is None else (codes.scale.shape, np.dtype(np.float32))):
+            wanted = "None" if self._second is None else f"({codes.data.shape[0]},) float32"
+            raise InputError(f"codes.gamma must be {wanted} for {self!r}, got {gamma}")
+
+
+def _options(mode: str, scale: object, qjl: object) -> tuple[str, str | None]:
+    """Scale rule and S of a mode, or an error for what it does not have."""
+    projection = _validate.choice(qjl, "qjl", PROJECTIONS)
+    if mode == "prod":
+        return _validate.choice("norm" if scale is None else scale, "scale of mode 'prod'", ["norm"]), projection
+    if projection != "gaussian":
+        raise InputError(f"qjl belongs to mode='prod', got qjl={qjl!r} with mode={mode!r}")
+    return _validate.choice("unbiased" if scale is None else scale, "scale", SCALES), None
+
+
+def _as_float32(scale: NDArray[np.float64]) -> Floats:
+    """Scales of rows of `x`, as they are stored."""
+    with np.errstate(over="ignore"):
+        stored: Floats = scale.astype(np.float32)
+    if not np.isfinite(stored).all():
+        row = int(np.flatnonzero(~np.isfinite(stored))[0])
+        raise InputError(f"x row {row} is too long: its scale does not fit float32")
+    return stored
+
+
+def _mapped(x: Floats, basis: RotationTables) -> Floats:
+    """Rows of `x` in another basis."""
+    out = np.empty_like(x)
+    kernel("rotate_rows")(x, basis, 0, x.shape[0], out)
+    return out
+
+
+def _sum(parts: Iterator[Floats]) -> Floats:
+    """Sum, in the first part's memory."""
+    total = next(parts)
+    for part in parts:
+        total += part
+    return total

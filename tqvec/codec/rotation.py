@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec.codec.splitmix import stream
+from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import RotationTables
 
 
@@ -36,13 +37,16 @@ def rounds(d: int) -> int:
     return 3 if d >= 128 else 4
 
 
-def hadamard(d: int, seed: int) -> RotationTables:
-    """Tables of the structured rotation; permutations and signs come from SplitMix64 (see docs/format.md)."""
+def hadamard(d: int, seed: int, first: int = 0) -> RotationTables:
+    """Tables of the structured rotation; permutations and signs come from SplitMix64 (see docs/format.md).
+
+    Round `first` and the following have their own random bits, so rotations that share no round are independent.
+    """
     layout = blocks(d)
     factor = np.concatenate([np.full(size, 1.0 / math.sqrt(size)) for _, size in layout])
     perm = []
     mult = []
-    for r in range(rounds(d)):
+    for r in range(first, first + rounds(d)):
         perm.append(np.argsort(stream(seed, 2 * r, d), kind="stable"))
         negative = stream(seed, 2 * r + 1, d) >> np.uint64(63)
         mult.append(np.where(negative == 1, -factor, factor))
@@ -58,8 +62,24 @@ def haar(d: int, seed: int) -> RotationTables:
     """Tables of a Haar-distributed rotation: QR of a Gaussian matrix, columns times the signs of R's diagonal."""
     gaussian = np.random.default_rng(seed).standard_normal((d, d))
     q, r = np.linalg.qr(gaussian)
-    matrix: NDArray[np.float32] = np.ascontiguousarray(q * np.sign(np.diag(r)), np.float32)
+    return dense(np.ascontiguousarray(q * np.sign(np.diag(r)), np.float32))
+
+
+def dense(matrix: NDArray[np.float32]) -> RotationTables:
+    """Tables of a (d, d) matrix."""
+    d = matrix.shape[0]
     return RotationTables(np.zeros((0, d), np.int32), np.zeros((0, d), np.float32), np.zeros((0, 2), np.int64), matrix)
+
+
+def compose(first: RotationTables, second: RotationTables) -> RotationTables:
+    """Tables of `second` after `first`."""
+    if first.matrix.size:
+        columns = np.ascontiguousarray(first.matrix.T)
+        out = np.empty_like(columns)
+        kernel("rotate_rows")(columns, second, 0, columns.shape[0], out)
+        return first._replace(matrix=np.ascontiguousarray(out.T))
+    perm, mult = np.concatenate([first.perm, second.perm]), np.concatenate([first.mult, second.mult])
+    return RotationTables(perm, mult, first.blocks, second.matrix)
 
 
 ROTATIONS: dict[str, Callable[[int, int], RotationTables]] = {"hadamard": hadamard, "haar": haar}

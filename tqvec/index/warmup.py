@@ -14,6 +14,7 @@ _X = np.eye(128, 16, dtype=np.float32)
 
 def _encode() -> None:
     TurboQuant(16).encode(_X, threads=1)
+    TurboQuant(16, mode="prod", qjl="hadamard").encode(_X, threads=1)
 
 
 def _decode() -> None:

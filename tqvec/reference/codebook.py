@@ -116,7 +116,9 @@ def cdf(t: Array, d: int) -> Array:
 
 
 def frozen(d: int, nbits: int) -> Array:
-    """The format's own 2^nbits centroids, float64, from the data file (docs/format.md section 3, codebook)."""
+    """The format's own 2^nbits centroids, float64, from the data file (docs/format.md sections 3 and 6)."""
+    if nbits == 0:
+        return np.zeros(1)
     blob = files("tqvec").joinpath("codec/data/codebooks.safetensors").read_bytes()
     size = int.from_bytes(blob[:8], "little")
     header = json.loads(blob[8 : 8 + size])

@@ -70,18 +70,24 @@ def encode(
     """
     c = codebook.frozen(x.shape[1], nbits) if centroids is None else centroids
     y = rotation.hadamard(directions(x), seed, dtype)
-    return _with_sums(x, y, *_codes_and_levels(y, c))
+    return _with_sums(x, y, *codes_and_levels(y, c))
 
 
 def encode_bands(x: NDArray[np.float32], bands: packing.Bands, seed: int) -> Quantized:
     """Encode rows whose bands have codebooks of their own (docs/format.md section 3); else as `encode`, in float32."""
     y = rotation.hadamard(directions(x), seed, np.float32)
-    parts = [_codes_and_levels(y[:, first:end], codebook.frozen(x.shape[1], width)) for first, end, width in bands]
+    return _with_sums(x, y, *banded(y, bands))
+
+
+def banded(y: NDArray, bands: packing.Bands) -> tuple[NDArray[np.int64], NDArray]:
+    """Codes and centroids of rotated rows, each band by its own codebook (docs/format.md section 3, step 4)."""
+    parts = [codes_and_levels(y[:, first:end], codebook.frozen(y.shape[1], width)) for first, end, width in bands]
     codes, levels = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-    return _with_sums(x, y, codes, levels)
+    return codes, levels
 
 
-def _codes_and_levels(y: NDArray, centroids: Array) -> tuple[NDArray[np.int64], NDArray]:
+def codes_and_levels(y: NDArray, centroids: Array) -> tuple[NDArray[np.int64], NDArray]:
+    """Codes of values and what they stand for (docs/format.md section 3, steps 4 and 5)."""
     codes = count_thresholds(y, codebook.thresholds(centroids).astype(y.dtype))
     return codes, centroids.astype(y.dtype)[codes]
 

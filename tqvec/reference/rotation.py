@@ -58,7 +58,7 @@ def transform_blocks(w: NDArray, sizes: list[int]) -> NDArray:
     return np.concatenate(parts, axis=1)
 
 
-def hadamard(x: NDArray, seed: int, dtype: DTypeLike = np.float64) -> NDArray:
+def hadamard(x: NDArray, seed: int, dtype: DTypeLike = np.float64, first: int = 0) -> NDArray:
     """Rotate rows by the randomised Hadamard rotation (docs/format.md section 2).
 
     Parameters
@@ -67,20 +67,22 @@ def hadamard(x: NDArray, seed: int, dtype: DTypeLike = np.float64) -> NDArray:
     seed : int
     dtype : float32 or float64
         float32 has the bits that the format prescribes; float64 is the same map, accurately.
+    first : int
+        First round: 0 for the rotation, 4 for the structured S of Algorithm 2.
     """
     d = x.shape[1]
     w = x.astype(dtype)
-    for r in range(rounds(d)):
+    for r in range(first, first + rounds(d)):
         w = w[:, permutation(d, seed, r)] * factors(d, seed, r, dtype)
         w = transform_blocks(w, block_sizes(d))
     return w
 
 
-def hadamard_inverse(y: NDArray, seed: int, dtype: DTypeLike = np.float64) -> NDArray:
+def hadamard_inverse(y: NDArray, seed: int, dtype: DTypeLike = np.float64, first: int = 0) -> NDArray:
     """Undo `hadamard`: the steps backwards; a transform is its own inverse up to the factors (derived)."""
     d = y.shape[1]
     v = y.astype(dtype)
-    for r in reversed(range(rounds(d))):
+    for r in reversed(range(first, first + rounds(d))):
         w = transform_blocks(v, block_sizes(d)) * factors(d, seed, r, dtype)
         v = np.empty_like(w)
         v[:, permutation(d, seed, r)] = w

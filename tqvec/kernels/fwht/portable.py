@@ -182,15 +182,17 @@ def rotate_rows_portable(x, rotation, start, stop, out):
     rounds = rotation.perm.shape[0]
     room = np.empty(d, np.float32)
     spare = np.empty(d, np.float32)
+    dense = rotation.matrix.shape[0] > 0
+    begins_in_out = (rounds % 2 == 1) != dense  # the last round writes to `out`, but to `spare` before a dense matrix
     for i in range(start, stop):
         src = x[i]
-        dst = out[i] if rounds % 2 == 1 else spare  # the last round writes to `out`
-        other = spare if rounds % 2 == 1 else out[i]
+        dst = out[i] if begins_in_out else spare
+        other = spare if begins_in_out else out[i]
         for r in range(rounds):
             _rotate_round(src, dst, room, rotation.perm[r], rotation.mult[r], rotation.blocks)
             src = dst
             dst, other = other, dst
-        if rotation.matrix.shape[0] > 0:
+        if dense:
             for k in range(d):
                 total = np.float32(0.0)
                 for j in range(d):

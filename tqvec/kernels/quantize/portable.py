@@ -22,7 +22,7 @@ def tree_sum(s):
 
 
 @jit
-def _add_products(a, b, first, part):
+def add_products(a, b, first, part):
     """Add ``a[k] * b[k]`` to the partial sums, exactly multiplied in float64.
 
     `a` and `b` are flat rows of a tile, of coordinates ``first, first + 1, …``; `part` (8 * LANES,) holds the eight
@@ -42,7 +42,7 @@ def _add_products(a, b, first, part):
 
 
 @jit
-def _load_tile(x, start, count, tile, part, norm):
+def load_tile_portable(x, start, count, tile, part, norm):
     """Put rows ``start .. start + count`` of `x` into the lanes of `tile`, normalised; empty lanes are 0.
 
     `part` (8 * LANES,) float64 is room for partial sums.
@@ -60,7 +60,7 @@ def _load_tile(x, start, count, tile, part, norm):
                 row[lane] = x[start + lane, j]
     flat = tile.reshape(-1)
     part[:] = 0.0
-    _add_products(flat, flat, 0, part)
+    add_products(flat, flat, 0, part)
     inverse = np.zeros((8, LANES), np.float64)  # eight rows at a time, as above
     for lane in range(count):
         length = np.sqrt(tree_sum(part[lane::LANES]))
@@ -74,7 +74,7 @@ def _load_tile(x, start, count, tile, part, norm):
 
 
 @jit
-def _quantize_rows_of_tile(y, band, quantizer, cell, codes, levels):
+def quantize_portable(y, band, quantizer, cell, codes, levels):
     """Codes and centroids of the coordinates of one band; `y` and `levels` are its flat rows, `codes` likewise."""
     scale = quantizer.grid_affine[band, 0]
     offset = quantizer.grid_affine[band, 1]
@@ -116,10 +116,10 @@ def encode_tile_portable(y, quantizer, work, count, data, dot, energy):
         for c in range(lo, hi, CHUNK):
             n = min(CHUNK, hi - c)
             values = y[c : c + n].reshape(-1)
-            _quantize_rows_of_tile(values, b, quantizer, cell, codes, levels)
+            quantize_portable(values, b, quantizer, cell, codes, levels)
             chosen = levels[: values.size]
-            _add_products(values, chosen, c, dot_part)
-            _add_products(chosen, chosen, c, energy_part)
+            add_products(values, chosen, c, dot_part)
+            add_products(chosen, chosen, c, energy_part)
             for lane in range(count):
                 out = flat[lane]
                 for j in range(n):
@@ -157,7 +157,7 @@ def encode_rows_portable(x, rotation, quantizer, start, stop, data, norm, dot, e
     work = encode_work(quantizer.bands)
     for i in range(start, stop, LANES):
         count = min(LANES, stop - i)
-        _load_tile(x, i, count, tile, part, norm)
+        load_tile_portable(x, i, count, tile, part, norm)
         for lane in range(count):
             if not np.isfinite(norm[i + lane]):
                 return i + lane
