@@ -58,6 +58,15 @@ def test_info_of_the_installation():
         assert part in told
 
 
+def test_info_of_the_codecs():
+    told = run("info", "--codecs").output
+    assert re.search(r"scalar +│ +2\.5 │ +2\.25 │ +2\.500 │ +0\.09549 │ +2\.161 │ +2\.144", told)
+    assert re.search(r"prod, gaussian +│ +2 │ +2 │ +2\.500 │ +0\.5641 │", told)
+    small, large = run("info", "--codecs", "-d", 3).output, run("info", "--codecs", "-d", 9000).output
+    assert small.count("prod") == 8
+    assert large.count("prod") == 4  # no dense matrices
+
+
 def test_warmup():
     assert re.search(r"kernels for level \w+ ready", run("warmup").output)
 
@@ -85,6 +94,8 @@ def test_demo(tmp_path, monkeypatch):
         (["search", "good.tqv", "q.npy", "-o", "r.txt"], "name it so"),
         (["search", "good.tqv", "wide.npy"], "queries must have shape (n, 24)"),
         (["info", "x.npy"], "not a safetensors file"),
+        (["info", "good.tqv", "--codecs"], "--codecs takes no index file"),
+        (["info", "--codecs", "-d", "0"], "d must be an integer from 1"),
     ],
 )
 def test_errors_are_one_line(vectors, monkeypatch, capsys, arguments, message):

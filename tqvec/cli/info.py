@@ -1,11 +1,11 @@
-"""``tqvec info``: an index file, or this installation."""
+"""``tqvec info``: an index file, this installation, or the family of codecs."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -13,16 +13,35 @@ from rich.table import Table
 from tqvec import __version__, simd_info
 from tqvec._config import num_threads
 from tqvec.cli._console import console
+from tqvec.codec.bands import mean
+from tqvec.codec.qjl import MAX_GAUSSIAN_D
 from tqvec.codec.quantizer import TurboQuant
+from tqvec.errors import InputError
 from tqvec.index.flat import Index
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "safetensors", "faiss-cpu", "matplotlib")
+# A row each of ``--codecs``: its name, and what `TurboQuant` takes beside d.
+_CODECS: list[tuple[str, dict[str, Any]]] = [
+    *(("scalar", {"nbits": nbits}) for nbits in (1, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)),
+    *(
+        (f"prod, {qjl}", {"nbits": nbits, "mode": "prod", "qjl": qjl})
+        for qjl in ("gaussian", "hadamard")
+        for nbits in (1, 2, 3, 4)
+    ),
+]
 
 
 def info(
     index_file: Annotated[Path | None, typer.Argument(metavar="[INDEX]")] = None,
+    codecs: Annotated[bool, typer.Option("--codecs", help="Bits and errors of all codecs")] = False,
+    d: Annotated[int, typer.Option("-d", help="Dimension, for --codecs")] = 128,
 ) -> None:
     """Describe an index file (and verify it), or versions, SIMD level and threads of this installation."""
+    if codecs:
+        if index_file is not None:
+            raise InputError("--codecs takes no index file")
+        console.print(_family(d))
+        return
     rows = _installation() if index_file is None else _index(index_file)
     table = Table(show_header=False)
     table.add_column(style="bold")
@@ -45,6 +64,27 @@ def _index(path: Path) -> dict[str, str]:
         "expected distortion": f"{codec.distortion:.5f} of the squared length",
         "fingerprint": codec.fingerprint,
     }
+
+
+def _family(d: int) -> Table:
+    """Bits and errors of every codec at dimension `d`."""
+    table = Table(
+        title=f"codecs at d={d}",
+        caption="stored: bits a coordinate, scales counted. D: expected squared error of a decoded unit vector, with "
+        "its length as the scale. D·4^bits: codes alone count, since scales hold what a unit vector has not; "
+        "1 is Shannon's limit.",
+    )
+    for heading in ("codec", "nbits", "code bits", "stored", "D", "D·4^bits", "entropy"):
+        table.add_column(heading, justify="left" if heading == "codec" else "right")
+    for name, options in _CODECS:
+        if options.get("qjl") == "gaussian" and d > MAX_GAUSSIAN_D:
+            continue
+        codec = TurboQuant(d, **options)
+        bits = mean(codec.bands, [band.nbits for band in codec.bands])
+        error = codec.distortion
+        cells = (f"{bits:g}", f"{8 * codec.code_size / d:.3f}", f"{error:.4g}", f"{error * 4**bits:.3f}")
+        table.add_row(name, str(codec.nbits), *cells, f"{codec.entropy:.3f}")
+    return table
 
 
 def _width(codec: TurboQuant) -> str:
