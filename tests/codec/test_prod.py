@@ -125,6 +125,16 @@ def test_fingerprints():
     assert made(32, 2).fingerprint in prints
 
 
+def test_lengths_near_the_end_of_float32():
+    x = np.full((1, 4), 1.5e38)
+    for qjl in KINDS:
+        tq = made(4, 1, qjl)
+        codes = tq.encode(x)
+        assert np.all(np.isfinite(codes.gamma))
+        tq.decode(codes)  # may be infinite, but doesn't warn
+        tq.inner_product(x, codes)
+
+
 def test_nothing_and_one_dimension():
     for qjl in KINDS:
         tq = made(10, 2, qjl)

@@ -323,10 +323,10 @@ class TurboQuant:
             )
         if codes.scale.shape != (codes.data.shape[0],) or codes.scale.dtype != np.float32:
             raise InputError(f"codes.scale must be ({codes.data.shape[0]},) float32, got {codes.scale.shape}")
-        gamma = None if codes.gamma is None else (codes.gamma.shape, codes.gamma.dtype)
-        if gamma != (None if self._second is None else (codes.scale.shape, np.dtype(np.float32))):
-            wanted = "None" if self._second is None else f"({codes.data.shape[0]},) float32"
-            raise InputError(f"codes.gamma must be {wanted} for {self!r}, got {gamma}")
+        wanted = "None" if self._second is None else f"({codes.data.shape[0]},) float32"
+        found = "None" if codes.gamma is None else f"{codes.gamma.shape} {codes.gamma.dtype}"
+        if found != wanted:
+            raise InputError(f"codes.gamma must be {wanted} for {self!r}, got {found}")
 
 
 def _options(mode: str, scale: object, qjl: object) -> tuple[str, str | None]:
@@ -357,8 +357,9 @@ def _mapped(x: Floats, basis: RotationTables) -> Floats:
 
 
 def _sum(parts: Iterator[Floats]) -> Floats:
-    """Sum, in the first part's memory."""
+    """Sum, in the first part's memory; what float32 can't hold becomes infinite, as in a kernel."""
     total = next(parts)
-    for part in parts:
-        total += part
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in parts:
+            total += part
     return total
