@@ -41,15 +41,18 @@ class ByteLevels(NamedTuple):
     zero : int
         Added to make them unsigned.
     unit : float
-        What a step is worth, times e_b / e_p.
-    slack : float
-        z σ_p e_b for a query of length 1 and scale 1, rounding included.
+        What a step is worth, so that estimates have no bias.
+    variance : float
+        Of an estimate, for a query of length 1 and a row of length 1, and an exact query.
+    energy : float
+        Times the variance of a rounded query's entries: what that adds.
     """
 
     levels: NDArray[np.int64]
     zero: int
     unit: float
-    slack: float
+    variance: float
+    energy: float
 
     @property
     def table(self) -> NDArray[np.uint8]:
@@ -60,15 +63,16 @@ class ByteLevels(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def byte_levels(d: int, nbits: int, planes: int, level_steps: int, query_steps: int) -> ByteLevels:
-    """Levels of the first `planes` planes for products of bytes; levels and queries have some steps on either side."""
+def byte_levels(d: int, nbits: int, planes: int, steps: int) -> ByteLevels:
+    """Levels of the first `planes` planes for products of bytes, in `steps` steps on either side of 0."""
     full = 1.0 - codebook.distortion(d, nbits)
-    means, energy = prefix_means(d, nbits, planes)
-    step = float(np.max(np.abs(means))) / level_steps
-    # Rounding: of levels to `step`, and of the query, whose largest entry is taken as 5/√d.
-    rounding = (step**2 + (5 / query_steps) ** 2 / d) / 12
-    slack = Z * full * _sigma(d, energy, full, rounding)
-    return ByteLevels(np.rint(means / step).astype(np.int64), level_steps + 1, step * full / energy, slack)
+    means, _ = prefix_means(d, nbits, planes)
+    levels = np.rint(means / np.max(np.abs(means)) * steps).astype(np.int64)
+    spread = np.repeat(levels, 2 ** (nbits - planes))
+    c, p = codebook.centroids(d, nbits), codebook.probabilities(d, nbits)
+    overlap = float(d * np.sum(p * c * spread))  # E<c, levels>, and E|levels|² below: exact, their rounding included
+    energy = float(d * np.sum(p * spread * spread)) / overlap**2
+    return ByteLevels(levels, steps + 1, full / overlap, max(0.0, energy - 1 / full) / d, energy)
 
 
 def _sigma(d: int, energy: float, full: float, rounding: float) -> float:
@@ -129,14 +133,16 @@ def batch_tables(
     kernel("integer_queries")(directions, bands, integers)
     nbits = int(bands[0, 2])
     planes = min(nbits, 4)
-    step = byte_levels(d, nbits, planes, level_steps, query_steps)
+    step = byte_levels(d, nbits, planes, level_steps)
     factor = np.zeros(padded.shape[0])
     factor[:nq] = worth
     step_worth = byte_unit[:, 0] * factor * step.unit
+    sigma = np.sqrt(step.variance + step.energy * byte_unit[:, 0] ** 2 / 12)
+    slack = factor * Z * (1 - codebook.distortion(d, nbits)) * sigma
     return BatchTables(
         np.ascontiguousarray(tiles),
         step_worth.astype(np.float32),
-        (factor * step.slack - step.zero * step_worth * rounded.sum(axis=1, dtype=np.int64)).astype(np.float32),
+        (slack - step.zero * step_worth * rounded.sum(axis=1, dtype=np.int64)).astype(np.float32),
         integers,
         unit,
         planes,
