@@ -42,7 +42,7 @@ class ByteLevels(NamedTuple):
     zero : int
         Added to make them unsigned.
     unit : float
-        What a step is worth, times e_b / e_p.
+        What a step is worth: the estimates of all rows are right on average.
     slack : float
         z σ_p e_b for a query of length 1 and scale 1, rounding included.
     """
@@ -63,12 +63,15 @@ class ByteLevels(NamedTuple):
 def byte_levels(d: int, nbits: int, planes: int, level_steps: int, query_steps: int) -> ByteLevels:
     """Levels of the first `planes` planes for products of bytes; levels and queries have some steps on either side."""
     full = 1.0 - codebook.distortion(d, nbits)
-    means, energy = prefix_means(d, nbits, planes)
-    step = float(np.max(np.abs(means))) / level_steps
-    # Rounding: of levels to `step`, and of the query, whose largest entry is taken as 5/√d.
-    rounding = (step**2 + (5 / query_steps) ** 2 / d) / 12
-    slack = Z * full * _sigma(d, energy, full, rounding)
-    return ByteLevels(np.rint(means / step).astype(np.int64), level_steps + 1, step * full / energy, slack)
+    means, _ = prefix_means(d, nbits, planes)
+    mass = codebook.probabilities(d, nbits).reshape(2**planes, -1).sum(axis=1)
+    levels = np.rint(means / np.max(np.abs(means)) * level_steps).astype(np.int64)
+    # Rounding the few levels may make them larger or smaller on the whole: the unit makes up for that.
+    unit = full / float(d * np.sum(mass * means * levels))
+    energy = full**2 / float(d * np.sum(mass * levels**2) * unit**2)
+    # Rounding of the query, whose largest entry is taken as 5/√d.
+    sigma = _sigma(d, energy, full, (5 / query_steps) ** 2 / 12 / d)
+    return ByteLevels(levels, level_steps + 1, unit, Z * full * sigma)
 
 
 def _sigma(d: int, energy: float, full: float, rounding: float) -> float:
