@@ -57,9 +57,8 @@ def main() -> None:
     if arguments.level and any(os.environ.get(name) != value for name, value in AVX2.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | AVX2)  # both read them when they load
     faiss.omp_set_num_threads(THREADS)
-    table = Table(
-        title=f"search, n={arguments.n:,}, {NBITS} bits, k={K}, {THREADS} thread(s), FAISS {faiss.SIMDConfig.get_level_name()}: ms a query"
-    )
+    held = f"{THREADS} thread(s), FAISS {faiss.SIMDConfig.get_level_name()}"
+    table = Table(title=f"search, n={arguments.n:,}, {NBITS} bits, k={K}, {held}: ms a query")
     for column in (
         "data",
         "d",
