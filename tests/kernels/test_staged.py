@@ -263,6 +263,17 @@ def test_byte_products(words, level):
     np.testing.assert_array_equal(out, levels.astype(np.int64) @ queries.T.astype(np.int64))
 
 
+@pytest.mark.parametrize("steps", [(127, 127), (15, 33)])
+@pytest.mark.parametrize("nbits", [1, 2, 3, 4, 6])
+def test_rounded_levels_have_the_right_length(nbits, steps):
+    """E<c, levels> = e_b: long vectors would be judged too low or too high otherwise."""
+    d, planes = 384, min(nbits, 4)
+    step = byte_levels(d, nbits, planes, *steps)
+    spread = np.repeat(step.levels, 2 ** (nbits - planes)) * step.unit
+    mean = d * np.sum(codebook.probabilities(d, nbits) * codebook.centroids(d, nbits) * spread)
+    assert mean == pytest.approx(1 - codebook.distortion(d, nbits), rel=1e-9)
+
+
 @needs_staged
 def test_tables_of_a_batch():
     d, nbits = 200, 4
