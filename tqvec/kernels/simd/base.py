@@ -142,17 +142,17 @@ def _splat(builder, vector, number):
     return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(index, vector.n), [0] * vector.n))
 
 
-def make_larger(vector: Vector):
-    """``max(a, b) -> vector``: the larger float of each lane; `b` where one is NaN."""
+def make_choice(vector: Vector, comparison: str):
+    """``f(a, b) -> vector``: of each lane `a` if the comparison holds, else (also for NaN) `b`."""
 
     @intrinsic
-    def larger(typingctx, a, b):
+    def choice(typingctx, a, b):
         def codegen(context, builder, signature, args):
-            return builder.select(builder.fcmp_ordered(">", *args), *args)
+            return builder.select(builder.fcmp_ordered(comparison, *args), *args)
 
         return vector(vector, vector), codegen
 
-    return larger
+    return choice
 
 
 @intrinsic
@@ -600,7 +600,9 @@ def load_u64(typingctx, address):
 
 
 add_i32x16 = make_binary(i32x16, "add")
-max_f32x16 = make_larger(f32x16)
+max_f32x16 = make_choice(f32x16, ">")
+min_f32x16 = make_choice(f32x16, "<")
+sub_f32x16 = make_binary(f32x16, "fsub")
 add_f32x16 = make_binary(f32x16, "fadd")
 mul_f32x16 = make_binary(f32x16, "fmul")
 load_f32x16 = make_load(f32x16)
