@@ -52,7 +52,7 @@ class Scanner:
         self._metric = metric
         self._bands = codec.quantizer.bands
         self._levels = integer_levels(codec.d, codec.quantizer)
-        by_planes = len(codec.bands) == 1 and codec.d % 8 == 0  # no other layout has stages
+        by_planes = len(codec.bands) == 1 and codec.d % 8 == 0 and codec.codebook == "scalar"  # nothing else has stages
         self._stages = stage_tables(codec.d, codec.bands[0].nbits) if by_planes else None
         self._signs = SignBlocks(codec.d)
 
@@ -87,10 +87,10 @@ class Scanner:
         padded = sum(-(-(band.stop - band.start) // 8) * 8 for band in self._codec.bands)
         integers = np.empty((queries.shape[0], padded), np.int16)
         kernel("integer_queries")(directions, self._bands, integers)
-        scan = kernel("search_rows")
+        scan, windows = kernel("search_rows"), self._codec.quantizer.windows
 
         def task(part: int, start: int, stop: int) -> None:
-            scan(*tables, self._levels.pairs, SPREAD, integers, unit, start, stop, scores[part], ids[part])
+            scan(*tables, self._levels.pairs, windows, SPREAD, integers, unit, start, stop, scores[part], ids[part])
 
         return task
 
