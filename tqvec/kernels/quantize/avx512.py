@@ -6,7 +6,7 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.fwht.avx512 import ROW, aligned_tile, forward_tile_avx512
-from tqvec.kernels.pack.avx512 import pack_tile_avx512, whole_bytes
+from tqvec.kernels.pack.avx512 import pack_tile_avx512
 from tqvec.kernels.quantize.portable import encode_tile_portable, encode_work
 from tqvec.kernels.quantize.tile_avx512 import add_products_avx512, finish_sums, load_tile_avx512, load_work
 from tqvec.kernels.simd.base import add_where_i32x16, greater_f32x16, load_f32x16, prefetch, zero_i32x16
@@ -50,7 +50,7 @@ def encode_rows_avx512(x, rotation, quantizer, start, stop, data, norm, dot, ene
     """`encode_rows_portable`, to the last bit."""
     d = x.shape[1]
     bands = quantizer.bands
-    in_registers = _narrow_bands(bands) and whole_bytes(bands)
+    in_registers = _narrow_bands(bands)
     tile = aligned_tile(d)
     spare = aligned_tile(d)
     loading = load_work()
