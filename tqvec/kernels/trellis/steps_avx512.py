@@ -71,37 +71,37 @@ def _select(low, high, decisions):
 
 
 @jit
-def _advance(cost, orders, low, high, decisions):
-    """New costs, given the errors of the windows from the lower and from the higher predecessors."""
-    low = _path(permute_f32x16(cost, load_i32x16(orders)), low)
-    high = _path(permute_f32x16(cost, load_i32x16(orders + 64)), high)
+def _advance(cost, lower, higher, low, high, decisions):
+    """New costs, given where the predecessors are and the errors of the windows from the lower and the higher ones."""
+    low = _path(permute_f32x16(cost, lower), low)
+    high = _path(permute_f32x16(cost, higher), high)
     return _select(low, high, decisions)
 
 
 @jit
-def _step_4(cost, orders, rows, offsets, y, decisions):
+def _step_4(cost, lower, higher, rows, offsets, y, decisions):
     values = load_fourfold_f32x16(y)
     a = load_halves_f32x16(_row(rows, offsets), _row(rows, offsets + 4))
     b = load_halves_f32x16(_row(rows, offsets + 8), _row(rows, offsets + 12))
     low = sub_f32x16(values, even_quarters_f32x16(a, b))
     high = sub_f32x16(values, odd_quarters_f32x16(a, b))
-    return _advance(cost, orders, low, high, decisions)
+    return _advance(cost, lower, higher, low, high, decisions)
 
 
 @jit
-def _step_8(cost, orders, rows, offsets, y, decisions):
+def _step_8(cost, lower, higher, rows, offsets, y, decisions):
     a = sub_f32x16(splat_load_f32x16(y), load_f32x16(_row(rows, offsets)))
     b = sub_f32x16(splat_load_f32x16(y + 4), load_f32x16(_row(rows, offsets + 4)))
-    return _advance(cost, orders, low_halves_f32x16(a, b), high_halves_f32x16(a, b), decisions)
+    return _advance(cost, lower, higher, low_halves_f32x16(a, b), high_halves_f32x16(a, b), decisions)
 
 
 @jit
-def _step_16(cost, orders, rows, offsets, y, decisions):
+def _step_16(cost, lower, higher, rows, offsets, y, decisions):
     value = splat_load_f32x16(y)
     row = _row(rows, offsets)
     low = sub_f32x16(value, load_f32x16(row))
     high = sub_f32x16(value, load_f32x16(row + 64))
-    return _advance(cost, orders, low, high, decisions)
+    return _advance(cost, lower, higher, low, high, decisions)
 
 
 @jit
@@ -124,59 +124,32 @@ def _step_32(even, odd, rows, offsets, y, decisions):
 
 
 @jit
-def _run_4(orders, rows, offsets, y, costs, decisions, count):
-    c0 = load_f32x16(costs)
-    c1 = load_f32x16(costs + 64)
-    c2 = load_f32x16(costs + 128)
-    c3 = load_f32x16(costs + 192)
-    for i in range(count):
-        o = offsets + ROW * i
-        v = y + ROW * i
-        to = decisions + 8 * i
-        c0 = _step_4(c0, orders, rows, o, v, to)
-        c1 = _step_4(c1, orders, rows, o + 16, v + 16, to + 2)
-        c2 = _step_4(c2, orders, rows, o + 32, v + 32, to + 4)
-        c3 = _step_4(c3, orders, rows, o + 48, v + 48, to + 6)
-    store_f32x16(costs, c0)
-    store_f32x16(costs + 64, c1)
-    store_f32x16(costs + 128, c2)
-    store_f32x16(costs + 192, c3)
+def _step(states, cost, lower, higher, rows, offsets, y, decisions):
+    """One register of costs, of ``16 / states`` vectors."""
+    if states == 4:
+        return _step_4(cost, lower, higher, rows, offsets, y, decisions)
+    if states == 8:
+        return _step_8(cost, lower, higher, rows, offsets, y, decisions)
+    return _step_16(cost, lower, higher, rows, offsets, y, decisions)
 
 
 @jit
-def _run_8(orders, rows, offsets, y, costs, decisions, count):
+def _run_narrow(states, orders, rows, offsets, y, costs, decisions, count):
+    lower = load_i32x16(orders)
+    higher = load_i32x16(orders + 64)
     c0 = load_f32x16(costs)
     c1 = load_f32x16(costs + 64)
     c2 = load_f32x16(costs + 128)
     c3 = load_f32x16(costs + 192)
+    size = 64 // states  # bytes that a register's vectors take in a row of `offsets` or `y`
     for i in range(count):
         o = offsets + ROW * i
         v = y + ROW * i
-        to = decisions + 16 * i
-        c0 = _step_8(c0, orders, rows, o, v, to)
-        c1 = _step_8(c1, orders, rows, o + 8, v + 8, to + 2)
-        c2 = _step_8(c2, orders, rows, o + 16, v + 16, to + 4)
-        c3 = _step_8(c3, orders, rows, o + 24, v + 24, to + 6)
-    store_f32x16(costs, c0)
-    store_f32x16(costs + 64, c1)
-    store_f32x16(costs + 128, c2)
-    store_f32x16(costs + 192, c3)
-
-
-@jit
-def _run_16(orders, rows, offsets, y, costs, decisions, count):
-    c0 = load_f32x16(costs)
-    c1 = load_f32x16(costs + 64)
-    c2 = load_f32x16(costs + 128)
-    c3 = load_f32x16(costs + 192)
-    for i in range(count):
-        o = offsets + ROW * i
-        v = y + ROW * i
-        to = decisions + 32 * i
-        c0 = _step_16(c0, orders, rows, o, v, to)
-        c1 = _step_16(c1, orders, rows, o + 4, v + 4, to + 2)
-        c2 = _step_16(c2, orders, rows, o + 8, v + 8, to + 4)
-        c3 = _step_16(c3, orders, rows, o + 12, v + 12, to + 6)
+        to = decisions + 2 * states * i
+        c0 = _step(states, c0, lower, higher, rows, o, v, to)
+        c1 = _step(states, c1, lower, higher, rows, o + size, v + size, to + 2)
+        c2 = _step(states, c2, lower, higher, rows, o + 2 * size, v + 2 * size, to + 4)
+        c3 = _step(states, c3, lower, higher, rows, o + 3 * size, v + 3 * size, to + 6)
     store_f32x16(costs, c0)
     store_f32x16(costs + 64, c1)
     store_f32x16(costs + 128, c2)
@@ -232,13 +205,9 @@ def run_avx512(states, orders, rows, offsets, y, costs, decisions, count):
         o = offsets + 4 * lane
         v = y + 4 * lane
         c = costs + 4 * states * lane
-        if states == 4:
-            _run_4(orders, rows, o, v, c, decisions + lane // 2, count)
-        elif states == 8:
-            _run_8(orders, rows, o, v, c, decisions + lane, count)
-        elif states == 16:
-            _run_16(orders, rows, o, v, c, decisions + 2 * lane, count)
+        if states == 64:
+            _run_64(rows, o, v, c, decisions + 4 * lane, count)
         elif states == 32:
             _run_32(rows, o, v, c, decisions + 4 * lane, count)
         else:
-            _run_64(rows, o, v, c, decisions + 4 * lane, count)
+            _run_narrow(states, orders, rows, o, v, c, decisions + states * lane // 8, count)
