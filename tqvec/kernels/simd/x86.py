@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tqvec.kernels.simd.base import f32x16, i8x32, i8x64, i16x16, i16x32, i32x8, i32x16, llvm_type, part
@@ -68,31 +68,6 @@ def permute_two_f32x16(typingctx, a, b, index):
         return builder.call(function, [args[0], args[2], args[1]])
 
     return f32x16(f32x16, f32x16, i32x16), codegen
-
-
-def _make_gather(vector, name, step):
-    """``gather(address, index)``: lane i is the number in memory at ``address + step * index[i]``."""
-
-    @intrinsic
-    def gather(typingctx, address, index):
-        def codegen(context, builder, signature, args):
-            kind = llvm_type(vector)
-            pointer = ir.IntType(8).as_pointer()
-            bits = ir.VectorType(ir.IntType(1), vector.n)
-            kinds = [kind, pointer, llvm_type(i32x16), bits, ir.IntType(32)]
-            all_lanes = ir.Constant(bits, [1] * vector.n)
-            start = builder.inttoptr(args[0], pointer)
-            nothing = ir.Constant(kind, ir.Undefined)
-            factor = ir.Constant(ir.IntType(32), step)
-            return builder.call(_declare(builder, name, kind, kinds), [nothing, start, args[1], all_lanes, factor])
-
-        return vector(types.intp, i32x16), codegen
-
-    return gather
-
-
-gather_f32x16 = _make_gather(f32x16, "llvm.x86.avx512.mask.gather.dps.512", 4)  # vgatherdps
-gather_near_i32x16 = _make_gather(i32x16, "llvm.x86.avx512.mask.gather.dpi.512", 1)  # vpgatherdd
 
 
 @intrinsic

@@ -25,41 +25,42 @@ from tqvec.kernels.simd.base import (
     shift_left_i32x16,
     shift_right_i32x16,
     splat_i32x16,
-    splat_load_f32x16,
     store_f32x16,
     store_i32x16,
+    store_u16,
     zero_i32x16,
 )
-from tqvec.kernels.simd.x86 import gather_f32x16, gather_near_i32x16, permute_f32x16, permute_two_f32x16
+from tqvec.kernels.simd.x86 import permute_f32x16, permute_two_f32x16
 from tqvec.kernels.trellis.portable import REACH, decode_tile_portable, encode_tile_portable
 from tqvec.kernels.trellis.steps_avx512 import fill_orders, place, run_avx512
 
 CHUNK = 64  # coordinates whose cells are found before their steps: they are still in the first-level cache then
 STAGES = 7  # of the search for a cell: 2^7 − 1 thresholds at most
+PAIRS = 128  # of level and window, at every width
 ENTRIES = 8192  # of the rows of a band: 128 cells of 64 windows
 
 
 @jit
-def _mirrored(cell):
-    """The number of `STAGES` bits read from the other end."""
+def _mirrored(number, bits):
+    """The number of that many bits read from the other end."""
     mirror = 0
-    for bit in range(STAGES):
-        mirror |= (cell >> bit & 1) << (STAGES - 1 - bit)
+    for bit in range(bits):
+        mirror |= (number >> bit & 1) << (bits - 1 - bit)
     return mirror
 
 
 @jit
-def _fill_tables(tables, search, rows, codes):
-    """What a band's encoder looks up, from its `TrellisTables`.
+def _fill_tables(tables, nbits, cells, rows, nearest):
+    """What a band's encoder looks up, from its `TrellisTables` (README.md, *AVX-512*).
 
     Parameters
     ----------
-    search : (STAGES, 64) float32
-        Filled: the threshold that stage k compares with, by the outcomes of the stages before, the first lowest.
+    cells : (PAIRS,) float32
+        Filled: search tree of all thresholds.
     rows : (ENTRIES,) float32
-        Filled: nearest level of each window, in the order of `place`, for each mirrored cell.
-    codes : (ENTRIES + 3,) uint8
-        Filled: the code that goes with each.
+        Filled: nearest level of each window, in the order of `place`, for each cell.
+    nearest : (2 * PAIRS,) float32
+        Filled: search trees of the thresholds of each window, then the levels.
     """
     thresholds = tables.thresholds
     levels = tables.levels
@@ -71,55 +72,85 @@ def _fill_tables(tables, search, rows, codes):
         ascending[i] = thresholds[order[i] // windows, order[i] % windows]
     for stage in range(STAGES):
         for before in range(1 << stage):
-            search[stage, before] = ascending[_mirrored(before) + (64 >> stage) - 1]
-    nearest = np.zeros(windows, np.int64)
+            cells[(1 << stage) + before] = ascending[_mirrored(before, STAGES) + (64 >> stage) - 1]
+    below = np.zeros(windows, np.int64)
     for cell in range(order.size + 1):
-        first = _mirrored(cell) * windows
+        first = _mirrored(cell, STAGES) * windows
         for w in range(windows):
-            at = first + w // states * states + place(w % states, states)
-            rows[at] = levels[nearest[w], w]
-            codes[at] = 2 * nearest[w] + (w & 1)
+            rows[first + w // states * states + place(w % states, states)] = levels[below[w], w]
         if cell < order.size:
-            nearest[order[cell] % windows] += 1
+            below[order[cell] % windows] += 1
+    subset = nbits - 1
+    for w in range(windows):
+        at = w // states * states + place(w % states, states)
+        for stage in range(subset):
+            size = windows << stage
+            for before in range(1 << stage):
+                threshold = thresholds[_mirrored(before, subset) + (1 << (subset - 1 - stage)) - 1, w]
+                nearest[size + windows * before + at] = threshold
+        for s in range(1 << subset):
+            nearest[PAIRS + windows * _mirrored(s, subset) + at] = levels[s, w]
 
 
 @jit
-def _find_cells(y, search, offsets, start, stop, windows, ahead):
+def _lookup_32(table, index):
+    return permute_two_f32x16(load_f32x16(table), load_f32x16(table + 64), index)
+
+
+@jit
+def _lookup_64(table, index):
+    upper = bits_set_i32x16(index, splat_i32x16(np.int32(32)))
+    return select_f32x16(upper, _lookup_32(table + 128, index), _lookup_32(table, index))
+
+
+@jit
+def _lookup_128(table, index):
+    upper = bits_set_i32x16(index, splat_i32x16(np.int32(64)))
+    return select_f32x16(upper, _lookup_64(table + 256, index), _lookup_64(table, index))
+
+
+@jit
+def _above(value, tree, size, index):
+    """Lanes whose value is above the threshold number `index` of the `size` that a stage of a tree has."""
+    table = tree + 4 * size
+    if size <= 16:
+        return greater_f32x16(value, permute_f32x16(load_f32x16(table), index))
+    if size == 32:
+        return greater_f32x16(value, _lookup_32(table, index))
+    return greater_f32x16(value, _lookup_64(table, index))
+
+
+@jit
+def _find_cells(y, cells, windows, offsets, first, count, ahead):
     """Where the row of each value's cell begins. Meanwhile the lines of the next 16 vectors are asked for."""
     bits = 0
     while 1 << bits < windows:
         bits += 1
-    for j in range(start, stop):
-        prefetch(ahead + ROW * j)
-        value = load_f32x16(y.ctypes.data + ROW * j)
+    for j in range(count):
+        prefetch(ahead + ROW * (first + j))
+        value = load_f32x16(y.ctypes.data + ROW * (first + j))
         cell = zero_i32x16()
-        cell = add_where_i32x16(cell, greater_f32x16(value, splat_load_f32x16(search.ctypes.data)), np.int32(1))
-        for stage in range(1, 5):
-            middle = permute_f32x16(load_f32x16(search.ctypes.data + 256 * stage), cell)
-            cell = add_where_i32x16(cell, greater_f32x16(value, middle), np.int32(1 << stage))
-        a = search.ctypes.data + 256 * 5
-        middle = permute_two_f32x16(load_f32x16(a), load_f32x16(a + 64), cell)
-        cell = add_where_i32x16(cell, greater_f32x16(value, middle), np.int32(32))
-        low = permute_two_f32x16(load_f32x16(a + 256), load_f32x16(a + 320), cell)
-        high = permute_two_f32x16(load_f32x16(a + 384), load_f32x16(a + 448), cell)
-        middle = select_f32x16(bits_set_i32x16(cell, splat_i32x16(np.int32(32))), high, low)
-        cell = add_where_i32x16(cell, greater_f32x16(value, middle), np.int32(64))
+        for stage in range(STAGES):
+            size = np.int32(1 << stage)
+            cell = add_where_i32x16(cell, _above(value, cells.ctypes.data, size, cell), size)
         store_i32x16(offsets.ctypes.data + ROW * j, shift_left_i32x16(cell, splat_i32x16(np.int32(bits))))
 
 
 @jit
-def _forward(y, states, search, rows, orders, work, start, stop, ahead):
+def _forward(y, states, cells, rows, orders, work, start, stop, ahead):
     """Steps of the coordinates ``start .. stop``."""
-    offsets, costs, decisions = work[:3]
+    offsets, costs, decisions, _ = work
+    if states == 64:  # at 1 bit there are no thresholds, so there is one cell
+        offsets[:] = 0
     for first in range(start, stop, CHUNK):
         count = min(CHUNK, stop - first)
-        if states < 64:  # at 1 bit a window has one level, so there is one cell
-            _find_cells(y, search, offsets, first, first + count, 2 * states, ahead)
+        if states < 64:
+            _find_cells(y, cells, 2 * states, offsets, first, count, ahead)
         run_avx512(
             states,
             orders.ctypes.data,
             rows.ctypes.data,
-            offsets.ctypes.data + ROW * first,
+            offsets.ctypes.data,
             y.ctypes.data + ROW * first,
             costs.ctypes.data,
             decisions.ctypes.data + 2 * states * first,
@@ -172,35 +203,52 @@ def _seam(states, nu, costs, decisions, at, start, stop):
 
 
 @jit
-def _back(states, nu, nbits, rows, codes, work, start, stop, masks, levels):
-    """Codes and levels of the paths that end in the states at `at`."""
-    offsets, _, decisions, at = work
+def _choose(value, tree, size, index, bits):
+    """One stage of the search for the nearest level: a bit of 16 codes, stored at `bits`."""
+    above = _above(value, tree, size, index)
+    store_u16(bits, above)
+    return add_where_i32x16(index, above, size)
+
+
+@jit
+def _back(y, states, nu, nbits, nearest, work, start, stop, masks, levels):
+    """Codes and levels of the paths that end in the states at the seam."""
+    _, _, decisions, at = work
     now = load_i32x16(at.ctypes.data)
     for j in range(stop - 1, start - 1, -1):
+        value = load_f32x16(y.ctypes.data + ROW * j)
         higher = _decided(states, decisions.ctypes.data + 2 * states * j, now)
-        window = add_i32x16(now, shift_left_i32x16(higher, splat_i32x16(np.int32(nu))))
-        entry = add_i32x16(load_i32x16(offsets.ctypes.data + ROW * j), window)
-        store_f32x16(levels.ctypes.data + ROW * j, gather_f32x16(rows.ctypes.data, entry))
-        code = gather_near_i32x16(codes.ctypes.data, entry)
-        for plane in range(nbits):
-            masks[plane, j] = bits_set_i32x16(code, splat_i32x16(np.int32(1 << plane)))
+        index = add_i32x16(now, shift_left_i32x16(higher, splat_i32x16(np.int32(nu))))
+        tree = nearest.ctypes.data
+        plane = 2 * masks.shape[1]
+        to = masks.ctypes.data + 2 * j
+        if nbits > 4:
+            index = _choose(value, tree, np.int32(8), index, to + 4 * plane)
+        if nbits > 3:
+            index = _choose(value, tree, np.int32(16), index, to + 3 * plane)
+        if nbits > 2:
+            index = _choose(value, tree, np.int32(32), index, to + 2 * plane)
+        if nbits > 1:
+            index = _choose(value, tree, np.int32(64), index, to + plane)
+        store_u16(to, bits_set_i32x16(now, splat_i32x16(np.int32(states // 2))))
+        store_f32x16(levels.ctypes.data + ROW * j, _lookup_128(nearest.ctypes.data + 4 * PAIRS, index))
         now = _before(states, nu, higher, now)
 
 
 @jit
-def _encode_band(y, states, nu, nbits, search, rows, codes, orders, work, start, stop, masks, levels, ahead):
+def _encode_band(y, states, nu, nbits, cells, rows, nearest, orders, work, start, stop, masks, levels, ahead):
     """Codes and levels of one band of at least `REACH` ν coordinates."""
     _, costs, decisions, at = work
     reach = REACH * nu
     costs[:] = np.float32(0.0)
-    _forward(y, states, search, rows, orders, work, stop - reach, stop, ahead)
-    _forward(y, states, search, rows, orders, work, start, start + reach, ahead)
+    _forward(y, states, cells, rows, orders, work, stop - reach, stop, ahead)
+    _forward(y, states, cells, rows, orders, work, start, start + reach, ahead)
     _seam(states, nu, costs, decisions, at, start, start + reach)
     costs[:] = np.float32(np.inf)
     for lane in range(LANES):
         costs[lane * states + at[lane]] = np.float32(0.0)
-    _forward(y, states, search, rows, orders, work, start, stop, ahead)
-    _back(states, nu, nbits, rows, codes, work, start, stop, masks, levels)
+    _forward(y, states, cells, rows, orders, work, start, stop, ahead)
+    _back(y, states, nu, nbits, nearest, work, start, stop, masks, levels)
 
 
 @jit
@@ -225,19 +273,18 @@ def encode_trellis_rows_avx512(x, rotation, bands, tables, start, stop, data, no
     tile = aligned_tile(d)
     spare = aligned_tile(d)
     levels = aligned_tile(d)
-    offsets = aligned_tile(d).view(np.int32)
-    offsets[:] = 0
-    work = offsets, aligned_tile(64).reshape(-1), np.empty(128 * d, np.uint8), np.empty(LANES, np.int32)
+    costs = aligned_tile(64).reshape(-1)
+    work = aligned_tile(CHUNK).view(np.int32), costs, np.empty(128 * d, np.uint8), np.empty(LANES, np.int32)
     masks = np.empty((8, d + 64), np.uint16)
     dot_part = np.empty((8, LANES))
     energy_part = np.empty((8, LANES))
     loading = load_work()
-    search = np.empty((count_bands, STAGES, 64), np.float32)
+    cells = np.zeros((count_bands, PAIRS), np.float32)
     rows = aligned_tile(ENTRIES // LANES * count_bands).reshape(count_bands, ENTRIES)
-    codes = np.empty((count_bands, ENTRIES + 3), np.uint8)
+    nearest = np.zeros((count_bands, 2 * PAIRS), np.float32)
     orders = np.empty((count_bands, 2, LANES), np.int32)
     for b in range(count_bands):
-        _fill_tables(tables[b], search[b], rows[b], codes[b])
+        _fill_tables(tables[b], bands[b, 2], cells[b], rows[b], nearest[b])
         fill_orders(tables[b].levels.shape[1] // 2, orders[b])
     for i in range(start, stop, LANES):
         count = min(LANES, stop - i)
@@ -258,7 +305,7 @@ def encode_trellis_rows_avx512(x, rotation, bands, tables, start, stop, data, no
                 _encode_short_band(y, tables[b], nbits, lo, hi, masks, levels)
                 continue
             _encode_band(
-                y, states, nu, nbits, search[b], rows[b], codes[b], orders[b], work, lo, hi, masks, levels, ahead
+                y, states, nu, nbits, cells[b], rows[b], nearest[b], orders[b], work, lo, hi, masks, levels, ahead
             )
         dot_part[:] = 0.0
         energy_part[:] = 0.0
