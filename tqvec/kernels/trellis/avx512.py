@@ -35,8 +35,8 @@ from tqvec.kernels.trellis.portable import REACH, decode_tile_portable, encode_t
 from tqvec.kernels.trellis.steps_avx512 import fill_orders, place, run_avx512
 
 CHUNK = 64  # coordinates whose cells are found before their steps: they are still in the first-level cache then
-STAGES = 7  # of the search for a cell: 2^7 − 1 thresholds at most
-PAIRS = 128  # of level and window, at every width
+STAGES = 7  # of the search for a cell, and b + ν, so ν = STAGES − b
+PAIRS = 1 << STAGES  # of level and window; there are fewer thresholds
 ENTRIES = 8192  # of the rows of a band: 128 cells of 64 windows
 
 
@@ -121,11 +121,8 @@ def _above(value, tree, size, index):
 
 
 @jit
-def _find_cells(y, cells, windows, offsets, first, count, ahead):
+def _find_cells(y, cells, nu, offsets, first, count, ahead):
     """Where the row of each value's cell begins. Meanwhile the lines of the next 16 vectors are asked for."""
-    bits = 0
-    while 1 << bits < windows:
-        bits += 1
     for j in range(count):
         prefetch(ahead + ROW * (first + j))
         value = load_f32x16(y.ctypes.data + ROW * (first + j))
@@ -133,19 +130,21 @@ def _find_cells(y, cells, windows, offsets, first, count, ahead):
         for stage in range(STAGES):
             size = np.int32(1 << stage)
             cell = add_where_i32x16(cell, _above(value, cells.ctypes.data, size, cell), size)
-        store_i32x16(offsets.ctypes.data + ROW * j, shift_left_i32x16(cell, splat_i32x16(np.int32(bits))))
+        store_i32x16(offsets.ctypes.data + ROW * j, shift_left_i32x16(cell, splat_i32x16(np.int32(nu + 1))))
 
 
 @jit
-def _forward(y, states, cells, rows, orders, work, start, stop, ahead):
+def _forward(y, nu, tables, work, start, stop, ahead):
     """Steps of the coordinates ``start .. stop``."""
+    states = 1 << nu
+    cells, rows, _, orders = tables
     offsets, costs, decisions, _ = work
     if states == 64:  # at 1 bit there are no thresholds, so there is one cell
         offsets[:] = 0
     for first in range(start, stop, CHUNK):
         count = min(CHUNK, stop - first)
         if states < 64:
-            _find_cells(y, cells, 2 * states, offsets, first, count, ahead)
+            _find_cells(y, cells, nu, offsets, first, count, ahead)
         run_avx512(
             states,
             orders.ctypes.data,
@@ -187,8 +186,10 @@ def _before(states, nu, higher, at):
 
 
 @jit
-def _seam(states, nu, costs, decisions, at, start, stop):
-    """Places at the seam of the cheapest paths, into `at` (LANES,) int32, from a run that ended at `stop`."""
+def _seam(nu, work, start):
+    """Places at the seam, before `start`, of the cheapest paths of a run that ended ``REACH`` ν coordinates later."""
+    _, costs, decisions, at = work
+    states = 1 << nu
     for lane in range(LANES):
         best = 0
         for state in range(1, states):
@@ -196,7 +197,7 @@ def _seam(states, nu, costs, decisions, at, start, stop):
                 best = state
         at[lane] = place(best, states)
     now = load_i32x16(at.ctypes.data)
-    for j in range(stop - 1, start - 1, -1):
+    for j in range(start + REACH * nu - 1, start - 1, -1):
         higher = _decided(states, decisions.ctypes.data + 2 * states * j, now)
         now = _before(states, nu, higher, now)
     store_i32x16(at.ctypes.data, now)
@@ -211,9 +212,11 @@ def _choose(value, tree, size, index, bits):
 
 
 @jit
-def _back(y, states, nu, nbits, nearest, work, start, stop, masks, levels):
+def _back(y, band, nu, nearest, work, masks, levels):
     """Codes and levels of the paths that end in the states at the seam."""
+    start, stop, nbits = band
     _, _, decisions, at = work
+    states = 1 << nu
     now = load_i32x16(at.ctypes.data)
     for j in range(stop - 1, start - 1, -1):
         value = load_f32x16(y.ctypes.data + ROW * j)
@@ -236,24 +239,26 @@ def _back(y, states, nu, nbits, nearest, work, start, stop, masks, levels):
 
 
 @jit
-def _encode_band(y, states, nu, nbits, cells, rows, nearest, orders, work, start, stop, masks, levels, ahead):
+def _encode_band(y, band, nu, tables, work, masks, levels, ahead):
     """Codes and levels of one band of at least `REACH` ν coordinates."""
-    _, costs, decisions, at = work
+    start, stop, _ = band
+    _, costs, _, at = work
     reach = REACH * nu
     costs[:] = np.float32(0.0)
-    _forward(y, states, cells, rows, orders, work, stop - reach, stop, ahead)
-    _forward(y, states, cells, rows, orders, work, start, start + reach, ahead)
-    _seam(states, nu, costs, decisions, at, start, start + reach)
+    _forward(y, nu, tables, work, stop - reach, stop, ahead)
+    _forward(y, nu, tables, work, start, start + reach, ahead)
+    _seam(nu, work, start)
     costs[:] = np.float32(np.inf)
     for lane in range(LANES):
-        costs[lane * states + at[lane]] = np.float32(0.0)
-    _forward(y, states, cells, rows, orders, work, start, stop, ahead)
-    _back(y, states, nu, nbits, nearest, work, start, stop, masks, levels)
+        costs[(lane << nu) + at[lane]] = np.float32(0.0)
+    _forward(y, nu, tables, work, start, stop, ahead)
+    _back(y, band, nu, tables[2], work, masks, levels)
 
 
 @jit
-def _encode_short_band(y, tables, nbits, start, stop, masks, levels):
+def _encode_short_band(y, band, tables, masks, levels):
     """`_encode_band` of any length, by the portable kernel."""
+    start, stop, nbits = band
     codes = np.empty((stop - start, LANES), np.uint8)
     encode_tile_portable(y[start:stop], tables, codes)
     decode_tile_portable(codes, tables.levels, levels[start:stop])
@@ -270,15 +275,6 @@ def encode_trellis_rows_avx512(x, rotation, bands, tables, start, stop, data, no
     """`encode_trellis_rows_portable`, to the last bit."""
     d = x.shape[1]
     count_bands = bands.shape[0]
-    tile = aligned_tile(d)
-    spare = aligned_tile(d)
-    levels = aligned_tile(d)
-    costs = aligned_tile(64).reshape(-1)
-    work = aligned_tile(CHUNK).view(np.int32), costs, np.empty(128 * d, np.uint8), np.empty(LANES, np.int32)
-    masks = np.empty((8, d + 64), np.uint16)
-    dot_part = np.empty((8, LANES))
-    energy_part = np.empty((8, LANES))
-    loading = load_work()
     cells = np.zeros((count_bands, PAIRS), np.float32)
     rows = aligned_tile(ENTRIES // LANES * count_bands).reshape(count_bands, ENTRIES)
     nearest = np.zeros((count_bands, 2 * PAIRS), np.float32)
@@ -286,34 +282,36 @@ def encode_trellis_rows_avx512(x, rotation, bands, tables, start, stop, data, no
     for b in range(count_bands):
         _fill_tables(tables[b], bands[b, 2], cells[b], rows[b], nearest[b])
         fill_orders(tables[b].levels.shape[1] // 2, orders[b])
+    tile = aligned_tile(d)
+    spare = aligned_tile(d)
+    levels = aligned_tile(d)
+    loading = load_work()
+    costs = aligned_tile(64).reshape(-1)
+    work = aligned_tile(CHUNK).view(np.int32), costs, np.empty(128 * d, np.uint8), np.empty(LANES, np.int32)
+    masks = np.empty((8, d + 64), np.uint16)
+    dot_part = np.empty((8, LANES))
+    energy_part = np.empty((8, LANES))
     for i in range(start, stop, LANES):
         count = min(LANES, stop - i)
         good = load_tile_avx512(x, i, count, loading, tile, norm)
         if good < i + count:
             return good
         y = forward_tile_avx512(tile, spare, rotation)
-        ahead = x.ctypes.data + 4 * d * (i + LANES)
         for b in range(count_bands):
-            lo = bands[b, 0]
-            hi = bands[b, 1]
-            nbits = bands[b, 2]
-            states = tables[b].levels.shape[1] // 2
-            nu = 0
-            while 1 << nu < states:
-                nu += 1
-            if hi - lo < REACH * nu:
-                _encode_short_band(y, tables[b], nbits, lo, hi, masks, levels)
-                continue
-            _encode_band(
-                y, states, nu, nbits, cells[b], rows[b], nearest[b], orders[b], work, lo, hi, masks, levels, ahead
-            )
+            band = bands[b, 0], bands[b, 1], bands[b, 2]
+            nu = STAGES - band[2]
+            if band[1] - band[0] < REACH * nu:
+                _encode_short_band(y, band, tables[b], masks, levels)
+            else:
+                lookups = cells[b], rows[b], nearest[b], orders[b]
+                ahead = x.ctypes.data + 4 * d * (i + LANES)
+                _encode_band(y, band, nu, lookups, work, masks, levels, ahead)
         dot_part[:] = 0.0
         energy_part[:] = 0.0
         for j in range(d):
             level = load_f32x16(levels.ctypes.data + ROW * j)
-            add_products_avx512(
-                y.ctypes.data + ROW * j, level, j, dot_part.ctypes.data, energy_part.ctypes.data
-            )
+            values = y.ctypes.data + ROW * j
+            add_products_avx512(values, level, j, dot_part.ctypes.data, energy_part.ctypes.data)
         pack_tile_avx512(masks, bands, count, data[i : i + count])
         finish_sums(dot_part, dot[i : i + count])
         finish_sums(energy_part, energy[i : i + count])

@@ -1,12 +1,13 @@
 """Viterbi's steps in registers: the costs of states stay there from coordinate to coordinate.
 
-Lanes are states, not vectors: the levels of all windows for one y are then a row of a table, loaded as it is. A register
-holds the costs of 4 vectors at 4 states, of 2 at 8, or of 1 at 16 states; at 32 states a vector takes 2 and at 64 states
-4 registers. Even states come first, then the odd ones (`place`), and windows likewise within each half: so the costs of
-states 2h and 2h + 1, which have the same predecessors, are made by the same operations in different registers or halves.
+Lanes are states, not vectors: the levels of all windows for one y are then a row of a table, loaded as it is. A
+register holds the costs of 4 vectors at 4 states, of 2 at 8, or of 1 at 16 states; at 32 states a vector takes 2 and at
+64 states 4 registers. Even states come first, then the odd ones (`place`), and windows likewise within each half:
+states 2h and 2h + 1 have the same predecessors, so the costs of both are the same sums in different lanes.
 
-All arguments but `count` and register values are addresses, of the first coordinate and the first vector: `offsets` and
-`y` of rows of LANES numbers, `costs` of one vector's costs behind the other's, `decisions` of 2 bits times states a byte.
+All arguments but `states`, `count` and registers are addresses, of the first coordinate and vector at hand: `offsets`
+and `y` of rows of LANES numbers, `costs` of one vector's costs behind the other's, and `decisions` of 2 · states bytes
+a coordinate, a bit for each state of each vector.
 """
 
 from __future__ import annotations
