@@ -189,6 +189,35 @@ def append_bits_i8x64(typingctx, a, bits):
 
 
 @intrinsic
+def add_where_i8x64(typingctx, a, bits, number):
+    """``a + number`` in the lanes whose bit is set, `a` elsewhere."""
+
+    def codegen(context, builder, signature, args):
+        mask = builder.bitcast(args[1], ir.VectorType(ir.IntType(1), 64))
+        return builder.select(mask, builder.add(args[0], _splat(builder, i8x64, args[2])), args[0])
+
+    return i8x64(i8x64, types.uint64, types.int8), codegen
+
+
+@intrinsic
+def bit_fields_i8x64(typingctx, low, high):
+    """Lane i is bits ``i .. i + 8`` of the 128-bit number of two 64-bit numbers."""
+
+    def codegen(context, builder, signature, args):
+        number, lane = ir.VectorType(ir.IntType(64), 2), ir.IntType(32)
+        both = ir.Constant(number, ir.Undefined)
+        for i, word in enumerate(args):
+            both = builder.insert_element(both, word, ir.Constant(lane, i))
+        stream = builder.bitcast(both, llvm_type(i8x16))
+        pairs = part(builder, stream, [i // 8 + byte for i in range(64) for byte in (0, 1)])
+        wide = ir.VectorType(ir.IntType(16), 64)
+        shifted = builder.lshr(builder.bitcast(pairs, wide), ir.Constant(wide, [i % 8 for i in range(64)]))
+        return builder.trunc(shifted, llvm_type(i8x64))
+
+    return i8x64(types.uint64, types.uint64), codegen
+
+
+@intrinsic
 def keep_i8x64(typingctx, bits, a):
     """Lane i is ``a[i]`` where bit i of the 64-bit number is set, else 0."""
 
@@ -588,6 +617,17 @@ def prefetch(typingctx, address):
 
 
 @intrinsic
+def load_u8(typingctx, address):
+    """A byte from memory as a 64-bit number."""
+
+    def codegen(context, builder, signature, args):
+        value = builder.load(builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
+        return builder.zext(value, ir.IntType(64))
+
+    return types.uint64(types.intp), codegen
+
+
+@intrinsic
 def load_u64(typingctx, address):
     """A 64-bit number from memory; the address needs no alignment."""
 
@@ -628,6 +668,7 @@ splat_i16x32 = make_splat(i16x32)
 low_byte_table_i8x64 = make_byte_table(0)
 high_byte_table_i8x64 = make_byte_table(8)
 or_i8x64 = make_binary(i8x64, "or_")
+and_i8x64 = make_binary(i8x64, "and_")
 interleave_low_i16x32 = make_interleave(0)
 interleave_high_i16x32 = make_interleave(32)
 widen_low_i16x32 = make_widen(0)

@@ -154,22 +154,22 @@ def unpacked_dot(row, bands, levels, spread, integers, words):
 
 @jit
 def _offer(
-    data, first, rows, count, bands, levels, level_words, spread, integers, unit, factor, bias, words, scores, ids
+    data, first, rows, count, bands, levels, stages, spread, integers, unit, factor, bias, words, scores, ids
 ):
     """Offer the rows ``first + rows[:count]`` to a heap, with the scores that the unstaged search would give.
 
-    `level_words` are the levels of codes of at most 4 bits as 32 int16, `integers` and `unit` the query's; `words` is
-    room. Arrays are not passed on for single rows: that updates their reference counts, which takes longer than the
+    `integers` and `unit` are the query's; `words` is room. Arrays are not passed on for single rows: that updates their reference counts, which takes longer than the
     arithmetic.
     """
     nbits = bands[0, 2]
+    windows = stages.windows
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
     for r in range(count):
         i = first + rows[r]
-        if nbits <= 4:
+        if nbits <= 4 or windows > 0:
             row = data.ctypes.data + i * data.shape[1]
-            query = integers.ctypes.data
-            total = full_dot(row, plane_bytes, nbits, level_words.ctypes.data, query, integers.size // 64)
+            table, query = stages.level_bytes.ctypes.data, integers.ctypes.data
+            total = full_dot(row, plane_bytes, nbits, windows, table, query, integers.size // 64)
         else:
             total = unpacked_dot(data[i], bands, levels, spread, integers, words)
         score = np.float32(total) * unit * factor[i]
@@ -224,7 +224,7 @@ def _judge_by_four(data, first, rows, count, plane_bytes, table, query, words, w
     kept = 0
     for c in range(count):
         i = first + rows[c]
-        total = full_dot(data.ctypes.data + i * data.shape[1], plane_bytes, 4, table, query, words)
+        total = full_dot(data.ctypes.data + i * data.shape[1], plane_bytes, 4, 0, table, query, words)
         estimate = (np.float32(total) * worth + slack) * factor[i]
         if bias.size > 0:
             estimate += bias[i]
@@ -257,7 +257,6 @@ def search_staged_avx2(
         A heap.
     """
     n = stop - start
-    nbits = bands[0, 2]
     length = np.float32(query.length)
     a = np.float32(query.table_step * stages.sign_level) * length
     b = np.float32(-query.table_zero * stages.sign_level) * length
@@ -265,7 +264,6 @@ def search_staged_avx2(
     tops = room[n + ROWS : n + ROWS + (n // ROWS + 1) * LANES].reshape(-1, LANES)
     sign_estimates(signs, query.table, a, b, factor, bias, stages.slack[0] * length, start, stop, estimates, tops)
     estimates[n : n + ROWS] = -np.inf
-    level_words = levels[0, :32].astype(np.int16)
     words = np.zeros(padded_words(bands), np.uint64)
     integers, unit = query.integers, query.unit
     bytes_ = plane_query(query.bytes_)
@@ -274,7 +272,7 @@ def search_staged_avx2(
         probes = np.full(best.size, EMPTY_ID, np.int64)
         count = first_probes(estimates, tops, n, best, probes)
         _offer(
-            data, start, probes, count, bands, levels, level_words, spread, integers, unit, factor, bias, words,
+            data, start, probes, count, bands, levels, stages, spread, integers, unit, factor, bias, words,
             scores, ids,
         )  # fmt: skip
         for v in probes[:count]:
@@ -290,7 +288,7 @@ def search_staged_avx2(
             here = estimates[c : c + m + ROWS]
             least = max(scores[0], LOWEST)  # below it are the rows that are done
             count = candidates(here, tops[c // ROWS :], factor, start + c, m, width, least, POSITIONS, rows)
-            if nbits > 1:
+            if stages.second_level > 0:
                 count = _judge_by_two(
                     data, start + c, rows, count, plane_bytes, bytes_.ctypes.data, bytes_.size, here,
                     np.float32(stages.sign_share), 2 * bit, np.float32(-query.byte_sum) * bit, factor, bias,
@@ -299,13 +297,13 @@ def search_staged_avx2(
             else:
                 for r in range(count):
                     here[rows[r]] = -np.inf
-            if nbits > 4:
+            if stages.prefix_unit > 0:
                 count = _judge_by_four(
                     data, start + c, rows, count, plane_bytes, stages.prefix_words.ctypes.data, integers.ctypes.data,
                     integers.size // 64, np.float32(stages.prefix_unit) * length, factor, bias,
                     stages.slack[2] * length, scores[0],
                 )  # fmt: skip
             _offer(
-                data, start + c, rows, count, bands, levels, level_words, spread, integers, unit, factor, bias, words,
+                data, start + c, rows, count, bands, levels, stages, spread, integers, unit, factor, bias, words,
                 scores, ids,
             )  # fmt: skip
