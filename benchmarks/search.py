@@ -2,6 +2,10 @@
 
 One thread by default (TQVEC_BENCH_THREADS). Ratios are rival time over tqvec time: above 1 tqvec is faster. Single
 queries are timed as runs of 20 different ones.
+
+`--level avx2` compares what processors without AVX-512 would run: the script starts itself again with Numba's target
+and FAISS lowered. (TQVEC_SIMD_LEVEL=avx2 alone lets LLVM use AVX-512 in generic code, and so does NUMBA_CPU_NAME alone,
+which keeps the host's features.) turbovec can't be lowered.
 """
 
 from __future__ import annotations
@@ -9,6 +13,8 @@ from __future__ import annotations
 from _common import THREADS, alternate, console, report, unit_vectors  # isort: skip - sets threads first
 
 import argparse
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +28,7 @@ import tqvec
 from tqvec.eval.recall import exact_search, normalized, recall
 from tqvec.eval.sample import load_sample
 
+AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "", "FAISS_SIMD_LEVEL": "AVX2"}
 NBITS, K, BATCH, SINGLES, REPEATS = 4, 10, 200, 20, 7
 
 
@@ -45,9 +52,13 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=100_000)
     parser.add_argument("-d", type=int, nargs="*", default=[384, 1536])
     parser.add_argument("--folder", type=Path, help="also search this set of embeddings (datasets/README.md)")
+    parser.add_argument("--level", choices=["avx2"], help="hold tqvec and FAISS back to it")
     arguments = parser.parse_args()
+    if arguments.level and any(os.environ.get(name) != value for name, value in AVX2.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | AVX2)  # both read them when they load
     faiss.omp_set_num_threads(THREADS)
-    table = Table(title=f"search, n={arguments.n:,}, {NBITS} bits, k={K}, {THREADS} thread(s): ms a query")
+    held = f"{THREADS} thread(s), FAISS {faiss.SIMDConfig.get_level_name()}"
+    table = Table(title=f"search, n={arguments.n:,}, {NBITS} bits, k={K}, {held}: ms a query")
     for column in (
         "data",
         "d",

@@ -11,7 +11,7 @@ from tqvec.eval.sample import load_sample
 from tqvec.index import scan
 from tqvec.kernels.dispatch import available
 
-pytestmark = pytest.mark.skipif(not available("search_staged"), reason="no staged search at this level")
+pytestmark = pytest.mark.skipif(not available("search_few"), reason="no staged search at this level")
 
 
 def searches(index, queries, k, monkeypatch, threads=None):

@@ -121,21 +121,128 @@ def test_bytes():
     np.testing.assert_array_equal(out[5], np.tile(a[:4], 16))
 
 
-def test_bits_to_bytes_and_widening():
+def test_bits_and_widening():
     @numba.njit
-    def run(bits, out, wide):
-        x = base.bits_to_bytes_i8x64(base.load_u64(bits.ctypes.data + 1), np.int8(9))
-        base.store_i8x64(out.ctypes.data, x)
-        low, high = base.widen_low_i16x32(x), base.widen_high_i16x32(x)
-        store_words(wide.ctypes.data, low)
-        store_words(wide.ctypes.data + 64, high)
+    def run(bits, a, out, wide):
+        mask, x = base.load_u64(bits.ctypes.data + 1), base.load_i8x64(a.ctypes.data)
+        base.store_i8x64(out.ctypes.data, base.keep_i8x64(mask, x))
+        base.store_i8x64(out.ctypes.data + 64, base.append_bits_i8x64(x, mask))
+        base.store_i8x64(out.ctypes.data + 128, base.append_bits_i8x64(base.zero_i8x64(), mask))
+        base.store_i8x64(out.ctypes.data + 192, base.add_i8x64(x, x))
+        store_words(wide.ctypes.data, base.widen_low_i16x32(x))
+        store_words(wide.ctypes.data + 64, base.widen_high_i16x32(x))
+        return base.count_bits(mask)
 
     store_words = base.make_store(base.i16x32)
-    bits, out, wide = bytes_of(9), np.zeros(64, np.uint8), np.zeros(64, np.int16)
-    run(bits, out, wide)
-    expected = np.unpackbits(bits[1:], bitorder="little") * 9
-    np.testing.assert_array_equal(out, expected)
-    np.testing.assert_array_equal(wide, expected)
+    bits, a, out, wide = bytes_of(9), bytes_of(64, seed=1), np.zeros((4, 64), np.uint8), np.zeros(64, np.int16)
+    count = run(bits, a, out, wide)
+    ones = np.unpackbits(bits[1:], bitorder="little")
+    np.testing.assert_array_equal(out[0], np.where(ones, a, 0))
+    np.testing.assert_array_equal(out[1], 2 * a + ones)
+    np.testing.assert_array_equal(out[2], ones)
+    np.testing.assert_array_equal(out[3], 2 * a)
+    np.testing.assert_array_equal(wide, a)
+    assert count == ones.sum()
+
+
+def test_half_registers():
+    store_bytes, store_words = base.make_store(base.i8x32), base.make_store(base.i16x16)
+    load_words = base.make_load(base.i16x16)
+
+    @numba.njit
+    def run(a, w, out, words, sums):
+        x, y = base.load_i8x32(a.ctypes.data), load_words(w.ctypes.data)
+        z, to = load_words(w.ctypes.data + 32), words.ctypes.data
+        store_bytes(out.ctypes.data, base.add_halves_i8x32(base.load_i8x64(a.ctypes.data)))
+        store_bytes(out.ctypes.data + 32, base.lowest_bits_i8x32(x))
+        store_bytes(out.ctypes.data + 64, base.next_bits_i8x32(x))
+        store_words(to, base.as_words_i16x16(x))
+        store_words(to + 32, base.high_bytes_i16x16(y))
+        store_words(to + 64, base.shift_bytes_i16x16(y))
+        store_words(to + 96, base.add_i16x16(y, z))
+        store_words(to + 128, base.sub_i16x16(y, base.splat_i16x16(np.int16(3))))
+        store_words(to + 160, base.zero_i16x16())
+        pairs = base.add_pairs_i32x16(base.load_i32x16(sums.ctypes.data), y, z)
+        eight = base.load_bytes_i32x8(a.ctypes.data)
+        eight = base.add_i32x8(eight, base.splat_i32x8(np.int32(-7)))
+        base.store_i32x16(sums.ctypes.data, pairs)
+        base.store_i32x8(sums.ctypes.data + 64, eight)
+        return base.sum_i32x8(eight)
+
+    a, w = bytes_of(64), bytes_of(64, seed=1).view(np.uint16)
+    y, z = w[:16], w[16:]
+    out, words, sums = np.zeros((3, 32), np.uint8), np.full((6, 16), 9, np.uint16), numbers(24)
+    before = sums.copy()
+    total = run(a, w, out, words, sums)
+    np.testing.assert_array_equal(out[0], a[:32] + a[32:])
+    np.testing.assert_array_equal(out[1], a[:32] & 1)
+    np.testing.assert_array_equal(out[2] & 127, a[:32] >> 1)
+    np.testing.assert_array_equal(words[0], a[:32].view(np.uint16))
+    np.testing.assert_array_equal(words[1], y >> 8)
+    np.testing.assert_array_equal(words[2], y << 8)
+    np.testing.assert_array_equal(words[3], y + z)
+    np.testing.assert_array_equal(words[4], y - np.uint16(3))
+    assert not words[5].any()
+    pairs = np.stack([y, z]).astype(np.int32).reshape(2, 2, 8).sum(axis=1).T.ravel()
+    np.testing.assert_array_equal(sums[:16], (before[:16] + pairs).astype(np.int32))
+    np.testing.assert_array_equal(sums[16:], a[:8].astype(np.int32) - 7)
+    assert total == sums[16:].sum()
+
+
+def test_words_and_bytes():
+    @numba.njit
+    def run(a, b, out):
+        x, y, to = base.load_i8x64(a.ctypes.data), base.load_i8x64(b.ctypes.data), out.ctypes.data
+        low, high = base.interleave_low_i16x32(x, y), base.interleave_high_i16x32(x, y)
+        store_words(to, low)
+        store_words(to + 64, high)
+        store_words(to + 128, base.add_i16x32(low, base.splat_i16x32(np.int16(-2))))
+        store_words(to + 192, base.zero_i16x32())
+        base.store_i8x64(to + 256, base.low_byte_table_i8x64(low))
+        base.store_i8x64(to + 320, base.high_byte_table_i8x64(low))
+
+    store_words = base.make_store(base.i16x32)
+    a, b, out = bytes_of(64), bytes_of(64, seed=1), np.full((6, 32), 9, np.uint16)
+    run(a, b, out)
+    words = a + 256 * b.astype(np.uint16)
+    np.testing.assert_array_equal(out[:2].ravel(), words)
+    np.testing.assert_array_equal(out[2], words[:32] - np.uint16(2))
+    assert not out[3].any()
+    np.testing.assert_array_equal(out[4].view(np.uint8), np.tile(a[:16], 4))
+    np.testing.assert_array_equal(out[5].view(np.uint8), np.tile(b[:16], 4))
+
+
+def test_avx2_lookups_and_products():
+    needs("avx2")
+    store_words, store_half = base.make_store(base.i16x32), base.make_store(base.i16x16)
+    load_half = base.make_load(base.i16x16)
+
+    @numba.njit
+    def run(table, index, u, s, a, b, found, bytes_, words):
+        x, y = base.load_i8x64(u.ctypes.data), base.load_i8x64(s.ctypes.data)
+        looked_up = x86.lookup_i8x64(base.load_i8x64(table.ctypes.data), base.load_i8x64(index.ctypes.data))
+        base.store_i8x64(found.ctypes.data, looked_up)
+        store_words(bytes_.ctypes.data, x86.multiply_bytes_i16x32(x, y))
+        half = x86.multiply_bytes_i16x16(base.load_i8x32(u.ctypes.data), base.load_i8x32(s.ctypes.data))
+        store_half(bytes_.ctypes.data + 64, half)
+        products = x86.multiply_words_i32x16(base.load_i16x32(a.ctypes.data), base.load_i16x32(b.ctypes.data))
+        base.store_i32x16(words.ctypes.data, products)
+        eight = base.load_i32x8(words.ctypes.data)
+        dots = x86.dot_words_i32x8(eight, load_half(a.ctypes.data), load_half(b.ctypes.data))
+        base.store_i32x8(words.ctypes.data + 64, dots)
+
+    for seed in range(10):
+        table, index = bytes_of(64, seed), bytes_of(64, seed + 20) & 15
+        u, s = bytes_of(64, seed + 40), bytes_of(64, seed + 60).view(np.int8)
+        u[:4], s[:4] = 255, (127, 127, -128, -128)
+        a, b = sts.rng(seed).integers(-32767, 32767, (2, 32), endpoint=True).astype(np.int16)
+        found, bytes_, words = np.zeros(64, np.uint8), np.zeros(48, np.int16), np.zeros(24, np.int32)
+        run(table, index, u, s, a, b, found, bytes_, words)
+        np.testing.assert_array_equal(found, table[np.arange(64) // 16 * 16 + index])
+        twos = np.clip((u.astype(np.int64) * s).reshape(32, 2).sum(axis=1), -32768, 32767)
+        np.testing.assert_array_equal(bytes_, np.concatenate([twos, twos[:16]]))
+        products = (a.astype(np.int64) * b).reshape(16, 2).sum(axis=1)
+        np.testing.assert_array_equal(words, np.concatenate([products, 2 * products[:8]]).astype(np.int32))
 
 
 def test_sums_floats_and_masks():

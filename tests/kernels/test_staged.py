@@ -9,17 +9,18 @@ import strategies as sts
 
 import tqvec
 from tqvec.codec import codebook
-from tqvec.codec.bands import QUERY_LENGTH
-from tqvec.codec.stages import Z, batch_tables, byte_levels, prefix_means, stage_tables, staged_query
+from tqvec.codec.stages import Z, batch_tables, byte_levels, prefix_means, stage_tables
 from tqvec.index.signs import SignBlocks
 from tqvec.kernels import features
 from tqvec.kernels.dispatch import available, implementation, kernel
+from tqvec.kernels.scan.queries import QUERY_LENGTH
 from tqvec.kernels.simd import base
 from tqvec.kernels.simd.amx import tile_config
+from tqvec.kernels.topk.portable import EMPTY_ID
 
 DIMS = (8, 32, 64, 72, 128, 200, 384, 1000)
 LEVELS = ("avx2", "avx512")
-needs_staged = pytest.mark.skipif(not available("search_staged"), reason="no staged search at this level")
+needs_staged = pytest.mark.skipif(not available("search_few"), reason="no staged search at this level")
 
 
 def rows_of(d, nbits, n, seed=1):
@@ -55,6 +56,16 @@ def test_prefix_means_are_conditional_means(d, nbits):
 def needs(level):
     if level not in features.available_levels():
         pytest.skip(f"this process can't run {level} (LLVM would abort it)")
+
+
+def bands_of(d, nbits):
+    return np.array([[0, d, nbits]])
+
+
+def query_of(d):
+    from tqvec.kernels.staged.few import staged_query
+
+    return staged_query(direction(d), bands_of(d, 4), 1.0, np.float32(1))
 
 
 def sign_blocks(plane_bytes, axes):
@@ -107,16 +118,18 @@ def test_sign_estimates(d):
 
     n = 150
     data, codes = rows_of(d, 2, n)
-    query = staged_query(direction(d), 1.0, np.float32(1))
-    assert query.table.max() <= 63
+    query = query_of(d)
     factor = sts.rng(3).uniform(0.5, 2, n + 64).astype(np.float32)
     bias = sts.rng(4).standard_normal(n + 64).astype(np.float32)
     signs = SignBlocks(d).of(data, n)
     exact = np.where(codes >= 2, 1.0, -1.0) @ direction(d).astype(np.float64)
     a, b = np.float32(query.table_step), np.float32(-query.table_zero)
     for start, added in ((0, np.zeros(0, np.float32)), (64, bias)):
-        out = np.zeros(n - start + 64, np.float32)
-        sign_estimates(signs, query.table, a, b, factor, added, start, n, out)
+        out, tops = np.zeros(n - start + 64, np.float32), np.zeros((3, 16), np.float32)
+        sign_estimates(signs, query.table, a, b, factor, added, np.float32(0.3), start, n, out, tops)
+        whole = (n - start) // 64
+        upper = out[: 64 * whole] + np.float32(0.3) * factor[start : start + 64 * whole]
+        np.testing.assert_allclose(tops[:whole], upper.reshape(whole, 4, 16).max(axis=1), rtol=1e-6)
         expected = exact[start:] * factor[start:n] + (added[start:n] if added.size else 0)
         # Each of d/4 table entries is off by at most half a step.
         np.testing.assert_allclose(out[: n - start], expected, atol=query.table_step * (d / 8 + 4) * 2 + 1e-4)
@@ -124,15 +137,54 @@ def test_sign_estimates(d):
 
 
 @needs_staged
-@pytest.mark.parametrize("threshold", [-10, 0.8, 10])
+@pytest.mark.parametrize("d", [8, 33, 100, 384])
+def test_query_in_the_forms_that_stages_take(d):
+    query, q = query_of(d), direction(d)
+    padded = np.zeros(-(-d // 64) * 64, np.float32)
+    padded[:d] = q
+    signs = 1 - 2 * (1 - (np.arange(16)[:, None] >> np.arange(4) & 1))  # bit i of the entry set: +1
+    sums = padded[: -(-d // 32) * 32].reshape(-1, 4) @ signs.T
+    entries = query.table.reshape(-1, 2, 4, 16).transpose(0, 2, 1, 3).reshape(-1, 16)  # even nibbles come first
+    assert query.table.max() <= 63
+    np.testing.assert_allclose((entries.astype(np.float64) - 32) * query.table_step, sums, atol=query.table_step * 0.51)
+    assert query.table_zero == pytest.approx(32 * query.table_step * entries.shape[0])
+    np.testing.assert_allclose(query.bytes_ * query.byte_unit, padded, atol=query.byte_unit * 0.51)
+    assert query.byte_sum == query.bytes_.sum(dtype=np.int64)
+    np.testing.assert_array_equal(query.integers, np.rint(padded * np.float32(32767)))
+
+
+def upper_bounds(seed, slack):
+    """Estimates of 256 rows, factors of 320, and the tops of the rows for a slack."""
+    estimates, factor = sts.rng(seed).standard_normal((2, 320)).astype(np.float32)
+    factor = np.abs(factor)
+    upper = estimates[:256] + factor[64:320] * np.float32(slack)
+    return estimates[:256], factor, upper, np.ascontiguousarray(upper.reshape(4, 4, 16).max(axis=1))
+
+
+@needs_staged
+@pytest.mark.parametrize("threshold", [-10, 0.8, 2, 10])
 def test_candidates(threshold):
     from tqvec.kernels.staged.single import POSITIONS, candidates
 
-    estimates, factor = sts.rng(1).standard_normal((2, 200)).astype(np.float32)
-    out = np.zeros(112, np.int32)
-    count = candidates(estimates, np.abs(factor), 32, 96, np.float32(0.3), np.float32(threshold), POSITIONS, out)
-    upper = estimates[:96] + np.abs(factor)[32:128] * np.float32(0.3)
-    np.testing.assert_array_equal(out[:count], np.flatnonzero(upper >= np.float32(threshold)))
+    estimates, factor, upper, tops = upper_bounds(1, 0.3)
+    for count in (256, 150):
+        out = np.zeros(256 + 64, np.int32)
+        found = candidates(estimates, tops, factor, 64, count, np.float32(0.3), np.float32(threshold), POSITIONS, out)
+        whole = -(-count // 64) * 64
+        np.testing.assert_array_equal(out[:found], np.flatnonzero(upper[:whole] >= np.float32(threshold)))
+
+
+@needs_staged
+@pytest.mark.parametrize("probes", [1, 26, 100])
+def test_first_probes(probes):
+    from tqvec.kernels.staged.single import first_probes
+
+    estimates, _, _, tops = upper_bounds(2, 0.0)
+    best, rows = np.full(probes, -np.inf, np.float32), np.full(probes, EMPTY_ID, np.int64)
+    count = first_probes(estimates, tops, 256, best, rows)
+    assert count == min(probes, 64)  # of the 64 sets of rows v, v + 16, v + 32, v + 48, the best of each
+    best_of_each = estimates.reshape(4, 4, 16).max(axis=1).ravel()
+    np.testing.assert_array_equal(np.sort(estimates[rows[:count]]), np.sort(best_of_each)[-count:])
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -168,7 +220,7 @@ def test_full_dots(d, nbits, level):
     needs(level)
     dot = implementation("full_dot", level)
     data, codes = rows_of(d, nbits, 5)
-    query = staged_query(direction(d), 1.0, np.float32(1))
+    query = query_of(d)
     words = sts.rng(6).integers(-32767, 32768, 32).astype(np.int16)
     small = query.integers // 8  # keeps random levels within int32
 
@@ -211,11 +263,22 @@ def test_byte_products(words, level):
     np.testing.assert_array_equal(out, levels.astype(np.int64) @ queries.T.astype(np.int64))
 
 
+@pytest.mark.parametrize("steps", [127, 15])
+@pytest.mark.parametrize("nbits", [1, 2, 3, 4, 6])
+def test_rounded_levels_have_the_right_length(nbits, steps):
+    """E<c, levels> = e_b: long vectors would be judged too low or too high otherwise."""
+    d, planes = 384, min(nbits, 4)
+    step = byte_levels(d, nbits, planes, steps)
+    spread = np.repeat(step.levels, 2 ** (nbits - planes)) * step.unit
+    mean = d * np.sum(codebook.probabilities(d, nbits) * codebook.centroids(d, nbits) * spread)
+    assert mean == pytest.approx(1 - codebook.distortion(d, nbits), rel=1e-9)
+
+
 @needs_staged
 def test_tables_of_a_batch():
     d, nbits = 200, 4
     directions = np.stack([direction(d, seed) for seed in range(20)])
-    batch = batch_tables(d, nbits, directions, np.ones(20), np.ones(20, np.float32))
+    batch = batch_tables(bands_of(d, nbits), directions, np.ones(20), np.ones(20, np.float32))
     level_steps, query_steps = kernel("product_steps")
     assert batch.packed.shape == (2, 4, 16, 64)
     queries = batch.packed.reshape(2, 4, 16, 16, 4).transpose(0, 3, 1, 2, 4).reshape(32, 256)
@@ -261,13 +324,17 @@ def test_slack_is_what_the_estimates_err(nbits):
     if nbits > 4:
         words = stages.prefix_words[codes_of >> (nbits - 4)] @ rotated
         estimates[4] = (stages.prefix_unit * QUERY_LENGTH * words, stages.slack[2])
-    for steps in ((127, 127), (15, 33)):  # of the batches' products
-        step = byte_levels(d, nbits, min(nbits, 4), *steps)
-        estimates[steps] = (step.unit * step.levels[codes_of >> max(nbits - 4, 0)] @ rotated, step.slack)
+    steps_of_products = ((127, 127), (15, 33))
+    for steps in steps_of_products:
+        step = byte_levels(d, nbits, min(nbits, 4), steps[0])
+        unit = np.abs(rotated).max() / steps[1]
+        slack = Z * (1 - tq.distortion) * np.sqrt(step.variance + step.energy * unit**2 / 12)
+        rounded = np.rint(rotated / unit) * unit
+        estimates[steps] = (step.unit * step.levels[codes_of >> max(nbits - 4, 0)] @ rounded, slack)
     for planes, (estimate, slack) in estimates.items():
         error = (codes.scale * estimate - full) / (slack / Z * codes.scale)
-        # The claim includes the rounding of queries and tables, which is left out here: at most as large.
+        # The rounding of the sign tables is left out here: at most as large.
         assert np.sqrt(np.mean(error**2)) < 1.06
-        if planes in (1, 2, 4) and planes < nbits:
+        if planes in steps_of_products or planes < nbits:
             assert np.sqrt(np.mean(error**2)) > 0.94
             assert abs(error.mean()) < 0.1

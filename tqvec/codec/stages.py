@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from tqvec.codec import codebook, trellis
 from tqvec.codec.bands import integer_steps
-from tqvec.kernels.simd.amx import tile_config
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.queries import QUERY_LENGTH
+from tqvec.kernels.simd.amx import tile_config
 from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, BatchTables, StageTables
 
 Z = 3.2  # standard errors that an estimate may fall short before a true result is lost
@@ -63,16 +63,19 @@ class ByteLevels(NamedTuple):
     zero : int
         Added to make them unsigned.
     unit : float
-        What a step is worth, times e_b / e_p.
-    slack : float
-        z σ_p e_b for a query of length 1 and scale 1, rounding included.
+        What a step is worth, so that estimates have no bias.
+    variance : float
+        Of an estimate, for a query of length 1 and a row of length 1, and an exact query.
+    energy : float
+        Times the variance of a rounded query's entries: what that adds.
     """
 
     planes: int
     levels: NDArray[np.int64]
     zero: int
     unit: float
-    slack: float
+    variance: float
+    energy: float
 
     @property
     def table(self) -> NDArray[np.uint8]:
@@ -83,24 +86,30 @@ class ByteLevels(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def byte_levels(d: int, nbits: int, windows: int, level_steps: int, query_steps: int) -> ByteLevels:
-    """Levels for products of bytes; levels and queries have some steps on either side."""
-    full = _full_energy(d, nbits, windows)
+def byte_levels(d: int, nbits: int, windows: int, steps: int) -> ByteLevels:
+    """Levels for products of bytes, in `steps` steps on either side of 0."""
     if windows > 0:
-        planes, means, energy = nbits, trellis.table(d, nbits).ravel()[plane_order(windows)], full
+        planes = nbits
+        c, p = trellis.table(d, nbits).ravel()[plane_order(windows)], trellis.probabilities(nbits).ravel()
+        means, p = c, p[plane_order(windows)]
     else:
         planes = min(nbits, 4)
-        means, energy = prefix_means(d, nbits, planes)
-    step = float(np.max(np.abs(means))) / level_steps
-    # Rounding: of levels to `step`, and of the query, whose largest entry is taken as 5/√d.
-    rounding = (step**2 + (5 / query_steps) ** 2 / d) / 12
-    slack = Z * full * _sigma(d, energy, full, rounding)
-    return ByteLevels(planes, np.rint(means / step).astype(np.int64), level_steps + 1, step * full / energy, slack)
+        c, p = codebook.centroids(d, nbits), codebook.probabilities(d, nbits)
+        means, _ = prefix_means(d, nbits, planes)
+    levels = np.rint(means / np.max(np.abs(means)) * steps).astype(np.int64)
+    spread = np.repeat(levels, c.size // levels.size)
+    full = full_energy(d, nbits, windows)
+    overlap = float(d * np.sum(p * c * spread))  # E<c, levels>, and E|levels|² below: exact, their rounding included
+    energy = float(d * np.sum(p * spread * spread)) / overlap**2
+    return ByteLevels(planes, levels, steps + 1, full / overlap, max(0.0, energy - 1 / full) / d, energy)
 
 
-def _full_energy(d: int, nbits: int, windows: int) -> float:
-    """e_b = 1 − D."""
-    return 1.0 - (trellis.distortion(d, nbits) if windows > 0 else codebook.distortion(d, nbits))
+@lru_cache(maxsize=64)
+def full_energy(d: int, nbits: int, windows: int) -> float:
+    """e_b, the expected squared length of the levels: 1 − D, but for a trellis whose `probabilities` are for large d."""
+    if windows == 0:
+        return 1.0 - codebook.distortion(d, nbits)
+    return float(d * np.sum(trellis.probabilities(nbits) * trellis.table(d, nbits) ** 2))
 
 
 def _sigma(d: int, energy: float, full: float, rounding: float) -> float:
@@ -113,7 +122,7 @@ def stage_tables(d: int, nbits: int, windows: int, levels: NDArray[np.uint32]) -
 
     `levels` (256,) are the integer levels of the full scan.
     """
-    full = _full_energy(d, nbits, windows)
+    full = full_energy(d, nbits, windows)
     means = trellis.prefix_means if windows > 0 else prefix_means
     signs, sign_energy = means(d, nbits, 1)
     sign_level = float(signs[1] * full / sign_energy)
@@ -172,14 +181,17 @@ def batch_tables(
     tiles = rounded.reshape(-1, 16, words, 16, 4).transpose(0, 2, 3, 1, 4).reshape(-1, words, 16, 64)
     integers = np.empty((nq, words * 64), np.int16)
     kernel("integer_queries")(directions, bands, integers)
-    step = byte_levels(d, int(bands[0, 2]), windows, level_steps, query_steps)
+    nbits = int(bands[0, 2])
+    step = byte_levels(d, nbits, windows, level_steps)
     factor = np.zeros(padded.shape[0])
     factor[:nq] = worth
     step_worth = byte_unit[:, 0] * factor * step.unit
+    sigma = np.sqrt(step.variance + step.energy * byte_unit[:, 0] ** 2 / 12)
+    slack = factor * Z * full_energy(d, nbits, windows) * sigma
     return BatchTables(
         np.ascontiguousarray(tiles),
         step_worth.astype(np.float32),
-        (factor * step.slack - step.zero * step_worth * rounded.sum(axis=1, dtype=np.int64)).astype(np.float32),
+        (slack - step.zero * step_worth * rounded.sum(axis=1, dtype=np.int64)).astype(np.float32),
         integers,
         unit,
         step.planes,

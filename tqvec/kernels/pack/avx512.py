@@ -13,10 +13,7 @@ _BYTE = np.uint64(255)
 @jit
 def whole_bytes(bands):
     """Whether each plane of each band is a number of whole bytes, which `pack_tile_avx512` needs."""
-    for b in range(bands.shape[0]):
-        if (bands[b, 1] - bands[b, 0]) & 7 != 0:
-            return False
-    return True
+    return np.all((bands[:, 1] - bands[:, 0]) & 7 == 0)
 
 
 @jit

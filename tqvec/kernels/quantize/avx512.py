@@ -145,20 +145,11 @@ def _quantize_band(y, start, stop, nbits, thresholds, centroids, masks, dot, ene
 
 
 @jit
-def _narrow_bands(bands):
-    """Whether the tables of every band fit a register."""
-    for b in range(bands.shape[0]):
-        if bands[b, 2] > 4:
-            return False
-    return True
-
-
-@jit
 def encode_rows_avx512(x, rotation, quantizer, start, stop, data, norm, dot, energy):
     """`encode_rows_portable`, to the last bit."""
     d = x.shape[1]
     bands = quantizer.bands
-    in_registers = _narrow_bands(bands) and whole_bytes(bands)
+    in_registers = np.all(bands[:, 2] <= 4) and whole_bytes(bands)
     tile = aligned_tile(d)
     spare = aligned_tile(d)
     rows = np.empty(LANES, np.int64)

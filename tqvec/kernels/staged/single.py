@@ -235,9 +235,7 @@ def _judge_by_four(data, first, rows, count, plane_bytes, table, query, words, w
 
 
 @jit
-def search_staged_avx2(
-    data, factor, bias, bands, levels, spread, signs, query, stages, room, start, stop, scores, ids
-):
+def search_staged_avx2(data, factor, bias, bands, levels, spread, signs, query, stages, room, start, stop, scores, ids):
     """Offer rows ``start .. stop`` to the heap of one query, judging most of them by a few bits.
 
     Parameters
