@@ -25,6 +25,7 @@ def build(
     vectors: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs or .hdf5")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write")],
     nbits: Annotated[float, typer.Option(parser=_width, metavar="BITS", help="A coordinate: 1 to 8, 2.5 or 3.5")] = 4,
+    codebook: Annotated[str, typer.Option(help="scalar or trellis")] = "scalar",
     metric: Annotated[str, typer.Option(help="ip, cosine or l2")] = "ip",
     seed: Annotated[int, typer.Option(help="Of the rotation")] = 0,
     dataset: Annotated[str, typer.Option(help="Name inside an HDF5 file")] = "train",
@@ -36,7 +37,7 @@ def build(
         raise InputError(f"{vectors}: holds no vectors")
     if not output.resolve().parent.is_dir():
         raise InputError(f"{output}: its folder does not exist")
-    index = Index(x.shape[1], nbits=nbits, metric=metric, seed=seed)
+    index = Index(x.shape[1], nbits=nbits, metric=metric, codebook=codebook, seed=seed)
     start = time.perf_counter()
     with progress() as bar:
         task = bar.add_task("compressing", total=x.shape[0])

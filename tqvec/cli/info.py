@@ -14,7 +14,6 @@ from tqvec import __version__, simd_info
 from tqvec._config import num_threads
 from tqvec.cli._console import console
 from tqvec.codec.bands import mean
-from tqvec.codec.qjl import MAX_GAUSSIAN_D
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError
 from tqvec.index.flat import Index
@@ -23,6 +22,7 @@ _PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "safetensors", "faiss-cpu", 
 # A row each of ``--codecs``: its name, and what `TurboQuant` takes beside d.
 _CODECS: list[tuple[str, dict[str, Any]]] = [
     *(("scalar", {"nbits": nbits}) for nbits in (1, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)),
+    *(("trellis", {"nbits": nbits, "codebook": "trellis"}) for nbits in (1, 2, 2.5, 3, 3.5, 4, 5)),
     *(
         (f"prod, {qjl}", {"nbits": nbits, "mode": "prod", "qjl": qjl})
         for qjl in ("gaussian", "hadamard")
@@ -67,7 +67,7 @@ def _index(path: Path) -> dict[str, str]:
 
 
 def _family(d: int) -> Table:
-    """Bits and errors of every codec at dimension `d`."""
+    """Bits and errors of every codec that takes dimension `d`."""
     table = Table(
         title=f"codecs at d={d}",
         caption="stored: bits a coordinate, scales counted. D: expected squared error of a decoded unit vector, with "
@@ -77,9 +77,12 @@ def _family(d: int) -> Table:
     for heading in ("codec", "nbits", "code bits", "stored", "D", "D·4^bits", "entropy"):
         table.add_column(heading, justify="left" if heading == "codec" else "right")
     for name, options in _CODECS:
-        if options.get("qjl") == "gaussian" and d > MAX_GAUSSIAN_D:
+        try:
+            codec = TurboQuant(d, **options)
+        except InputError:
+            if name == "scalar":
+                raise  # it takes every dimension
             continue
-        codec = TurboQuant(d, **options)
         bits = mean(codec.bands, [band.nbits for band in codec.bands])
         error = codec.distortion
         cells = (f"{bits:g}", f"{8 * codec.code_size / d:.3f}", f"{error:.4g}", f"{error * 4**bits:.3f}")

@@ -134,8 +134,9 @@ def quantizer_tables(d: int, bands: tuple[Band, ...]) -> QuantizerTables:
         cells *= 2
     return QuantizerTables(
         np.array(bands, np.int64),
-        thresholds,
+        np.zeros(n, np.int64),
         centroids,
+        thresholds,
         np.array([g[0] for g in found]),
         np.array([g[1] for g in found]),
     )
@@ -149,7 +150,7 @@ class IntegerLevels(NamedTuple):
     levels : (n_bands, 256) uint32
         The low 16 bits are an int16.
     pairs : (n_bands, 256) uint32
-        Bands of at most 4 bits: levels of codes c (low half) and e, at index c + 16 e.
+        Scalar bands of at most 4 bits: levels of codes c (low half) and e, at index c + 16 e.
     unit : float
         What an integer level of 1 stands for.
     """
@@ -171,6 +172,6 @@ def integer_levels(d: int, tables: QuantizerTables) -> IntegerLevels:
     levels = rounded.view(np.uint16).astype(np.uint32)
     pairs = np.zeros_like(levels)
     for i in range(levels.shape[0]):
-        if tables.bands[i, 2] <= 4:
+        if tables.bands[i, 2] <= 4 and tables.windows[i] == 0:
             pairs[i] = (levels[i, :16][None, :] | levels[i, :16][:, None] << np.uint32(16)).reshape(256)
     return IntegerLevels(levels, pairs, 1.0 / per_unit)

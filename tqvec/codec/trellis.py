@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.kernels.tables import TrellisTables
+from tqvec.codec.bands import Band
+from tqvec.errors import InputError
+from tqvec.kernels.tables import QuantizerTables, TrellisTables
 
 Array = NDArray[np.float64]
 
 MAX_NBITS = 5
+MIN_COORDINATES = 16  # of a band: below, paths hardly differ from each other and the scalar codebook is better
 
 
 @lru_cache(maxsize=1)
@@ -63,6 +66,39 @@ def tables(d: int, nbits: int) -> TrellisTables:
     levels = table(d, nbits).astype(np.float32)
     thresholds = (levels[1:].astype(np.float64) + levels[:-1]) / 2
     return TrellisTables(thresholds.astype(np.float32), levels)
+
+
+def check(bands: tuple[Band, ...]) -> None:
+    """Refuse bands that the trellis does not code.
+
+    Raises
+    ------
+    InputError
+        A band is wider than `MAX_NBITS` or shorter than `MIN_COORDINATES`.
+    """
+    for band in bands:
+        if band.nbits > MAX_NBITS:
+            raise InputError(f"codebook='trellis' has widths of 1 to {MAX_NBITS} bits, got {band.nbits}")
+        count = band.stop - band.start
+        if count < MIN_COORDINATES:
+            raise InputError(f"codebook='trellis' needs at least {MIN_COORDINATES} coordinates a band, got {count}")
+
+
+def encoder_tables(d: int, bands: tuple[Band, ...]) -> tuple[TrellisTables, ...]:
+    """Tables for the encoding kernel, one a band."""
+    return tuple(tables(d, band.nbits) for band in bands)
+
+
+def quantizer_tables(d: int, bands: tuple[Band, ...]) -> QuantizerTables:
+    """Tables for the kernels that read codes: levels by index, in-subset bits first, then the window."""
+    n = len(bands)
+    centroids = np.zeros((n, 256), np.float32)
+    for i, band in enumerate(bands):
+        levels = tables(d, band.nbits).levels.ravel()
+        centroids[i, : levels.size] = levels
+    windows = np.array([states(band.nbits).bit_length() for band in bands], np.int64)
+    empty = np.zeros((n, 0), np.float32)
+    return QuantizerTables(np.array(bands, np.int64), windows, centroids, empty, np.zeros((n, 0), np.uint8), empty)
 
 
 def distortion(d: int, nbits: int) -> float:

@@ -35,7 +35,8 @@ class Index:
     metric : {"ip", "cosine", "l2"}
         Inner product and cosine: larger is better. l2: squared Euclidean distance, smaller is better; it keeps 4 more
         bytes a vector (its squared length).
-    codebook : {"scalar"}
+    codebook : {"scalar", "trellis"}
+        As in `TurboQuant`: ``"trellis"`` finds more at equal bytes, but is slower to build and always searched in full.
     seed : int
         Of the random rotation.
 
@@ -65,7 +66,8 @@ class Index:
         self._ntotal = 0
 
     def __repr__(self) -> str:
-        return f"Index(d={self.d}, nbits={self.nbits}, metric={self.metric!r}, ntotal={self.ntotal})"
+        kind = "codebook='trellis', " if self.codec.codebook == "trellis" else ""
+        return f"Index(d={self.d}, nbits={self.nbits}, {kind}metric={self.metric!r}, ntotal={self.ntotal})"
 
     def __len__(self) -> int:
         return self._ntotal

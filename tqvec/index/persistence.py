@@ -19,7 +19,7 @@ from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import FormatError
 
 KEY = "tqvec"  # of the metadata
-VERSION = 2  # the newest that is read; a file has the oldest that can describe it
+VERSION = 3  # the newest that is read; a file has the oldest that can describe it
 
 Rows = dict[str, NDArray]
 
@@ -52,11 +52,18 @@ def _checksums(rows: Rows) -> dict[str, str]:
     return {name: f"{zlib.crc32(array.data):08x}" for name, array in flat.items()}
 
 
+def _version(codec: TurboQuant) -> int:
+    """The oldest that can describe the codec."""
+    if codec.codebook == "trellis":
+        return 3
+    return 1 if isinstance(codec.nbits, int) else 2
+
+
 def _metadata(codec: TurboQuant, metric: str, rows: Rows) -> dict[str, str]:
     """All fields as JSON under one key: safetensors writes several keys in no fixed order, and equal indexes shall
     make equal files."""
     fields = {
-        "version": 1 if isinstance(codec.nbits, int) else 2,
+        "version": _version(codec),
         "d": codec.d,
         "nbits": codec.nbits,
         "bands": codec.bands,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _threads
+from tqvec.codec import trellis
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.codec.stages import batch_tables, stage_tables
@@ -53,9 +54,9 @@ class Scanner:
         self._bands = codec.quantizer.bands
         self._levels = integer_levels(codec.d, codec.quantizer)
         by_planes = len(codec.bands) == 1 and codec.d % 8 == 0  # no other layout has stages
-        nbits, windows = codec.bands[0].nbits, WINDOWS
+        nbits, windows = codec.bands[0].nbits, int(codec.quantizer.windows[0])
         self._stages = stage_tables(codec.d, nbits, windows, self._levels.levels[0]) if by_planes else None
-        self._signs = SignBlocks(codec.d, trellis.sign_mask(nbits) if windows else 0)
+        self._signs = SignBlocks(codec.d, trellis.sign_mask(nbits) if windows > 0 else 0)
 
     def search(self, rows: Rows, ntotal: int, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
         """The `k` best of the first `ntotal` rows for each query.
@@ -88,10 +89,10 @@ class Scanner:
         padded = sum(-(-(band.stop - band.start) // 8) * 8 for band in self._codec.bands)
         integers = np.empty((queries.shape[0], padded), np.int16)
         kernel("integer_queries")(directions, self._bands, integers)
-        scan = kernel("search_rows")
+        scan, windows = kernel("search_rows"), self._codec.quantizer.windows
 
         def task(part: int, start: int, stop: int) -> None:
-            scan(*tables, self._levels.pairs, SPREAD, integers, unit, start, stop, scores[part], ids[part])
+            scan(*tables, self._levels.pairs, windows, SPREAD, integers, unit, start, stop, scores[part], ids[part])
 
         return task
 

@@ -17,6 +17,12 @@ def _encode() -> None:
     TurboQuant(16, mode="prod", qjl="hadamard").encode(_X, threads=1)
 
 
+def _encode_trellis() -> None:
+    """With one band, and with two, as 2.5 and 3.5 bits have: the number is part of a compiled signature."""
+    for nbits in (4, 2.5):
+        TurboQuant(64, nbits=nbits, codebook="trellis").encode(np.eye(16, 64, dtype=np.float32), threads=1)
+
+
 def _decode() -> None:
     tq = TurboQuant(16)
     codes = tq.encode(_X, threads=1)
@@ -35,6 +41,7 @@ def _searches(queries: int, k: int) -> Callable[[], None]:
 
 STEPS: dict[str, Callable[[], None]] = {
     "encode": _encode,
+    "encode, trellis": _encode_trellis,
     "decode": _decode,
     "search, all rows": _searches(queries=1, k=128),
     "search, one query": _searches(queries=1, k=1),

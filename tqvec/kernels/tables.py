@@ -35,10 +35,14 @@ class QuantizerTables(NamedTuple):
     ----------
     bands : (n_bands, 3) int64
         First coordinate, end (exclusive) and width in bits.
-    thresholds : (n_bands, 256) float32
-        A code is the number of thresholds below the value; the row is filled up with +inf.
+    windows : (n_bands,) int64
+        Path bits that the level of a code depends on, ν + 1 (trellis/README.md); 0 in a scalar codebook.
     centroids : (n_bands, 256) float32
-        Value of each code, for a unit vector; the row is filled up with 0.
+        Value of each index, for a unit vector; the row is filled up with 0. The index of a code is the code itself in
+        a scalar codebook, otherwise what `indices_of_row` makes of it and its neighbours.
+    thresholds : (n_bands, 256) float32
+        A code is the number of thresholds below the value; the row is filled up with +inf. This and what follows is
+        empty for a trellis, which `TrellisTables` encode.
     grid : (n_bands, cells) uint8
         Number of thresholds in the cells before this one. A cell holds at most one threshold.
     grid_affine : (n_bands, 2) float32
@@ -46,8 +50,9 @@ class QuantizerTables(NamedTuple):
     """
 
     bands: np.ndarray
-    thresholds: np.ndarray
+    windows: np.ndarray
     centroids: np.ndarray
+    thresholds: np.ndarray
     grid: np.ndarray
     grid_affine: np.ndarray
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tqvec.reference import codebook, packing, rotation
+from tqvec.reference import codebook, packing, rotation, trellis
 
 Array = NDArray[np.float64]
 
@@ -77,6 +77,15 @@ def encode_bands(x: NDArray[np.float32], bands: packing.Bands, seed: int) -> Qua
     """Encode rows whose bands have codebooks of their own (docs/format.md section 3); else as `encode`, in float32."""
     y = rotation.hadamard(directions(x), seed, np.float32)
     return _with_sums(x, y, *banded(y, bands))
+
+
+def encode_trellis(x: NDArray[np.float32], bands: packing.Bands, seed: int) -> Quantized:
+    """Encode rows by the trellis codebook (docs/format.md section 7)."""
+    y = rotation.hadamard(directions(x), seed, np.float32)
+    tables = [trellis.frozen(x.shape[1], width).astype(np.float32) for _, _, width in bands]
+    codes = [trellis.encode(y[:, first:end], table) for (first, end, _), table in zip(bands, tables, strict=True)]
+    levels = [trellis.levels(part, table) for part, table in zip(codes, tables, strict=True)]
+    return _with_sums(x, y, np.concatenate(codes, axis=1), np.concatenate(levels, axis=1))
 
 
 def banded(y: NDArray, bands: packing.Bands) -> tuple[NDArray[np.int64], NDArray]:

@@ -11,6 +11,7 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.fwht.portable import forward_tile_portable, inverse_tile_portable
 from tqvec.kernels.pack.portable import pack_row_portable, padded_words, unpack_row_portable
+from tqvec.kernels.trellis.windows import indices_of_row_portable
 
 CHUNK = 64  # coordinates handled at a time where rows and tiles meet: their lines then stay in the first-level cache
 
@@ -179,6 +180,7 @@ def decode_rows_portable(data, scale, rotation, quantizer, spread, start, stop, 
         count = min(LANES, stop - i)
         for lane in range(count):
             unpack_row_portable(data[i + lane], bands, spread, words)
+            indices_of_row_portable(words, bands, quantizer.windows)
             first = 0
             for b in range(bands.shape[0]):
                 lo = bands[b, 0]

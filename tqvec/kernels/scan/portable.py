@@ -6,6 +6,7 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
+from tqvec.kernels.trellis.windows import indices_of_row_portable
 
 
 @jit
@@ -34,6 +35,7 @@ def adc_rows_portable(data, scale, quantizer, spread, queries, start, stop, out)
         count = min(LANES, stop - i)
         for lane in range(count):
             unpack_row_portable(data[i + lane], bands, spread, words)
+            indices_of_row_portable(words, bands, quantizer.windows)
             first = 0
             for b in range(bands.shape[0]):
                 lo = bands[b, 0]

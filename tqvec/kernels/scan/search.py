@@ -8,6 +8,7 @@ from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
 from tqvec.kernels.topk.portable import topk_update_portable
+from tqvec.kernels.trellis.windows import indices_of_row_portable
 
 dot_tiles = kernel("dot_tiles")
 
@@ -17,7 +18,7 @@ QUERIES = 32  # scored on a block at a time; bounds the sums that wait for the s
 
 @jit
 def _fill_band(words, first, n_words, wide, level, pair_level, count, tile):
-    """Put words ``first .. first + n_words`` of codes into a tile: eight coordinates fill four rows of 32 bits."""
+    """Put words ``first .. first + n_words`` of indices into a tile: eight coordinates fill four rows of 32 bits."""
     if wide:
         for g in range(first, first + n_words):
             for lane in range(count):
@@ -38,7 +39,7 @@ def _fill_band(words, first, n_words, wide, level, pair_level, count, tile):
 
 
 @jit
-def tiles_of_rows(data, bands, levels, pair_levels, spread, start, stop, words, tiles):
+def tiles_of_rows(data, bands, windows, levels, pair_levels, spread, start, stop, words, tiles):
     """Unpack rows ``start .. stop`` into int16 tiles (README.md), seen as pairs; the last tile may keep old values.
 
     `words` (LANES, padded_words) uint64 is room for the codes; `tiles` is (n_tiles, pairs, LANES) uint32.
@@ -47,18 +48,19 @@ def tiles_of_rows(data, bands, levels, pair_levels, spread, start, stop, words, 
         count = min(LANES, stop - i)
         for lane in range(count):
             unpack_row_portable(data[i + lane], bands, spread, words[lane])
+            indices_of_row_portable(words[lane], bands, windows)
         tile = tiles[(i - start) // LANES]
         first = 0
         for b in range(bands.shape[0]):
             n_words = (bands[b, 1] - bands[b, 0] + 7) // 8
-            wide = bands[b, 2] > 4
+            wide = bands[b, 2] > 4 or windows[b] > 0
             _fill_band(words, first, n_words, wide, levels[b], pair_levels[b], count, tile)
             first += n_words
 
 
 @jit
 def search_rows_portable(
-    data, factor, bias, bands, levels, pair_levels, spread, queries, unit, start, stop, scores, ids
+    data, factor, bias, bands, levels, pair_levels, windows, spread, queries, unit, start, stop, scores, ids
 ):
     """Offer rows ``start .. stop`` to the heaps of all queries.
 
@@ -71,9 +73,11 @@ def search_rows_portable(
         Added to a row's score; empty stands for none.
     bands : (n_bands, 3) int64
     levels : (n_bands, 256) uint32
-        Integer centroids: the 16 bits of an int16.
+        Integer centroids by index: the 16 bits of an int16.
     pair_levels : (n_bands, 256) uint32
-        For bands of at most 4 bits, the centroids of two codes c and e, at index c + 16 e; low half first.
+        For scalar bands of at most 4 bits, the centroids of two codes c and e, at index c + 16 e; low half first.
+    windows : (n_bands,) int64
+        As in `QuantizerTables`.
     spread : (256,) uint64
     queries : (nq, 2 * pairs) int16
         Rotated, scaled and rounded; every band is padded with zeros to a multiple of 8 coordinates.
@@ -94,7 +98,7 @@ def search_rows_portable(
     candidates = np.empty(block, np.float32)
     for i in range(start, stop, block):
         n = min(block, stop - i)
-        tiles_of_rows(data, bands, levels, pair_levels, spread, i, i + n, words, tiles)
+        tiles_of_rows(data, bands, windows, levels, pair_levels, spread, i, i + n, words, tiles)
         for q in range(0, nq, QUERIES):
             m = min(QUERIES, nq - q)
             dot_tiles(halves, queries[q : q + m], acc[:m])

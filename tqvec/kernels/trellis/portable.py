@@ -1,4 +1,4 @@
-"""Encoding of tiles by the trellis codebook (Viterbi's algorithm) and the levels of codes; README.md has the maths.
+"""Encoding by the trellis codebook (Viterbi's algorithm) and the levels of codes; README.md has the maths.
 
 A tile is (d, LANES) float32, a vector a lane. Every lane runs the same operations in the same order, so a code depends
 on its vector alone.
@@ -9,6 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels.fwht.portable import forward_tile_portable
+from tqvec.kernels.pack.portable import pack_row_portable, padded_words
+from tqvec.kernels.quantize.portable import add_products, load_tile_portable, tree_sum
 
 REACH = 8  # times ν: coordinates on either side of the seam that choose the start state
 
@@ -166,3 +169,63 @@ def decode_tile_portable(codes, levels, out):
         for j in range(d):
             w = (w << 1 | (codes[j, lane] & 1)) & mask
             out[j, lane] = levels[codes[j, lane] >> 1, w]
+
+
+@jit
+def encode_trellis_rows_portable(x, rotation, bands, tables, start, stop, data, norm, dot, energy):
+    """Encode rows ``start .. stop`` of `x`, each band along a closed path of its own.
+
+    Parameters
+    ----------
+    x : (n, d) float32
+    rotation : RotationTables
+    bands : (n_bands, 3) int64
+    tables : tuple of TrellisTables
+        One a band.
+    start, stop : int
+    data : (n, code bytes) uint8
+        Filled: packed codes.
+    norm, dot, energy : (n,) float64
+        Filled: the length of x; <u, ũ> and <ũ, ũ> for the rotated unit vector u and its float32 levels ũ.
+
+    Returns
+    -------
+    int
+        `stop`, or the first row that holds NaN or infinity; nothing is promised of the rows after it.
+    """
+    d = x.shape[1]
+    tile = np.zeros((d, LANES), np.float32)
+    spare = np.zeros((d, LANES), np.float32)
+    codes = np.empty((d, LANES), np.uint8)
+    levels = np.empty((d, LANES), np.float32)
+    part = np.empty(8 * LANES, np.float64)
+    dot_part = np.empty(8 * LANES, np.float64)
+    energy_part = np.empty(8 * LANES, np.float64)
+    words = np.zeros((LANES, padded_words(bands)), np.uint64)
+    flat = words.view(np.uint8)
+    for i in range(start, stop, LANES):
+        count = min(LANES, stop - i)
+        load_tile_portable(x, i, count, tile, part, norm)
+        for lane in range(count):
+            if not np.isfinite(norm[i + lane]):
+                return i + lane
+        y = forward_tile_portable(tile, spare, rotation)
+        dot_part[:] = 0.0
+        energy_part[:] = 0.0
+        first = 0  # byte of `flat` where the band begins
+        for b in range(bands.shape[0]):
+            lo = bands[b, 0]
+            hi = bands[b, 1]
+            encode_tile_portable(y[lo:hi], tables[b], codes[lo:hi])
+            decode_tile_portable(codes[lo:hi], tables[b].levels, levels[lo:hi])
+            for lane in range(count):
+                for j in range(lo, hi):
+                    flat[lane, first + j - lo] = codes[j, lane]
+            first += (hi - lo + 7) // 8 * 8
+        add_products(y.reshape(-1), levels.reshape(-1), 0, dot_part)
+        add_products(levels.reshape(-1), levels.reshape(-1), 0, energy_part)
+        for lane in range(count):
+            dot[i + lane] = tree_sum(dot_part[lane::LANES])
+            energy[i + lane] = tree_sum(energy_part[lane::LANES])
+            pack_row_portable(words[lane], bands, data[i + lane])
+    return stop
