@@ -118,7 +118,7 @@ def _sigma(d: int, energy: float, full: float, rounding: float) -> float:
 
 
 def stage_tables(d: int, nbits: int, windows: int, levels: NDArray[np.uint32]) -> StageTables:
-    """Tables for one band of `nbits` bits: signs, then two planes, then four.
+    """Tables for one band of `nbits` bits: signs, then two bits, then four.
 
     `levels` (256,) are the integer levels of the full scan.
     """
@@ -132,7 +132,7 @@ def stage_tables(d: int, nbits: int, windows: int, levels: NDArray[np.uint32]) -
     of_query = (5 / BYTE_STEPS) ** 2 / 12
     sigmas = [_sigma(d, sign_energy, full, of_table * sign_level**2), 0.0, 0.0]
     both = second = 0.0
-    if nbits > (2 if windows > 0 else 1):  # the last plane of a trellis has the path bits, which mean little alone
+    if windows > 0 or nbits > 1:
         twos, energy = means(d, nbits, 2)
         # Means of two planes: -b, -a, a, b. The sign is worth (a + b) / 2; the second bit, as ±1, (b - a) / 2.
         both = float(twos[-1] + twos[-2]) / 2 * full / energy
@@ -151,6 +151,7 @@ def stage_tables(d: int, nbits: int, windows: int, levels: NDArray[np.uint32]) -
         sign_level,
         both / sign_level,
         second,
+        trellis.parity_masks(nbits)[1] if windows > 0 and nbits <= 2 else 0,
         words,
         unit,
         level_bytes(levels, windows),

@@ -82,9 +82,11 @@ class StageTables(NamedTuple):
     sign_level : float
         E[c | sign] times e_b / e_1.
     sign_share : float
-        Part of a sign estimate in the estimate from two planes.
+        Part of a sign estimate in the estimate from two bits.
     second_level : float
-        What a bit of the second plane adds or takes off there, times e_b / e_2; 0 where that plane is of no use.
+        What the second bit adds or takes off there, times e_b / e_2; 0 if there is none.
+    second_mask : int
+        The path bits whose parity is the second bit, the newest lowest; 0 if the second plane has it.
     prefix_words : (32,) int16
         Integer levels of the first four planes of a scalar code, if there are more.
     prefix_unit : float
@@ -100,6 +102,7 @@ class StageTables(NamedTuple):
     sign_level: float
     sign_share: float
     second_level: float
+    second_mask: int
     prefix_words: np.ndarray
     prefix_unit: float
     level_bytes: np.ndarray

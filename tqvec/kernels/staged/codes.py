@@ -24,6 +24,21 @@ def bits_at_seam(row, plane_bytes, planes):
 
 
 @jit
+def parity_plane(row, plane_bytes, planes, mask, out):
+    """Bit j of `out`, uint64 for a plane: the parity of path bits j − k for all k, 0 … 6, that are set in `mask`."""
+    path = row + (planes - 1) * plane_bytes
+    before = bits_at_seam(row, plane_bytes, planes)
+    for w in range((plane_bytes + 7) // 8):
+        bits = load_u64(path + 8 * w)
+        parity = np.uint64(0)
+        for k in range(7):
+            one = np.uint64(mask >> k & 1)
+            parity ^= (bits << np.uint64(k) | before >> np.uint64(1) >> np.uint64(63 - k)) & (np.uint64(0) - one)
+        out[w] = parity
+        before = bits
+
+
+@jit
 def path_stream(bits, before, windows):
     """Two words of path bits, `bits` and those before it, so that window i begins at bit i."""
     reach = np.uint64(windows - 1)

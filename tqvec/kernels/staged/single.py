@@ -23,6 +23,7 @@ from tqvec.kernels.simd.base import (
     store_i32x8,
     to_f32x16,
 )
+from tqvec.kernels.staged.codes import parity_plane
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable, topk_update_portable
 
 sign_totals = kernel("sign_totals")
@@ -189,24 +190,35 @@ def _prefetch_row(address, size):
 
 @jit
 def _judge_by_two(
-    data, first, rows, count, plane_bytes, query, size, estimates, share, worth, shift, factor, bias, slack, threshold
+    data, first, rows, count, bands, query, stages, bit, byte_sum, room, estimates, factor, bias, slack, threshold
 ):
-    """Keep those of ``rows[:count]``, after row `first`, that two planes let reach `threshold`; how many.
+    """Keep those of ``rows[:count]``, after row `first`, that two bits let reach `threshold`; how many.
 
-    The estimate is linear in the signs and the bits of the second plane (README.md). The first part is a `share` of the
-    estimate from signs, which is struck out: no row is judged twice. The second is ``plane_dot worth + shift``.
+    The estimate is linear in the signs and the second bits (README.md). The first part is a share of the estimate from
+    signs, which is struck out: no row is judged twice. The second is ``bit`` times the sum of the query's entries, each
+    plus or minus: twice those whose bits are set, less all, `byte_sum`. `room` is for the bits of a row.
     """
     row_bytes = data.shape[1]
+    plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
+    planes = bands[0, 2]
+    mask = stages.second_mask
+    share = np.float32(stages.sign_share)
+    at = plane_bytes * (1 if mask == 0 else planes - 1)
+    shift = slack - byte_sum * bit
     kept = 0
     for c in range(count):
         ahead = first + rows[min(c + AHEAD, count - 1)]
-        _prefetch_row(data.ctypes.data + ahead * row_bytes + plane_bytes, plane_bytes)
+        _prefetch_row(data.ctypes.data + ahead * row_bytes + at, plane_bytes)
         v = rows[c]
         i = first + v
-        total = plane_dot(data.ctypes.data + i * row_bytes + plane_bytes, query, size)
+        if mask == 0:
+            total = plane_dot(data.ctypes.data + i * row_bytes + at, query.ctypes.data, query.size)
+        else:
+            parity_plane(data.ctypes.data + i * row_bytes, plane_bytes, planes, mask, room)
+            total = plane_dot(room.ctypes.data, query.ctypes.data, query.size)
         estimate = estimates[v]
         estimates[v] = -np.inf
-        added = (np.float32(total) * worth + (shift + slack)) * factor[i]
+        added = (np.float32(total) * (2 * bit) + shift) * factor[i]
         if bias.size > 0:
             estimate = (estimate - bias[i]) * share + added + bias[i]
         else:
@@ -278,6 +290,7 @@ def search_staged_avx2(data, factor, bias, bands, levels, spread, signs, query, 
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
     bit = np.float32(stages.second_level * query.byte_unit) * length
     rows = np.empty(CHUNK + ROWS, np.int32)
+    parities = np.zeros(bytes_.size // 64, np.uint64)
     # First the rows that half the slack lets in: they bring the threshold near its end, which spares many of the rest.
     for share in (np.float32(0.5), np.float32(1.0)):
         width = stages.slack[0] * length * share
@@ -286,11 +299,10 @@ def search_staged_avx2(data, factor, bias, bands, levels, spread, signs, query, 
             here = estimates[c : c + m + ROWS]
             least = max(scores[0], LOWEST)  # below it are the rows that are done
             count = candidates(here, tops[c // ROWS :], factor, start + c, m, width, least, POSITIONS, rows)
-            if stages.second_level > 0:
+            if stages.second_level != 0:
                 count = _judge_by_two(
-                    data, start + c, rows, count, plane_bytes, bytes_.ctypes.data, bytes_.size, here,
-                    np.float32(stages.sign_share), 2 * bit, np.float32(-query.byte_sum) * bit, factor, bias,
-                    stages.slack[1] * length, scores[0],
+                    data, start + c, rows, count, bands, bytes_, stages, bit, np.float32(query.byte_sum), parities,
+                    here, factor, bias, stages.slack[1] * length, scores[0],
                 )  # fmt: skip
             else:
                 for r in range(count):
