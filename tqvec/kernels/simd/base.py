@@ -11,6 +11,7 @@ _LANE_TYPES = {
     "i8": (ir.IntType(8), types.int8),
     "i16": (ir.IntType(16), types.int16),
     "i32": (ir.IntType(32), types.int32),
+    "i64": (ir.IntType(64), types.int64),
     "f32": (ir.FloatType(), types.float32),
     "f64": (ir.DoubleType(), types.float64),
 }
@@ -45,6 +46,7 @@ i16x32 = Vector("i16", 32)
 f32x16 = Vector("f32", 16)
 f32x8 = Vector("f32", 8)
 f64x8 = Vector("f64", 8)
+i64x8 = Vector("i64", 8)
 i8x16 = Vector("i8", 16)
 i16x8 = Vector("i16", 8)
 i32x4 = Vector("i32", 4)
@@ -215,6 +217,31 @@ def bit_fields_i8x64(typingctx, low, high):
         return builder.trunc(shifted, llvm_type(i8x64))
 
     return i8x64(types.uint64, types.uint64), codegen
+
+
+@intrinsic
+def follow_i64x8(typingctx, first, a):
+    """`first`, then lanes 0 … 6 of `a`."""
+
+    def codegen(context, builder, signature, args):
+        lane = ir.IntType(32)
+        nothing = ir.Constant(llvm_type(i64x8), ir.Undefined)
+        moved = builder.shuffle_vector(args[1], nothing, ir.Constant(ir.VectorType(lane, 8), [0, *range(7)]))
+        return builder.insert_element(moved, args[0], ir.Constant(lane, 0))
+
+    return i64x8(types.uint64, i64x8), codegen
+
+
+@intrinsic
+def shift_join_i64x8(typingctx, a, before, k):
+    """Each lane of `a` shifted up by `k` bits, 0 … 63, with the highest `k` bits of `before` below."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i64x8)
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), "llvm.fshl.v8i64")
+        return builder.call(function, [args[0], args[1], _splat(builder, i64x8, args[2])])
+
+    return i64x8(i64x8, i64x8, types.int64), codegen
 
 
 @intrinsic
@@ -655,6 +682,10 @@ store_f64x8 = make_store(f64x8)
 splat_load_f64x8 = make_splat_load(f64x8)
 zero_f64x8 = make_zero(f64x8)
 mul_f64x8 = make_binary(f64x8, "fmul")
+load_i64x8 = make_load(i64x8)
+store_i64x8 = make_store(i64x8)
+zero_i64x8 = make_zero(i64x8)
+xor_i64x8 = make_binary(i64x8, "xor")
 load_i8x32 = make_load(i8x32)
 zero_i8x64 = make_zero(i8x64)
 add_i8x64 = make_binary(i8x64, "add")

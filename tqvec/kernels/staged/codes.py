@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import jit
-from tqvec.kernels.simd.base import add_where_i8x64, append_bits_i8x64, load_u8, load_u64, zero_i8x64
+from tqvec.kernels.simd.base import (
+    add_where_i8x64,
+    append_bits_i8x64,
+    follow_i64x8,
+    load_i64x8,
+    load_u8,
+    load_u64,
+    shift_join_i64x8,
+    store_i64x8,
+    xor_i64x8,
+    zero_i8x64,
+    zero_i64x8,
+)
 
 
 @jit
@@ -25,17 +37,21 @@ def bits_at_seam(row, plane_bytes, planes):
 
 @jit
 def parity_plane(row, plane_bytes, planes, mask, out):
-    """Bit j of `out`, uint64 for a plane: the parity of path bits j − k for all k, 0 … 6, that are set in `mask`."""
+    """Bit j of a plane: the parity of path bits j − k for all k, 0 … 6, that are set in `mask`.
+
+    `row` and `out` are addresses; 64 bytes are read and written at a time.
+    """
     path = row + (planes - 1) * plane_bytes
     before = bits_at_seam(row, plane_bytes, planes)
-    for w in range((plane_bytes + 7) // 8):
-        bits = load_u64(path + 8 * w)
-        parity = np.uint64(0)
+    for at in range(0, plane_bytes, 64):
+        bits = load_i64x8(path + at)
+        previous = follow_i64x8(before, bits)
+        parities = zero_i64x8()
         for k in range(7):
-            one = np.uint64(mask >> k & 1)
-            parity ^= (bits << np.uint64(k) | before >> np.uint64(1) >> np.uint64(63 - k)) & (np.uint64(0) - one)
-        out[w] = parity
-        before = bits
+            if mask >> k & 1:
+                parities = xor_i64x8(parities, shift_join_i64x8(bits, previous, k))
+        store_i64x8(out + at, parities)
+        before = load_u64(path + at + 56)
 
 
 @jit

@@ -214,7 +214,7 @@ def _judge_by_two(
         if mask == 0:
             total = plane_dot(data.ctypes.data + i * row_bytes + at, query.ctypes.data, query.size)
         else:
-            parity_plane(data.ctypes.data + i * row_bytes, plane_bytes, planes, mask, room)
+            parity_plane(data.ctypes.data + i * row_bytes, plane_bytes, planes, mask, room.ctypes.data)
             total = plane_dot(room.ctypes.data, query.ctypes.data, query.size)
         estimate = estimates[v]
         estimates[v] = -np.inf
@@ -290,7 +290,7 @@ def search_staged_avx2(data, factor, bias, bands, levels, spread, signs, query, 
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
     bit = np.float32(stages.second_level * query.byte_unit) * length
     rows = np.empty(CHUNK + ROWS, np.int32)
-    parities = np.zeros(bytes_.size // 64, np.uint64)
+    parities = np.empty(bytes_.size + 63, np.uint8)
     # First the rows that half the slack lets in: they bring the threshold near its end, which spares many of the rest.
     for share in (np.float32(0.5), np.float32(1.0)):
         width = stages.slack[0] * length * share
