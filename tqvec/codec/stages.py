@@ -1,7 +1,7 @@
 """What a few bits of a code tell about its level: the tables of the staged search.
 
-The derivation is in kernels/staged/README.md. A codebook is named by `windows`, as in `QuantizerTables`: 0 is the scalar
-one, another number a trellis.
+The derivation is in kernels/staged/README.md. `windows`, as in `QuantizerTables`, tells the codebook: 0 is the scalar
+one, any other number a trellis.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def byte_levels(d: int, nbits: int, windows: int, steps: int) -> ByteLevels:
 
 @lru_cache(maxsize=64)
 def full_energy(d: int, nbits: int, windows: int) -> float:
-    """e_b, the expected squared length of the levels: 1 − D, but for a trellis whose `probabilities` are for large d."""
+    """e_b, the expected squared length of the levels: 1 − D; of a trellis for large d, like its `probabilities`."""
     if windows == 0:
         return 1.0 - codebook.distortion(d, nbits)
     return float(d * np.sum(trellis.probabilities(nbits) * trellis.table(d, nbits) ** 2))

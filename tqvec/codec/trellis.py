@@ -137,8 +137,8 @@ def probabilities(nbits: int) -> Array:
 def parity_masks(nbits: int) -> tuple[int, ...]:
     """For each bit that stages of a search judge by, the bits of a table's flat index whose parity it is.
 
-    These are the in-subset bits, and as long as there are not two, parities of path bits (the lowest bits of the index):
-    of all 127 parities, that which with the first bit explains most of the level.
+    These are the in-subset bits and, where they are not two, parities of path bits, the lowest bits of the index. The
+    second parity explains most of the level together with the first bit, of all 127.
     """
     subset = tuple(1 << bit for bit in range(6, 7 - nbits, -1))
     return {1: (sign_mask(1), 0b0110010), 2: (*subset, 0b0101111)}.get(nbits, subset)

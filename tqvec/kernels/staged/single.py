@@ -154,13 +154,11 @@ def unpacked_dot(row, bands, levels, spread, integers, words):
 
 
 @jit
-def _offer(
-    data, first, rows, count, bands, levels, stages, spread, integers, unit, factor, bias, words, scores, ids
-):
+def _offer(data, first, rows, count, bands, levels, stages, spread, integers, unit, factor, bias, words, scores, ids):
     """Offer the rows ``first + rows[:count]`` to a heap, with the scores that the unstaged search would give.
 
-    `integers` and `unit` are the query's; `words` is room. Arrays are not passed on for single rows: that updates their reference counts, which takes longer than the
-    arithmetic.
+    `integers` and `unit` are the query's; `words` is room. Arrays are not passed on for single rows: that updates their
+    reference counts, which takes longer than the arithmetic.
     """
     nbits = bands[0, 2]
     windows = stages.windows
@@ -290,7 +288,7 @@ def search_staged_avx2(data, factor, bias, bands, levels, spread, signs, query, 
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
     bit = np.float32(stages.second_level * query.byte_unit) * length
     rows = np.empty(CHUNK + ROWS, np.int32)
-    parities = np.empty(bytes_.size + 63, np.uint8)
+    parities = np.empty(bytes_.size // 8 + 63, np.uint8)
     # First the rows that half the slack lets in: they bring the threshold near its end, which spares many of the rest.
     for share in (np.float32(0.5), np.float32(1.0)):
         width = stages.slack[0] * length * share
