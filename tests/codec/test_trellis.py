@@ -95,16 +95,17 @@ def test_projection_equals_energy(nbits):
 
 @pytest.mark.parametrize("nbits", WIDTHS)
 def test_prefix_means(nbits):
-    """E[y | prefix] and its energy, on vectors; energies grow with the planes, up to 1 − D."""
+    """E[y | first bits] and its energy, on vectors; energies grow with the bits, up to 1 − D."""
     d = 1024
     y = sample(512, d, seed=nbits)
     codes, _ = encode(y, d, nbits)
     windows = reference.windows(codes.astype(np.int64) & 1, trellis.states(nbits).bit_length() - 1)
+    parity = np.array([bin(w).count("1") % 2 for w in range(128)])
+    masks = {1: (trellis.parity_masks(1)), 2: trellis.parity_masks(2)[1:]}.get(nbits, ())  # of path bits
+    bits = [codes >> shift & 1 for shift in range(nbits - 1, 0, -1)] + [parity[windows & mask] for mask in masks]
     energies = []
-    for planes in range(1, max(nbits, 2)):
-        prefix = codes >> (nbits - planes)
-        if nbits == 1:
-            prefix = np.array([bin(w).count("1") % 2 for w in range(128)])[windows & trellis.sign_mask(1)]
+    for planes in range(1, len(bits) + 1):
+        prefix = sum(bits[i] << (planes - 1 - i) for i in range(planes))
         number = np.bincount(prefix.ravel())
         found = np.bincount(prefix.ravel(), y.ravel()) / number
         means, energy = trellis.prefix_means(d, nbits, planes)
@@ -113,6 +114,22 @@ def test_prefix_means(nbits):
         energies.append(energy)
     assert np.all(np.diff([*energies, 1 - trellis.distortion(d, nbits)]) > 0)
     assert trellis.sign_correlation(nbits) == pytest.approx(math.sqrt(energies[0]), rel=2e-3)
+
+
+@pytest.mark.parametrize("nbits", [1, 2])
+def test_the_second_bit_is_the_best_parity(nbits):
+    """Of all 127, with the first; complementing an index changes both, so four means are -b, -a, a, b."""
+    first, second = trellis.parity_masks(nbits)
+    levels, p = trellis.table(1, nbits).ravel(), trellis.probabilities(nbits).ravel()
+    signs = 1 - 2 * np.array([[bin(i & mask).count("1") % 2 for i in range(128)] for mask in range(128)])
+    explained = np.zeros(128)
+    for mask in set(range(1, 128)) - {first}:
+        both = signs[[first, mask]]
+        moments = both @ (p * levels)
+        explained[mask] = moments @ np.linalg.solve(both * p @ both.T, moments)
+    assert explained.argmax() == second
+    means = trellis.prefix_means(1, nbits, 2)[0]
+    np.testing.assert_allclose(means, -means[::-1], rtol=1e-6)
 
 
 def test_the_sign_plane_is_nearly_as_good_as_the_sign():

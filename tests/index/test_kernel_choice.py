@@ -35,10 +35,12 @@ def check(full, found):
 
 
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
-@pytest.mark.parametrize("nbits", [1, 2, 3, 4, 5, 8])
-def test_real_embeddings(metric, nbits, monkeypatch):
+@pytest.mark.parametrize(
+    ("codebook", "nbits"), [*(("scalar", b) for b in (1, 2, 3, 4, 5, 8)), *(("trellis", b) for b in (1, 2, 3, 4, 5))]
+)
+def test_real_embeddings(metric, codebook, nbits, monkeypatch):
     sample = load_sample()
-    index = tqvec.Index(384, nbits=nbits, metric=metric, seed=3)
+    index = tqvec.Index(384, nbits=nbits, metric=metric, codebook=codebook, seed=3)
     index.add(sample.base)
     for k in (1, 10, 100):
         full, single, batch = searches(index, sample.queries[:200], k, monkeypatch, threads=k % 2 + 1)
@@ -46,11 +48,14 @@ def test_real_embeddings(metric, nbits, monkeypatch):
         check(full, batch)
 
 
-@pytest.mark.parametrize("d", [64, 72, 256, 768])
-def test_isotropic_vectors(d, monkeypatch):
+@pytest.mark.parametrize(
+    ("d", "codebook", "nbits"),
+    [*((d, "scalar", 4) for d in (64, 72, 256, 768)), *((d, "trellis", b) for d in (64, 200) for b in (1, 2, 3, 5))],
+)
+def test_isotropic_vectors(d, codebook, nbits, monkeypatch):
     rng = np.random.default_rng(17)
     x = rng.standard_normal((20_000, d)).astype(np.float32)
-    index = tqvec.Index(d, nbits=4, seed=4)
+    index = tqvec.Index(d, nbits=nbits, codebook=codebook, seed=4)
     index.add(x)
     queries = rng.standard_normal((100, d)).astype(np.float32)
     for k in (1, 10, 100):

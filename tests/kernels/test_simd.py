@@ -531,3 +531,70 @@ def test_picks_of_floats():
     )
     for found, expected in zip(out, results, strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def streams(memory):
+    """Bits 0 … 127 of 16 bytes, and the eight from each of the first 64 on as bytes."""
+    bits = np.unpackbits(memory[:16], bitorder="little")
+    fields = np.lib.stride_tricks.sliding_window_view(bits, 8)[:64]
+    return np.packbits(fields, axis=1, bitorder="little").ravel()
+
+
+@pytest.mark.parametrize("level", ["portable", "avx512"])
+def test_bit_fields(level):
+    needs(level)
+    fields = base.bit_fields_i8x64 if level == "portable" else x86.select_bit_fields_i8x64
+
+    @numba.njit
+    def run(memory, out):
+        at = memory.ctypes.data
+        base.store_i8x64(out.ctypes.data, fields(base.load_u64(at), base.load_u64(at + 8)))
+
+    for seed in range(10):
+        memory, out = bytes_of(16, seed), np.zeros(64, np.uint8)
+        run(memory, out)
+        np.testing.assert_array_equal(out, streams(memory))
+
+
+def test_shifts_across_lanes():
+    @numba.njit
+    def run(a, k, out, bytes_):
+        x, to = base.load_i64x8(a.ctypes.data), out.ctypes.data
+        before = base.follow_i64x8(base.load_u8(a.ctypes.data + 65) << np.uint64(56), x)
+        base.store_i64x8(to, base.shift_join_i64x8(x, before, k))
+        base.store_i64x8(to + 64, base.xor_i64x8(x, base.zero_i64x8()))
+        base.store_i64x8(to + 128, base.xor_i64x8(x, before))
+        value = base.and_i8x64(base.load_i8x64(a.ctypes.data), base.splat_i8x64(np.int8(31)))
+        bits = base.load_u64(a.ctypes.data + 3)
+        base.store_i8x64(bytes_.ctypes.data, base.add_where_i8x64(value, bits, np.int8(64)))
+
+    a, out, bytes_ = bytes_of(66), np.zeros((3, 8), np.uint64), np.zeros(64, np.uint8)
+    words = a[:64].view(np.uint64)
+    before = np.concatenate([a[65:].astype(np.uint64) << np.uint64(56), words[:-1]])
+    for k in (0, 1, 6, 63):
+        run(a, k, out, bytes_)
+        both = [(int(x) << k | int(y) >> (64 - k)) % 2**64 for x, y in zip(words, before, strict=True)]
+        assert out[0].tolist() == both
+        np.testing.assert_array_equal(out[1], words)
+        np.testing.assert_array_equal(out[2], words ^ before)
+    np.testing.assert_array_equal(bytes_, (a[:64] & 31) + 64 * np.unpackbits(a[3:11], bitorder="little"))
+
+
+@pytest.mark.parametrize("level", ["avx2", "avx512"])
+def test_tables_of_128_entries(level):
+    needs(level)
+
+    @numba.njit
+    def run_avx512(table, index, out):
+        low, high = base.load_i8x64(table.ctypes.data), base.load_i8x64(table.ctypes.data + 64)
+        base.store_i8x64(out.ctypes.data, x86.permute_two_i8x64(low, high, base.load_i8x64(index.ctypes.data)))
+
+    @numba.njit
+    def run_avx2(table, index, out):
+        entries = x86.load_table_128(table.ctypes.data)
+        base.store_i8x64(out.ctypes.data, x86.lookup_128_i8x64(entries, base.load_i8x64(index.ctypes.data)))
+
+    table, out = bytes_of(128), np.zeros(64, np.uint8)
+    for index in (np.arange(64), np.arange(64, 128), bytes_of(64, seed=1) & 127):
+        (run_avx2 if level == "avx2" else run_avx512)(table, index.astype(np.uint8), out)
+        np.testing.assert_array_equal(out, table[index])

@@ -227,7 +227,7 @@ def test_full_dots(d, nbits, level):
     @numba.njit
     def run(data, i, plane_bytes, planes, table, query):
         at = data.ctypes.data + i * data.shape[1]
-        return dot(at, plane_bytes, planes, table.ctypes.data, query.ctypes.data, query.size // 64)
+        return dot(at, plane_bytes, planes, 0, table.ctypes.data, query.ctypes.data, query.size // 64)
 
     for i in range(5):
         for planes in range(1, min(nbits, 4) + 1):
@@ -245,7 +245,7 @@ def test_unpacked_levels(d, nbits, level):
     planes = min(nbits, 4)
     table = np.tile(sts.rng(3).integers(0, 256, 16).astype(np.uint8), 4)
     found = np.zeros((32, 64 * words), np.uint8)
-    implementation("unpack_levels", level)(data, 1, 33, d // 8, planes, table, words, found)
+    implementation("unpack_levels", level)(data, 1, 33, d // 8, planes, 0, table, words, found)
     np.testing.assert_array_equal(found[:, :d], table[codes[1:] >> (nbits - planes)])
 
 
@@ -268,7 +268,7 @@ def test_byte_products(words, level):
 def test_rounded_levels_have_the_right_length(nbits, steps):
     """E<c, levels> = e_b: long vectors would be judged too low or too high otherwise."""
     d, planes = 384, min(nbits, 4)
-    step = byte_levels(d, nbits, planes, steps)
+    step = byte_levels(d, nbits, 0, steps)
     spread = np.repeat(step.levels, 2 ** (nbits - planes)) * step.unit
     mean = d * np.sum(codebook.probabilities(d, nbits) * codebook.centroids(d, nbits) * spread)
     assert mean == pytest.approx(1 - codebook.distortion(d, nbits), rel=1e-9)
@@ -278,7 +278,7 @@ def test_rounded_levels_have_the_right_length(nbits, steps):
 def test_tables_of_a_batch():
     d, nbits = 200, 4
     directions = np.stack([direction(d, seed) for seed in range(20)])
-    batch = batch_tables(bands_of(d, nbits), directions, np.ones(20), np.ones(20, np.float32))
+    batch = batch_tables(bands_of(d, nbits), 0, directions, np.ones(20), np.ones(20, np.float32))
     level_steps, query_steps = kernel("product_steps")
     assert batch.packed.shape == (2, 4, 16, 64)
     queries = batch.packed.reshape(2, 4, 16, 16, 4).transpose(0, 3, 1, 2, 4).reshape(32, 256)
@@ -286,7 +286,7 @@ def test_tables_of_a_batch():
     np.testing.assert_array_equal(queries[:20, :d], np.rint(directions / step))
     assert not queries[20:].any()
     assert (batch.table[:16].min(), batch.table[:16].max()) == (1, 2 * level_steps + 1)
-    np.testing.assert_array_equal(batch.table, np.tile(batch.table[:16], 4))
+    np.testing.assert_array_equal(batch.table, np.tile(batch.table[:16], 8))
 
 
 @cache
@@ -315,7 +315,7 @@ def test_slack_is_what_the_estimates_err(nbits):
     codes_of = sum(values[:, p].astype(int) << (nbits - 1 - p) for p in range(nbits))
     rotated = tq.rotate(q[None])[0].astype(np.float64)
     full = codes.scale * (codebook.centroids(d, nbits)[codes_of] @ rotated)
-    stages = stage_tables(d, nbits)
+    stages = stage_tables(d, nbits, 0, np.zeros(256, np.uint32))
     signs, seconds = (np.where(values[:, p] == 1, 1.0, -1.0) @ rotated for p in (0, min(nbits, 2) - 1))
     level = stages.sign_level
     estimates = {1: (level * signs, stages.slack[0])}
@@ -326,7 +326,7 @@ def test_slack_is_what_the_estimates_err(nbits):
         estimates[4] = (stages.prefix_unit * QUERY_LENGTH * words, stages.slack[2])
     steps_of_products = ((127, 127), (15, 33))
     for steps in steps_of_products:
-        step = byte_levels(d, nbits, min(nbits, 4), steps[0])
+        step = byte_levels(d, nbits, 0, steps[0])
         unit = np.abs(rotated).max() / steps[1]
         slack = Z * (1 - tq.distortion) * np.sqrt(step.variance + step.energy * unit**2 / 12)
         rounded = np.rint(rotated / unit) * unit

@@ -134,19 +134,23 @@ def probabilities(nbits: int) -> Array:
     return np.array(_width(nbits)["probabilities"])
 
 
-def _prefixes(nbits: int, planes: int) -> NDArray[np.int64]:
-    """Prefix of each entry of `table`."""
-    if nbits > 1:
-        prefix = np.arange(2 ** (nbits - 1)) >> (nbits - 1 - planes)
-        return np.repeat(prefix[:, None], 2 * states(nbits), axis=1)
-    bits = np.arange(2 * states(1)) & sign_mask(1)
-    return (bits[None, :, None] >> np.arange(16) & 1).sum(axis=2) & 1
+def parity_masks(nbits: int) -> tuple[int, ...]:
+    """For each bit that stages of a search judge by, the bits of a table's flat index whose parity it is.
+
+    These are the in-subset bits and, where they are not two, parities of path bits, the lowest bits of the index. The
+    second parity explains most of the level together with the first bit, of all 127.
+    """
+    subset = tuple(1 << bit for bit in range(6, 7 - nbits, -1))
+    return {1: (sign_mask(1), 0b0110010), 2: (*subset, 0b0101111)}.get(nbits, subset)
+
+
+def _parity(bits: NDArray[np.int64]) -> NDArray[np.int64]:
+    return (bits[:, None] >> np.arange(7) & 1).sum(axis=1) & 1
 
 
 def prefix_means(d: int, nbits: int, planes: int) -> tuple[Array, float]:
-    """Mean level of each prefix of a code, and their expected squared length for a unit vector.
+    """Mean level given the first bits of `parity_masks`, and the expected squared length of it for a unit vector.
 
-    The prefix is the `planes` most significant bits, at most nbits − 1; at 1 bit it is the sign bit of `sign_mask`.
     Knowing all bits, path bits of its predecessors included, the mean is the level itself, and the squared length is
     1 − `distortion`.
 
@@ -157,7 +161,9 @@ def prefix_means(d: int, nbits: int, planes: int) -> tuple[Array, float]:
     energy : float
         e_p = d Σ P(prefix) mean².
     """
-    prefix = _prefixes(nbits, planes).ravel()
+    prefix = sum(
+        _parity(np.arange(128) & mask) << (planes - 1 - i) for i, mask in enumerate(parity_masks(nbits)[:planes])
+    )
     p = probabilities(nbits).ravel()
     mass = np.bincount(prefix, p)
     means = np.bincount(prefix, p * table(d, nbits).ravel()) / mass

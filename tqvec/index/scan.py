@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _threads
+from tqvec.codec import trellis
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.codec.stages import batch_tables, stage_tables
@@ -52,9 +53,10 @@ class Scanner:
         self._metric = metric
         self._bands = codec.quantizer.bands
         self._levels = integer_levels(codec.d, codec.quantizer)
-        by_planes = len(codec.bands) == 1 and codec.d % 8 == 0 and codec.codebook == "scalar"  # nothing else has stages
-        self._stages = stage_tables(codec.d, codec.bands[0].nbits) if by_planes else None
-        self._signs = SignBlocks(codec.d)
+        by_planes = len(codec.bands) == 1 and codec.d % 8 == 0  # no other layout has stages
+        nbits, self._windows = codec.bands[0].nbits, int(codec.quantizer.windows[0])
+        self._stages = stage_tables(codec.d, nbits, self._windows, self._levels.levels[0]) if by_planes else None
+        self._signs = SignBlocks(codec.d, trellis.sign_mask(nbits) if self._windows > 0 else 0)
 
     def search(self, rows: Rows, ntotal: int, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
         """The `k` best of the first `ntotal` rows for each query.
@@ -108,11 +110,11 @@ class Scanner:
         return task
 
     def _batch(self, tables: Any, queries: Floats, scores: Floats, ids: Ids) -> Task:
-        batch = batch_tables(self._bands, *self._directions(queries))
+        batch = batch_tables(self._bands, self._windows, *self._directions(queries))
         scan = kernel("search_batch")
 
         def task(part: int, start: int, stop: int) -> None:
-            scan(*tables, SPREAD, batch, start, stop, scores[part], ids[part])
+            scan(*tables, SPREAD, self._stages, batch, start, stop, scores[part], ids[part])
 
         return task
 

@@ -77,25 +77,35 @@ class StageTables(NamedTuple):
 
     Attributes
     ----------
+    windows : int
+        As in `QuantizerTables`.
     sign_level : float
         E[c | sign] times e_b / e_1.
     sign_share : float
-        Part of a sign estimate in the estimate from two planes.
+        Part of a sign estimate in the estimate from two bits.
     second_level : float
-        What a bit of the second plane adds or takes off there, times e_b / e_2.
+        What the second bit adds or takes off there, times e_b / e_2; 0 if there is none.
+    second_mask : int
+        The path bits whose parity is the second bit, the newest lowest; 0 if the second plane has it.
     prefix_words : (32,) int16
-        Integer levels of the first four planes, if there are more.
+        Integer levels of the first four planes of a scalar code, if there are more.
     prefix_unit : float
-        What one unit of their product with an integer query of length 1 is worth, times e_b / e_4.
+        What one unit of their product with an integer query of length 1 is worth, times e_b / e_4; otherwise 0.
+    level_bytes : (64,) or (256,) uint8
+        Integer levels of the full scan: of scalar codes of at most 4 bits as 32 int16; of a trellis the low bytes of
+        128 indices, in the order of `plane_order`, and then the high bytes.
     slack : (3,) float32
         z σ_p e_b of signs, two planes and four, for a query of length 1 and scale 1.
     """
 
+    windows: int
     sign_level: float
     sign_share: float
     second_level: float
+    second_mask: int
     prefix_words: np.ndarray
     prefix_unit: float
+    level_bytes: np.ndarray
     slack: np.ndarray
 
 
@@ -152,8 +162,8 @@ class BatchTables(NamedTuple):
         As in `StagedQuery`.
     planes : int
         Leading planes that the byte product reads.
-    table : (64,) uint8
-        Levels of their codes; 128 stands for 0.
+    table : (128,) uint8
+        Levels of their codes, eight times over, or of the indices of a trellis. The middle of their range stands for 0.
     config : (64,) uint8
         Tile configuration.
     """

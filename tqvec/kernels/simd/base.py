@@ -11,6 +11,7 @@ _LANE_TYPES = {
     "i8": (ir.IntType(8), types.int8),
     "i16": (ir.IntType(16), types.int16),
     "i32": (ir.IntType(32), types.int32),
+    "i64": (ir.IntType(64), types.int64),
     "f32": (ir.FloatType(), types.float32),
     "f64": (ir.DoubleType(), types.float64),
 }
@@ -45,6 +46,7 @@ i16x32 = Vector("i16", 32)
 f32x16 = Vector("f32", 16)
 f32x8 = Vector("f32", 8)
 f64x8 = Vector("f64", 8)
+i64x8 = Vector("i64", 8)
 i8x16 = Vector("i8", 16)
 i16x8 = Vector("i16", 8)
 i32x4 = Vector("i32", 4)
@@ -213,6 +215,60 @@ def append_bits_i8x64(typingctx, a, bits):
         return builder.sub(builder.add(args[0], args[0]), builder.sext(mask, llvm_type(i8x64)))
 
     return i8x64(i8x64, types.uint64), codegen
+
+
+@intrinsic
+def add_where_i8x64(typingctx, a, bits, number):
+    """``a + number`` in the lanes whose bit is set, `a` elsewhere."""
+
+    def codegen(context, builder, signature, args):
+        mask = builder.bitcast(args[1], ir.VectorType(ir.IntType(1), 64))
+        return builder.select(mask, builder.add(args[0], _splat(builder, i8x64, args[2])), args[0])
+
+    return i8x64(i8x64, types.uint64, types.int8), codegen
+
+
+@intrinsic
+def bit_fields_i8x64(typingctx, low, high):
+    """Lane i is bits ``i .. i + 8`` of the 128-bit number of two 64-bit numbers."""
+
+    def codegen(context, builder, signature, args):
+        number, lane = ir.VectorType(ir.IntType(64), 2), ir.IntType(32)
+        both = ir.Constant(number, ir.Undefined)
+        for i, word in enumerate(args):
+            both = builder.insert_element(both, word, ir.Constant(lane, i))
+        stream = builder.bitcast(both, llvm_type(i8x16))
+        pairs = part(builder, stream, [i // 8 + byte for i in range(64) for byte in (0, 1)])
+        wide = ir.VectorType(ir.IntType(16), 64)
+        shifted = builder.lshr(builder.bitcast(pairs, wide), ir.Constant(wide, [i % 8 for i in range(64)]))
+        return builder.trunc(shifted, llvm_type(i8x64))
+
+    return i8x64(types.uint64, types.uint64), codegen
+
+
+@intrinsic
+def follow_i64x8(typingctx, first, a):
+    """`first`, then lanes 0 … 6 of `a`."""
+
+    def codegen(context, builder, signature, args):
+        lane = ir.IntType(32)
+        nothing = ir.Constant(llvm_type(i64x8), ir.Undefined)
+        moved = builder.shuffle_vector(args[1], nothing, ir.Constant(ir.VectorType(lane, 8), [0, *range(7)]))
+        return builder.insert_element(moved, args[0], ir.Constant(lane, 0))
+
+    return i64x8(types.uint64, i64x8), codegen
+
+
+@intrinsic
+def shift_join_i64x8(typingctx, a, before, k):
+    """Each lane of `a` shifted up by `k` bits, 0 … 63, with the highest `k` bits of `before` below."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i64x8)
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), "llvm.fshl.v8i64")
+        return builder.call(function, [args[0], args[1], _splat(builder, i64x8, args[2])])
+
+    return i64x8(i64x8, i64x8, types.int64), codegen
 
 
 @intrinsic
@@ -639,6 +695,17 @@ def prefetch(typingctx, address):
 
 
 @intrinsic
+def load_u8(typingctx, address):
+    """A byte from memory as a 64-bit number."""
+
+    def codegen(context, builder, signature, args):
+        value = builder.load(builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
+        return builder.zext(value, ir.IntType(64))
+
+    return types.uint64(types.intp), codegen
+
+
+@intrinsic
 def load_u64(typingctx, address):
     """A 64-bit number from memory; the address needs no alignment."""
 
@@ -748,6 +815,10 @@ store_f64x8 = make_store(f64x8)
 splat_load_f64x8 = make_splat_load(f64x8)
 zero_f64x8 = make_zero(f64x8)
 mul_f64x8 = make_binary(f64x8, "fmul")
+load_i64x8 = make_load(i64x8)
+store_i64x8 = make_store(i64x8)
+zero_i64x8 = make_zero(i64x8)
+xor_i64x8 = make_binary(i64x8, "xor")
 load_i8x32 = make_load(i8x32)
 zero_i8x64 = make_zero(i8x64)
 add_i8x64 = make_binary(i8x64, "add")
@@ -761,6 +832,7 @@ splat_i16x32 = make_splat(i16x32)
 low_byte_table_i8x64 = make_byte_table(0)
 high_byte_table_i8x64 = make_byte_table(8)
 or_i8x64 = make_binary(i8x64, "or_")
+and_i8x64 = make_binary(i8x64, "and_")
 interleave_low_i16x32 = make_interleave(0)
 interleave_high_i16x32 = make_interleave(32)
 widen_low_i16x32 = make_widen(0)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from llvmlite import ir
-from numba.core import cgutils
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from tqvec.kernels.simd.base import f32x16, i8x32, i8x64, i16x16, i16x32, i32x8, i32x16, llvm_type, part
+from tqvec.kernels.simd.base import f32x16, i8x16, i8x32, i8x64, i16x16, i16x32, i32x8, i32x16, llvm_type, part
 
 
 def _declare(builder, name, result, arguments):
@@ -71,6 +71,41 @@ def permute_two_f32x16(typingctx, a, b, index):
 
 
 @intrinsic
+def permute_two_i8x64(typingctx, low, high, index):
+    """VBMI ``vpermi2b``: lane i is entry ``index[i] % 128`` of the two tables, one after the other."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i8x64)
+        function = _declare(builder, "llvm.x86.avx512.vpermi2var.qi.512", kind, [kind] * 3)
+        return builder.call(function, [args[0], args[2], args[1]])
+
+    return i8x64(i8x64, i8x64, i8x64), codegen
+
+
+@intrinsic
+def select_bit_fields_i8x64(typingctx, low, high):
+    """VBMI ``vpmultishiftqb``: `bit_fields_i8x64`, of whose `high` bits 0 … 6 count.
+
+    A byte takes eight bits of its own 64-bit lane, around its end. So all lanes get `low`, and the last one, the only
+    one whose fields reach past bit 63, has the bits of `high` where they come around.
+    """
+
+    def codegen(context, builder, signature, args):
+        word, kind = ir.IntType(64), llvm_type(i8x64)
+        words = ir.VectorType(word, 8)
+        nothing, lane = ir.Constant(words, ir.Undefined), ir.IntType(32)
+        last = builder.and_(args[0], ir.Constant(word, 0xFF << 56))
+        last = builder.or_(last, builder.and_(args[1], ir.Constant(word, 0x7F)))
+        first = builder.insert_element(nothing, args[0], ir.Constant(lane, 0))
+        source = builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(lane, 8), [0] * 8))
+        source = builder.insert_element(source, last, ir.Constant(lane, 7))
+        function = _declare(builder, "llvm.x86.avx512.pmultishift.qb.512", kind, [kind] * 2)
+        return builder.call(function, [ir.Constant(kind, list(range(64))), builder.bitcast(source, kind)])
+
+    return i8x64(types.uint64, types.uint64), codegen
+
+
+@intrinsic
 def dot_bytes_i32x16(typingctx, acc, a, b):
     """AVX-512 VNNI ``vpdpbusd``: each lane of `acc` gains four products, unsigned bytes of `a` by signed of `b`."""
 
@@ -115,6 +150,47 @@ def lookup_i8x64(typingctx, table, index):
         return _in_halves(builder, "llvm.x86.avx2.pshuf.b", ir.IntType(8), 32, args)
 
     return i8x64(i8x64, i8x64), codegen
+
+
+_TABLE_128 = types.UniTuple(i8x64, 8)
+
+
+@intrinsic
+def load_table_128(typingctx, address):
+    """A table of 128 bytes as `lookup_128_i8x64` takes it: its 16 bytes number i, exclusive or those before them."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i8x16)
+        before, registers = ir.Constant(kind, [0] * 16), []
+        for i in range(8):
+            at = builder.inttoptr(builder.add(args[0], ir.Constant(args[0].type, 16 * i)), kind.as_pointer())
+            entries = builder.load(at)
+            entries.align = 1
+            registers.append(part(builder, builder.xor(entries, before), list(range(16)) * 4))
+            before = entries
+        return context.make_tuple(builder, _TABLE_128, registers)
+
+    return _TABLE_128(types.intp), codegen
+
+
+@intrinsic
+def lookup_128_i8x64(typingctx, table, index):
+    """AVX2: lane i is entry ``index[i]``, 0 … 127, of a table from `load_table_128`.
+
+    ``vpshufb`` gives 0 where the index is negative. The index is 16 less at each of the eight lookups, so the entries
+    up to the last before that are added up without carry, and leave the one that is meant.
+    """
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i8x64)
+        total, left = ir.Constant(kind, [0] * 64), args[1]
+        for register in cgutils.unpack_tuple(builder, args[0], 8):
+            found = _in_halves(builder, "llvm.x86.avx2.pshuf.b", ir.IntType(8), 32, [register, left])
+            total = builder.xor(total, found)
+            left = builder.sub(left, ir.Constant(kind, [16] * 64))
+        return total
+
+    return i8x64(_TABLE_128, i8x64), codegen
 
 
 @intrinsic

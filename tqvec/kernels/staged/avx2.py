@@ -11,7 +11,9 @@ from tqvec.kernels.simd.base import (
     add_i16x16,
     add_i32x16,
     add_pairs_i32x16,
+    and_i8x64,
     as_words_i16x16,
+    bit_fields_i8x64,
     high_byte_table_i8x64,
     high_bytes_i16x16,
     high_nibbles_i8x64,
@@ -20,12 +22,14 @@ from tqvec.kernels.simd.base import (
     load_i8x32,
     load_i8x64,
     load_i16x32,
+    load_u64,
     low_byte_table_i8x64,
     low_nibbles_i8x64,
     lowest_bits_i8x32,
     next_bits_i8x32,
     prefetch,
     shift_bytes_i16x16,
+    splat_i8x64,
     splat_i16x16,
     sub_i16x16,
     sum_i32x8,
@@ -34,8 +38,15 @@ from tqvec.kernels.simd.base import (
     zero_i32x8,
     zero_i32x16,
 )
-from tqvec.kernels.simd.x86 import dot_words_i32x8, lookup_i8x64, multiply_bytes_i16x16, multiply_words_i32x16
-from tqvec.kernels.staged.codes import prefix_codes
+from tqvec.kernels.simd.x86 import (
+    dot_words_i32x8,
+    load_table_128,
+    lookup_128_i8x64,
+    lookup_i8x64,
+    multiply_bytes_i16x16,
+    multiply_words_i32x16,
+)
+from tqvec.kernels.staged.codes import add_subset_bits, bits_at_seam, path_stream, prefix_codes
 
 FLUSH_GROUPS = 256  # 256 sums of four table entries, each at most 63, stay below 2^16
 AHEAD = 4096  # bytes of signs that are on their way to the cache: a page, where the processor's own prefetching stops
@@ -119,19 +130,50 @@ def plane_dot_avx2(plane, query, size):
 
 
 @jit
-def full_dot_avx2(row, plane_bytes, planes, table, query, words):
-    """See `full_dot_avx512`."""
+def trellis_codes_avx2(at, before, plane_bytes, planes, windows):
+    """See `trellis_codes_avx512`."""
+    bits = load_u64(at + (planes - 1) * plane_bytes)
+    low, high = path_stream(bits, before, windows)
+    codes = and_i8x64(bit_fields_i8x64(low, high), splat_i8x64(np.int8((1 << windows) - 1)))
+    return add_subset_bits(codes, at, plane_bytes, planes), bits
+
+
+@jit
+def _add_words(sums, low, high, query):
+    """Add the products of 64 levels, given as two vectors of bytes, with the query."""
+    products = multiply_words_i32x16(interleave_low_i16x32(low, high), load_i16x32(query))
+    sums = add_i32x16(sums, products)
+    products = multiply_words_i32x16(interleave_high_i16x32(low, high), load_i16x32(query + 64))
+    return add_i32x16(sums, products)
+
+
+@jit
+def _scalar_dot(row, plane_bytes, planes, table, query, words):
     levels = load_i16x32(table)
-    low_bytes = low_byte_table_i8x64(levels)
-    high_bytes = high_byte_table_i8x64(levels)
+    low = low_byte_table_i8x64(levels)
+    high = high_byte_table_i8x64(levels)
     sums = zero_i32x16()
     for w in range(words):
         codes = prefix_codes(row + 8 * w, plane_bytes, planes)
-        low = lookup_i8x64(low_bytes, codes)
-        high = lookup_i8x64(high_bytes, codes)
-        at = query + 128 * w
-        products = multiply_words_i32x16(interleave_low_i16x32(low, high), load_i16x32(at))
-        sums = add_i32x16(sums, products)
-        products = multiply_words_i32x16(interleave_high_i16x32(low, high), load_i16x32(at + 64))
-        sums = add_i32x16(sums, products)
+        sums = _add_words(sums, lookup_i8x64(low, codes), lookup_i8x64(high, codes), query + 128 * w)
     return sum_i32x16(sums)
+
+
+@jit
+def _trellis_dot(row, plane_bytes, planes, windows, table, query, words):
+    low = load_table_128(table)
+    high = load_table_128(table + 128)
+    sums = zero_i32x16()
+    before = bits_at_seam(row, plane_bytes, planes)
+    for w in range(words):
+        codes, before = trellis_codes_avx2(row + 8 * w, before, plane_bytes, planes, windows)
+        sums = _add_words(sums, lookup_128_i8x64(low, codes), lookup_128_i8x64(high, codes), query + 128 * w)
+    return sum_i32x16(sums)
+
+
+@jit
+def full_dot_avx2(row, plane_bytes, planes, windows, table, query, words):
+    """See `full_dot_avx512`."""
+    if windows > 0:
+        return _trellis_dot(row, plane_bytes, planes, windows, table, query, words)
+    return _scalar_dot(row, plane_bytes, planes, table, query, words)

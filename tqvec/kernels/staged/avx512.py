@@ -7,7 +7,10 @@ import numpy as np
 from tqvec.kernels._jit import jit
 from tqvec.kernels.simd.base import (
     add_i32x16,
+    and_i8x64,
     high_nibbles_i8x64,
+    interleave_high_i16x32,
+    interleave_low_i16x32,
     keep_i8x64,
     load_i8x64,
     load_i16x32,
@@ -21,8 +24,15 @@ from tqvec.kernels.simd.base import (
     widen_low_i16x32,
     zero_i32x16,
 )
-from tqvec.kernels.simd.x86 import dot_bytes_i32x16, dot_words_i32x16, permute_i8x64, permute_i16x32
-from tqvec.kernels.staged.codes import prefix_codes
+from tqvec.kernels.simd.x86 import (
+    dot_bytes_i32x16,
+    dot_words_i32x16,
+    permute_i8x64,
+    permute_i16x32,
+    permute_two_i8x64,
+    select_bit_fields_i8x64,
+)
+from tqvec.kernels.staged.codes import add_subset_bits, bits_at_seam, path_stream, prefix_codes
 
 sign_axes_avx512 = (0, 2, 1, 3)  # byte 4 v + t: a byte product adds four of one row
 
@@ -81,12 +91,19 @@ def plane_dot_avx512(plane, query, size):
 
 
 @jit
-def full_dot_avx512(row, plane_bytes, planes, table, query, words):
-    """The integer sum that `dot_tiles` gives for the first `planes` planes of a row (at most 4).
+def trellis_codes_avx512(at, before, plane_bytes, planes, windows):
+    """Indices of 64 coordinates of a trellis code, and their path bits, which are the next word's `before`.
 
-    `row` is the address of the row's codes, `table` that of 32 int16 levels, `query` that of 64 * words int16. Bits
-    past the end of a plane meet zeros of the query.
+    `at` is the address of their word in the first plane. A window is `windows` bits of the path plane.
     """
+    bits = load_u64(at + (planes - 1) * plane_bytes)
+    low, high = path_stream(bits, before, windows)
+    codes = and_i8x64(select_bit_fields_i8x64(low, high), splat_i8x64(np.int8((1 << windows) - 1)))
+    return add_subset_bits(codes, at, plane_bytes, planes), bits
+
+
+@jit
+def _scalar_dot(row, plane_bytes, planes, table, query, words):
     levels = load_i16x32(table)
     sums = zero_i32x16()
     more = zero_i32x16()
@@ -96,3 +113,34 @@ def full_dot_avx512(row, plane_bytes, planes, table, query, words):
         sums = dot_words_i32x16(sums, permute_i16x32(levels, widen_low_i16x32(codes)), load_i16x32(at))
         more = dot_words_i32x16(more, permute_i16x32(levels, widen_high_i16x32(codes)), load_i16x32(at + 64))
     return sum_i32x16(add_i32x16(sums, more))
+
+
+@jit
+def _trellis_dot(row, plane_bytes, planes, windows, table, query, words):
+    low0 = load_i8x64(table)
+    low1 = load_i8x64(table + 64)
+    high0 = load_i8x64(table + 128)
+    high1 = load_i8x64(table + 192)
+    sums = zero_i32x16()
+    more = zero_i32x16()
+    before = bits_at_seam(row, plane_bytes, planes)
+    for w in range(words):
+        codes, before = trellis_codes_avx512(row + 8 * w, before, plane_bytes, planes, windows)
+        low = permute_two_i8x64(low0, low1, codes)
+        high = permute_two_i8x64(high0, high1, codes)
+        at = query + 128 * w
+        sums = dot_words_i32x16(sums, interleave_low_i16x32(low, high), load_i16x32(at))
+        more = dot_words_i32x16(more, interleave_high_i16x32(low, high), load_i16x32(at + 64))
+    return sum_i32x16(add_i32x16(sums, more))
+
+
+@jit
+def full_dot_avx512(row, plane_bytes, planes, windows, table, query, words):
+    """The integer sum that `dot_tiles` gives for the first `planes` planes of a row: at most 4, or all of a trellis.
+
+    `row` is the address of the row's codes, `table` that of the levels (`StageTables.level_bytes`), `query` that of
+    64 * words int16. Bits past the end of a plane meet zeros of the query.
+    """
+    if windows > 0:
+        return _trellis_dot(row, plane_bytes, planes, windows, table, query, words)
+    return _scalar_dot(row, plane_bytes, planes, table, query, words)

@@ -63,12 +63,12 @@ def _cut(least, slack, inverse, extremes):
 
 
 @jit
-def search_batch_avx2(data, factor, bias, bands, levels, spread, batch, start, stop, scores, ids):
+def search_batch_avx2(data, factor, bias, bands, levels, spread, stages, batch, start, stop, scores, ids):
     """Offer rows ``start .. stop`` to the heaps of a batch of queries.
 
     Parameters
     ----------
-    data, factor, bias, bands, levels, spread
+    data, factor, bias, bands, levels, spread, stages
         As in `search_staged_avx2`.
     batch : BatchTables
     start, stop : int
@@ -88,12 +88,12 @@ def search_batch_avx2(data, factor, bias, bands, levels, spread, batch, start, s
     threshold = np.full(batch.worth.size, np.inf, np.float32)  # of the queries that only fill up a tile
     for q in range(nq):
         threshold[q] = scores[q, 0]
-    level_words = levels[0, :32].astype(np.int16)
+    windows = stages.windows
     room = np.zeros(padded_words(bands), np.uint64)
     begin_products(batch.config)
     for block in range(start, stop, rows):
         n = min(rows, stop - block)
-        unpack_levels(data, block, block + n, plane_bytes, batch.planes, batch.table, words, unpacked)
+        unpack_levels(data, block, block + n, plane_bytes, batch.planes, windows, batch.table, words, unpacked)
         _extremes(factor, bias, block, n, extremes)
         for q in range(0, batch.worth.size, PAIR):
             packed = batch.packed.ctypes.data + q // LANES * words * 1024
@@ -124,10 +124,11 @@ def search_batch_avx2(data, factor, bias, bands, levels, spread, batch, start, s
                         while bits != 0:
                             best = q + h * LANES + lowest_bit(bits)
                             bits &= bits - np.uint64(1)
-                            if nbits <= 4:
+                            if nbits <= 4 or windows > 0:
                                 row = data.ctypes.data + i * data.shape[1]
                                 query = batch.integers.ctypes.data + 2 * width * best
-                                total = full_dot(row, plane_bytes, nbits, level_words.ctypes.data, query, words)
+                                table = stages.level_bytes.ctypes.data
+                                total = full_dot(row, plane_bytes, nbits, windows, table, query, words)
                             else:
                                 total = unpacked_dot(data[i], bands, levels, spread, batch.integers[best], room)
                             score = np.float32(total) * batch.unit[best] * factor[i]

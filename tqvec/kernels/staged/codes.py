@@ -1,9 +1,23 @@
-"""Codes of the leading planes as bytes, at any level."""
+"""Codes as bytes, from the planes of a row, at any level."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from tqvec.kernels._jit import jit
-from tqvec.kernels.simd.base import append_bits_i8x64, load_u64, zero_i8x64
+from tqvec.kernels.simd.base import (
+    add_where_i8x64,
+    append_bits_i8x64,
+    follow_i64x8,
+    load_i64x8,
+    load_u8,
+    load_u64,
+    shift_join_i64x8,
+    store_i64x8,
+    xor_i64x8,
+    zero_i8x64,
+    zero_i64x8,
+)
 
 
 @jit
@@ -12,4 +26,51 @@ def prefix_codes(at, plane_bytes, planes):
     codes = zero_i8x64()
     for plane in range(planes):
         codes = append_bits_i8x64(codes, load_u64(at + plane * plane_bytes))
+    return codes
+
+
+@jit
+def bits_at_seam(row, plane_bytes, planes):
+    """What comes before the first word of the path plane, the last of `planes`: its last 8 bits, as the highest."""
+    return load_u8(row + planes * plane_bytes - 1) << np.uint64(56)
+
+
+@jit
+def parity_plane(row, plane_bytes, planes, mask, out):
+    """Bit j of a plane: the parity of path bits j − k for all k, 0 … 6, that are set in `mask`.
+
+    `row` and `out` are addresses; 64 bytes are read and written at a time.
+    """
+    path = row + (planes - 1) * plane_bytes
+    before = bits_at_seam(row, plane_bytes, planes)
+    for at in range(0, plane_bytes, 64):
+        bits = load_i64x8(path + at)
+        previous = follow_i64x8(before, bits)
+        parities = zero_i64x8()
+        for k in range(7):
+            if mask >> k & 1:
+                parities = xor_i64x8(parities, shift_join_i64x8(bits, previous, k))
+        store_i64x8(out + at, parities)
+        before = load_u64(path + at + 56)
+
+
+@jit
+def path_stream(bits, before, windows):
+    """Two words of path bits, `bits` and those before it, so that window i begins at bit i."""
+    reach = np.uint64(windows - 1)
+    rest = np.uint64(64) - reach
+    return bits << reach | before >> rest, bits >> rest
+
+
+@jit
+def add_subset_bits(codes, at, plane_bytes, planes):
+    """Windows plus the bits of all planes but the last: the indices of the staged search (README.md)."""
+    if planes > 1:
+        codes = add_where_i8x64(codes, load_u64(at), np.int8(64))
+    if planes > 2:
+        codes = add_where_i8x64(codes, load_u64(at + plane_bytes), np.int8(32))
+    if planes > 3:
+        codes = add_where_i8x64(codes, load_u64(at + 2 * plane_bytes), np.int8(16))
+    if planes > 4:
+        codes = add_where_i8x64(codes, load_u64(at + 3 * plane_bytes), np.int8(8))
     return codes

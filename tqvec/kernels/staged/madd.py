@@ -17,8 +17,15 @@ from tqvec.kernels.simd.base import (
     zero_i16x32,
     zero_i32x16,
 )
-from tqvec.kernels.simd.x86 import lookup_i8x64, multiply_bytes_i16x32, multiply_words_i32x16
-from tqvec.kernels.staged.codes import prefix_codes
+from tqvec.kernels.simd.x86 import (
+    load_table_128,
+    lookup_128_i8x64,
+    lookup_i8x64,
+    multiply_bytes_i16x32,
+    multiply_words_i32x16,
+)
+from tqvec.kernels.staged.avx2 import trellis_codes_avx2
+from tqvec.kernels.staged.codes import bits_at_seam, prefix_codes
 
 # Levels of 0 … 31 and queries of -33 … 33: the 32 products that a 16-bit lane sums over 64 coordinates stay within
 # 32 · 31 · 33 = 32,736 < 2^15.
@@ -26,16 +33,34 @@ product_steps_avx2 = (15, 33)
 
 
 @jit
-def unpack_levels_avx2(data, start, stop, plane_bytes, planes, table, words, out):
-    """See `unpack_levels_avx512`."""
-    levels = load_i8x64(table.ctypes.data)
-    data0 = data.ctypes.data
-    out0 = out.ctypes.data
+def _unpack_scalar(data, start, stop, plane_bytes, planes, table, words, out):
+    levels = load_i8x64(table)
     for i in range(start, stop):
-        row = data0 + i * data.shape[1]
-        to = out0 + (i - start) * out.shape[1]
+        row = data.ctypes.data + i * data.shape[1]
+        to = out.ctypes.data + (i - start) * out.shape[1]
         for w in range(words):
             store_i8x64(to + 64 * w, lookup_i8x64(levels, prefix_codes(row + 8 * w, plane_bytes, planes)))
+
+
+@jit
+def _unpack_trellis(data, start, stop, plane_bytes, planes, windows, table, words, out):
+    levels = load_table_128(table)
+    for i in range(start, stop):
+        row = data.ctypes.data + i * data.shape[1]
+        to = out.ctypes.data + (i - start) * out.shape[1]
+        before = bits_at_seam(row, plane_bytes, planes)
+        for w in range(words):
+            codes, before = trellis_codes_avx2(row + 8 * w, before, plane_bytes, planes, windows)
+            store_i8x64(to + 64 * w, lookup_128_i8x64(levels, codes))
+
+
+@jit
+def unpack_levels_avx2(data, start, stop, plane_bytes, planes, windows, table, words, out):
+    """See `unpack_levels_avx512`."""
+    if windows > 0:
+        _unpack_trellis(data, start, stop, plane_bytes, planes, windows, table.ctypes.data, words, out)
+    else:
+        _unpack_scalar(data, start, stop, plane_bytes, planes, table.ctypes.data, words, out)
 
 
 @jit

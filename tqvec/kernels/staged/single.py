@@ -23,6 +23,7 @@ from tqvec.kernels.simd.base import (
     store_i32x8,
     to_f32x16,
 )
+from tqvec.kernels.staged.codes import parity_plane
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable, topk_update_portable
 
 sign_totals = kernel("sign_totals")
@@ -153,23 +154,21 @@ def unpacked_dot(row, bands, levels, spread, integers, words):
 
 
 @jit
-def _offer(
-    data, first, rows, count, bands, levels, level_words, spread, integers, unit, factor, bias, words, scores, ids
-):
+def _offer(data, first, rows, count, bands, levels, stages, spread, integers, unit, factor, bias, words, scores, ids):
     """Offer the rows ``first + rows[:count]`` to a heap, with the scores that the unstaged search would give.
 
-    `level_words` are the levels of codes of at most 4 bits as 32 int16, `integers` and `unit` the query's; `words` is
-    room. Arrays are not passed on for single rows: that updates their reference counts, which takes longer than the
-    arithmetic.
+    `integers` and `unit` are the query's; `words` is room. Arrays are not passed on for single rows: that updates their
+    reference counts, which takes longer than the arithmetic.
     """
     nbits = bands[0, 2]
+    windows = stages.windows
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
     for r in range(count):
         i = first + rows[r]
-        if nbits <= 4:
+        if nbits <= 4 or windows > 0:
             row = data.ctypes.data + i * data.shape[1]
-            query = integers.ctypes.data
-            total = full_dot(row, plane_bytes, nbits, level_words.ctypes.data, query, integers.size // 64)
+            table, query = stages.level_bytes.ctypes.data, integers.ctypes.data
+            total = full_dot(row, plane_bytes, nbits, windows, table, query, integers.size // 64)
         else:
             total = unpacked_dot(data[i], bands, levels, spread, integers, words)
         score = np.float32(total) * unit * factor[i]
@@ -189,24 +188,35 @@ def _prefetch_row(address, size):
 
 @jit
 def _judge_by_two(
-    data, first, rows, count, plane_bytes, query, size, estimates, share, worth, shift, factor, bias, slack, threshold
+    data, first, rows, count, bands, query, stages, bit, byte_sum, room, estimates, factor, bias, slack, threshold
 ):
-    """Keep those of ``rows[:count]``, after row `first`, that two planes let reach `threshold`; how many.
+    """Keep those of ``rows[:count]``, after row `first`, that two bits let reach `threshold`; how many.
 
-    The estimate is linear in the signs and the bits of the second plane (README.md). The first part is a `share` of the
-    estimate from signs, which is struck out: no row is judged twice. The second is ``plane_dot worth + shift``.
+    The estimate is linear in the signs and the second bits (README.md). The first part is a share of the estimate from
+    signs, which is struck out: no row is judged twice. The second is ``bit`` times the sum of the query's entries, each
+    plus or minus: twice those whose bits are set, less all, `byte_sum`. `room` is for the bits of a row.
     """
     row_bytes = data.shape[1]
+    plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
+    planes = bands[0, 2]
+    mask = stages.second_mask
+    share = np.float32(stages.sign_share)
+    at = plane_bytes * (1 if mask == 0 else planes - 1)
+    shift = slack - byte_sum * bit
     kept = 0
     for c in range(count):
         ahead = first + rows[min(c + AHEAD, count - 1)]
-        _prefetch_row(data.ctypes.data + ahead * row_bytes + plane_bytes, plane_bytes)
+        _prefetch_row(data.ctypes.data + ahead * row_bytes + at, plane_bytes)
         v = rows[c]
         i = first + v
-        total = plane_dot(data.ctypes.data + i * row_bytes + plane_bytes, query, size)
+        if mask == 0:
+            total = plane_dot(data.ctypes.data + i * row_bytes + at, query.ctypes.data, query.size)
+        else:
+            parity_plane(data.ctypes.data + i * row_bytes, plane_bytes, planes, mask, room.ctypes.data)
+            total = plane_dot(room.ctypes.data, query.ctypes.data, query.size)
         estimate = estimates[v]
         estimates[v] = -np.inf
-        added = (np.float32(total) * worth + (shift + slack)) * factor[i]
+        added = (np.float32(total) * (2 * bit) + shift) * factor[i]
         if bias.size > 0:
             estimate = (estimate - bias[i]) * share + added + bias[i]
         else:
@@ -224,7 +234,7 @@ def _judge_by_four(data, first, rows, count, plane_bytes, table, query, words, w
     kept = 0
     for c in range(count):
         i = first + rows[c]
-        total = full_dot(data.ctypes.data + i * data.shape[1], plane_bytes, 4, table, query, words)
+        total = full_dot(data.ctypes.data + i * data.shape[1], plane_bytes, 4, 0, table, query, words)
         estimate = (np.float32(total) * worth + slack) * factor[i]
         if bias.size > 0:
             estimate += bias[i]
@@ -255,7 +265,6 @@ def search_staged_avx2(data, factor, bias, bands, levels, spread, signs, query, 
         A heap.
     """
     n = stop - start
-    nbits = bands[0, 2]
     length = np.float32(query.length)
     a = np.float32(query.table_step * stages.sign_level) * length
     b = np.float32(-query.table_zero * stages.sign_level) * length
@@ -263,7 +272,6 @@ def search_staged_avx2(data, factor, bias, bands, levels, spread, signs, query, 
     tops = room[n + ROWS : n + ROWS + (n // ROWS + 1) * LANES].reshape(-1, LANES)
     sign_estimates(signs, query.table, a, b, factor, bias, stages.slack[0] * length, start, stop, estimates, tops)
     estimates[n : n + ROWS] = -np.inf
-    level_words = levels[0, :32].astype(np.int16)
     words = np.zeros(padded_words(bands), np.uint64)
     integers, unit = query.integers, query.unit
     bytes_ = plane_query(query.bytes_)
@@ -272,7 +280,7 @@ def search_staged_avx2(data, factor, bias, bands, levels, spread, signs, query, 
         probes = np.full(best.size, EMPTY_ID, np.int64)
         count = first_probes(estimates, tops, n, best, probes)
         _offer(
-            data, start, probes, count, bands, levels, level_words, spread, integers, unit, factor, bias, words,
+            data, start, probes, count, bands, levels, stages, spread, integers, unit, factor, bias, words,
             scores, ids,
         )  # fmt: skip
         for v in probes[:count]:
@@ -280,6 +288,7 @@ def search_staged_avx2(data, factor, bias, bands, levels, spread, signs, query, 
     plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
     bit = np.float32(stages.second_level * query.byte_unit) * length
     rows = np.empty(CHUNK + ROWS, np.int32)
+    parities = np.empty(bytes_.size // 8 + 63, np.uint8)
     # First the rows that half the slack lets in: they bring the threshold near its end, which spares many of the rest.
     for share in (np.float32(0.5), np.float32(1.0)):
         width = stages.slack[0] * length * share
@@ -288,22 +297,21 @@ def search_staged_avx2(data, factor, bias, bands, levels, spread, signs, query, 
             here = estimates[c : c + m + ROWS]
             least = max(scores[0], LOWEST)  # below it are the rows that are done
             count = candidates(here, tops[c // ROWS :], factor, start + c, m, width, least, POSITIONS, rows)
-            if nbits > 1:
+            if stages.second_level != 0:
                 count = _judge_by_two(
-                    data, start + c, rows, count, plane_bytes, bytes_.ctypes.data, bytes_.size, here,
-                    np.float32(stages.sign_share), 2 * bit, np.float32(-query.byte_sum) * bit, factor, bias,
-                    stages.slack[1] * length, scores[0],
+                    data, start + c, rows, count, bands, bytes_, stages, bit, np.float32(query.byte_sum), parities,
+                    here, factor, bias, stages.slack[1] * length, scores[0],
                 )  # fmt: skip
             else:
                 for r in range(count):
                     here[rows[r]] = -np.inf
-            if nbits > 4:
+            if stages.prefix_unit > 0:
                 count = _judge_by_four(
                     data, start + c, rows, count, plane_bytes, stages.prefix_words.ctypes.data, integers.ctypes.data,
                     integers.size // 64, np.float32(stages.prefix_unit) * length, factor, bias,
                     stages.slack[2] * length, scores[0],
                 )  # fmt: skip
             _offer(
-                data, start + c, rows, count, bands, levels, level_words, spread, integers, unit, factor, bias, words,
+                data, start + c, rows, count, bands, levels, stages, spread, integers, unit, factor, bias, words,
                 scores, ids,
             )  # fmt: skip

@@ -11,23 +11,46 @@ from tqvec.kernels.simd.base import (
     store_i32x16,
     zero_i32x16,
 )
-from tqvec.kernels.simd.x86 import dot_bytes_i32x16, permute_i8x64
-from tqvec.kernels.staged.codes import prefix_codes
+from tqvec.kernels.simd.x86 import dot_bytes_i32x16, permute_i8x64, permute_two_i8x64
+from tqvec.kernels.staged.avx512 import trellis_codes_avx512
+from tqvec.kernels.staged.codes import bits_at_seam, prefix_codes
 
 product_steps_avx512 = (127, 127)
 
 
 @jit
-def unpack_levels_avx512(data, start, stop, plane_bytes, planes, table, words, out):
-    """Byte levels of rows ``start .. stop`` from their first `planes` planes; ``out[i, j]`` is coordinate j, uint8."""
-    levels = load_i8x64(table.ctypes.data)
-    data0 = data.ctypes.data
-    out0 = out.ctypes.data
+def _unpack_scalar(data, start, stop, plane_bytes, planes, table, words, out):
+    levels = load_i8x64(table)
     for i in range(start, stop):
-        row = data0 + i * data.shape[1]
-        to = out0 + (i - start) * out.shape[1]
+        row = data.ctypes.data + i * data.shape[1]
+        to = out.ctypes.data + (i - start) * out.shape[1]
         for w in range(words):
             store_i8x64(to + 64 * w, permute_i8x64(levels, prefix_codes(row + 8 * w, plane_bytes, planes)))
+
+
+@jit
+def _unpack_trellis(data, start, stop, plane_bytes, planes, windows, table, words, out):
+    low = load_i8x64(table)
+    high = load_i8x64(table + 64)
+    for i in range(start, stop):
+        row = data.ctypes.data + i * data.shape[1]
+        to = out.ctypes.data + (i - start) * out.shape[1]
+        before = bits_at_seam(row, plane_bytes, planes)
+        for w in range(words):
+            codes, before = trellis_codes_avx512(row + 8 * w, before, plane_bytes, planes, windows)
+            store_i8x64(to + 64 * w, permute_two_i8x64(low, high, codes))
+
+
+@jit
+def unpack_levels_avx512(data, start, stop, plane_bytes, planes, windows, table, words, out):
+    """Byte levels of rows ``start .. stop``, uint8, coordinate by coordinate, into `out`.
+
+    They come from the first `planes` planes, at most 4, or all of a trellis, whose windows have `windows` bits.
+    """
+    if windows > 0:
+        _unpack_trellis(data, start, stop, plane_bytes, planes, windows, table.ctypes.data, words, out)
+    else:
+        _unpack_scalar(data, start, stop, plane_bytes, planes, table.ctypes.data, words, out)
 
 
 @jit

@@ -1,0 +1,162 @@
+"""The parts of the staged and the batched search that read trellis codes, against NumPy."""
+
+import numba
+import numpy as np
+import pytest
+import strategies as sts
+
+import tqvec
+from tqvec.codec import trellis
+from tqvec.codec.bands import integer_levels
+from tqvec.codec.stages import Z, byte_levels, full_energy, level_bytes, plane_order, stage_tables
+from tqvec.index.signs import SignBlocks, parities
+from tqvec.kernels import features
+from tqvec.kernels.dispatch import available, implementation, kernel
+from tqvec.kernels.staged.codes import parity_plane
+from tqvec.reference.trellis import windows as windows_of
+
+WIDTHS = (1, 2, 3, 4, 5)
+DIMS = (8, 64, 72, 128, 200, 384)
+LEVELS = ("avx2", "avx512")
+PARITY = np.array([bin(i).count("1") % 2 for i in range(128)])
+
+
+def needs(level):
+    if level not in features.available_levels():
+        pytest.skip(f"this process can't run {level} (LLVM would abort it)")
+
+
+def rows_of(d, nbits, n):
+    """Any codes, with 64 spare rows; their windows and their indices, (n, d)."""
+    codes = sts.rng(nbits).integers(0, 2**nbits, (n, d))
+    planes = [codes >> p & 1 for p in range(nbits - 1, -1, -1)]
+    data = np.packbits(np.concatenate(planes, axis=1).astype(np.uint8), axis=1, bitorder="little")
+    spare = sts.rng(9).integers(0, 256, (64, data.shape[1])).astype(np.uint8)
+    windows = windows_of(codes & 1, 7 - nbits)
+    return np.concatenate([data, spare]), windows, codes >> 1 << (8 - nbits) | windows
+
+
+@pytest.mark.parametrize("windows", [0, 3, 7])
+def test_plane_order(windows):
+    def reverse(index):
+        bits = f"{index:07b}"
+        return int(bits[: 7 - windows] + bits[7 - windows :][::-1], 2)
+
+    assert plane_order(windows).tolist() == [reverse(index) for index in range(128)]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("d", DIMS)
+@pytest.mark.parametrize("nbits", WIDTHS)
+def test_full_dots(d, nbits, level):
+    needs(level)
+    dot = implementation("full_dot", level)
+    data, _, index = rows_of(d, nbits, 5)
+    levels = np.zeros(256, np.uint32)
+    words = sts.rng(6).integers(-32767, 32768, 128).astype(np.int16)
+    levels[:128] = words.view(np.uint16)
+    table = level_bytes(levels, 8 - nbits)
+    query = np.zeros(-(-d // 64) * 64, np.int16)
+    query[:d] = sts.rng(7).integers(-100, 101, d)
+
+    @numba.njit
+    def run(data, i, plane_bytes, planes, table, query):
+        at = data.ctypes.data + i * data.shape[1]
+        return dot(at, plane_bytes, planes, 8 - planes, table.ctypes.data, query.ctypes.data, query.size // 64)
+
+    for i in range(5):
+        expected = words[index[i]].astype(np.int64) @ query[:d].astype(np.int64)
+        assert run(data, i, d // 8, nbits, table, query) == expected
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("d", DIMS)
+@pytest.mark.parametrize("nbits", WIDTHS)
+def test_unpacked_levels(d, nbits, level):
+    needs(level)
+    data, _, index = rows_of(d, nbits, 33)
+    words, windows = -(-d // 64), 8 - nbits
+    table = sts.rng(3).integers(0, 256, 128).astype(np.uint8)
+    found = np.zeros((32, 64 * words), np.uint8)
+    ordered = table[plane_order(windows)]
+    implementation("unpack_levels", level)(data, 1, 33, d // 8, nbits, windows, ordered, words, found)
+    np.testing.assert_array_equal(found[:, :d], table[index[1:]])
+
+
+@pytest.mark.parametrize("mask", [0b0110010, 0b0101111, 0b1010111, 1])
+@pytest.mark.parametrize("d", [*DIMS, 1000])
+@pytest.mark.parametrize("nbits", [1, 2])
+def test_parities(d, nbits, mask):
+    @numba.njit
+    def run(data, i, plane_bytes, planes, mask, out):
+        parity_plane(data.ctypes.data + i * data.shape[1], plane_bytes, planes, mask, out.ctypes.data)
+
+    data, _, _ = rows_of(d, nbits, 3)
+    path = data[:3, -(d // 8) :]
+    bits = np.unpackbits(path, axis=1, bitorder="little")
+    expected = sum(np.roll(bits, k, axis=1) for k in range(7) if mask >> k & 1) & 1
+    found = np.unpackbits(parities(path, mask), axis=1, bitorder="little")
+    np.testing.assert_array_equal(found, expected)
+    for i in range(3):
+        out = np.zeros(d // 8 + 64, np.uint8)
+        run(data, i, d // 8, nbits, mask, out)
+        np.testing.assert_array_equal(np.unpackbits(out, bitorder="little")[:d], expected[i])
+
+
+@pytest.mark.skipif(not available("search_few"), reason="no staged search at this level")
+def test_sign_blocks_of_one_bit():
+    d = 72
+    data, windows, _ = rows_of(d, 1, 130)
+    signs = np.packbits(PARITY[windows & trellis.sign_mask(1)].astype(np.uint8), axis=1, bitorder="little")
+    expected = SignBlocks(d)
+    blocks = SignBlocks(d, trellis.sign_mask(1))
+    for ntotal in (70, 130):
+        np.testing.assert_array_equal(blocks.of(data, ntotal)[:5], expected.of(signs, ntotal)[:5])
+
+
+@pytest.mark.parametrize("nbits", WIDTHS)
+@pytest.mark.parametrize("d", [64, 384])
+def test_slack_is_what_the_estimates_err(d, nbits):
+    """Estimates from one and two bits, and from bytes, differ from the full score by the error that is claimed."""
+    n = 4000
+    windows = 8 - nbits
+    x = sts.rng(11).standard_normal((n, d)).astype(np.float32)
+    q = sts.unit(n, d, seed=12)
+    tq = tqvec.TurboQuant(d, nbits=nbits, codebook="trellis", seed=99)
+    codes = tq.encode(x)
+    planes = np.unpackbits(codes.data, axis=1, bitorder="little").reshape(n, nbits, d).astype(np.int64)
+    index = sum(planes[:, p] << (6 - p) for p in range(nbits - 1)) + windows_of(planes[:, -1], windows - 1)
+    rotated = tq.rotate(q.astype(np.float32)).astype(np.float64)
+
+    def score(values):
+        return np.einsum("ij,ij->i", values, rotated)
+
+    full = score(tq.quantizer.centroids[0][index])
+    stages = stage_tables(d, nbits, windows, integer_levels(d, tq.quantizer).levels[0])
+    first, second = (score(2.0 * PARITY[index & mask] - 1) for mask in trellis.parity_masks(nbits)[:2])
+    by_signs = stages.sign_level * first
+    found = {1: (by_signs, stages.slack[0])}
+    found[2] = (stages.sign_share * by_signs + stages.second_level * second, stages.slack[1])
+    for steps in (127, 15):
+        step = byte_levels(d, nbits, windows, steps)
+        levels = np.empty(128)
+        levels[plane_order(windows)] = step.levels
+        slack = Z * full_energy(d, nbits, windows) * np.sqrt(step.variance)
+        found[steps] = (step.unit * score(levels[index]), slack)
+    for bits, (estimate, slack) in found.items():
+        error = (estimate - full) / (slack / Z)
+        # The claim includes the rounding of queries and tables for one and two bits, which is left out here.
+        assert 0.93 < np.sqrt(np.mean(error**2)) < 1.05, bits
+        assert abs(error.mean()) < 0.1
+
+
+def test_tables_of_a_batch_have_the_levels_of_all_indices():
+    steps = kernel("product_steps")[0] if available("search_batch") else 127
+    for nbits in WIDTHS:
+        step = byte_levels(384, nbits, 8 - nbits, steps)
+        table = step.table
+        assert step.planes == nbits
+        assert (table.min(), table.max()) == (1, 2 * steps + 1)
+        expected = trellis.table(384, nbits).ravel()[plane_order(8 - nbits)]
+        worth = (table.astype(np.float64) - step.zero) * step.unit
+        np.testing.assert_allclose(worth, expected, atol=0.6 * step.unit)
