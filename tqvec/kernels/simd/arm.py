@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tqvec.kernels.simd.base import i8x16, i32x4
+from tqvec.kernels.simd.vector import i8x16, i32x4
 
 
 def _call(builder, name, args):  # the result has the type of the first argument

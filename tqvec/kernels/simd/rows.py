@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from tqvec.kernels.simd.base import f32x16, llvm_type
+from tqvec.kernels.simd.vector import f32x16, llvm_type
 
 _NUMBER = ir.IntType(64)
 _POINTER = llvm_type(f32x16).as_pointer()

@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from tqvec.kernels.simd.base import f32x16, i8x16, i8x32, i8x64, i16x16, i16x32, i32x8, i32x16, llvm_type, part
+from tqvec.kernels.simd.vector import f32x16, i8x16, i8x32, i8x64, i16x16, i16x32, i32x8, i32x16, llvm_type, part
 
 
 def _declare(builder, name, result, arguments):
