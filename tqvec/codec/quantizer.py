@@ -22,7 +22,7 @@ from tqvec.codec.scales import SCALES
 from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import SPREAD
-from tqvec.kernels.tables import QuantizerTables, RotationTables
+from tqvec.kernels.tables import QuantizerTables, RotationTables, TrellisTables
 
 MAX_D = 65536
 CODEC_VERSION = 1  # part of the fingerprint; grows when the same input would give other bytes
@@ -129,12 +129,14 @@ class TurboQuant:
         self.scale, self.qjl = _options(self.mode, self.codebook, scale, qjl)
         self.rotation_tables = ROTATIONS[self.rotation](self.d, self.seed)
         self._second = None
+        self._trellis: tuple[TrellisTables, ...] = ()
         if self.qjl is not None:
             projection = PROJECTIONS[self.qjl](self.d, self.seed)
             self.quantizer, self._second = stages(self.d, self.bands, self.rotation_tables, projection)
         elif self.codebook == "trellis":
             trellis.check(self.bands)
             self.quantizer = trellis.quantizer_tables(self.d, self.bands)
+            self._trellis = trellis.encoder_tables(self.d, self.bands)
         else:
             self.quantizer = quantizer_tables(self.d, self.bands)
 
@@ -256,7 +258,7 @@ class TurboQuant:
     def _encoder(self) -> tuple[Any, tuple[Any, ...]]:
         """Kernel of mode ``"mse"``, and the tables that it takes after the rotation."""
         if self.codebook == "trellis":
-            return kernel("encode_trellis_rows"), (self.quantizer.bands, trellis.encoder_tables(self.d, self.bands))
+            return kernel("encode_trellis_rows"), (self.quantizer.bands, self._trellis)
         return kernel("encode_rows"), (self.quantizer,)
 
     def stored_scale(self, encoded: Encoded) -> Floats:
