@@ -115,10 +115,15 @@ def whole_rows(n, d, length, seed):
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("nbits", WIDTHS)
-def test_ties(level, nbits):
-    """Values, levels and so all costs are small multiples of powers of two: values meet thresholds and costs tie."""
+@pytest.mark.parametrize("shift", [0, 1 / 32])
+def test_ties(level, nbits, shift):
+    """Values, levels and so all costs are small multiples of powers of two: values meet thresholds and costs tie.
+
+    Thresholds off the middle, as rounded ones are by little, tell whether they decide, or the distance.
+    """
     table = np.sort(np.round(reference.frozen(1, nbits) * 2) / 16, axis=0).astype(np.float32)
-    tables = (TrellisTables(reference.thresholds(table.astype(np.float64)).astype(np.float32), table),)
+    thresholds = reference.thresholds(table.astype(np.float64)) + shift
+    tables = (TrellisTables(thresholds.astype(np.float32), table),)
     bands = np.array([[0, 64, nbits]])
     x = whole_rows(48, 64, 32, nbits)
     x[0], x[1] = 4, -4
