@@ -18,6 +18,7 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/distortion.py
+	$(BIN)/python benchmarks/family.py
 	$(BIN)/python benchmarks/encode.py
 	$(BIN)/python benchmarks/search.py
 

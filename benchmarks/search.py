@@ -3,6 +3,9 @@
 One thread by default (TQVEC_BENCH_THREADS). Ratios are rival time over tqvec time: above 1 tqvec is faster. Single
 queries are timed as runs of 20 different ones.
 
+Roofline: `reads` is what a query must read at least, and GB/s that over its time. A single query reads all sign planes
+and scales; a batch reads all codes once. Beside it stands what one thread gets when it just sums up as many bytes.
+
 `--level avx2` compares what processors without AVX-512 would run: the script starts itself again with Numba's target
 and FAISS lowered. (TQVEC_SIMD_LEVEL=avx2 alone lets LLVM use AVX-512 in generic code, and so does NUMBA_CPU_NAME alone,
 which keeps the host's features.) turbovec can't be lowered.
@@ -15,7 +18,7 @@ from _common import THREADS, alternate, console, report, unit_vectors  # isort: 
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import faiss
@@ -46,6 +49,39 @@ def cases(n: int, dims: list[int], folder: Path | None) -> Iterator[tuple[str, F
         yield "isotropic", x, normalized(x[:BATCH] + 0.5 * unit_vectors(BATCH, d, seed=3))
 
 
+def streaming_rate(size: int) -> float:
+    """GB/s at which one thread reads `size` bytes again and again."""
+    words = np.ones(size // 8, np.uint64)
+    return size / alternate({"read": words.sum}, REPEATS)["read"] / 1e9
+
+
+def bytes_read(index: tqvec.Index, count: int) -> float:
+    """Bytes that each of `count` queries must read at least."""
+    if count > 1:
+        return index.nbytes / count
+    return index.ntotal * (-(-index.d // 32) * 4 + 4)
+
+
+def rivals(x: Floats) -> tuple[tqvec.Index, dict[str, Callable[[Floats], NDArray]]]:
+    """The index, and a search function of each library that holds `x`."""
+    d = x.shape[1]
+    index = tqvec.Index(d, nbits=NBITS)
+    index.add(x)
+    pq = faiss.index_factory(d, f"PQ{d}x4fs", faiss.METRIC_INNER_PRODUCT)
+    pq.train(x[:5000])
+    pq.add(x)
+    flat = faiss.IndexFlatIP(d)
+    flat.add(x)
+    turbo = turbovec.TurboQuantIndex(d, NBITS)
+    turbo.add(x)
+    return index, {
+        "tqvec": lambda q: index.search(q, k=K)[1],
+        "faiss_pq4fs": lambda q: pq.search(q, K)[1],
+        "turbovec": lambda q: turbo.search(np.ascontiguousarray(q), K)[1],
+        "faiss_flat": lambda q: flat.search(q, K)[1],
+    }
+
+
 def main() -> None:
     """Time batches and single queries of all libraries in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -59,38 +95,15 @@ def main() -> None:
     faiss.omp_set_num_threads(THREADS)
     held = f"{THREADS} thread(s), FAISS {faiss.SIMDConfig.get_level_name()}"
     table = Table(title=f"search, n={arguments.n:,}, {NBITS} bits, k={K}, {held}: ms a query")
-    for column in (
-        "data",
-        "d",
-        "queries",
-        "tqvec",
-        "FAISS PQ{d}x4fs",
-        "ratio",
-        "turbovec",
-        "ratio",
-        "FAISS Flat",
-        "ratio",
-    ):
+    for column in ("data", "d", "queries", "tqvec", "reads, MB", "GB/s", "stream", "FAISS PQ{d}x4fs", "ratio"):
+        table.add_column(column, justify="right")
+    for column in ("turbovec", "ratio", "FAISS Flat", "ratio"):
         table.add_column(column, justify="right")
     rows = []
     for name, x, queries in cases(arguments.n, arguments.d, arguments.folder):
         d = x.shape[1]
-        index = tqvec.Index(d, nbits=NBITS)
-        index.add(x)
-        pq = faiss.index_factory(d, f"PQ{d}x4fs", faiss.METRIC_INNER_PRODUCT)
-        pq.train(x[:5000])
-        pq.add(x)
-        flat = faiss.IndexFlatIP(d)
-        flat.add(x)
-        turbo = turbovec.TurboQuantIndex(d, NBITS)
-        turbo.add(x)
+        index, searches = rivals(x)
         truth = exact_search(x, queries, K)[1]
-        searches = {
-            "tqvec": lambda q, index=index: index.search(q, k=K)[1],
-            "faiss_pq4fs": lambda q, pq=pq: pq.search(q, K)[1],
-            "turbovec": lambda q, turbo=turbo: turbo.search(np.ascontiguousarray(q), K)[1],
-            "faiss_flat": lambda q, flat=flat: flat.search(q, K)[1],
-        }
         found = {
             rival: recall(np.asarray(run(queries)).astype(np.int64), truth, K, K) for rival, run in searches.items()
         }
@@ -102,10 +115,15 @@ def main() -> None:
                 for rival, run in searches.items()
             }
             ms = {rival: 1e3 * s / (count * per_run) for rival, s in alternate(tasks, REPEATS).items()}
+            size = bytes_read(index, count)
+            rates = {"bytes_read": size, "gb_per_s": size / ms["tqvec"] / 1e6}
+            rates["streaming_gb_per_s"] = streaming_rate(int(size * count))
             rows.append(
                 {"data": name, "d": d, "n": len(x), "queries": count, "ms_per_query": ms, "recall_10_at_10": found}
+                | rates
             )
-            cells = [f"{ms['tqvec']:.3f}"]
+            cells = [f"{ms['tqvec']:.3f}", f"{size / 1e6:.2f}", f"{rates['gb_per_s']:.1f}"]
+            cells.append(f"{rates['streaming_gb_per_s']:.1f}")
             for rival in ("faiss_pq4fs", "turbovec", "faiss_flat"):
                 cells += [f"{ms[rival]:.3f}", f"{ms[rival] / ms['tqvec']:.2f}"]
             table.add_row(name, str(d), str(count), *cells)

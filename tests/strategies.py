@@ -73,7 +73,7 @@ seeds = st.integers(0, 2**64 - 1)
 
 
 @st.composite
-def rows(draw):
+def rows(draw, dims=dims):
     """(n, d) float32 multiples of 1/256: doubling and halving are exact, and ties and zeros are common."""
     shape = (draw(st.integers(1, 4)), draw(dims))
     whole = draw(hnp.arrays(np.int32, shape, elements=st.integers(-5000, 5000)))

@@ -52,6 +52,12 @@ def test_fractional_width(vectors):
     assert "6 × 3 + 18 × 2 bits, mode mse" in told
 
 
+def test_trellis(vectors):
+    built = run("build", vectors / "x.npy", "-o", vectors / "x.tqv", "--nbits", 2, "--codebook", "trellis")
+    assert "300 vectors of d=24 at 2 bits, 10 bytes each" in built.output
+    assert "2 bits, mode mse, codebook trellis" in run("info", vectors / "x.tqv").output
+
+
 def test_info_of_the_installation():
     told = run("info").output
     for part in ("tqvec", tqvec.__version__, "SIMD level", tqvec.simd_info()["level"], "numba", "threads"):
@@ -61,9 +67,10 @@ def test_info_of_the_installation():
 def test_info_of_the_codecs():
     told = run("info", "--codecs").output
     assert re.search(r"scalar +│ +2\.5 │ +2\.25 │ +2\.500 │ +0\.09549 │ +2\.161 │ +2\.144", told)
+    assert re.search(r"trellis +│ +2 │ +2 │ +2\.250 │ +0\.0752 │ +1\.203 │ +2\.000", told)
     assert re.search(r"prod, gaussian +│ +2 │ +2 │ +2\.500 │ +0\.5641 │", told)
     small, large = run("info", "--codecs", "-d", 3).output, run("info", "--codecs", "-d", 9000).output
-    assert small.count("prod") == 8
+    assert (small.count("prod"), small.count("trellis")) == (8, 0)
     assert large.count("prod") == 4  # no dense matrices
 
 
@@ -87,6 +94,7 @@ def test_demo(tmp_path, monkeypatch):
     [
         (["build", "none.npy", "-o", "x.tqv"], "no such file: none.npy"),
         (["build", "x.npy", "-o", "x.tqv", "--nbits", "9"], "nbits must be an integer from 1 to 8"),
+        (["build", "x.npy", "-o", "x.tqv", "--nbits", "6", "--codebook", "trellis"], "widths of 1 to 5 bits, got 6"),
         (["build", "x.npy", "-o", "nowhere/x.tqv"], "its folder does not exist"),
         (["build", "nan.npy", "-o", "x.tqv"], "nan.npy, rows from 0: x row 5 holds NaN or Inf"),
         (["build", "empty.npy", "-o", "x.tqv"], "holds no vectors"),
@@ -130,6 +138,8 @@ def test_warmup_leaves_nothing_to_compile():
         index.add(np.repeat(X, 2, axis=0))
         for count, k in ((1, 3), (40, 3), (2, 200)):
             index.search(X[:count].astype(np.float64), k=k, threads=2)
+    for nbits in (2, 3.5):
+        tqvec.TurboQuant(64, nbits=nbits, codebook="trellis").encode(np.tile(X, 3)[:, :64])
     tqvec.TurboQuant(24, rotation="haar").decode(tqvec.TurboQuant(24, rotation="haar").encode(X))
     after = {name: len(getattr(dispatch.kernel(name), "signatures", ())) for name in operations}
     assert after == before

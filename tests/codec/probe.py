@@ -9,6 +9,7 @@ import numpy as np
 import tqvec
 
 SHAPES = ((3, 8, 20), (40, 2, 20), (50, 5, 5), (20, 2.5, 5))
+TRELLIS_SHAPES = ((17, 4, 18), (33, [(16, 5), (17, 3)], 3))
 
 
 def main():
@@ -27,6 +28,13 @@ def main():
         scores, ids = index.search(x[::4] + 1, k=n)
         digest.update(scores.tobytes())
         found.append(ids.tolist())
+    for d, nbits, n in TRELLIS_SHAPES:
+        x = (np.arange(n * d) * 7919 % 509 - 254).reshape(n, d).astype(np.float32) / np.float32(32)
+        index = tqvec.Index(d, nbits=nbits, codebook="trellis", seed=21)
+        codes = index.codec.encode(x, threads=1)
+        digest.update(codes.data.tobytes() + codes.scale.tobytes() + index.codec.decode(codes).tobytes())
+        index.add(x)
+        digest.update(index.search(x[::4] + 1, k=n)[0].tobytes())
     if "--large" in sys.argv:  # enough rows for the staged and the batched search; too many without the JIT
         x = (np.arange(64 * 4000) * 7919 % 10007 - 5003).reshape(4000, 64).astype(np.float32) / np.float32(512)
         index = tqvec.Index(64, nbits=3, metric="cosine", seed=22)

@@ -23,6 +23,8 @@ ROWS = 5
 CASES = [(1, 1, 0), (3, 8, 1), (31, 3, 2), (64, 4, 0), (97, 5, 2**64 - 1)]
 CASES += [(128, 2, 3), (200, 4, 4), (384, 1, 5), (1536, 4, 6)]
 CASES += [(128, 2.5, 7), (100, 3.5, 8), (97, [[7, 5], [1, 1], [89, 8]], 9)]
+TRELLIS_CASES = [(16, 1, 0), (97, 3, 1), (128, 2, 2), (200, 4, 3), (384, 1, 4), (64, 5, 5)]
+TRELLIS_CASES += [(128, 2.5, 6), (100, [[20, 5], [16, 1], [64, 3]], 7)]
 PROD_CASES = [(3, 1, 0), (97, 3, 1), (128, 4, 2), (100, 2.5, 3)]
 CENTROIDS = [(2, 3, 5), (63, 8, 200), (64, 8, 255), (128, 4, 9), (768, 2, 3), (1536, 6, 40), (65536, 1, 1)]
 
@@ -36,12 +38,12 @@ def golden_input(d, seed):
     return x
 
 
-def golden_case(d, nbits, seed):
+def golden_case(d, nbits, seed, codebook="scalar"):
     """What is stored for one case."""
     x = golden_input(d, seed)
     scales = {}
     for rule in ("unbiased", "least_squares", "norm"):
-        codes = tqvec.TurboQuant(d, nbits=nbits, seed=seed, scale=rule).encode(x)
+        codes = tqvec.TurboQuant(d, nbits=nbits, codebook=codebook, seed=seed, scale=rule).encode(x)
         scales[rule] = codes.scale.astype("<f4").tobytes().hex()
     return {
         "d": d,
@@ -51,7 +53,7 @@ def golden_case(d, nbits, seed):
         "codes_sha256": hashlib.sha256(codes.data.tobytes()).hexdigest(),
         "last_row_begins": codes.data[-1, :16].tobytes().hex(),
         "scales": scales,
-        "fingerprint": tqvec.TurboQuant(d, nbits=nbits, seed=seed).fingerprint,
+        "fingerprint": tqvec.TurboQuant(d, nbits=nbits, codebook=codebook, seed=seed).fingerprint,
     }
 
 
@@ -78,6 +80,7 @@ def golden():
         "version": 1,
         "rows": ROWS,
         "cases": [golden_case(*case) for case in CASES],
+        "trellis": [golden_case(*case, "trellis") for case in TRELLIS_CASES],
         "prod": [prod_case(*case) for case in PROD_CASES],
         "centroids": centroids,
     }
@@ -86,11 +89,13 @@ def golden():
 def main():
     if PATH.exists() and "--force" not in sys.argv:
         sys.exit(f"{PATH} exists; the bytes of a version never change. --force overwrites it.")
-    for d, nbits, seed in CASES:
+    scalar = [(*case, "scalar", quantize.encode_bands) for case in CASES]
+    trellis = [(*case, "trellis", quantize.encode_trellis) for case in TRELLIS_CASES]
+    for d, nbits, seed, kind, encode in scalar + trellis:
         x = golden_input(d, seed)
-        tq = tqvec.TurboQuant(d, nbits=nbits, seed=seed)
+        tq = tqvec.TurboQuant(d, nbits=nbits, codebook=kind, seed=seed)
         codes, bands = tq.encode(x), [tuple(band) for band in tq.bands]
-        expected = quantize.encode_bands(x, bands, seed)
+        expected = encode(x, bands, seed)
         assert codes.data.tobytes() == packing.pack(expected.codes, bands).tobytes()
         assert codes.scale.tobytes() == quantize.scale_unbiased(expected).astype(np.float32).tobytes()
     for d, nbits, seed in PROD_CASES:

@@ -23,6 +23,11 @@ def test_codes_and_scales(make, case):
     assert make.golden_case(case["d"], case["nbits"], int(case["seed"])) == case
 
 
+@pytest.mark.parametrize("case", GOLDEN["trellis"], ids=lambda case: f"{case['d']}-{case['nbits']}")
+def test_codes_of_the_trellis(make, case):
+    assert make.golden_case(case["d"], case["nbits"], int(case["seed"]), "trellis") == case
+
+
 @pytest.mark.parametrize("case", GOLDEN["prod"], ids=lambda case: f"{case['d']}-{case['nbits']}")
 def test_codes_of_two_stages(make, case):
     assert make.prod_case(case["d"], case["nbits"], int(case["seed"])) == case
@@ -35,6 +40,7 @@ def test_centroids(make):
 def test_the_file_is_whole(make):
     assert GOLDEN["version"] == 1
     assert [(c["d"], c["nbits"], int(c["seed"])) for c in GOLDEN["cases"]] == make.CASES
+    assert [(c["d"], c["nbits"], int(c["seed"])) for c in GOLDEN["trellis"]] == make.TRELLIS_CASES
     assert [(c["d"], c["nbits"], int(c["seed"])) for c in GOLDEN["prod"]] == make.PROD_CASES
 
 

@@ -124,7 +124,7 @@ def rewritten(path, **changes):
 
 def test_versions_and_fingerprints(tmp_path):
     saved(tmp_path / "a.tqv")
-    with pytest.raises(FormatError, match="format version 7; this tqvec reads up to 2: upgrade"):
+    with pytest.raises(FormatError, match="format version 7; this tqvec reads up to 3: upgrade"):
         tqvec.Index.load(rewritten(tmp_path / "a.tqv", version=7))
     saved(tmp_path / "a.tqv")
     with pytest.raises(FormatError, match="fingerprint 00ff, this tqvec makes"):
@@ -132,7 +132,7 @@ def test_versions_and_fingerprints(tmp_path):
     for key, value in (
         *(("ntotal", 51), ("ntotal", "x"), ("nbits", 4), ("nbits", 40), ("d", 38), ("d", 0), ("seed", -1)),
         *(("bands", [[0, 37, 4]]), ("bands", "nonsense"), ("bands", [[1]]), ("metric", "l2"), ("metric", "dot")),
-        *(("codebook", "none"), ("crc32", {}), ("crc32", None), ("version", None)),
+        *(("codebook", "none"), ("codebook", "trellis"), ("crc32", {}), ("crc32", None), ("version", None)),
     ):
         saved(tmp_path / "a.tqv")
         with pytest.raises(FormatError, match=r"a\.tqv"):

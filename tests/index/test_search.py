@@ -1,5 +1,6 @@
 """Search results against dense scores, for every metric; and what must not change them."""
 
+import multiprocessing
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -197,6 +198,19 @@ def test_a_forked_child_can_search():
         same = np.array_equal(index.search(x[:4], k=5, threads=2)[1], expected)
         os._exit(0 if same else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def search_saved(path, queries):
+    return tqvec.Index.load(path).search(queries, k=5, threads=2)[1]
+
+
+def test_a_spawned_process_can_search(tmp_path):
+    x = data(6000, 64)
+    index = built(x)
+    index.save(tmp_path / "x.tqv")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        found = pool.apply(search_saved, (tmp_path / "x.tqv", x[:4]))
+    assert np.array_equal(found, index.search(x[:4], k=5)[1])
 
 
 # The sample is 10,000 x 384 with 500 queries. Measured with seed 0: .743, .863, .962, .997; one binomial standard error

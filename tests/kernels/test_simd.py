@@ -446,6 +446,93 @@ def test_float_permute():
     np.testing.assert_array_equal(out, table[index % 16])
 
 
+def test_permute_of_two():
+    needs("avx512")
+
+    @numba.njit
+    def run(table, index, out):
+        low, high = base.load_f32x16(table.ctypes.data), base.load_f32x16(table.ctypes.data + 64)
+        x = x86.permute_two_f32x16(low, high, base.load_i32x16(index.ctypes.data))
+        base.store_f32x16(out.ctypes.data, x)
+
+    table, index, out = sts.normal(1, 32)[0], numbers(16), np.zeros(16, np.float32)
+    run(table, index, out)
+    np.testing.assert_array_equal(out, table[index % 32])
+
+
+def test_integers_of_32_bits():
+    @numba.njit
+    def run(a, b, counts, out, bits):
+        x, y = base.load_i32x16(a.ctypes.data), base.load_i32x16(b.ctypes.data)
+        n, to = base.load_i32x16(counts.ctypes.data), out.ctypes.data
+        bits[0] = base.bits_set_i32x16(x, y)
+        base.store_u16(bits.ctypes.data + 8, bits[0])
+        base.store_i32x16(to, base.and_i32x16(x, y))
+        base.store_i32x16(to + 64, base.shift_left_i32x16(x, n))
+        base.store_i32x16(to + 128, base.shift_right_i32x16(x, n))
+        base.store_i32x16(to + 192, base.select_i32x16(bits[0], x, y))
+        base.store_i32x16(to + 256, base.splat_i32x16(np.int32(-7)))
+        return base.load_i32(b.ctypes.data + 8)
+
+    a, b, counts = numbers(16), numbers(16, seed=1) & 0x10101, np.arange(16, dtype=np.int32) * 2
+    out, bits = np.zeros((5, 16), np.int32), np.full(2, 2**64 - 1, np.uint64)
+    assert run(a, b, counts, out, bits) == b[2]
+    both = (a & b) != 0
+    mask = int.from_bytes(np.packbits(both, bitorder="little").tobytes(), "little")
+    assert [int(number) for number in bits] == [mask, 2**64 - 2**16 + mask]
+    shifted = (a << counts, (a.view(np.uint32) >> counts.view(np.uint32)).view(np.int32))
+    for found, expected in zip(out, (a & b, *shifted, np.where(both, a, b), np.full(16, -7)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_loads_of_small_numbers():
+    @numba.njit
+    def run(memory, out):
+        at, to = memory.ctypes.data + 1, out.ctypes.data
+        base.store_i32x16(to, base.load_bytes_i32x16(at))
+        base.store_i32x16(to + 64, base.load_words_i32x16(at))
+        base.store_i32x16(to + 128, base.load_nibbles_i32x16(at))
+
+    memory, out = bytes_of(33), np.zeros((3, 16), np.int32)
+    run(memory, out)
+    np.testing.assert_array_equal(out[0], memory[1:17])
+    np.testing.assert_array_equal(out[1], memory[1:].view(np.uint16))
+    np.testing.assert_array_equal(out[2], np.stack([memory[1:9] & 15, memory[1:9] >> 4], axis=1).ravel())
+
+
+def test_picks_of_floats():
+    @numba.njit
+    def run(f, bits, out):
+        at, to = f.ctypes.data, out.ctypes.data
+        a, b = base.load_f32x16(at), base.load_f32x16(at + 64)
+        base.store_f32x16(to, base.sub_f32x16(a, b))
+        base.store_f32x16(to + 64, base.min_f32x16(a, b))
+        base.store_f32x16(to + 128, base.max_f32x16(a, b))
+        base.store_f32x16(to + 192, base.select_f32x16(bits[0], a, b))
+        base.store_f32x16(to + 256, base.low_halves_f32x16(a, b))
+        base.store_f32x16(to + 320, base.high_halves_f32x16(a, b))
+        base.store_f32x16(to + 384, base.even_quarters_f32x16(a, b))
+        base.store_f32x16(to + 448, base.odd_quarters_f32x16(a, b))
+        base.store_f32x16(to + 512, base.interleave_low_f32x16(a, b))
+        base.store_f32x16(to + 576, base.interleave_high_f32x16(a, b))
+        base.store_f32x16(to + 640, base.load_halves_f32x16(at + 8, at + 64))
+        base.store_f32x16(to + 704, base.load_fourfold_f32x16(at + 4))
+
+    f = sts.normal(2, 16, seed=4)
+    a, b = f
+    bits, out = np.array([0xA5C3], np.uint64), np.zeros((12, 16), np.float32)
+    run(f, bits, out)
+    chosen = np.unpackbits(bits.view(np.uint8), bitorder="little")[:16] == 1
+    quarters, pairs = f.reshape(4, 2, 4), np.stack([a, b], axis=1).reshape(2, 16)
+    results = (
+        *(a - b, np.minimum(a, b), np.maximum(a, b), np.where(chosen, a, b)),
+        *(f[:, :8].ravel(), f[:, 8:].ravel(), quarters[:, 0].ravel(), quarters[:, 1].ravel(), *pairs),
+        *(np.concatenate([a[2:10], b[:8]]), np.repeat(a[1:5], 4)),
+    )
+    for found, expected in zip(out, results, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def streams(memory):
     """Bits 0 … 127 of 16 bytes, and the eight from each of the first 64 on as bytes."""
     bits = np.unpackbits(memory[:16], bitorder="little")

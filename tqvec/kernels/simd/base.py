@@ -144,17 +144,44 @@ def _splat(builder, vector, number):
     return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(index, vector.n), [0] * vector.n))
 
 
-def make_larger(vector: Vector):
-    """``max(a, b) -> vector``: the larger float of each lane; `b` where one is NaN."""
+def make_extreme(vector: Vector, order: str):
+    """``max(a, b) -> vector`` for the order ``>``, ``min`` for ``<``: of two floats a lane; `b` where one is NaN."""
 
     @intrinsic
-    def larger(typingctx, a, b):
+    def extreme(typingctx, a, b):
         def codegen(context, builder, signature, args):
-            return builder.select(builder.fcmp_ordered(">", *args), *args)
+            return builder.select(builder.fcmp_ordered(order, *args), *args)
 
         return vector(vector, vector), codegen
 
-    return larger
+    return extreme
+
+
+def make_select(vector: Vector):
+    """``select(bits, a, b) -> vector``: lane i is ``a[i]`` where bit i of a 64-bit number is set, else ``b[i]``."""
+
+    @intrinsic
+    def select(typingctx, bits, a, b):
+        def codegen(context, builder, signature, args):
+            lanes = builder.trunc(args[0], ir.IntType(vector.n))
+            return builder.select(builder.bitcast(lanes, ir.VectorType(ir.IntType(1), vector.n)), *args[1:])
+
+        return vector(types.uint64, vector, vector), codegen
+
+    return select
+
+
+def make_pick(vector: Vector, lanes: list[int]):
+    """``pick(a, b) -> vector``: lane i is lane ``lanes[i]`` of `a` and `b` one behind the other."""
+
+    @intrinsic
+    def pick(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            return builder.shuffle_vector(*args, ir.Constant(ir.VectorType(ir.IntType(32), vector.n), lanes))
+
+        return vector(vector, vector), codegen
+
+    return pick
 
 
 @intrinsic
@@ -526,6 +553,18 @@ def bits_set_i16x32(typingctx, a, b):
 
 
 @intrinsic
+def bits_set_i32x16(typingctx, a, b):
+    """`bits_set_i8x64` for 16 lanes."""
+
+    def codegen(context, builder, signature, args):
+        nothing = ir.Constant(llvm_type(i32x16), [0] * 16)
+        lanes = builder.icmp_unsigned("!=", builder.and_(args[0], args[1]), nothing)
+        return builder.zext(builder.bitcast(lanes, ir.IntType(16)), ir.IntType(64))
+
+    return types.uint64(i32x16, i32x16), codegen
+
+
+@intrinsic
 def narrow_i8x16(typingctx, a):
     """The low byte of each of 16 int32."""
 
@@ -589,6 +628,18 @@ def store_u64(typingctx, address, bits):
 
     def codegen(context, builder, signature, args):
         builder.store(args[1], builder.inttoptr(args[0], ir.IntType(64).as_pointer())).align = 1
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.uint64), codegen
+
+
+@intrinsic
+def store_u16(typingctx, address, bits):
+    """The low 16 bits of a 64-bit number to memory; the address needs no alignment."""
+
+    def codegen(context, builder, signature, args):
+        low = builder.trunc(args[1], ir.IntType(16))
+        builder.store(low, builder.inttoptr(args[0], ir.IntType(16).as_pointer())).align = 1
         return context.get_dummy_value()
 
     return types.void(types.intp, types.uint64), codegen
@@ -666,8 +717,90 @@ def load_u64(typingctx, address):
     return types.uint64(types.intp), codegen
 
 
+def _load_part(builder, address, lane, n):
+    """`n` lanes of an LLVM type from memory."""
+    value = builder.load(builder.inttoptr(address, ir.VectorType(lane, n).as_pointer()))
+    value.align = 1
+    return value
+
+
+def make_load_wider(bits: int):
+    """``load(address) -> i32x16``: 16 unsigned numbers of 8 or 16 bits from memory."""
+
+    @intrinsic
+    def load(typingctx, address):
+        def codegen(context, builder, signature, args):
+            return builder.zext(_load_part(builder, args[0], ir.IntType(bits), 16), llvm_type(i32x16))
+
+        return i32x16(types.intp), codegen
+
+    return load
+
+
+@intrinsic
+def load_nibbles_i32x16(typingctx, address):
+    """16 unsigned numbers of 4 bits from memory, the lower nibble of a byte first."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i32x16)
+        twice = part(builder, _load_part(builder, args[0], ir.IntType(8), 8), [i // 2 for i in range(16)])
+        shifted = builder.lshr(builder.zext(twice, kind), ir.Constant(kind, [4 * (i % 2) for i in range(16)]))
+        return builder.and_(shifted, ir.Constant(kind, [15] * 16))
+
+    return i32x16(types.intp), codegen
+
+
+@intrinsic
+def load_halves_f32x16(typingctx, a, b):
+    """Eight float32 from each of two addresses."""
+
+    def codegen(context, builder, signature, args):
+        halves = [_load_part(builder, address, ir.FloatType(), 8) for address in args]
+        return builder.shuffle_vector(*halves, ir.Constant(ir.VectorType(ir.IntType(32), 16), list(range(16))))
+
+    return f32x16(types.intp, types.intp), codegen
+
+
+@intrinsic
+def load_fourfold_f32x16(typingctx, address):
+    """Four float32 from memory, each in four lanes."""
+
+    def codegen(context, builder, signature, args):
+        return part(builder, _load_part(builder, args[0], ir.FloatType(), 4), [i // 4 for i in range(16)])
+
+    return f32x16(types.intp), codegen
+
+
+@intrinsic
+def load_i32(typingctx, address):
+    """An int32 from memory, as int64; the address needs no alignment."""
+
+    def codegen(context, builder, signature, args):
+        value = builder.load(builder.inttoptr(args[0], ir.IntType(32).as_pointer()))
+        value.align = 1
+        return builder.sext(value, ir.IntType(64))
+
+    return types.int64(types.intp), codegen
+
+
 add_i32x16 = make_binary(i32x16, "add")
-max_f32x16 = make_larger(f32x16)
+and_i32x16 = make_binary(i32x16, "and_")
+shift_left_i32x16 = make_binary(i32x16, "shl")
+shift_right_i32x16 = make_binary(i32x16, "lshr")
+splat_i32x16 = make_splat(i32x16)
+select_i32x16 = make_select(i32x16)
+load_bytes_i32x16 = make_load_wider(8)
+load_words_i32x16 = make_load_wider(16)
+sub_f32x16 = make_binary(f32x16, "fsub")
+min_f32x16 = make_extreme(f32x16, "<")
+max_f32x16 = make_extreme(f32x16, ">")
+select_f32x16 = make_select(f32x16)
+low_halves_f32x16 = make_pick(f32x16, [*range(8), *range(16, 24)])
+high_halves_f32x16 = make_pick(f32x16, [*range(8, 16), *range(24, 32)])
+even_quarters_f32x16 = make_pick(f32x16, [i + i // 4 * 4 for i in range(16)])
+odd_quarters_f32x16 = make_pick(f32x16, [i + i // 4 * 4 + 4 for i in range(16)])
+interleave_low_f32x16 = make_pick(f32x16, [i // 2 + i % 2 * 16 for i in range(16)])
+interleave_high_f32x16 = make_pick(f32x16, [i // 2 + i % 2 * 16 + 8 for i in range(16)])
 add_f32x16 = make_binary(f32x16, "fadd")
 mul_f32x16 = make_binary(f32x16, "fmul")
 load_f32x16 = make_load(f32x16)

@@ -59,6 +59,18 @@ permute_f32x16 = _make_permute(f32x16, i32x16, "llvm.x86.avx512.permvar.sf.512")
 
 
 @intrinsic
+def permute_two_f32x16(typingctx, a, b, index):
+    """AVX-512 ``vpermt2ps``: lane i is lane ``index[i] % 32`` of `a` and `b` one behind the other."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(f32x16)
+        function = _declare(builder, "llvm.x86.avx512.vpermi2var.ps.512", kind, [kind, llvm_type(i32x16), kind])
+        return builder.call(function, [args[0], args[2], args[1]])
+
+    return f32x16(f32x16, f32x16, i32x16), codegen
+
+
+@intrinsic
 def permute_two_i8x64(typingctx, low, high, index):
     """VBMI ``vpermi2b``: lane i is entry ``index[i] % 128`` of the two tables, one after the other."""
 

@@ -13,8 +13,10 @@ from tqvec.kernels.simd.base import (
     load_f32x16,
     load_i32x16,
     lowest_bit,
+    min_f32x16,
     mul_f32x16,
     splat_f32x16,
+    sub_f32x16,
     to_f32x16,
 )
 from tqvec.kernels.staged.single import unpacked_dot
@@ -26,8 +28,38 @@ pair_products = kernel("pair_products")
 end_products = kernel("end_products")
 full_dot = kernel("full_dot")
 
+TINY = np.float32(1e-30)  # stands for a factor of 0
 PAIR = 2 * LANES  # rows, and queries, of one step
 BLOCK_BYTES = 1 << 19  # of unpacked levels, a part of the second-level cache that all queries share
+
+
+@jit
+def _extremes(factor, bias, first, count, out):
+    """For each `PAIR` of rows from `first` on: 1 / largest factor, 1 / smallest factor, largest bias; out (…, 3)."""
+    for r in range(0, count, PAIR):
+        low = np.float32(np.inf)
+        high = TINY
+        shift = np.float32(-np.inf) if bias.size > 0 else np.float32(0.0)
+        for i in range(first + r, first + min(r + PAIR, count)):
+            low = min(low, max(factor[i], TINY))
+            high = max(high, factor[i])
+            if bias.size > 0:
+                shift = max(shift, bias[i])
+        out[r // PAIR, 0] = np.float32(1.0) / high
+        out[r // PAIR, 1] = np.float32(1.0) / low
+        out[r // PAIR, 2] = shift
+
+
+@jit
+def _cut(least, slack, inverse, extremes):
+    """What a product must reach at least, whichever of the rows it belongs to, for its score to reach `least`.
+
+    All but `extremes` (3,) are addresses of 16 numbers. ``(product worth + slack) factor + bias`` grows with the bias,
+    and with the factor unless it is below the bias.
+    """
+    short = sub_f32x16(load_f32x16(least), splat_f32x16(extremes[2]))
+    needed = min_f32x16(mul_f32x16(short, splat_f32x16(extremes[0])), mul_f32x16(short, splat_f32x16(extremes[1])))
+    return mul_f32x16(sub_f32x16(needed, load_f32x16(slack)), load_f32x16(inverse))
 
 
 @jit
@@ -51,6 +83,8 @@ def search_batch_avx2(data, factor, bias, bands, levels, spread, stages, batch, 
     rows = max(1, BLOCK_BYTES // (width * PAIR)) * PAIR
     unpacked = np.zeros((rows, width), np.uint8)
     products = np.empty((PAIR, PAIR), np.int32)
+    extremes = np.empty((rows // PAIR, 3), np.float32)
+    inverse = np.float32(1.0) / batch.worth  # infinite for zero queries: rows pass while there is no threshold
     threshold = np.full(batch.worth.size, np.inf, np.float32)  # of the queries that only fill up a tile
     for q in range(nq):
         threshold[q] = scores[q, 0]
@@ -61,6 +95,7 @@ def search_batch_avx2(data, factor, bias, bands, levels, spread, stages, batch, 
     for block in range(start, stop, rows):
         n = min(rows, stop - block)
         unpack_levels(data, block, block + n, plane_bytes, batch.planes, windows, batch.table, words, unpacked)
+        _extremes(factor, bias, block, n, extremes)
         for q in range(0, batch.worth.size, PAIR):
             packed = batch.packed.ctypes.data + q // LANES * words * 1024
             worth = batch.worth.ctypes.data + 4 * q
@@ -70,7 +105,15 @@ def search_batch_avx2(data, factor, bias, bands, levels, spread, stages, batch, 
                 least = threshold.ctypes.data + 4 * q
                 product = products.ctypes.data
                 pair_products(unpacked.ctypes.data + r * width, packed, words, product)
+                few = extremes[r // PAIR]
+                low_cut = _cut(least, slack, inverse.ctypes.data + 4 * q, few)
+                high_cut = _cut(least + 64, slack + 64, inverse.ctypes.data + 4 * q + 64, few)
                 for v in range(min(PAIR, n - r)):
+                    at = product + 128 * v
+                    passed = at_least_f32x16(to_f32x16(load_i32x16(at)), low_cut)
+                    passed |= at_least_f32x16(to_f32x16(load_i32x16(at + 64)), high_cut)
+                    if passed == 0:
+                        continue
                     i = block + r + v
                     scale = splat_f32x16(factor[i])
                     shift = splat_f32x16(bias[i] if bias.size > 0 else np.float32(0.0))
