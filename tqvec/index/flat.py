@@ -36,7 +36,7 @@ class Index:
         Inner product and cosine: larger is better. l2: squared Euclidean distance, smaller is better; it keeps 4 more
         bytes a vector (its squared length).
     codebook : {"scalar", "trellis"}
-        As in `TurboQuant`: ``"trellis"`` finds more at equal bytes, but is slower to build and always searched in full.
+        As in `TurboQuant`: ``"trellis"`` finds more at equal bytes, but is slower to build.
     seed : int
         Of the random rotation.
 

@@ -89,6 +89,7 @@ def search_batch_avx2(data, factor, bias, bands, levels, spread, stages, batch, 
     for q in range(nq):
         threshold[q] = scores[q, 0]
     windows = stages.windows
+    level_bytes = stages.level_bytes
     room = np.zeros(padded_words(bands), np.uint64)
     begin_products(batch.config)
     for block in range(start, stop, rows):
@@ -127,7 +128,7 @@ def search_batch_avx2(data, factor, bias, bands, levels, spread, stages, batch, 
                             if nbits <= 4 or windows > 0:
                                 row = data.ctypes.data + i * data.shape[1]
                                 query = batch.integers.ctypes.data + 2 * width * best
-                                table = stages.level_bytes.ctypes.data
+                                table = level_bytes.ctypes.data
                                 total = full_dot(row, plane_bytes, nbits, windows, table, query, words)
                             else:
                                 total = unpacked_dot(data[i], bands, levels, spread, batch.integers[best], room)
