@@ -52,7 +52,8 @@ class Scanner:
         self._metric = metric
         self._bands = codec.quantizer.bands
         self._levels = integer_levels(codec.d, codec.quantizer)
-        by_planes = len(codec.bands) == 1 and codec.d % 8 == 0 and codec.codebook == "scalar"  # nothing else has stages
+        plain = codec.calibration is None and len(codec.bands) == 1
+        by_planes = plain and codec.d % 8 == 0 and codec.codebook == "scalar"  # nothing else has stages
         self._stages = stage_tables(codec.d, codec.bands[0].nbits) if by_planes else None
         self._signs = SignBlocks(codec.d)
 
