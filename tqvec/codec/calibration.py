@@ -20,6 +20,8 @@ from tqvec.kernels.dispatch import kernel
 MAX_D = 8192  # the matrix is dense
 MIN_WIDTH_GROUPS = {"scalar": 8, "trellis": trellis.MIN_COORDINATES}
 _MEDIAN_STEPS = 10
+_WEIGHT = 1.5  # power of an axis' share: 1 would give the least squared error of vectors, 2 of random scores
+_DROPPED = 1.5  # what an axis without bits counts in place of its D = 1: what it hides of a score isn't random
 _BLOCK = 4096  # rows multiplied at a time: sums of float32 products stay short
 _FIRST_ROUND = 8  # of the rotations inside bands; those before belong to the codec's own rotation and projection
 
@@ -130,7 +132,7 @@ def principal_axes(residuals: Floats) -> tuple[Array, Array]:
 
     Directions make it robust: a far row counts no more than others. The second moments M of n rows are mixed with
     those of the uniform distribution, I/d, in the proportion of Ledoit and Wolf (2004), which for trace 1 is
-    ρ = (1 − ‖M‖²) / (n (‖M‖² − 1/d)), at most 1: all of I/d for isotropic data, little for many rows.
+    ρ = (1 − ‖M‖²) / ((n − 1) (‖M‖² − 1/d)), at most 1: all of I/d for isotropic data, little for many rows.
 
     Returns
     -------
@@ -142,7 +144,7 @@ def principal_axes(residuals: Floats) -> tuple[Array, Array]:
     n, d = residuals.shape
     moments = _second_moments(residuals)
     energy = float(np.sum(moments * moments))
-    excess = n * (energy - 1 / d)
+    excess = (n - 1) * (energy - 1 / d)
     mix = min(1.0, (1 - energy) / excess) if excess > 0 else 1.0
     moments *= 1 - mix
     moments[np.diag_indices(d)] += mix / d
@@ -211,7 +213,7 @@ def _rotated(axes: Array, first_round: int, seed: int) -> Floats:
     return out.T
 
 
-def calibrate(rows: Floats, centre: Floats, queries: Floats | None, budget: Budget) -> Calibration:
+def calibrate(rows: Floats, centre: Floats, budget: Budget) -> Calibration:
     """Fit a calibration.
 
     Parameters
@@ -219,8 +221,6 @@ def calibrate(rows: Floats, centre: Floats, queries: Floats | None, budget: Budg
     rows : (n, d) float32
         A sample of what will be coded.
     centre : (d,) float32
-    queries : (m, d) float32 or None
-        A sample of what it will be multiplied with.
     budget : Budget
 
     Returns
@@ -229,11 +229,8 @@ def calibrate(rows: Floats, centre: Floats, queries: Floats | None, budget: Budg
     """
     d = rows.shape[1]
     axes, shares = principal_axes(rows - centre)
-    weights = shares
-    if queries is not None:
-        weights = np.sqrt(shares * np.einsum("ij,ij->j", axes, _second_moments(queries) @ axes))
     table = errors(d, budget.codebook)
-    bands = allocate(weights, group_edges(d, budget.codebook), budget, table)
+    bands = allocate(shares**_WEIGHT, group_edges(d, budget.codebook), budget, [_DROPPED, *table[1:]])
     gain = np.sqrt([1 / (1 - table[band.nbits]) for band in bands])
     gain /= gain.max()
     matrix = np.ascontiguousarray(axes.T, np.float32)

@@ -175,6 +175,7 @@ def _parse(path: Path, text: str | None) -> Header:
         if fields["header_crc32"] != _header_crc(fields):
             raise FormatError(f"{path}: damaged: the header's checksum does not match")
         fields["bands"] = tuple(Band(*band) for band in fields["bands"])
+        fields["crc32"] = dict(fields["crc32"])
         return Header(**{name: fields[name] for name in Header._fields})
     except FormatError:
         raise

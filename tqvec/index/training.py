@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.codec.bands import Band, code_bytes
+from tqvec.codec.bands import Band
 from tqvec.codec.calibration import MAX_D, Budget, calibrate, errors, spatial_median
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError
@@ -18,7 +18,7 @@ _HELD_OUT = 2000  # rows at most
 _QUERIES = 200  # asked at most
 _NEAR = 100  # true neighbours on which errors are compared: far ones don't compete
 _TOP = 10
-_ENOUGH = 0.95  # squared error of scores, below which it is no accident
+_ENOUGH = 0.9  # of the squared error of scores: less is no accident
 _ORDER = 0x7261696E  # of the generator that shuffles the sample, beside the codec's seed
 
 Floats = NDArray[np.float32]
@@ -26,7 +26,7 @@ Ids = NDArray[np.int64]
 
 
 class Samples(NamedTuple):
-    """What training may learn from: checked vectors, and queries if any."""
+    """Checked vectors to learn from, and queries to judge by, if any."""
 
     rows: Floats
     queries: Floats | None
@@ -50,7 +50,7 @@ class Training(NamedTuple):
     recall : tuple of float
         Recall 10@10 on the vectors held out, without and with the calibration.
     error : float
-        Squared error of scores near the top on them, as a part of what it was without.
+        Variance of the error of a query's scores near the top, for the median query, as a part of what it was without.
     """
 
     used: bool
@@ -102,34 +102,31 @@ def fit(
     held = min(_HELD_OUT, rows.shape[0] // 4)
     if samples.queries is None:
         asked = min(_QUERIES, held // 3)
-        learned, queries, base = None, rows[:asked], rows[asked:held]
+        queries, base = rows[:asked], rows[asked:held]
     else:
-        shuffled = samples.queries[order.permutation(samples.queries.shape[0])]
-        asked = min(_QUERIES, (shuffled.shape[0] + 1) // 2)
-        queries, base = shuffled[:asked], rows[:held]
-        learned = shuffled[asked:] if shuffled.shape[0] > asked else None
-    candidate = _calibrated(codec, rows[held:], learned, metric)
+        queries, base = order.permutation(samples.queries)[:_QUERIES], rows[:held]
+    candidate = _calibrated(codec, rows[held:])
     results = []
     for one in (codec, candidate):
         index = make(one)
         index.add(base, threads)
-        results.append(_judged(*index.search(queries, base.shape[0], threads), _exact(base, queries, metric)))
+        scores, ids = index.search(queries, base.shape[0], threads)
+        results.append(_judged(-scores if metric == "l2" else scores, ids, _exact(base, queries, metric)))
     (recall_before, error_before), (recall_after, error_after) = results
     error = error_after / error_before if error_before > 0 else 1.0
-    used = error < _ENOUGH and recall_after >= recall_before
-    final = _calibrated(codec, rows, samples.queries, metric)
+    by_chance = np.sqrt(recall_before * (1 - recall_before) / (_TOP * queries.shape[0]))
+    used = bool(error < _ENOUGH and recall_after >= recall_before - by_chance)
+    final = _calibrated(codec, rows)
     reason = "it helps at equal bytes" if used else "it would not help: the index stays as it was"
     assert final.calibration is not None
     shares = tuple(final.calibration.shares(errors(codec.d, codec.codebook)).tolist())
     return final, Training(used, reason, rows.shape[0], final.bands, shares, (recall_before, recall_after), error)
 
 
-def _calibrated(codec: TurboQuant, rows: Floats, queries: Floats | None, metric: str) -> TurboQuant:
-    centre = spatial_median(rows)
-    if queries is not None and metric == "l2":
-        queries = queries - centre
-    budget = Budget(8 * code_bytes(codec.bands), codec.codebook, codec.seed)
-    return codec.calibrated(calibrate(rows, centre, queries, budget))
+def _calibrated(codec: TurboQuant, rows: Floats) -> TurboQuant:
+    bits = sum((band.stop - band.start) * band.nbits for band in codec.bands)
+    budget = Budget(bits, codec.codebook, codec.seed)
+    return codec.calibrated(calibrate(rows, spatial_median(rows), budget))
 
 
 def _distinct(rows: Floats, metric: str) -> Floats:
@@ -150,12 +147,11 @@ def _exact(base: Floats, queries: Floats, metric: str) -> NDArray[np.float64]:
 
 
 def _judged(scores: Floats, ids: Ids, exact: NDArray[np.float64]) -> tuple[float, float]:
-    """Recall 10@10 of all results, and the squared error of scores near the top, less the mean of each query."""
+    """Recall 10@10 of all results, and the variance of the error of scores near the top, of the median query."""
     best = np.argsort(-exact, axis=1, kind="stable")
     wanted = best[:, :_TOP, None] == ids[:, None, :_TOP]
     found = np.empty(exact.shape)
     np.put_along_axis(found, ids, scores.astype(np.float64), axis=1)
     near = best[:, :_NEAR]
-    sign = -1 if scores[:, 0].sum() < scores[:, -1].sum() else 1  # distances are best when small
-    error = sign * np.take_along_axis(found, near, axis=1) - np.take_along_axis(exact, near, axis=1)
-    return float(wanted.any(axis=2).mean()), float(np.mean(np.var(error, axis=1)))
+    error = np.take_along_axis(found, near, axis=1) - np.take_along_axis(exact, near, axis=1)
+    return float(wanted.any(axis=2).mean()), float(np.median(np.var(error, axis=1)))
