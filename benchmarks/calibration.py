@@ -36,7 +36,7 @@ def ours(x: Floats, queries: Floats, sample: Floats, nbits: int, codebook: str, 
         index = tqvec.Index(x.shape[1], nbits=nbits, metric="cosine", codebook=codebook, seed=seed)
         start = time.perf_counter()
         if trained:
-            console.print(index.train(sample))
+            console.print(str(index.train(sample)))
         middle = time.perf_counter()
         index.add(x)
         times = middle - start, time.perf_counter() - middle

@@ -43,7 +43,8 @@ def found(index, x, queries, truth):
 
 # Measured with 8,000 rows to train on, mean of three seeds: see docs/explanation/calibration.md.
 @pytest.mark.parametrize(
-    ("nbits", "codebook", "gain"), [(1, "scalar", 0.04), (2, "scalar", 0.03), (2, "trellis", 0.02), (4, "scalar", 0.005)]
+    ("nbits", "codebook", "gain"),
+    [(1, "scalar", 0.04), (2, "scalar", 0.03), (2, "trellis", 0.02), (4, "scalar", 0.005)],
 )
 def test_recall_on_real_embeddings(nbits, codebook, gain):
     sample = load_sample()

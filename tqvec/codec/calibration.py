@@ -5,6 +5,7 @@ docs/explanation/calibration.md has the derivations, and the measurements behind
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -201,7 +202,7 @@ def allocate(weights: Array, edges: NDArray[np.int64], budget: Budget, table: li
         widths[best] += 1
         left -= int(sizes[best])
     cuts = [0, *(np.flatnonzero(np.diff(widths)) + 1), widths.size]
-    bands = [Band(int(edges[a]), int(edges[b]), int(widths[a])) for a, b in zip(cuts, cuts[1:], strict=False)]
+    bands = [Band(int(edges[a]), int(edges[b]), int(widths[a])) for a, b in pairwise(cuts)]
     return [band for band in bands if band.nbits]
 
 

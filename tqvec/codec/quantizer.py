@@ -308,7 +308,8 @@ class TurboQuant:
     def _encoder(self) -> tuple[Any, tuple[Any, ...]]:
         """Kernel of mode ``"mse"``, and the tables that it takes after the rotation."""
         if self.codebook == "trellis":
-            return kernel("encode_trellis_rows"), (self.quantizer.bands, trellis.encoder_tables(self.d, self.bands, self.spreads))
+            encoder = trellis.encoder_tables(self.d, self.bands, self.spreads)
+            return kernel("encode_trellis_rows"), (self.quantizer.bands, encoder)
         return kernel("encode_rows"), (self.quantizer,)
 
     def stored_scale(self, encoded: Encoded) -> Floats:
