@@ -92,7 +92,7 @@ def _family(d: int) -> Table:
 
 def _width(codec: TurboQuant) -> str:
     """Bits a coordinate, band by band unless all have the same."""
-    if isinstance(codec.nbits, int):
+    if isinstance(codec.nbits, int) and codec.calibration is None:
         return f"{codec.nbits} bits"
     return " + ".join(f"{band.stop - band.start} × {band.nbits}" for band in codec.bands) + " bits"
 

@@ -90,6 +90,12 @@ class TurboQuant:
     ----------
     bands : tuple of Band
         Runs of rotated coordinates and their widths; one, unless `nbits` says otherwise.
+    calibration : Calibration or None
+        What the codec has learned from data (`calibrated`).
+    centre : (d,) float32
+        Subtracted from vectors; 0 without a calibration.
+    spreads : (n_bands,) float32
+        Factor of the levels of each band; 1 without a calibration.
     rotation_tables, quantizer : RotationTables, QuantizerTables
         Rotation and codebooks as the kernels take them; in mode ``"prod"`` the first stage's centroid of each code.
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tqvec.codec.bands import Band
+from tqvec.codec.bands import MAX_BANDS, Band
 from tqvec.errors import InputError
 from tqvec.kernels.tables import QuantizerTables, TrellisTables
 
@@ -85,16 +85,18 @@ def check(bands: tuple[Band, ...]) -> None:
 
 
 def encoder_tables(d: int, bands: tuple[Band, ...], spreads: ArrayLike = 1.0) -> tuple[TrellisTables, ...]:
-    """Tables for the encoding kernel, one a band."""
+    """Tables for the encoding kernel, one a band, and the last again up to `MAX_BANDS`: their number is part of the
+    kernel's type, which would be compiled anew for each."""
     factors = np.broadcast_to(np.asarray(spreads, np.float64), len(bands))
-    return tuple(tables(d, band.nbits, float(factor)) for band, factor in zip(bands, factors, strict=True))
+    found = [tables(d, band.nbits, float(factor)) for band, factor in zip(bands, factors, strict=True)]
+    return (*found, *found[-1:] * (MAX_BANDS - len(found)))
 
 
 def quantizer_tables(d: int, bands: tuple[Band, ...], spreads: ArrayLike = 1.0) -> QuantizerTables:
     """Tables for the kernels that read codes: levels by index, in-subset bits first, then the window."""
     n = len(bands)
     centroids = np.zeros((n, 256), np.float32)
-    for i, encoder in enumerate(encoder_tables(d, bands, spreads)):
+    for i, encoder in enumerate(encoder_tables(d, bands, spreads)[:n]):
         centroids[i, : encoder.levels.size] = encoder.levels.ravel()
     windows = np.array([states(band.nbits).bit_length() for band in bands], np.int64)
     empty = np.zeros((n, 0), np.float32)

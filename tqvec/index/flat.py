@@ -28,12 +28,15 @@ Ids = NDArray[np.int64]
 class Index:
     """Compressed vectors that can be searched without decompressing them.
 
+    No training is needed; `train` fits the codec to the data, for more recall at the same bytes.
+
     Parameters
     ----------
     d : int
         Dimension, 1 to 65,536.
     nbits : int, float or sequence of (int, int)
-        Bits a coordinate, 1 to 8; 2.5, 3.5 or bands as in `TurboQuant`. Several bands are always searched in full.
+        Bits a coordinate, 1 to 8; 2.5, 3.5 or bands as in `TurboQuant`. Several bands, and so a trained index, are
+        always searched in full.
     metric : {"ip", "cosine", "l2"}
         Inner product and cosine: larger is better. l2: squared Euclidean distance, smaller is better; it keeps 4 more
         bytes a vector (its squared length).

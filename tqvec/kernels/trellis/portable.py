@@ -181,7 +181,7 @@ def encode_trellis_rows_portable(x, rotation, bands, tables, start, stop, data, 
     rotation : RotationTables
     bands : (n_bands, 3) int64
     tables : tuple of TrellisTables
-        One a band.
+        One a band; further ones are not used.
     start, stop : int
     data : (n, code bytes) uint8
         Filled: packed codes.
