@@ -30,8 +30,9 @@ def made(d, nbits=2, metric="ip", codebook="scalar"):
 
 
 def trained(x, nbits=2, metric="ip", codebook="scalar"):
+    """An index of `x`, trained on that and more like it."""
     index = made(x.shape[1], nbits, metric, codebook)
-    assert index.train(x).used
+    assert index.train(np.concatenate([x, anisotropic(3000, x.shape[1], seed=6)])).used
     index.add(x)
     return index
 
@@ -255,12 +256,16 @@ def test_bad_arguments_change_nothing():
         ({"sample": x, "vectors": bad}, "vectors row 7"),
         ({"sample": x, "vectors": x}, "vectors must be the 0"),
         ({"sample": x, "threads": 0}, "threads must be"),
+        ({"sample": x, "queries": x[:0]}, "queries must have at least one row"),
+        ({"sample": np.where(x == x[5, 2], np.float32(1e30), x)}, "sample row 5 is too long"),
+        ({"sample": x, "queries": x[3:6] * np.float32(1e30)}, "queries row 0 is too long"),
     ):
         with pytest.raises(InputError, match=message):
             index.train(**arguments)
         assert index.codec.calibration is None
     with pytest.raises(InputError, match="d must be at most 8192 to train"):
         made(8193).train(np.zeros((2, 8193), np.float32))
+    assert made(64, metric="cosine").train(x * np.float32(1e30), queries=x * np.float32(1e-30)).used
     index.train(x)
     with pytest.raises(InputError, match="x row 7 holds NaN"):
         index.add(bad)

@@ -117,7 +117,7 @@ class Index:
         Parameters
         ----------
         sample : (n, d) float16, float32, float64 or bfloat16
-            Vectors like those to be stored, in any order; a few thousand, or at least some times `d`.
+            Vectors like those to be stored, in any order: a few thousand, some times `d`. Of many, 65,536 are drawn.
         queries : (m, d), optional
             Queries like those to come. Default: the vectors themselves stand for them.
         vectors : (ntotal, d), optional
@@ -132,7 +132,8 @@ class Index:
         Raises
         ------
         InputError
-            Bad vectors, with the row; `vectors` missing or not as many as are stored; `d` above 8,192.
+            Bad vectors, or values above 10¹⁸ in a `sample` or `queries` for ip or l2, with the row; no queries in
+            `queries`; `vectors` missing or not as many as are stored; `d` above 8,192.
         """
         rows = _validate.vectors(sample, self.d, "sample")
         asked = None if queries is None else _validate.vectors(queries, self.d, "queries")

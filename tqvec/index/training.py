@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.codec.bands import Band
+from tqvec.codec.bands import Band, parse
 from tqvec.codec.calibration import MAX_D, Budget, calibrate, errors, spatial_median
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError
 
 MIN_ROWS = 200  # below, a quarter held out says nothing
+_MOST = 65536  # rows of a sample that are looked at
+_LONGEST = 1e18  # value whose square float32 still holds
 _HELD_OUT = 2000  # rows at most
 _QUERIES = 200  # asked at most
 _NEAR = 100  # true neighbours on which errors are compared: far ones don't compete
@@ -28,7 +30,7 @@ Ids = NDArray[np.int64]
 class Samples(NamedTuple):
     """Checked vectors to learn from, and queries to judge by, if any."""
 
-    rows: Floats
+    sample: Floats
     queries: Floats | None
 
 
@@ -90,12 +92,11 @@ def fit(
     Raises
     ------
     InputError
-        d is above 8,192.
+        As `Index.train` says.
     """
-    if codec.d > MAX_D:
-        raise InputError(f"d must be at most {MAX_D} to train, got {codec.d}")
+    _check(codec.d, metric, samples)
     order = np.random.default_rng([codec.seed, _ORDER])
-    rows = _distinct(samples.rows, metric)
+    rows = _distinct(samples.sample[order.permutation(samples.sample.shape[0])[:_MOST]], metric)
     rows = rows[order.permutation(rows.shape[0])]
     if rows.shape[0] < MIN_ROWS:
         return codec, Training(False, f"a sample needs at least {MIN_ROWS} distinct rows", rows.shape[0])
@@ -123,8 +124,22 @@ def fit(
     return final, Training(used, reason, rows.shape[0], final.bands, shares, (recall_before, recall_after), error)
 
 
+def _check(d: int, metric: str, samples: Samples) -> None:
+    if d > MAX_D:
+        raise InputError(f"d must be at most {MAX_D} to train, got {d}")
+    if samples.queries is not None and samples.queries.shape[0] == 0:
+        raise InputError("queries must have at least one row, or be None")
+    if metric == "cosine":
+        return
+    for name, rows in samples._asdict().items():
+        if rows is not None and rows.size and np.abs(rows).max() > _LONGEST:
+            row = int(np.argmax(np.abs(rows).max(axis=1) > _LONGEST))
+            raise InputError(f"{name} row {row} is too long to train with: it has a value above {_LONGEST:g}")
+
+
 def _calibrated(codec: TurboQuant, rows: Floats) -> TurboQuant:
-    bits = sum((band.stop - band.start) * band.nbits for band in codec.bands)
+    untrained = parse(codec.nbits, codec.d)[1]
+    bits = sum((band.stop - band.start) * band.nbits for band in untrained)
     budget = Budget(bits, codec.codebook, codec.seed)
     return codec.calibrated(calibrate(rows, spatial_median(rows), budget))
 

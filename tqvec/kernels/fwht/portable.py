@@ -135,7 +135,8 @@ def dense_tile_portable(src, dst, matrix, transposed):
             c = src[j + 2]
             e = src[j + 3]
             for lane in range(lanes):
-                out[lane] = (((out[lane] + a[lane] * m[j]) + b[lane] * m[j + 1]) + c[lane] * m[j + 2]) + e[lane] * m[j + 3]
+                total = (out[lane] + a[lane] * m[j]) + b[lane] * m[j + 1]
+                out[lane] = (total + c[lane] * m[j + 2]) + e[lane] * m[j + 3]
         for j in range(d - d % 4, d):
             row = src[j]
             for lane in range(lanes):
