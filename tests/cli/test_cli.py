@@ -52,6 +52,18 @@ def test_fractional_width(vectors):
     assert "6 × 3 + 18 × 2 bits, mode mse" in told
 
 
+def test_info_on_a_trained_index(tmp_path):
+    x = np.random.default_rng(1).standard_normal((600, 32)).astype(np.float32) / np.arange(1, 33, dtype=np.float32)
+    index = tqvec.Index(32, nbits=2)
+    assert index.train(x).used
+    index.add(x)
+    index.save(tmp_path / "x.tqv")
+    told = run("info", tmp_path / "x.tqv").output
+    widths = " + ".join(f"{band.stop - band.start} × {band.nbits}" for band in index.codec.bands)
+    assert f"{widths} bits, mode mse, codebook scalar, rotation calibrated" in told
+    assert index.codec.fingerprint in told
+
+
 def test_trellis(vectors):
     built = run("build", vectors / "x.npy", "-o", vectors / "x.tqv", "--nbits", 2, "--codebook", "trellis")
     assert "300 vectors of d=24 at 2 bits, 10 bytes each" in built.output

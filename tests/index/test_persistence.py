@@ -124,7 +124,7 @@ def rewritten(path, **changes):
 
 def test_versions_and_fingerprints(tmp_path):
     saved(tmp_path / "a.tqv")
-    with pytest.raises(FormatError, match="format version 7; this tqvec reads up to 3: upgrade"):
+    with pytest.raises(FormatError, match="format version 7; this tqvec reads up to 4: upgrade"):
         tqvec.Index.load(rewritten(tmp_path / "a.tqv", version=7))
     saved(tmp_path / "a.tqv")
     with pytest.raises(FormatError, match="fingerprint 00ff, this tqvec makes"):

@@ -83,7 +83,7 @@ def _family(d: int) -> Table:
             if name == "scalar":
                 raise  # it takes every dimension
             continue
-        bits = mean(codec.bands, [band.nbits for band in codec.bands])
+        bits = mean(codec.d, codec.bands, [band.nbits for band in codec.bands])
         error = codec.distortion
         cells = (f"{bits:g}", f"{8 * codec.code_size / d:.3f}", f"{error:.4g}", f"{error * 4**bits:.3f}")
         table.add_row(name, str(codec.nbits), *cells, f"{codec.entropy:.3f}")
@@ -92,7 +92,7 @@ def _family(d: int) -> Table:
 
 def _width(codec: TurboQuant) -> str:
     """Bits a coordinate, band by band unless all have the same."""
-    if isinstance(codec.nbits, int):
+    if isinstance(codec.nbits, int) and codec.calibration is None:
         return f"{codec.nbits} bits"
     return " + ".join(f"{band.stop - band.start} × {band.nbits}" for band in codec.bands) + " bits"
 

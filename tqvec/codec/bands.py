@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
 from tqvec.codec import codebook
@@ -87,9 +87,8 @@ def _bands(pairs: Pairs) -> tuple[Band, ...]:
     return tuple(bands)
 
 
-def mean(bands: tuple[Band, ...], values: Sequence[float]) -> float:
-    """Mean over all coordinates of what has one value a band."""
-    d = bands[-1].stop
+def mean(d: int, bands: tuple[Band, ...], values: Sequence[float]) -> float:
+    """Mean over all `d` coordinates of what has one value a band, and 0 for coordinates after the last."""
     return float(sum((band.stop - band.start) / d * value for band, value in zip(bands, values, strict=True)))
 
 
@@ -116,15 +115,16 @@ def _grid(edges: NDArray[np.float32], cells: int) -> tuple[NDArray[np.uint8], ND
     return below, np.array([scale, offset], np.float32)
 
 
-def quantizer_tables(d: int, bands: tuple[Band, ...]) -> QuantizerTables:
-    """Tables for the encoding and decoding kernels."""
+def quantizer_tables(d: int, bands: tuple[Band, ...], spreads: ArrayLike = 1.0) -> QuantizerTables:
+    """Tables for the encoding and decoding kernels; the levels of a band are those of its width times its spread."""
     n = len(bands)
+    factors = np.broadcast_to(np.asarray(spreads, np.float64), n)
     thresholds = np.full((n, 256), np.inf, np.float32)
     centroids = np.zeros((n, 256), np.float32)
     for i, band in enumerate(bands):
         levels = 2**band.nbits
-        thresholds[i, : levels - 1] = codebook.thresholds(d, band.nbits)
-        centroids[i, :levels] = codebook.centroids(d, band.nbits)
+        thresholds[i, : levels - 1] = codebook.thresholds(d, band.nbits) * factors[i]
+        centroids[i, :levels] = codebook.centroids(d, band.nbits) * factors[i]
     cells = 256
     while True:
         grids = [_grid(thresholds[i, : 2**band.nbits - 1], cells) for i, band in enumerate(bands)]

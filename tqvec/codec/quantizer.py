@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from tqvec._config import num_threads
 from tqvec.codec import codebook as frozen
 from tqvec.codec import trellis
 from tqvec.codec.bands import Width, code_bytes, mean, parse, quantizer_tables
+from tqvec.codec.calibration import Calibration, errors
 from tqvec.codec.codes import Codes
 from tqvec.codec.qjl import PROJECTIONS, SecondStage, stages
-from tqvec.codec.rotation import ROTATIONS
+from tqvec.codec.rotation import ROTATIONS, dense
 from tqvec.codec.scales import SCALES
 from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
@@ -88,6 +90,12 @@ class TurboQuant:
     ----------
     bands : tuple of Band
         Runs of rotated coordinates and their widths; one, unless `nbits` says otherwise.
+    calibration : Calibration or None
+        What the codec has learned from data (`calibrated`).
+    centre : (d,) float32
+        Subtracted from vectors; 0 without a calibration.
+    spreads : (n_bands,) float32
+        Factor of the levels of each band; 1 without a calibration.
     rotation_tables, quantizer : RotationTables, QuantizerTables
         Rotation and codebooks as the kernels take them; in mode ``"prod"`` the first stage's centroid of each code.
 
@@ -128,23 +136,51 @@ class TurboQuant:
         self.seed = _validate.integer(seed, "seed", 0, 2**64 - 1)
         self.scale, self.qjl = _options(self.mode, self.codebook, scale, qjl)
         self.rotation_tables = ROTATIONS[self.rotation](self.d, self.seed)
+        self.calibration: Calibration | None = None
+        self.spreads = np.ones(len(self.bands), np.float32)
+        self.centre = np.zeros(self.d, np.float32)
         self._second = None
         self._trellis: tuple[TrellisTables, ...] = ()
         if self.qjl is not None:
             projection = PROJECTIONS[self.qjl](self.d, self.seed)
             self.quantizer, self._second = stages(self.d, self.bands, self.rotation_tables, projection)
-        elif self.codebook == "trellis":
-            trellis.check(self.bands)
-            self.quantizer = trellis.quantizer_tables(self.d, self.bands)
-            self._trellis = trellis.encoder_tables(self.d, self.bands)
         else:
-            self.quantizer = quantizer_tables(self.d, self.bands)
+            self._set_tables()
 
     def __repr__(self) -> str:
         kind = "codebook='trellis', " if self.codebook == "trellis" else ""
         if self.qjl is not None:
             kind = f"mode='prod', qjl={self.qjl!r}, "
         return f"TurboQuant(d={self.d}, nbits={self.nbits}, {kind}rotation={self.rotation!r}, seed={self.seed})"
+
+    def _set_tables(self) -> None:
+        """Tables of mode ``"mse"``, for the bands and spreads of now."""
+        if self.codebook == "trellis":
+            trellis.check(self.bands)
+            self.quantizer = trellis.quantizer_tables(self.d, self.bands, self.spreads)
+            self._trellis = trellis.encoder_tables(self.d, self.bands, self.spreads)
+        else:
+            self.quantizer = quantizer_tables(self.d, self.bands, self.spreads)
+
+    def calibrated(self, calibration: Calibration) -> TurboQuant:
+        """A codec of the same codebook and seed, with the centre, rotation and bands of a calibration.
+
+        Raises
+        ------
+        InputError
+            The calibration is not for this dimension or codebook, or the codec has mode ``"prod"`` or another scale
+            rule than ``"unbiased"``.
+        """
+        if self.scale != "unbiased":
+            raise InputError(f"only a codec with scale='unbiased' can be calibrated, not {self!r}")
+        calibration.check(self.d)
+        other = copy.copy(self)
+        other.rotation = "calibrated"
+        other.calibration, other.bands = calibration, calibration.bands
+        other.centre, other.spreads = calibration.centre, calibration.spreads
+        other.rotation_tables = dense(calibration.matrix)
+        other._set_tables()
+        return other
 
     @property
     def code_size(self) -> int:
@@ -155,24 +191,27 @@ class TurboQuant:
     def distortion(self) -> float:
         """Expected squared error D of a decoded unit vector with the paper's scale; the others do slightly better.
 
+        Of a calibrated codec: of a vector like those of the sample, as a part of its squared distance to the centre.
         Mode ``"prod"``: D of the first stage times π/2 − 1/d, or about π/2 − 1 for ``qjl="hadamard"``. That is what
         being unbiased costs: the first stage alone would decode with less.
         """
-        if self.codebook == "trellis":
-            return mean(self.bands, [trellis.distortion(self.d, band.nbits) for band in self.bands])
-        if self._second is None:
-            return mean(self.bands, [frozen.distortion(self.d, band.nbits) for band in self.bands])
-        first = mean(self.bands, [frozen.distortion(self.d, band.nbits - 1) for band in self.bands])
-        return first * self._second.projection.error
+        if self._second is not None:
+            first = mean(self.d, self.bands, [frozen.distortion(self.d, band.nbits - 1) for band in self.bands])
+            return first * self._second.projection.error
+        table = errors(self.d, self.codebook)
+        own = np.array([table[band.nbits] for band in self.bands])
+        if self.calibration is not None:
+            return float(1 - np.sum(self.calibration.shares(table) * (1 - own)))
+        return mean(self.d, self.bands, own.tolist())
 
     @property
     def entropy(self) -> float:
         """Mean entropy of a code in bits: what an entropy coder could reach per coordinate."""
         if self.codebook == "trellis":
-            return mean(self.bands, [trellis.entropy(band.nbits) for band in self.bands])
+            return mean(self.d, self.bands, [trellis.entropy(band.nbits) for band in self.bands])
         if self._second is None:
-            return mean(self.bands, [frozen.entropy(self.d, band.nbits) for band in self.bands])
-        return 1 + mean(self.bands, [frozen.entropy(self.d, band.nbits - 1) for band in self.bands])
+            return mean(self.d, self.bands, [frozen.entropy(self.d, band.nbits) for band in self.bands])
+        return 1 + mean(self.d, self.bands, [frozen.entropy(self.d, band.nbits - 1) for band in self.bands])
 
     @property
     def fingerprint(self) -> str:
@@ -191,6 +230,8 @@ class TurboQuant:
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
         digest.update(self.quantizer.centroids.astype("<f4").tobytes())
         digest.update(self.rotation_tables.matrix.astype("<f4").tobytes())
+        if self.calibration is not None:
+            digest.update(self.centre.astype("<f4").tobytes())
         if self._second is not None:
             digest.update(self._second.projection.tables.matrix.astype("<f4").tobytes())
         return digest.hexdigest()[:32]
@@ -234,12 +275,14 @@ class TurboQuant:
         _threads.over_rows(task, n, _GRAIN, threads)
         return Codes(data, _as_float32(norm), _as_float32(norm * residual))
 
-    def encode_sums(self, x: ArrayLike, threads: int | None = None) -> Encoded:
+    def encode_sums(self, x: ArrayLike, threads: int | None = None, unit: bool = False) -> Encoded:
         """Codes of vectors, with the sums that the scale rules need; arguments and errors as in `encode`.
 
-        Mode ``"mse"`` only.
+        Mode ``"mse"`` only. With `unit`, a vector stands for its direction: its length counts as 1.
         """
         rows = _validate.shaped(x, self.d, "x")
+        if self.calibration is not None:
+            rows = self._residuals(rows, unit)
         n = rows.shape[0]
         workers = num_threads(threads)
         out = Encoded(np.empty((n, code_bytes(self.bands)), np.uint8), np.empty(n), np.empty(n), np.empty(n))
@@ -253,7 +296,23 @@ class TurboQuant:
         _threads.over_rows(task, n, _GRAIN, workers)
         if good.min() < n:
             raise _validate.bad_row(x, int(good.min()), "x")
+        if unit and self.calibration is None:
+            return out._replace(norm=(out.norm > 0).astype(np.float64))
         return out
+
+    def _residuals(self, rows: Floats, unit: bool) -> Floats:
+        """Rows, or their directions, less the centre; what float32 can't hold becomes infinite or NaN."""
+        if unit:
+            directions = np.empty_like(rows)
+            kernel("unit_rows")(rows, 0, rows.shape[0], directions)
+            rows = directions
+        with np.errstate(over="ignore", invalid="ignore"):
+            residuals: Floats = rows - self.centre
+        return residuals
+
+    def offset(self, queries: Floats) -> NDArray[np.float64]:
+        """Product of each checked query with the centre, (nq,): what a score lacks that is made of codes alone."""
+        return np.einsum("ij,j->i", queries, self.centre, dtype=np.float64)
 
     def _encoder(self) -> tuple[Any, tuple[Any, ...]]:
         """Kernel of mode ``"mse"``, and the tables that it takes after the rotation."""
@@ -279,19 +338,29 @@ class TurboQuant:
         """
         self._check(codes)
         n, workers = len(codes), num_threads(threads)
-        shrink = np.float32(1.0 - self.distortion if self.scale == "unbiased" else 1.0)
+        shrink, by_band = self._shrinkage()
         decode = kernel("decode_rows")
 
         def decoded(term: Term) -> Floats:
             scale, out = term.scale * shrink, np.empty((n, self.d), np.float32)
+            tables = term.tables._replace(centroids=term.tables.centroids * by_band)
 
             def task(part: int, start: int, stop: int) -> None:
-                decode(codes.data, scale, term.basis, term.tables, SPREAD, start, stop, out)
+                decode(codes.data, scale, term.basis, tables, SPREAD, start, stop, out)
 
             _threads.over_rows(task, n, _GRAIN, workers)
             return out
 
-        return _sum(decoded(term) for term in self._terms(codes))
+        return _sum(decoded(term) for term in self._terms(codes)) + self.centre
+
+    def _shrinkage(self) -> tuple[np.float32, Floats]:
+        """What decoding multiplies scales with, and the levels of each band, (n_bands, 1)."""
+        if self.calibration is None:
+            shrink = np.float32(1.0 - self.distortion if self.scale == "unbiased" else 1.0)
+            return shrink, np.ones((len(self.bands), 1), np.float32)
+        table = errors(self.d, self.codebook)
+        by_band = np.array([[1 - table[band.nbits]] for band in self.bands], np.float32)
+        return np.float32(self.calibration.shares(table).sum()), by_band
 
     def inner_product(self, queries: ArrayLike, codes: Codes, threads: int | None = None) -> Floats:
         """Inner products of queries with compressed vectors, computed on the codes in float32.
@@ -322,7 +391,7 @@ class TurboQuant:
             _threads.over_rows(task, len(codes), _GRAIN, workers)
             return out
 
-        return _sum(scores(term) for term in self._terms(codes))
+        return _sum(scores(term) for term in self._terms(codes)) + self.offset(rows).astype(np.float32)[:, None]
 
     def _terms(self, codes: Codes) -> Iterator[Term]:
         """What vectors are the sum of: their centroids and, in mode ``"prod"``, the estimate of what those leave."""

@@ -13,9 +13,9 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from tqvec.codec.bands import Band
+from tqvec.codec.bands import MAX_BANDS, Band
 from tqvec.errors import InputError
 from tqvec.kernels.tables import QuantizerTables, TrellisTables
 
@@ -61,9 +61,9 @@ def table(d: int, nbits: int) -> Array:
     return np.array(levels) / math.sqrt(d)
 
 
-def tables(d: int, nbits: int) -> TrellisTables:
-    """Levels rounded to float32, and the midpoints between them, rounded in turn, for the kernels."""
-    levels = table(d, nbits).astype(np.float32)
+def tables(d: int, nbits: int, spread: float = 1.0) -> TrellisTables:
+    """Levels times `spread`, rounded to float32, and the midpoints between them, rounded in turn, for the kernels."""
+    levels = (table(d, nbits) * spread).astype(np.float32)
     thresholds = (levels[1:].astype(np.float64) + levels[:-1]) / 2
     return TrellisTables(thresholds.astype(np.float32), levels)
 
@@ -84,18 +84,20 @@ def check(bands: tuple[Band, ...]) -> None:
             raise InputError(f"codebook='trellis' needs at least {MIN_COORDINATES} coordinates a band, got {count}")
 
 
-def encoder_tables(d: int, bands: tuple[Band, ...]) -> tuple[TrellisTables, ...]:
-    """Tables for the encoding kernel, one a band."""
-    return tuple(tables(d, band.nbits) for band in bands)
+def encoder_tables(d: int, bands: tuple[Band, ...], spreads: ArrayLike = 1.0) -> tuple[TrellisTables, ...]:
+    """Tables for the encoding kernel, one a band, and the last again up to `MAX_BANDS`: their number is part of the
+    kernel's type, which would be compiled anew for each."""
+    factors = np.broadcast_to(np.asarray(spreads, np.float64), len(bands))
+    found = [tables(d, band.nbits, float(factor)) for band, factor in zip(bands, factors, strict=True)]
+    return (*found, *found[-1:] * (MAX_BANDS - len(found)))
 
 
-def quantizer_tables(d: int, bands: tuple[Band, ...]) -> QuantizerTables:
+def quantizer_tables(d: int, bands: tuple[Band, ...], spreads: ArrayLike = 1.0) -> QuantizerTables:
     """Tables for the kernels that read codes: levels by index, in-subset bits first, then the window."""
     n = len(bands)
     centroids = np.zeros((n, 256), np.float32)
-    for i, band in enumerate(bands):
-        levels = tables(d, band.nbits).levels.ravel()
-        centroids[i, : levels.size] = levels
+    for i, encoder in enumerate(encoder_tables(d, bands, spreads)[:n]):
+        centroids[i, : encoder.levels.size] = encoder.levels.ravel()
     windows = np.array([states(band.nbits).bit_length() for band in bands], np.int64)
     empty = np.zeros((n, 0), np.float32)
     return QuantizerTables(np.array(bands, np.int64), windows, centroids, empty, np.zeros((n, 0), np.uint8), empty)

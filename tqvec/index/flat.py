@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import FormatError, InputError
 from tqvec.index import persistence
 from tqvec.index.scan import SPARE_ROWS, Scanner, squared_lengths
+from tqvec.index.training import Samples, Training, fit
 
 METRICS = ("ip", "cosine", "l2")
 _HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
@@ -26,12 +28,15 @@ Ids = NDArray[np.int64]
 class Index:
     """Compressed vectors that can be searched without decompressing them.
 
+    No training is needed; `train` fits the codec to the data, for more recall at the same bytes.
+
     Parameters
     ----------
     d : int
         Dimension, 1 to 65,536.
     nbits : int, float or sequence of (int, int)
-        Bits a coordinate, 1 to 8; 2.5, 3.5 or bands as in `TurboQuant`. Several bands are always searched in full.
+        Bits a coordinate, 1 to 8; 2.5, 3.5 or bands as in `TurboQuant`. Several bands, and so a trained index, are
+        always searched in full.
     metric : {"ip", "cosine", "l2"}
         Inner product and cosine: larger is better. l2: squared Euclidean distance, smaller is better; it keeps 4 more
         bytes a vector (its squared length).
@@ -58,15 +63,26 @@ class Index:
 
     def __init__(self, d: int, nbits: Width = 4, metric: str = "ip", codebook: str = "scalar", seed: int = 0):
         self.metric = _validate.choice(metric, "metric", METRICS)
-        self.codec = TurboQuant(d, nbits=nbits, codebook=codebook, seed=seed)
+        self._start(TurboQuant(d, nbits=nbits, codebook=codebook, seed=seed))
         self.d = self.codec.d
         self.nbits = self.codec.nbits
-        self._scanner = Scanner(self.codec, self.metric)
-        self._rows = persistence.empty_rows(self.codec, self.metric)
+
+    def _start(self, codec: TurboQuant) -> None:
+        """Become an empty index of this codec."""
+        self.codec = codec
+        self._scanner = Scanner(codec, self.metric)
+        self._rows = persistence.empty_rows(codec, self.metric)
         self._ntotal = 0
+
+    def _like(self, codec: TurboQuant) -> Index:
+        """An empty index of another codec, all else equal."""
+        other = copy.copy(self)
+        other._start(codec)
+        return other
 
     def __repr__(self) -> str:
         kind = "codebook='trellis', " if self.codec.codebook == "trellis" else ""
+        kind += "" if self.codec.calibration is None else "trained, "
         return f"Index(d={self.d}, nbits={self.nbits}, {kind}metric={self.metric!r}, ntotal={self.ntotal})"
 
     def __len__(self) -> int:
@@ -87,6 +103,53 @@ class Index:
         """Bytes of all vectors (``ntotal * code_size``)."""
         return self._ntotal * self.code_size
 
+    def train(
+        self,
+        sample: ArrayLike,
+        queries: ArrayLike | None = None,
+        vectors: ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> Training:
+        """Fit the codec to the data, at the same bytes a vector, if that helps (docs/explanation/calibration.md).
+
+        A part of the sample is held out to judge: unless results on it get better, the index stays as it was.
+
+        Parameters
+        ----------
+        sample : (n, d) float16, float32, float64 or bfloat16
+            Vectors like those to be stored, in any order: a few thousand, some times `d`. Of many, 65,536 are drawn.
+        queries : (m, d), optional
+            Queries like those to come. Default: the vectors themselves stand for them.
+        vectors : (ntotal, d), optional
+            What has been added, in that order, for an index that isn't empty: it is compressed anew.
+        threads : int, optional
+
+        Returns
+        -------
+        Training
+            What was found and decided; prints as a table.
+
+        Raises
+        ------
+        InputError
+            Bad vectors, or values above 10¹⁸ in a `sample` or `queries` for ip or l2, with the row; no queries in
+            `queries`; `vectors` missing or not as many as are stored; `d` above 8,192.
+        """
+        rows = _validate.vectors(sample, self.d, "sample")
+        asked = None if queries is None else _validate.vectors(queries, self.d, "queries")
+        stored = np.empty((0, self.d), np.float32) if vectors is None else _validate.vectors(vectors, self.d, "vectors")
+        if stored.shape[0] != self._ntotal:
+            raise InputError(
+                f"vectors must be the {self._ntotal} that were added: codes can't be made anew from codes, got "
+                + (f"{stored.shape[0]} rows" if vectors is not None else "none")
+            )
+        codec, training = fit(self._like, self.codec, self.metric, Samples(rows, asked), num_threads(threads))
+        if training.used:
+            trained = self._like(codec)
+            trained.add(stored, threads)
+            self.__dict__.update(trained.__dict__)
+        return training
+
     def add(self, x: ArrayLike, threads: int | None = None) -> None:
         """Compress vectors and append them; ids are consecutive row numbers.
 
@@ -103,9 +166,7 @@ class Index:
         InputError
             Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
         """
-        encoded = self.codec.encode_sums(x, threads)
-        if self.metric == "cosine":
-            encoded = encoded._replace(norm=(encoded.norm > 0).astype(np.float64))
+        encoded = self.codec.encode_sums(x, threads, unit=self.metric == "cosine")
         new: persistence.Rows = {"codes": encoded.data, "scale": self.codec.stored_scale(encoded)}
         if self.metric == "l2":
             with np.errstate(over="ignore"):
@@ -161,6 +222,8 @@ class Index:
         k = _validate.integer(k, "k", 1, 2**31 - 1)
         workers = num_threads(threads)
         rows = _validate.vectors(queries, self.d, "queries")
+        if self.metric == "l2":
+            rows = rows - self.codec.centre  # distances don't change
         if self._ntotal == 0:
             scores = np.full((rows.shape[0], k), -np.inf, np.float32)
             ids = np.full((rows.shape[0], k), -1, np.int64)
@@ -172,8 +235,12 @@ class Index:
                 ids = np.pad(ids, missing, constant_values=-1)
         if self.metric == "l2":
             distances = np.maximum(squared_lengths(rows)[:, None] - scores.astype(np.float64), 0.0)
-            scores = distances.astype(np.float32)
-        return scores, ids
+            return distances.astype(np.float32), ids
+        offset = self.codec.offset(rows)
+        if self.metric == "cosine":
+            length = np.sqrt(squared_lengths(rows))
+            offset = np.divide(offset, length, out=np.zeros_like(offset), where=length > 0)
+        return (scores + offset[:, None]).astype(np.float32), ids
 
     def _best(self, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
         """What the scanner finds, in batches whose heaps fit the memory set aside for them."""
@@ -205,9 +272,11 @@ class Index:
         FileNotFoundError
             There is no such file.
         """
-        header, rows = persistence.load(Path(path))
+        header, rows, calibration = persistence.load(Path(path))
         try:
             index = cls(header.d, header.nbits, header.metric, header.codebook, header.seed)
+            if calibration is not None:
+                index._start(index.codec.calibrated(calibration))
         except InputError as error:
             raise FormatError(f"{path}: this tqvec can't read such an index: {error}") from error
         persistence.check_fingerprint(Path(path), header, index.codec)

@@ -15,11 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tqvec.codec.bands import Band, Width, code_bytes
+from tqvec.codec.calibration import Calibration
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import FormatError
 
 KEY = "tqvec"  # of the metadata
-VERSION = 3  # the newest that is read; a file has the oldest that can describe it
+VERSION = 4  # the newest that is read; a file has the oldest that can describe it
+
+LEARNED = ("centre", "matrix", "spreads")  # arrays of a calibration
 
 Rows = dict[str, NDArray]
 
@@ -54,12 +57,21 @@ def _checksums(rows: Rows) -> dict[str, str]:
 
 def _version(codec: TurboQuant) -> int:
     """The oldest that can describe the codec."""
+    if codec.calibration is not None:
+        return 4
     if codec.codebook == "trellis":
         return 3
     return 1 if isinstance(codec.nbits, int) else 2
 
 
-def _metadata(codec: TurboQuant, metric: str, rows: Rows) -> dict[str, str]:
+def _learned(codec: TurboQuant) -> Rows:
+    """The arrays of a calibration, if there is one."""
+    if codec.calibration is None:
+        return {}
+    return {name: getattr(codec.calibration, name) for name in LEARNED}
+
+
+def _metadata(codec: TurboQuant, metric: str, tensors: Rows) -> dict[str, str]:
     """All fields as JSON under one key: safetensors writes several keys in no fixed order, and equal indexes shall
     make equal files."""
     fields = {
@@ -72,9 +84,9 @@ def _metadata(codec: TurboQuant, metric: str, rows: Rows) -> dict[str, str]:
         "rotation": codec.rotation,
         "seed": codec.seed,
         "metric": metric,
-        "ntotal": rows["scale"].shape[0],
+        "ntotal": tensors["scale"].shape[0],
         "fingerprint": codec.fingerprint,
-        "crc32": _checksums(rows),
+        "crc32": _checksums(tensors),
     }
     return {KEY: json.dumps(fields | {"header_crc32": _header_crc(fields)}, sort_keys=True)}
 
@@ -91,7 +103,8 @@ def save(path: Path, codec: TurboQuant, metric: str, rows: Rows) -> None:
     os.close(handle)
     temporary = Path(name)
     try:
-        save_file(rows, temporary, metadata=_metadata(codec, metric, rows))
+        tensors = rows | _learned(codec)
+        save_file(tensors, temporary, metadata=_metadata(codec, metric, tensors))
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
@@ -106,7 +119,7 @@ def _umask() -> int:
     return mask
 
 
-def load(path: Path) -> tuple[Header, Rows]:
+def load(path: Path) -> tuple[Header, Rows, Calibration | None]:
     """Read a file and verify every byte of it.
 
     Raises
@@ -119,19 +132,35 @@ def load(path: Path) -> tuple[Header, Rows]:
     try:
         with safe_open(path, framework="numpy") as file:
             header = _parse(path, (file.metadata() or {}).get(KEY))
-            rows = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise FormatError(f"{path}: not a safetensors file, or damaged or truncated ({error})") from error
-    expected = {"codes": ((header.ntotal, code_bytes(header.bands)), np.uint8), "scale": ((header.ntotal,), np.float32)}
-    if header.metric == "l2":
-        expected["squared_norm"] = ((header.ntotal,), np.float32)
-    found = {name: (array.shape, array.dtype.type) for name, array in rows.items()}
+    expected = _expected(header)
+    found = {name: (array.shape, array.dtype.type) for name, array in tensors.items()}
     if found != expected:
         raise FormatError(f"{path}: damaged: expected tensors {expected}, found {found}")
-    checksums = _checksums(rows)
+    checksums = _checksums(tensors)
     if checksums != header.crc32:
         raise FormatError(f"{path}: damaged: its tensors have checksums {checksums}, its header says {header.crc32}")
-    return header, rows
+    if LEARNED[0] not in tensors:
+        return header, tensors, None
+    learned = {name: tensors.pop(name) for name in LEARNED}
+    return header, tensors, Calibration(bands=header.bands, **learned)
+
+
+def _expected(header: Header) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shape and type of each tensor."""
+    expected: dict[str, tuple[tuple[int, ...], type]] = {
+        "codes": ((header.ntotal, code_bytes(header.bands)), np.uint8),
+        "scale": ((header.ntotal,), np.float32),
+    }
+    if header.metric == "l2":
+        expected["squared_norm"] = ((header.ntotal,), np.float32)
+    if LEARNED[0] in header.crc32:
+        d = header.d
+        shapes = ((d,), (d, d), (len(header.bands),))
+        expected |= {name: (shape, np.float32) for name, shape in zip(LEARNED, shapes, strict=True)}
+    return expected
 
 
 def _parse(path: Path, text: str | None) -> Header:
@@ -146,6 +175,7 @@ def _parse(path: Path, text: str | None) -> Header:
         if fields["header_crc32"] != _header_crc(fields):
             raise FormatError(f"{path}: damaged: the header's checksum does not match")
         fields["bands"] = tuple(Band(*band) for band in fields["bands"])
+        fields["crc32"] = dict(fields["crc32"])
         return Header(**{name: fields[name] for name in Header._fields})
     except FormatError:
         raise

@@ -53,7 +53,7 @@ class Scanner:
         self._metric = metric
         self._bands = codec.quantizer.bands
         self._levels = integer_levels(codec.d, codec.quantizer)
-        by_planes = len(codec.bands) == 1 and codec.d % 8 == 0  # no other layout has stages
+        by_planes = codec.calibration is None and len(codec.bands) == 1 and codec.d % 8 == 0  # nothing else has stages
         nbits, self._windows = codec.bands[0].nbits, int(codec.quantizer.windows[0])
         self._stages = stage_tables(codec.d, nbits, self._windows, self._levels.levels[0]) if by_planes else None
         self._signs = SignBlocks(codec.d, trellis.sign_mask(nbits) if self._windows > 0 else 0)

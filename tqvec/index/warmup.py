@@ -18,9 +18,12 @@ def _encode() -> None:
 
 
 def _encode_trellis() -> None:
-    """With one band, and with two, as 2.5 and 3.5 bits have: the number is part of a compiled signature."""
-    for nbits in (4, 2.5):
-        TurboQuant(64, nbits=nbits, codebook="trellis").encode(np.eye(16, 64, dtype=np.float32), threads=1)
+    TurboQuant(16, codebook="trellis").encode(_X, threads=1)
+
+
+def _train() -> None:
+    x = np.random.default_rng(0).standard_normal((256, 16), np.float32)
+    Index(16, metric="cosine").train(x, threads=1)
 
 
 def _decode() -> None:
@@ -43,6 +46,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "encode": _encode,
     "encode, trellis": _encode_trellis,
     "decode": _decode,
+    "train": _train,
     "search, all rows": _searches(queries=1, k=128),
     "search, one query": _searches(queries=1, k=1),
     "search, many queries": _searches(queries=32, k=1),

@@ -115,16 +115,32 @@ def unrotate_tile_portable(tile, spare, perm, mult, blocks):
 
 @jit
 def dense_tile_portable(src, dst, matrix, transposed):
-    """``dst = matrix @ src`` (or its transpose), each sum taken in order of the coordinates."""
+    """``dst = matrix @ src`` (or its transpose), each sum taken in order of the coordinates.
+
+    Four terms a pass: sums wait in registers, not in memory. The number of lanes is read from the array, as a constant
+    would be unrolled before LLVM vectorises.
+    """
+    if transposed:
+        matrix = matrix.T
+    d = src.shape[0]
+    lanes = src.shape[1]
     for i in range(dst.shape[0]):
         out = dst[i]
-        for lane in range(LANES):
+        m = matrix[i]
+        for lane in range(lanes):
             out[lane] = np.float32(0.0)
-        for j in range(src.shape[0]):
+        for j in range(0, d - d % 4, 4):
+            a = src[j]
+            b = src[j + 1]
+            c = src[j + 2]
+            e = src[j + 3]
+            for lane in range(lanes):
+                total = (out[lane] + a[lane] * m[j]) + b[lane] * m[j + 1]
+                out[lane] = (total + c[lane] * m[j + 2]) + e[lane] * m[j + 3]
+        for j in range(d - d % 4, d):
             row = src[j]
-            m = matrix[j, i] if transposed else matrix[i, j]
-            for lane in range(LANES):
-                out[lane] += row[lane] * m
+            for lane in range(lanes):
+                out[lane] += row[lane] * m[j]
 
 
 @jit

@@ -75,6 +75,21 @@ def load_tile_portable(x, start, count, tile, part, norm):
 
 
 @jit
+def unit_rows_portable(x, start, stop, out):
+    """Rows ``start .. stop`` of `x` (n, d) float32, normalised as for encoding, into those of `out` (n, d) float32."""
+    d = x.shape[1]
+    tile = np.empty((d, LANES), np.float32)
+    part = np.empty(8 * LANES, np.float64)
+    norm = np.empty(x.shape[0], np.float64)
+    for i in range(start, stop, LANES):
+        count = min(LANES, stop - i)
+        load_tile_portable(x, i, count, tile, part, norm)
+        for lane in range(count):
+            for j in range(d):
+                out[i + lane, j] = tile[j, lane]
+
+
+@jit
 def quantize_portable(y, band, quantizer, cell, codes, levels):
     """Codes and centroids of the coordinates of one band; `y` and `levels` are its flat rows, `codes` likewise."""
     scale = quantizer.grid_affine[band, 0]

@@ -285,6 +285,7 @@ def encode_trellis_rows_avx512(x, rotation, bands, tables, start, stop, data, no
     tile = aligned_tile(d)
     spare = aligned_tile(d)
     levels = aligned_tile(d)
+    levels[:] = np.float32(0.0)  # bands need not reach d
     loading = load_work()
     costs = aligned_tile(64).reshape(-1)
     work = aligned_tile(CHUNK).view(np.int32), costs, np.empty(128 * d, np.uint8), np.empty(LANES, np.int32)

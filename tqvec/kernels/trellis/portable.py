@@ -181,7 +181,7 @@ def encode_trellis_rows_portable(x, rotation, bands, tables, start, stop, data, 
     rotation : RotationTables
     bands : (n_bands, 3) int64
     tables : tuple of TrellisTables
-        One a band.
+        One a band; further ones are not used.
     start, stop : int
     data : (n, code bytes) uint8
         Filled: packed codes.
@@ -197,7 +197,7 @@ def encode_trellis_rows_portable(x, rotation, bands, tables, start, stop, data, 
     tile = np.zeros((d, LANES), np.float32)
     spare = np.zeros((d, LANES), np.float32)
     codes = np.empty((d, LANES), np.uint8)
-    levels = np.empty((d, LANES), np.float32)
+    levels = np.zeros((d, LANES), np.float32)  # bands need not reach d
     part = np.empty(8 * LANES, np.float64)
     dot_part = np.empty(8 * LANES, np.float64)
     energy_part = np.empty(8 * LANES, np.float64)

@@ -1,0 +1,195 @@
+"""Calibration: its parts against what they shall compute, and codecs made of it."""
+
+import itertools
+
+import numpy as np
+import pytest
+import strategies as sts
+
+import tqvec
+from tqvec.codec import calibration
+from tqvec.codec.bands import Band
+from tqvec.codec.calibration import Budget, Calibration, calibrate, errors
+from tqvec.errors import InputError
+from tqvec.kernels.dispatch import implementation
+
+SEED = 7
+
+
+def spread_out(n, d, seed=0, power=1.0):
+    """Rows around (1, 1, …) whose variances fall as 1/j^power, in a basis of their own."""
+    basis = np.linalg.qr(sts.rng(99).standard_normal((d, d)))[0]
+    x = sts.normal(n, d, seed) * np.arange(1, d + 1) ** (-power / 2)
+    return (x @ basis + 1).astype(np.float32)
+
+
+def calibrated(x, nbits=2, codebook="scalar"):
+    codec = tqvec.TurboQuant(x.shape[1], nbits=nbits, codebook=codebook, seed=SEED)
+    bits = sum((band.stop - band.start) * band.nbits for band in codec.bands)
+    budget = Budget(bits, codebook, SEED)
+    return codec.calibrated(calibrate(x, calibration.spatial_median(x), budget))
+
+
+def test_spatial_median():
+    x = spread_out(500, 20)
+    x[:25] += 1e4
+    assert np.linalg.norm(calibration.spatial_median(x) - 1) < 0.5
+    same = np.ones((5, 3), np.float32)
+    assert np.array_equal(calibration.spatial_median(same), same[0])
+    assert np.allclose(calibration.spatial_median(np.array([[0], [0], [0], [9]], np.float32)), 0, atol=1e-2)
+
+
+def test_principal_axes_are_those_of_the_data():
+    d = 24
+    x = spread_out(20_000, d, power=3) - 1
+    axes, shares = calibration.principal_axes(x)
+    assert np.allclose(axes.T @ axes, np.eye(d), atol=1e-10)
+    assert np.all(np.diff(shares) <= 0)
+    assert shares.sum() == pytest.approx(1)
+    basis = np.linalg.qr(sts.rng(99).standard_normal((d, d)))[0]
+    assert abs(axes[:, 0] @ basis[0]) > 0.999
+
+
+@pytest.mark.parametrize("n", [30, 400, 20_000])
+def test_isotropic_data_are_shrunk_to_equal_shares(n):
+    shares = calibration.principal_axes(sts.normal(n, 64))[1]
+    assert shares.max() < 1.5 * shares.min()
+
+
+def test_shares_hold_for_rows_that_were_not_in_the_sample():
+    x = spread_out(4000, 128) - 1
+    axes, shares = calibration.principal_axes(x[:150])
+    other = x[1000:] / np.linalg.norm(x[1000:], axis=1, keepdims=True)
+    true = np.square(other @ axes).mean(axis=0)
+    assert true[:32].sum() == pytest.approx(shares[:32].sum(), rel=0.25)
+    assert shares[-32:].sum() > 0.3 * true[-32:].sum()
+
+
+@pytest.mark.parametrize("codebook", ["scalar", "trellis"])
+def test_allocation_is_the_best_there_is(codebook):
+    table = errors(64, codebook)
+    edges = np.arange(0, 65, 16)
+    for seed in range(10):
+        weights = np.repeat(np.sort(sts.rng(seed).exponential(1, 4) ** 2)[::-1], 16)
+        bands = calibration.allocate(weights, edges, Budget(128, codebook, 0), table)
+        widths = np.zeros(64, int)
+        for band in bands:
+            widths[band.start : band.stop] = band.nbits
+        cost = weights @ np.array(table)[widths]
+        choices = itertools.product(range(len(table)), repeat=4)
+        best = min(weights[::16] @ np.array(table)[list(c)] * 16 for c in choices if sum(c) == 8)
+        assert cost == pytest.approx(best)
+        assert widths.sum() == 128
+
+
+@pytest.mark.parametrize("codebook", ["scalar", "trellis"])
+@pytest.mark.parametrize("nbits", [1, 2, 2.5, 4, 5])
+@pytest.mark.parametrize("d", [64, 72, 100, 384])
+def test_layout(d, nbits, codebook):
+    codec = calibrated(spread_out(300, d, power=1.5), nbits, codebook)
+    plain = tqvec.TurboQuant(d, nbits=nbits, codebook=codebook)
+    assert codec.code_size <= plain.code_size
+    assert 1 <= len(codec.bands) <= 8
+    least = 16 if codebook == "trellis" else 8
+    for band in codec.bands:
+        assert band.start % 8 == 0
+        assert band.stop % 8 == 0 or band.stop == d
+        assert band.stop - band.start >= min(least, d)
+    widths = [band.nbits for band in codec.bands]
+    assert widths == sorted(widths, reverse=True)
+    matrix = codec.rotation_tables.matrix.astype(np.float64)
+    lengths = np.linalg.norm(matrix, axis=1)
+    assert lengths.max() <= 1 + 1e-5
+    unit = matrix / lengths[:, None]
+    assert np.abs(unit @ unit.T - np.eye(d)).max() < 1e-5
+
+
+@pytest.mark.parametrize("d", [2, 3, 7, 15])
+def test_small_dimensions_have_one_band(d):
+    codec = calibrated(spread_out(300, d), 3)
+    assert codec.bands == (Band(0, d, 3),)
+
+
+@pytest.mark.parametrize("codebook", ["scalar", "trellis"])
+@pytest.mark.parametrize("nbits", [1, 2, 4])
+def test_errors_are_the_predicted_ones(nbits, codebook):
+    """Of Gaussian data, whose spread is known, the decoded vectors and the scores."""
+    x = spread_out(6000, 128)
+    codec = calibrated(x[:4000], nbits, codebook)
+    test, queries = x[4000:], spread_out(50, 128, seed=5)
+    codes = codec.encode(test)
+    error = np.square(codec.decode(codes) - test).sum() / np.square(test - codec.centre).sum()
+    assert error == pytest.approx(codec.distortion, rel=0.15)
+    plain = tqvec.TurboQuant(128, nbits=nbits, codebook=codebook)
+    assert error * np.square(test - codec.centre).sum() < 0.5 * plain.distortion * np.square(test).sum()
+    exact = queries.astype(np.float64) @ test.T
+    found = codec.inner_product(queries, codes)
+    ours = np.mean((found - exact) ** 2)
+    theirs = np.mean((plain.inner_product(queries, plain.encode(test)) - exact) ** 2)
+    assert ours < 0.5 * theirs
+    assert abs(np.mean(found - exact)) < 0.2 * np.sqrt(ours)
+
+
+@pytest.mark.parametrize("codebook", ["scalar", "trellis"])
+def test_products_of_a_vector_with_itself_are_exact(codebook):
+    """The scale's meaning, ⟨r, r̃⟩ = ‖r‖², with the centre added."""
+    x = spread_out(300, 48)
+    codec = calibrated(x, 2, codebook)
+    r = (x - codec.centre).astype(np.float64)
+    found = np.diag(codec.inner_product(x - codec.centre, codec.encode(x))) - codec.offset(x - codec.centre)
+    np.testing.assert_allclose(found, np.square(r).sum(axis=1), rtol=2e-5)
+
+
+@pytest.mark.parametrize("d", [24, 100])
+def test_codes_do_not_depend_on_batch_threads_or_level(d):
+    x = spread_out(600, d)
+    codec = calibrated(x, 3)
+    whole = codec.encode(x, threads=1)
+    for other in (codec.encode(x, threads=2), codec.encode(x.astype(np.float64))):
+        assert np.array_equal(other.data, whole.data)
+        assert np.array_equal(other.scale, whole.scale)
+    one = codec.encode(x[17])
+    assert np.array_equal(one.data[0], whole.data[17])
+    out = np.empty_like(whole.data), np.empty(600), np.empty(600), np.empty(600)
+    residuals = x - codec.centre
+    implementation("encode_rows", "portable")(residuals, codec.rotation_tables, codec.quantizer, 0, 600, *out)
+    assert np.array_equal(out[0], whole.data)
+
+
+def test_what_can_not_be_calibrated():
+    good = calibrated(spread_out(300, 32)).calibration
+    for options in ({"scale": "norm"}, {"scale": "least_squares"}, {"mode": "prod", "nbits": 2}):
+        with pytest.raises(InputError, match="scale='unbiased'"):
+            tqvec.TurboQuant(32, **options).calibrated(good)
+    with pytest.raises(InputError, match="calibration must have arrays of shapes"):
+        tqvec.TurboQuant(33).calibrated(good)
+    bad = np.full(32, np.nan, np.float32)
+    changes = [
+        ({"centre": bad}, "NaN or Inf"),
+        ({"matrix": np.full((32, 32), np.inf, np.float32)}, "NaN or Inf"),
+        ({"spreads": -good.spreads}, "must be positive"),
+        ({"spreads": good.spreads * np.float32(np.nan)}, "must be positive"),
+        ({"bands": (), "spreads": np.zeros(0, np.float32)}, "1 to 8 bands within"),
+    ]
+    one = np.ones(1, np.float32)
+    for band, message in (((0, 40, 2), "within 32"), ((8, 16, 2), "out of place"), ((0, 8, 9), "out of place")):
+        changes.append(({"bands": (Band(*band),), "spreads": one}, message))
+    for change, message in changes:
+        with pytest.raises(InputError, match=message):
+            tqvec.TurboQuant(32).calibrated(good._replace(**change))
+
+
+def test_fingerprints():
+    x = spread_out(300, 32)
+    codec = calibrated(x)
+    prints = {codec.fingerprint, tqvec.TurboQuant(32, nbits=2, seed=SEED).fingerprint}
+    given = codec.calibration
+    for change in (
+        {"centre": given.centre + 1},
+        {"matrix": given.matrix[::-1].copy()},
+        {"spreads": given.spreads * np.float32(1.5)},
+    ):
+        prints.add(codec.calibrated(given._replace(**change)).fingerprint)
+    assert len(prints) == 5
+    assert isinstance(given, Calibration)
+    assert codec.calibrated(given).fingerprint == codec.fingerprint

@@ -1,0 +1,243 @@
+"""Calibration: what a codec learns from a sample. A centre, the principal axes, and a width for each band of axes.
+
+docs/explanation/calibration.md has the derivations, and the measurements behind each choice.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqvec.codec import codebook as scalar
+from tqvec.codec import trellis
+from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band
+from tqvec.codec.rotation import hadamard
+from tqvec.errors import InputError
+from tqvec.kernels.dispatch import kernel
+
+MAX_D = 8192  # the matrix is dense
+MIN_WIDTH_GROUPS = {"scalar": 8, "trellis": trellis.MIN_COORDINATES}
+_MEDIAN_STEPS = 10
+_WEIGHT = 1.5  # power of an axis' share: 1 would give the least squared error of vectors, 2 of random scores
+_DROPPED = 1.5  # what an axis without bits counts in place of its D = 1: what it hides of a score isn't random
+_BLOCK = 4096  # rows multiplied at a time: sums of float32 products stay short
+_FIRST_ROUND = 8  # of the rotations inside bands; those before belong to the codec's own rotation and projection
+
+Array = NDArray[np.float64]
+Floats = NDArray[np.float32]
+
+
+class Calibration(NamedTuple):
+    """What replaces the rotation, and the one band, of a codec that knows nothing of the data.
+
+    Attributes
+    ----------
+    centre : (d,) float32
+        Subtracted from every vector before it is coded.
+    matrix : (d, d) float32
+        Principal axes, rotated at random inside each band; those of a band are multiplied by √(g / largest g), where
+        g = 1/(1 − D) undoes the shrinkage of its codebook.
+    bands : tuple of Band
+        In the order of variance. Coordinates after the last band are not stored.
+    spreads : (n_bands,) float32
+        Factor of the levels of each band: its standard deviation for residuals of length √d, times that of `matrix`.
+    """
+
+    centre: Floats
+    matrix: Floats
+    bands: tuple[Band, ...]
+    spreads: Floats
+
+    def shares(self, table: list[float]) -> Array:
+        """Part of the squared length of residuals that each band has, (n_bands,); `table` is that of `errors`."""
+        shrinkage = np.array([1 - table[band.nbits] for band in self.bands])
+        counts = np.array([band.stop - band.start for band in self.bands])
+        return counts / self.centre.size * np.square(self.spreads, dtype=np.float64) * shrinkage / shrinkage.min()
+
+    def check(self, d: int) -> None:
+        """Refuse what no codec of dimension `d` can use.
+
+        Raises
+        ------
+        InputError
+            Wrong shapes, numbers that are not finite, or bands that do not follow each other from 0.
+        """
+        n = len(self.bands)
+        shapes = (self.centre.shape, self.matrix.shape, self.spreads.shape)
+        if shapes != ((d,), (d, d), (n,)):
+            raise InputError(f"calibration must have arrays of shapes ({d},), ({d}, {d}), ({n},), got {shapes}")
+        if not (np.isfinite(self.centre).all() and np.isfinite(self.matrix).all()):
+            raise InputError("calibration holds NaN or Inf")
+        if not (np.all(self.spreads > 0) and np.isfinite(self.spreads).all()):
+            raise InputError("spreads of a calibration must be positive")
+        starts = [0, *(band.stop for band in self.bands)]
+        if not 1 <= n <= MAX_BANDS or starts[-1] > d:
+            raise InputError(f"calibration must have 1 to {MAX_BANDS} bands within {d} coordinates, got {self.bands}")
+        for start, band in zip(starts, self.bands, strict=False):
+            if band.start != start or band.stop <= start or not 1 <= band.nbits <= MAX_NBITS:
+                raise InputError(f"calibration has a band out of place or range: {band}")
+
+
+class Budget(NamedTuple):
+    """What a calibration may spend.
+
+    Attributes
+    ----------
+    bits : int
+        Of all codes of a vector.
+    codebook : str
+        "scalar" or "trellis".
+    seed : int
+        Of the rotations inside bands.
+    """
+
+    bits: int
+    codebook: str
+    seed: int
+
+
+def spatial_median(rows: Floats) -> Floats:
+    """Point with the least sum of distances to the rows, (d,) float32, by ten steps of Weiszfeld's iteration.
+
+    A few far rows move it little, where they would carry the mean away.
+    """
+    centre = rows.mean(axis=0, dtype=np.float64)
+    for _ in range(_MEDIAN_STEPS):
+        away = rows - centre.astype(np.float32)
+        distance = np.sqrt(np.einsum("ij,ij->i", away, away, dtype=np.float64))
+        near = np.max(distance) * 1e-6  # a row in the centre itself must not get all the weight
+        if near == 0:
+            break
+        weight = 1 / np.maximum(distance, near)
+        centre = weight @ rows / weight.sum()
+    median: Floats = centre.astype(np.float32)
+    return median
+
+
+def _second_moments(rows: Floats) -> Array:
+    """Mean of u uᵀ over the directions u of the rows, (d, d) float64; zero rows don't count."""
+    length = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    rows = rows[length > 0] / length[length > 0, None].astype(np.float32)
+    total = np.zeros((rows.shape[1], rows.shape[1]))
+    for first in range(0, rows.shape[0], _BLOCK):
+        part = rows[first : first + _BLOCK]
+        total += part.T @ part
+    return total / max(1, rows.shape[0])
+
+
+def principal_axes(residuals: Floats) -> tuple[Array, Array]:
+    """Axes of the directions of some rows, and the share of the squared length along each.
+
+    Directions make it robust: a far row counts no more than others. The second moments M of n rows are mixed with
+    those of the uniform distribution, I/d, in the proportion of Ledoit and Wolf (2004), which for trace 1 is
+    ρ = (1 − ‖M‖²) / ((n − 1) (‖M‖² − 1/d)), at most 1: all of I/d for isotropic data, little for many rows.
+
+    Returns
+    -------
+    axes : (d, d) float64
+        An axis a column, by falling share.
+    shares : (d,) float64
+        They add up to 1.
+    """
+    n, d = residuals.shape
+    moments = _second_moments(residuals)
+    energy = float(np.sum(moments * moments))
+    excess = (n - 1) * (energy - 1 / d)
+    mix = min(1.0, (1 - energy) / excess) if excess > 0 else 1.0
+    moments *= 1 - mix
+    moments[np.diag_indices(d)] += mix / d
+    shares, axes = np.linalg.eigh(moments)
+    shares = np.maximum(shares[::-1], 1e-12)
+    return np.ascontiguousarray(axes[:, ::-1]), shares / shares.sum()
+
+
+def errors(d: int, codebook: str) -> list[float]:
+    """Expected squared error D of each width, from 0 bits on."""
+    if codebook == "trellis":
+        return [1.0, *(trellis.distortion(d, nbits) for nbits in range(1, trellis.MAX_NBITS + 1))]
+    return [scalar.distortion(d, nbits) for nbits in range(MAX_NBITS + 1)]
+
+
+def group_edges(d: int, codebook: str) -> NDArray[np.int64]:
+    """Where groups of axes begin, and d: all of one size, but the last, which takes the rest too.
+
+    The size is the largest of 64, 32, 16 and 8 that makes twelve groups. Kernels like bands of whole words.
+    """
+    least = MIN_WIDTH_GROUPS[codebook]
+    size = next((size for size in (64, 32, 16, 8) if size <= d // 12), 8)
+    size = max(size, least)
+    return np.array([*range(0, d - size + 1, size), d] if d >= 2 * size else [0, d])
+
+
+def allocate(weights: Array, edges: NDArray[np.int64], budget: Budget, table: list[float]) -> list[Band]:
+    """Widths by reverse water-filling: the next bit goes where it lowers the weighted error most, per bit spent.
+
+    Parameters
+    ----------
+    weights : (d,) float64
+        What an error D = 1 on each axis costs.
+    edges : (n_groups + 1,) int64
+    budget : Budget
+    table : list of float
+        D of each width, from 0 bits on.
+
+    Returns
+    -------
+    list of Band
+        At most 8, with falling widths; axes without bits have no band.
+    """
+    sizes = np.diff(edges)
+    means = np.add.reduceat(weights, edges[:-1]) / sizes
+    widths = np.zeros(sizes.size, np.int64)
+    gains = -np.diff(np.array([*table, table[-1]]))  # of one bit more; the widest gains nothing
+    left = budget.bits
+    while True:
+        worth = np.where(sizes <= left, means * gains[widths], 0.0)
+        best = int(np.argmax(worth))
+        if worth[best] <= 0:
+            break
+        widths[best] += 1
+        left -= int(sizes[best])
+    cuts = [0, *(np.flatnonzero(np.diff(widths)) + 1), widths.size]
+    bands = [Band(int(edges[a]), int(edges[b]), int(widths[a])) for a, b in pairwise(cuts)]
+    return [band for band in bands if band.nbits]
+
+
+def _rotated(axes: Array, first_round: int, seed: int) -> Floats:
+    """Axes (columns) of one band, rotated among themselves; an axis a row, float32."""
+    rows = np.ascontiguousarray(axes, np.float32)
+    out = np.empty_like(rows)
+    kernel("rotate_rows")(rows, hadamard(rows.shape[1], seed, first_round), 0, rows.shape[0], out)
+    return out.T
+
+
+def calibrate(rows: Floats, centre: Floats, budget: Budget) -> Calibration:
+    """Fit a calibration.
+
+    Parameters
+    ----------
+    rows : (n, d) float32
+        A sample of what will be coded.
+    centre : (d,) float32
+    budget : Budget
+
+    Returns
+    -------
+    Calibration
+    """
+    d = rows.shape[1]
+    axes, shares = principal_axes(rows - centre)
+    table = errors(d, budget.codebook)
+    bands = allocate(shares**_WEIGHT, group_edges(d, budget.codebook), budget, [_DROPPED, *table[1:]])
+    gain = np.sqrt([1 / (1 - table[band.nbits]) for band in bands])
+    gain /= gain.max()
+    matrix = np.ascontiguousarray(axes.T, np.float32)
+    spreads = np.empty(len(bands), np.float32)
+    for i, band in enumerate(bands):
+        part = slice(band.start, band.stop)
+        matrix[part] = _rotated(axes[:, part], _FIRST_ROUND + 4 * i, budget.seed) * np.float32(gain[i])
+        spreads[i] = gain[i] * np.sqrt(d * shares[part].mean())
+    return Calibration(centre, matrix, tuple(bands), spreads)

@@ -1,0 +1,172 @@
+"""Training: fit a calibration to a sample, and judge on vectors held out whether it is worth using."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqvec.codec.bands import Band, parse
+from tqvec.codec.calibration import MAX_D, Budget, calibrate, errors, spatial_median
+from tqvec.codec.quantizer import TurboQuant
+from tqvec.errors import InputError
+
+MIN_ROWS = 200  # below, a quarter held out says nothing
+_MOST = 65536  # rows of a sample that are looked at
+_LONGEST = 1e18  # value whose square float32 still holds
+_HELD_OUT = 2000  # rows at most
+_QUERIES = 200  # asked at most
+_NEAR = 100  # true neighbours on which errors are compared: far ones don't compete
+_TOP = 10
+_ENOUGH = 0.9  # of the squared error of scores: less is no accident
+_ORDER = 0x7261696E  # of the generator that shuffles the sample, beside the codec's seed
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+
+class Samples(NamedTuple):
+    """Checked vectors to learn from, and queries to judge by, if any."""
+
+    sample: Floats
+    queries: Floats | None
+
+
+class Training(NamedTuple):
+    """What training found and decided; prints as a table.
+
+    Attributes
+    ----------
+    used : bool
+        Whether the index has changed.
+    reason : str
+        Why, or why not.
+    rows : int
+        Distinct rows of the sample.
+    bands : tuple of Band
+        Of the calibration that was fitted, used or not; axes after the last one get no bits.
+    shares : tuple of float
+        Part of the squared distance to the centre that lies in each band.
+    recall : tuple of float
+        Recall 10@10 on the vectors held out, without and with the calibration.
+    error : float
+        Variance of the error of a query's scores near the top, for the median query, as a part of what it was without.
+    """
+
+    used: bool
+    reason: str
+    rows: int
+    bands: tuple[Band, ...] = ()
+    shares: tuple[float, ...] = ()
+    recall: tuple[float, float] = (float("nan"), float("nan"))
+    error: float = float("nan")
+
+    def __str__(self) -> str:
+        lines = [f"trained: {'yes' if self.used else 'no'}, {self.reason} ({self.rows:,} distinct rows)"]
+        if self.bands:
+            lines.append("axes          bits  share of variance")
+            for band, share in zip(self.bands, self.shares, strict=True):
+                lines.append(f"{band.start:5} … {band.stop:<5} {band.nbits:4} {share:12.1%}")
+            lines.append(f"held out: recall 10@10 {self.recall[0]:.3f} -> {self.recall[1]:.3f}, ")
+            lines[-1] += f"squared error of scores x {self.error:.2f}"
+        return "\n".join(lines)
+
+
+def fit(
+    make: Callable[[TurboQuant], Any], codec: TurboQuant, metric: str, samples: Samples, threads: int
+) -> tuple[TurboQuant, Training]:
+    """A calibrated codec, and whether it is better than the one given.
+
+    Parameters
+    ----------
+    make : callable
+        Makes an empty index of a codec.
+    codec : TurboQuant
+        What the index has now.
+    metric : str
+    samples : Samples
+    threads : int
+
+    Raises
+    ------
+    InputError
+        As `Index.train` says.
+    """
+    _check(codec.d, metric, samples)
+    order = np.random.default_rng([codec.seed, _ORDER])
+    rows = _distinct(samples.sample[order.permutation(samples.sample.shape[0])[:_MOST]], metric)
+    rows = rows[order.permutation(rows.shape[0])]
+    if rows.shape[0] < MIN_ROWS:
+        return codec, Training(False, f"a sample needs at least {MIN_ROWS} distinct rows", rows.shape[0])
+    held = min(_HELD_OUT, rows.shape[0] // 4)
+    if samples.queries is None:
+        asked = min(_QUERIES, held // 3)
+        queries, base = rows[:asked], rows[asked:held]
+    else:
+        queries, base = order.permutation(samples.queries)[:_QUERIES], rows[:held]
+    candidate = _calibrated(codec, rows[held:])
+    results = []
+    for one in (codec, candidate):
+        index = make(one)
+        index.add(base, threads)
+        scores, ids = index.search(queries, base.shape[0], threads)
+        results.append(_judged(-scores if metric == "l2" else scores, ids, _exact(base, queries, metric)))
+    (recall_before, error_before), (recall_after, error_after) = results
+    error = error_after / error_before if error_before > 0 else 1.0
+    by_chance = np.sqrt(recall_before * (1 - recall_before) / (_TOP * queries.shape[0]))
+    used = bool(error < _ENOUGH and recall_after >= recall_before - by_chance)
+    final = _calibrated(codec, rows)
+    reason = "it helps at equal bytes" if used else "it would not help: the index stays as it was"
+    assert final.calibration is not None
+    shares = tuple(final.calibration.shares(errors(codec.d, codec.codebook)).tolist())
+    return final, Training(used, reason, rows.shape[0], final.bands, shares, (recall_before, recall_after), error)
+
+
+def _check(d: int, metric: str, samples: Samples) -> None:
+    if d > MAX_D:
+        raise InputError(f"d must be at most {MAX_D} to train, got {d}")
+    if samples.queries is not None and samples.queries.shape[0] == 0:
+        raise InputError("queries must have at least one row, or be None")
+    if metric == "cosine":
+        return
+    for name, rows in samples._asdict().items():
+        if rows is not None and rows.size and np.abs(rows).max() > _LONGEST:
+            row = int(np.argmax(np.abs(rows).max(axis=1) > _LONGEST))
+            raise InputError(f"{name} row {row} is too long to train with: it has a value above {_LONGEST:g}")
+
+
+def _calibrated(codec: TurboQuant, rows: Floats) -> TurboQuant:
+    untrained = parse(codec.nbits, codec.d)[1]
+    bits = sum((band.stop - band.start) * band.nbits for band in untrained)
+    budget = Budget(bits, codec.codebook, codec.seed)
+    return codec.calibrated(calibrate(rows, spatial_median(rows), budget))
+
+
+def _distinct(rows: Floats, metric: str) -> Floats:
+    """Each row once; for metric "cosine" their directions, without zero rows."""
+    if metric == "cosine":
+        length = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+        rows = (rows[length > 0] / length[length > 0, None]).astype(np.float32)
+    whole = np.ascontiguousarray(rows).view(np.dtype((np.void, 4 * rows.shape[1])))
+    return rows[np.unique(whole.ravel(), return_index=True)[1]]
+
+
+def _exact(base: Floats, queries: Floats, metric: str) -> NDArray[np.float64]:
+    """Scores of all rows, larger better, up to what is the same for all rows of a query."""
+    x, y = base.astype(np.float64), queries.astype(np.float64)
+    if metric == "cosine":
+        y = y / np.maximum(np.linalg.norm(y, axis=1, keepdims=True), 1e-300)
+    return 2 * y @ x.T - np.sum(x * x, axis=1) if metric == "l2" else y @ x.T
+
+
+def _judged(scores: Floats, ids: Ids, exact: NDArray[np.float64]) -> tuple[float, float]:
+    """Recall 10@10 of all results, and the variance of the error of scores near the top, of the median query."""
+    best = np.argsort(-exact, axis=1, kind="stable")
+    wanted = best[:, :_TOP, None] == ids[:, None, :_TOP]
+    found = np.empty(exact.shape)
+    np.put_along_axis(found, ids, scores.astype(np.float64), axis=1)
+    near = best[:, :_NEAR]
+    error = np.take_along_axis(found, near, axis=1) - np.take_along_axis(exact, near, axis=1)
+    return float(wanted.any(axis=2).mean()), float(np.median(np.var(error, axis=1)))
