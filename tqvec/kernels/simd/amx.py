@@ -14,7 +14,6 @@ from numba.extending import intrinsic
 
 _BYTE = ir.IntType(8)
 _ADDRESS = ir.IntType(8).as_pointer()
-_STRIDE = ir.IntType(64)
 
 
 def tile_config() -> np.ndarray:

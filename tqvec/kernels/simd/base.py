@@ -342,26 +342,18 @@ def to_f32x16(typingctx, a):
     return f32x16(i32x16), codegen
 
 
-@intrinsic
-def at_least_f32x16(typingctx, a, b):
-    """Bit i of the result tells whether ``a[i] >= b[i]``."""
+def make_compare(vector: Vector, order: str):
+    """``compare(a, b)``: bit i of the result tells whether ``a[i] <order> b[i]``, for floats; not for NaN."""
 
-    def codegen(context, builder, signature, args):
-        lanes = builder.fcmp_ordered(">=", args[0], args[1])
-        return builder.zext(builder.bitcast(lanes, ir.IntType(16)), ir.IntType(64))
+    @intrinsic
+    def compare(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            lanes = builder.fcmp_ordered(order, args[0], args[1])
+            return builder.zext(builder.bitcast(lanes, ir.IntType(vector.n)), ir.IntType(64))
 
-    return types.uint64(f32x16, f32x16), codegen
+        return types.uint64(vector, vector), codegen
 
-
-@intrinsic
-def greater_f32x16(typingctx, a, b):
-    """Bit i of the result tells whether ``a[i] > b[i]``."""
-
-    def codegen(context, builder, signature, args):
-        lanes = builder.fcmp_ordered(">", args[0], args[1])
-        return builder.zext(builder.bitcast(lanes, ir.IntType(16)), ir.IntType(64))
-
-    return types.uint64(f32x16, f32x16), codegen
+    return compare
 
 
 @intrinsic
@@ -375,28 +367,19 @@ def add_where_i32x16(typingctx, a, bits, number):
     return i32x16(i32x16, types.uint64, types.int32), codegen
 
 
-@intrinsic
-def bits_set_i16x32(typingctx, a, b):
-    """Bit i of the result tells whether ``a[i] & b[i]`` is not 0."""
+def make_bits_set(vector: Vector):
+    """``bits_set(a, b)``: bit i of the result tells whether ``a[i] & b[i]`` is not 0."""
 
-    def codegen(context, builder, signature, args):
-        nothing = ir.Constant(llvm_type(i16x32), [0] * 32)
-        lanes = builder.icmp_unsigned("!=", builder.and_(args[0], args[1]), nothing)
-        return builder.zext(builder.bitcast(lanes, ir.IntType(32)), ir.IntType(64))
+    @intrinsic
+    def bits_set(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            nothing = ir.Constant(llvm_type(vector), [0] * vector.n)
+            lanes = builder.icmp_unsigned("!=", builder.and_(args[0], args[1]), nothing)
+            return builder.zext(builder.bitcast(lanes, ir.IntType(vector.n)), ir.IntType(64))
 
-    return types.uint64(i16x32, i16x32), codegen
+        return types.uint64(vector, vector), codegen
 
-
-@intrinsic
-def bits_set_i32x16(typingctx, a, b):
-    """`bits_set_i16x32` for 16 lanes."""
-
-    def codegen(context, builder, signature, args):
-        nothing = ir.Constant(llvm_type(i32x16), [0] * 16)
-        lanes = builder.icmp_unsigned("!=", builder.and_(args[0], args[1]), nothing)
-        return builder.zext(builder.bitcast(lanes, ir.IntType(16)), ir.IntType(64))
-
-    return types.uint64(i32x16, i32x16), codegen
+    return bits_set
 
 
 @intrinsic
@@ -608,6 +591,10 @@ def load_i32(typingctx, address):
     return types.int64(types.intp), codegen
 
 
+at_least_f32x16 = make_compare(f32x16, ">=")
+greater_f32x16 = make_compare(f32x16, ">")
+bits_set_i16x32 = make_bits_set(i16x32)
+bits_set_i32x16 = make_bits_set(i32x16)
 add_i32x16 = make_binary(i32x16, "add")
 and_i32x16 = make_binary(i32x16, "and_")
 shift_left_i32x16 = make_binary(i32x16, "shl")
