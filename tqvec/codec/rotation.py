@@ -55,6 +55,7 @@ def hadamard(d: int, seed: int, first: int = 0) -> RotationTables:
         np.array(mult, np.float32),
         np.array(layout, np.int64),
         np.zeros((0, 0), np.float32),
+        np.zeros((0, 0), np.float32),
     )
 
 
@@ -68,18 +69,18 @@ def haar(d: int, seed: int) -> RotationTables:
 def dense(matrix: NDArray[np.float32]) -> RotationTables:
     """Tables of a (d, d) matrix."""
     d = matrix.shape[0]
-    return RotationTables(np.zeros((0, d), np.int32), np.zeros((0, d), np.float32), np.zeros((0, 2), np.int64), matrix)
+    no_rounds = np.zeros((0, d), np.int32), np.zeros((0, d), np.float32), np.zeros((0, 2), np.int64)
+    return RotationTables(*no_rounds, matrix, np.ascontiguousarray(matrix.T))
 
 
 def compose(first: RotationTables, second: RotationTables) -> RotationTables:
     """Tables of `second` after `first`."""
     if first.matrix.size:
-        columns = np.ascontiguousarray(first.matrix.T)
-        out = np.empty_like(columns)
-        kernel("rotate_rows")(columns, second, 0, columns.shape[0], out)
-        return first._replace(matrix=np.ascontiguousarray(out.T))
+        out = np.empty_like(first.columns)
+        kernel("rotate_rows")(first.columns, second, 0, out.shape[0], out)
+        return first._replace(matrix=np.ascontiguousarray(out.T), columns=out)
     perm, mult = np.concatenate([first.perm, second.perm]), np.concatenate([first.mult, second.mult])
-    return RotationTables(perm, mult, first.blocks, second.matrix)
+    return RotationTables(perm, mult, first.blocks, second.matrix, second.columns)
 
 
 ROTATIONS: dict[str, Callable[[int, int], RotationTables]] = {"hadamard": hadamard, "haar": haar}

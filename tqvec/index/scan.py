@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _threads
-from tqvec.codec import trellis
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.quantizer import TurboQuant
-from tqvec.codec.stages import batch_tables, stage_tables
+from tqvec.codec.stages import batch_tables, leading_planes, prefix_counts, stage_tables
 from tqvec.index.persistence import Rows
-from tqvec.index.signs import SignBlocks
+from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.scan.queries import BY_LENGTH, BY_NOTHING, BY_TWICE_THE_LENGTH
+from tqvec.kernels.tables import StageTables
 from tqvec.kernels.topk.portable import EMPTY_ID
 
 SPARE_ROWS = 64  # that all arrays of an index keep after the last vector: vector kernels read whole blocks
@@ -53,10 +53,12 @@ class Scanner:
         self._metric = metric
         self._bands = codec.quantizer.bands
         self._levels = integer_levels(codec.d, codec.quantizer)
-        by_planes = codec.calibration is None and len(codec.bands) == 1 and codec.d % 8 == 0  # nothing else has stages
-        nbits, self._windows = codec.bands[0].nbits, int(codec.quantizer.windows[0])
-        self._stages = stage_tables(codec.d, nbits, self._windows, self._levels.levels[0]) if by_planes else None
-        self._signs = SignBlocks(codec.d, trellis.sign_mask(nbits) if self._windows > 0 else 0)
+        self._windows = codec.quantizer.windows
+        self._stages: StageTables | None = None
+        if all((band.stop - band.start) % 8 == 0 for band in codec.bands):  # the stages read whole bytes
+            known = codec.d, codec.bands, self._windows, codec.spreads
+            self._stages = stage_tables(*known, self._levels.levels)
+            self._prefixes = PrefixBlocks(leading_planes(codec.bands, self._windows, prefix_counts(*known)))
 
     def search(self, rows: Rows, ntotal: int, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
         """The `k` best of the first `ntotal` rows for each query.
@@ -69,12 +71,12 @@ class Scanner:
             Row numbers; of empty entries -1.
         """
         bias = -rows["squared_norm"] if self._metric == "l2" else _NO_BIAS
-        tables = (rows["codes"], rows["scale"], bias, self._bands, self._levels.levels)
+        tables = (rows["codes"], rows["scale"], bias)
         scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
         ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
         judged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
         if judged and queries.shape[0] <= _FEW and available("search_few"):
-            task = self._few(tables, rows, ntotal, queries, scores, ids)
+            task = self._few(tables, ntotal, queries, scores, ids)
         elif judged and available("search_batch"):
             task = self._batch(tables, queries, scores, ids)
         else:
@@ -88,33 +90,34 @@ class Scanner:
         directions, _, unit = self._directions(queries)
         padded = sum(-(-(band.stop - band.start) // 8) * 8 for band in self._codec.bands)
         integers = np.empty((queries.shape[0], padded), np.int16)
-        kernel("integer_queries")(directions, self._bands, integers)
-        scan, windows = kernel("search_rows"), self._codec.quantizer.windows
+        kernel("integer_queries")(directions, self._bands, 8, integers)
+        scan = kernel("search_rows")
+        codec = (self._bands, self._levels.levels, self._levels.pairs, self._windows, SPREAD)
 
         def task(part: int, start: int, stop: int) -> None:
-            scan(*tables, self._levels.pairs, windows, SPREAD, integers, unit, start, stop, scores[part], ids[part])
+            scan(*tables, *codec, integers, unit, start, stop, scores[part], ids[part])
 
         return task
 
-    def _few(self, tables: Any, rows: Rows, ntotal: int, queries: Floats, scores: Floats, ids: Ids) -> Task:
-        signs = self._signs.of(rows["codes"], ntotal)
+    def _few(self, tables: Any, ntotal: int, queries: Floats, scores: Floats, ids: Ids) -> Task:
+        prefixes = self._prefixes.of(tables[0], ntotal)
         scan = kernel("search_few")
 
         def task(part: int, start: int, stop: int) -> None:
             room = _threads.scratch((stop - start) * 5 // 4 + 2 * SPARE_ROWS)
             scan(
-                *tables, SPREAD, signs, queries, self._codec.rotation_tables, _FORMS[self._metric], self._levels.unit,
-                self._stages, room, start, stop, scores[part], ids[part],
+                *tables, self._bands, prefixes, queries, self._codec.rotation_tables, _FORMS[self._metric],
+                self._levels.unit, self._stages, room, start, stop, scores[part], ids[part],
             )  # fmt: skip
 
         return task
 
     def _batch(self, tables: Any, queries: Floats, scores: Floats, ids: Ids) -> Task:
-        batch = batch_tables(self._bands, self._windows, *self._directions(queries))
+        batch = batch_tables(self._bands, self._windows, self._codec.spreads, *self._directions(queries))
         scan = kernel("search_batch")
 
         def task(part: int, start: int, stop: int) -> None:
-            scan(*tables, SPREAD, self._stages, batch, start, stop, scores[part], ids[part])
+            scan(*tables, self._stages, batch, start, stop, scores[part], ids[part])
 
         return task
 

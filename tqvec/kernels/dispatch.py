@@ -36,7 +36,7 @@ _TABLE = {
     "sign_totals": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "plane_query": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "plane_dot": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
-    "full_dot": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
+    "add_dots": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "topk_finish": {"portable": "topk.portable"},
     "search_rows": {"portable": "scan.search"},
 }

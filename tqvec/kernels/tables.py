@@ -20,12 +20,15 @@ class RotationTables(NamedTuple):
         Start and size (a power of two) of each Hadamard block.
     matrix : (d, d) or (0, 0) float32
         Dense matrix, applied last; (0, 0) stands for none.
+    columns : like `matrix`
+        `matrix` transposed: single vectors are rotated a column at a time, tiles of vectors a row at a time.
     """
 
     perm: np.ndarray
     mult: np.ndarray
     blocks: np.ndarray
     matrix: np.ndarray
+    columns: np.ndarray
 
 
 class QuantizerTables(NamedTuple):
@@ -72,44 +75,53 @@ class TrellisTables(NamedTuple):
     levels: np.ndarray
 
 
+LAYOUT_FIELDS = 6  # of `StageTables.layout`
+TABLE_BYTES = 512  # of one band in `StageTables.level_bytes`
+
+
 class StageTables(NamedTuple):
     """What the staged search knows of a codec (staged/README.md).
 
     Attributes
     ----------
-    windows : int
-        As in `QuantizerTables`.
-    sign_level : float
-        E[c | sign] times e_b / e_1.
+    layout : (n_bands, 6) int64
+        Of each band: first byte in a row, bytes a plane, planes, windows (as in `QuantizerTables`), first entry in a
+        query whose bands begin at multiples of 64, and words of 64 coordinates.
+    level_bytes : (n_bands, 512) uint8
+        Integer levels of the full scan. Of scalar codes of at most 4 bits as 32 int16; otherwise the low bytes of 128
+        indices of a trellis, in the order of `plane_order`, or of 256 codes, and then the high bytes.
+    prefix_source : (bits,) int64
+        Coordinate of each bit of the prefix, which all rows are judged by; a multiple of 32 of them.
+    prefix_level : (bits,) float32
+        What the bit, as ±1, is worth there, times e_b / e_p; 0 for bits that only fill up.
+    unknown : (n_bands,) float64
+        Variance of what the prefix does not tell of a score, for a query that lies in the band and a row of scale 1.
+    skipped : (n_bands,) bool
+        Whether the prefix has nothing of a band.
     sign_share : float
-        Part of a sign estimate in the estimate from two bits.
+        With one band: part of a sign estimate in the estimate from two bits.
     second_level : float
-        What the second bit adds or takes off there, times e_b / e_2; 0 if there is none.
+        What the second bit adds or takes off there, times e_b / e_2; 0 if no second bit is looked at.
     second_mask : int
         The path bits whose parity is the second bit, the newest lowest; 0 if the second plane has it.
-    prefix_words : (32,) int16
-        Integer levels of the first four planes of a scalar code, if there are more.
-    prefix_unit : float
-        What one unit of their product with an integer query of length 1 is worth, times e_b / e_4; otherwise 0.
-    level_bytes : (64,) or (256,) uint8
-        Integer levels of the full scan: of scalar codes of at most 4 bits as 32 int16; of a trellis the low bytes of
-        128 indices, in the order of `plane_order`, and then the high bytes.
-    slack : (3,) float32
-        z σ_p e_b of signs, two planes and four, for a query of length 1 and scale 1.
+    second_slack : float
+        z σ_2 e_b, for a query of length 1 and a row of scale 1.
     """
 
-    windows: int
-    sign_level: float
+    layout: np.ndarray
+    level_bytes: np.ndarray
+    prefix_source: np.ndarray
+    prefix_level: np.ndarray
+    unknown: np.ndarray
+    skipped: np.ndarray
     sign_share: float
     second_level: float
     second_mask: int
-    prefix_words: np.ndarray
-    prefix_unit: float
-    level_bytes: np.ndarray
-    slack: np.ndarray
+    second_slack: float
 
 
 BYTE_STEPS = 127  # of an entry of `StagedQuery.bytes_` on either side of 0
+Z = 3.2  # standard errors that an estimate may fall short before a true result is lost
 TABLE_STEPS = 31  # of an entry of `StagedQuery.table` on either side of 0: four entries fit a byte
 
 
@@ -121,16 +133,19 @@ class StagedQuery(NamedTuple):
     length : float
         Factor of all scores: the query's length, 1 for cosine, twice the length for l2.
     table : (groups, 128) uint8
-        For each 32 coordinates the sums of four signed entries: nibbles 0, 2, 4, 6, then 1, 3, 5, 7; 16 entries each.
+        For each 32 bits of the prefix the sums of four signed worths: nibbles 0, 2, 4, 6, then 1, 3, 5, 7; 16 entries
+        each.
     table_step, table_zero : float
-        A row's sum of signed entries is ``table_step * total - table_zero``.
+        The estimate of a row of scale 1 is ``table_step * total - table_zero``.
+    slack : float
+        z standard errors of it.
     bytes_ : (64 * words,) int8
         The query in steps of `byte_unit`, filled up with zeros.
     byte_unit : float
     byte_sum : int
         Sum of `bytes_`.
     integers : (64 * words,) int16
-        The query as in `search_rows_portable`, filled up with zeros.
+        The query as in `search_rows_portable`, each band filled up to a multiple of 64 with zeros.
     unit : float32
         What one unit of the integer dot product is worth, `length` included.
     """
@@ -139,6 +154,7 @@ class StagedQuery(NamedTuple):
     table: np.ndarray
     table_step: float
     table_zero: float
+    slack: float
     bytes_: np.ndarray
     byte_unit: float
     byte_sum: int
@@ -153,6 +169,7 @@ class BatchTables(NamedTuple):
     ----------
     packed : (query tiles, words, 16, 64) int8
         Tile of 16 queries and 64 coordinates: row r holds coordinates 4 r … 4 r + 3 of query 0, then of query 1, …
+        Bands begin at multiples of 64 coordinates.
     worth : (queries,) float32
         What one unit of a query's byte product is worth, its length included.
     slack : (queries,) float32
@@ -160,10 +177,10 @@ class BatchTables(NamedTuple):
     integers : (nq, 64 * words) int16
     unit : (nq,) float32
         As in `StagedQuery`.
-    planes : int
+    planes : (n_bands,) int64
         Leading planes that the byte product reads.
-    table : (128,) uint8
-        Levels of their codes, eight times over, or of the indices of a trellis. The middle of their range stands for 0.
+    table : (n_bands, 128) uint8
+        Levels of their codes, over and over, or of the indices of a trellis. The middle of their range stands for 0.
     config : (64,) uint8
         Tile configuration.
     """
@@ -173,6 +190,6 @@ class BatchTables(NamedTuple):
     slack: np.ndarray
     integers: np.ndarray
     unit: np.ndarray
-    planes: int
+    planes: np.ndarray
     table: np.ndarray
     config: np.ndarray

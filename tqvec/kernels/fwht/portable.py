@@ -192,6 +192,23 @@ def _rotate_round(src, dst, room, perm, mult, blocks):
 
 
 @jit
+def _dense_vector(src, dst, columns):
+    """`dense_tile_portable` for one vector: the same sums, in the same order."""
+    d = dst.size
+    dst[:] = np.float32(0.0)
+    for j in range(0, src.size - src.size % 4, 4):
+        a, b, c, e = src[j], src[j + 1], src[j + 2], src[j + 3]
+        first, second, third, fourth = columns[j], columns[j + 1], columns[j + 2], columns[j + 3]
+        for k in range(d):
+            total = (dst[k] + a * first[k]) + b * second[k]
+            dst[k] = (total + c * third[k]) + e * fourth[k]
+    for j in range(src.size - src.size % 4, src.size):
+        column = columns[j]
+        for k in range(d):
+            dst[k] += src[j] * column[k]
+
+
+@jit
 def rotate_rows_portable(x, rotation, start, stop, out):
     """Rotate rows ``start .. stop`` of `x` (n, d) float32 into the same rows of `out` (n, d) float32, one by one."""
     d = x.shape[1]
@@ -209,8 +226,4 @@ def rotate_rows_portable(x, rotation, start, stop, out):
             src = dst
             dst, other = other, dst
         if dense:
-            for k in range(d):
-                total = np.float32(0.0)
-                for j in range(d):
-                    total += src[j] * rotation.matrix[k, j]
-                out[i, k] = total
+            _dense_vector(src, out[i], rotation.columns)

@@ -54,15 +54,17 @@ def query_directions_portable(queries, rotation, form, level_unit, directions, w
 
 
 @jit
-def integer_queries_portable(directions, bands, integers):
+def integer_queries_portable(directions, bands, unit, integers):
     """Queries of length 1 in steps of 1/32767.
 
     Parameters
     ----------
     directions : (nq, d) float32
     bands : (n_bands, 3) int64
+    unit : int
+        Coordinates that each band is filled up to a multiple of, with zeros: 8 for tiles, 64 for the staged search.
     integers : (nq, ≥ d) int16
-        Filled, each band up to a multiple of 8 coordinates with zeros, which also follow the last.
+        Filled; zeros follow the last band too.
     """
     for q in range(directions.shape[0]):
         row = integers[q]
@@ -73,4 +75,4 @@ def integer_queries_portable(directions, bands, integers):
             n = bands[b, 1] - first
             for j in range(n):
                 row[at + j] = np.int16(np.rint(directions[q, first + j] * np.float32(QUERY_LENGTH)))
-            at += (n + 7) // 8 * 8
+            at += (n + unit - 1) // unit * unit

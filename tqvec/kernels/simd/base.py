@@ -82,6 +82,17 @@ def add_where_i8x64(typingctx, a, bits, number):
 
 
 @intrinsic
+def select_negative_i8x64(typingctx, condition, a, b):
+    """`a` in the lanes whose condition has its highest bit set, `b` elsewhere."""
+
+    def codegen(context, builder, signature, args):
+        zero = ir.Constant(llvm_type(i8x64), [0] * 64)
+        return builder.select(builder.icmp_signed("<", args[0], zero), args[1], args[2])
+
+    return i8x64(i8x64, i8x64, i8x64), codegen
+
+
+@intrinsic
 def bit_fields_i8x64(typingctx, low, high):
     """Lane i is bits ``i .. i + 8`` of the 128-bit number of two 64-bit numbers."""
 

@@ -28,12 +28,12 @@ from tqvec.kernels.simd.base import (
     lowest_bits_i8x32,
     next_bits_i8x32,
     prefetch,
+    select_negative_i8x64,
     shift_bytes_i16x16,
     splat_i8x64,
     splat_i16x16,
     sub_i16x16,
     sum_i32x8,
-    sum_i32x16,
     zero_i16x16,
     zero_i32x8,
     zero_i32x16,
@@ -148,32 +148,47 @@ def _add_words(sums, low, high, query):
 
 
 @jit
-def _scalar_dot(row, plane_bytes, planes, table, query, words):
+def _scalar_dot(sums, row, plane_bytes, planes, table, query, words):
     levels = load_i16x32(table)
     low = low_byte_table_i8x64(levels)
     high = high_byte_table_i8x64(levels)
-    sums = zero_i32x16()
     for w in range(words):
         codes = prefix_codes(row + 8 * w, plane_bytes, planes)
         sums = _add_words(sums, lookup_i8x64(low, codes), lookup_i8x64(high, codes), query + 128 * w)
-    return sum_i32x16(sums)
+    return sums
 
 
 @jit
-def _trellis_dot(row, plane_bytes, planes, windows, table, query, words):
+def _trellis_dot(sums, row, plane_bytes, planes, windows, table, query, words):
     low = load_table_128(table)
     high = load_table_128(table + 128)
-    sums = zero_i32x16()
     before = bits_at_seam(row, plane_bytes, planes)
     for w in range(words):
         codes, before = trellis_codes_avx2(row + 8 * w, before, plane_bytes, planes, windows)
         sums = _add_words(sums, lookup_128_i8x64(low, codes), lookup_128_i8x64(high, codes), query + 128 * w)
-    return sum_i32x16(sums)
+    return sums
 
 
 @jit
-def full_dot_avx2(row, plane_bytes, planes, windows, table, query, words):
-    """See `full_dot_avx512`."""
+def _wide_dot(sums, row, plane_bytes, planes, table, query, words):
+    low0 = load_table_128(table)
+    low1 = load_table_128(table + 128)
+    high0 = load_table_128(table + 256)
+    high1 = load_table_128(table + 384)
+    for w in range(words):
+        codes = prefix_codes(row + 8 * w, plane_bytes, planes)
+        rest = and_i8x64(codes, splat_i8x64(np.int8(127)))
+        low = select_negative_i8x64(codes, lookup_128_i8x64(low1, rest), lookup_128_i8x64(low0, rest))
+        high = select_negative_i8x64(codes, lookup_128_i8x64(high1, rest), lookup_128_i8x64(high0, rest))
+        sums = _add_words(sums, low, high, query + 128 * w)
+    return sums
+
+
+@jit
+def add_dots_avx2(sums, row, plane_bytes, planes, windows, table, query, words):
+    """See `add_dots_avx512`."""
     if windows > 0:
-        return _trellis_dot(row, plane_bytes, planes, windows, table, query, words)
-    return _scalar_dot(row, plane_bytes, planes, table, query, words)
+        return _trellis_dot(sums, row, plane_bytes, planes, windows, table, query, words)
+    if planes > 4:
+        return _wide_dot(sums, row, plane_bytes, planes, table, query, words)
+    return _scalar_dot(sums, row, plane_bytes, planes, table, query, words)

@@ -17,6 +17,7 @@ from tqvec.kernels.simd.base import (
     load_u64,
     low_nibbles_i8x64,
     or_i8x64,
+    select_negative_i8x64,
     splat_i8x64,
     sum_i32x16,
     table_offsets_i8x64,
@@ -103,25 +104,23 @@ def trellis_codes_avx512(at, before, plane_bytes, planes, windows):
 
 
 @jit
-def _scalar_dot(row, plane_bytes, planes, table, query, words):
+def _scalar_dot(sums, row, plane_bytes, planes, table, query, words):
     levels = load_i16x32(table)
-    sums = zero_i32x16()
     more = zero_i32x16()
     for w in range(words):
         codes = prefix_codes(row + 8 * w, plane_bytes, planes)
         at = query + 128 * w
         sums = dot_words_i32x16(sums, permute_i16x32(levels, widen_low_i16x32(codes)), load_i16x32(at))
         more = dot_words_i32x16(more, permute_i16x32(levels, widen_high_i16x32(codes)), load_i16x32(at + 64))
-    return sum_i32x16(add_i32x16(sums, more))
+    return add_i32x16(sums, more)
 
 
 @jit
-def _trellis_dot(row, plane_bytes, planes, windows, table, query, words):
+def _trellis_dot(sums, row, plane_bytes, planes, windows, table, query, words):
     low0 = load_i8x64(table)
     low1 = load_i8x64(table + 64)
     high0 = load_i8x64(table + 128)
     high1 = load_i8x64(table + 192)
-    sums = zero_i32x16()
     more = zero_i32x16()
     before = bits_at_seam(row, plane_bytes, planes)
     for w in range(words):
@@ -131,16 +130,41 @@ def _trellis_dot(row, plane_bytes, planes, windows, table, query, words):
         at = query + 128 * w
         sums = dot_words_i32x16(sums, interleave_low_i16x32(low, high), load_i16x32(at))
         more = dot_words_i32x16(more, interleave_high_i16x32(low, high), load_i16x32(at + 64))
-    return sum_i32x16(add_i32x16(sums, more))
+    return add_i32x16(sums, more)
 
 
 @jit
-def full_dot_avx512(row, plane_bytes, planes, windows, table, query, words):
-    """The integer sum that `dot_tiles` gives for the first `planes` planes of a row: at most 4, or all of a trellis.
+def _wide_dot(sums, row, plane_bytes, planes, table, query, words):
+    low0 = load_i8x64(table)
+    low1 = load_i8x64(table + 64)
+    low2 = load_i8x64(table + 128)
+    low3 = load_i8x64(table + 192)
+    high0 = load_i8x64(table + 256)
+    high1 = load_i8x64(table + 320)
+    high2 = load_i8x64(table + 384)
+    high3 = load_i8x64(table + 448)
+    more = zero_i32x16()
+    for w in range(words):
+        codes = prefix_codes(row + 8 * w, plane_bytes, planes)
+        upper = permute_two_i8x64(low2, low3, codes)
+        low = select_negative_i8x64(codes, upper, permute_two_i8x64(low0, low1, codes))
+        upper = permute_two_i8x64(high2, high3, codes)
+        high = select_negative_i8x64(codes, upper, permute_two_i8x64(high0, high1, codes))
+        at = query + 128 * w
+        sums = dot_words_i32x16(sums, interleave_low_i16x32(low, high), load_i16x32(at))
+        more = dot_words_i32x16(more, interleave_high_i16x32(low, high), load_i16x32(at + 64))
+    return add_i32x16(sums, more)
 
-    `row` is the address of the row's codes, `table` that of the levels (`StageTables.level_bytes`), `query` that of
-    64 * words int16. Bits past the end of a plane meet zeros of the query.
+
+@jit
+def add_dots_avx512(sums, row, plane_bytes, planes, windows, table, query, words):
+    """Add what a band of a row, of `planes` planes, has of the integer sum that `dot_tiles` gives.
+
+    `sums` are 16 lanes, whose sum counts. `row` is the address of the band's codes, `table` that of its levels
+    (`StageTables.level_bytes`), `query` that of 64 * words int16. Bits past the end of a plane meet zeros of the query.
     """
     if windows > 0:
-        return _trellis_dot(row, plane_bytes, planes, windows, table, query, words)
-    return _scalar_dot(row, plane_bytes, planes, table, query, words)
+        return _trellis_dot(sums, row, plane_bytes, planes, windows, table, query, words)
+    if planes > 4:
+        return _wide_dot(sums, row, plane_bytes, planes, table, query, words)
+    return _scalar_dot(sums, row, plane_bytes, planes, table, query, words)

@@ -6,7 +6,6 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.pack.portable import padded_words
 from tqvec.kernels.simd.base import (
     add_f32x16,
     at_least_f32x16,
@@ -19,14 +18,13 @@ from tqvec.kernels.simd.base import (
     sub_f32x16,
     to_f32x16,
 )
-from tqvec.kernels.staged.single import unpacked_dot
+from tqvec.kernels.staged.dots import row_dot
 from tqvec.kernels.topk.portable import topk_push_portable
 
 unpack_levels = kernel("unpack_levels")
 begin_products = kernel("begin_products")
 pair_products = kernel("pair_products")
 end_products = kernel("end_products")
-full_dot = kernel("full_dot")
 
 TINY = np.float32(1e-30)  # stands for a factor of 0
 PAIR = 2 * LANES  # rows, and queries, of one step
@@ -63,12 +61,12 @@ def _cut(least, slack, inverse, extremes):
 
 
 @jit
-def search_batch_avx2(data, factor, bias, bands, levels, spread, stages, batch, start, stop, scores, ids):
+def search_batch_avx2(data, factor, bias, stages, batch, start, stop, scores, ids):
     """Offer rows ``start .. stop`` to the heaps of a batch of queries.
 
     Parameters
     ----------
-    data, factor, bias, bands, levels, spread, stages
+    data, factor, bias, stages
         As in `search_staged_avx2`.
     batch : BatchTables
     start, stop : int
@@ -78,8 +76,7 @@ def search_batch_avx2(data, factor, bias, bands, levels, spread, stages, batch, 
     nq = scores.shape[0]
     words = batch.packed.shape[1]
     width = 64 * words
-    nbits = bands[0, 2]
-    plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
+    n_bands = stages.layout.shape[0]
     rows = max(1, BLOCK_BYTES // (width * PAIR)) * PAIR
     unpacked = np.zeros((rows, width), np.uint8)
     products = np.empty((PAIR, PAIR), np.int32)
@@ -88,13 +85,15 @@ def search_batch_avx2(data, factor, bias, bands, levels, spread, stages, batch, 
     threshold = np.full(batch.worth.size, np.inf, np.float32)  # of the queries that only fill up a tile
     for q in range(nq):
         threshold[q] = scores[q, 0]
-    windows = stages.windows
-    level_bytes = stages.level_bytes
-    room = np.zeros(padded_words(bands), np.uint64)
     begin_products(batch.config)
     for block in range(start, stop, rows):
         n = min(rows, stop - block)
-        unpack_levels(data, block, block + n, plane_bytes, batch.planes, windows, batch.table, words, unpacked)
+        for b in range(n_bands):
+            band = stages.layout[b]
+            unpack_levels(
+                data.ctypes.data + block * data.shape[1] + band[0], data.shape[1], n, band[1], batch.planes[b], band[3],
+                batch.table[b].ctypes.data, band[5], unpacked.ctypes.data + band[4], width,
+            )  # fmt: skip
         _extremes(factor, bias, block, n, extremes)
         for q in range(0, batch.worth.size, PAIR):
             packed = batch.packed.ctypes.data + q // LANES * words * 1024
@@ -125,13 +124,10 @@ def search_batch_avx2(data, factor, bias, bands, levels, spread, stages, batch, 
                         while bits != 0:
                             best = q + h * LANES + lowest_bit(bits)
                             bits &= bits - np.uint64(1)
-                            if nbits <= 4 or windows > 0:
-                                row = data.ctypes.data + i * data.shape[1]
-                                query = batch.integers.ctypes.data + 2 * width * best
-                                table = level_bytes.ctypes.data
-                                total = full_dot(row, plane_bytes, nbits, windows, table, query, words)
-                            else:
-                                total = unpacked_dot(data[i], bands, levels, spread, batch.integers[best], room)
+                            row = data.ctypes.data + i * data.shape[1]
+                            layout, table = stages.layout.ctypes.data, stages.level_bytes.ctypes.data
+                            query = batch.integers.ctypes.data + 2 * width * best
+                            total = row_dot(row, layout, n_bands, table, query)
                             score = np.float32(total) * batch.unit[best] * factor[i]
                             if bias.size > 0:
                                 score += bias[i]

@@ -7,17 +7,18 @@ import numpy as np
 from tqvec.kernels._jit import jit
 from tqvec.kernels.scan.queries import integer_queries_portable, query_directions_portable
 from tqvec.kernels.staged.single import search_staged_avx2
-from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQuery
+from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQuery, Z
 
 TINY = np.float32(1e-30)
 
 
 @jit
-def sign_table(direction, groups):
-    """Table of `StagedQuery` and its step; `direction` (32 * groups,) float32."""
+def sign_table(worth):
+    """Table of `StagedQuery` for bits of some worth, (32 * groups,) float32, and its step."""
+    groups = worth.size // 32
     largest = TINY
-    for j in range(0, direction.size, 4):
-        four = np.abs(direction[j]) + np.abs(direction[j + 1]) + np.abs(direction[j + 2]) + np.abs(direction[j + 3])
+    for j in range(0, worth.size, 4):
+        four = np.abs(worth[j]) + np.abs(worth[j + 1]) + np.abs(worth[j + 2]) + np.abs(worth[j + 3])
         largest = max(largest, four)
     step = largest / np.float32(TABLE_STEPS)
     table = np.empty((groups, 128), np.uint8)
@@ -26,7 +27,7 @@ def sign_table(direction, groups):
         sums[0] = np.float32(0.0)
         for bit in range(4):
             half = 1 << bit
-            value = direction[4 * nibble + bit] / step
+            value = worth[4 * nibble + bit] / step
             for entry in range(half):
                 sums[half + entry] = sums[entry] + value
                 sums[entry] -= value
@@ -37,27 +38,55 @@ def sign_table(direction, groups):
 
 
 @jit
-def staged_query(direction, bands, length, unit):
+def _worth_of_prefix(direction, bands, stages):
+    """What each bit of the prefix is worth to a query of length 1, and the variance of what they leave unknown.
+
+    Of a band that the prefix skips, a row is taken to have as much of a score as the query has of its length there.
+    """
+    seen = 0.0
+    skipped = 0.0
+    variance = 0.0
+    for b in range(bands.shape[0]):
+        energy = 0.0
+        for j in range(bands[b, 0], bands[b, 1]):
+            energy += np.float64(direction[j]) * np.float64(direction[j])
+        variance += energy * stages.unknown[b]
+        if stages.skipped[b]:
+            skipped += energy
+        else:
+            seen += energy
+    all_of_it = (seen + skipped) / max(seen, 1e-6 * (seen + skipped) + 1e-30)
+    worth = np.empty(stages.prefix_source.size, np.float32)
+    for i in range(worth.size):
+        worth[i] = direction[stages.prefix_source[i]] * stages.prefix_level[i] * np.float32(all_of_it)
+    return worth, variance * all_of_it * all_of_it
+
+
+@jit
+def staged_query(direction, bands, stages, length, unit):
     """The forms of one rotated query of length 1 that the stages take; `unit` is that of its integer products."""
     d = direction.size
-    words = (d + 63) // 64
-    groups = (d + 31) // 32
-    padded = np.zeros(64 * words, np.float32)
-    padded[:d] = direction
-    table, step = sign_table(padded[: 32 * groups], groups)
+    worth, variance = _worth_of_prefix(direction, bands, stages)
+    table, step = sign_table(worth)
+    # Entries are rounded, a quarter as many as bits.
+    variance += np.float64(step) * np.float64(step) / 12.0 * (worth.size // 4)
+    zero = (TABLE_STEPS + 1) * (worth.size // 4) * np.float64(step)
     largest = TINY
     for j in range(d):
-        largest = max(largest, np.abs(padded[j]))
+        largest = max(largest, np.abs(direction[j]))
     byte_unit = largest / np.float32(BYTE_STEPS)
-    bytes_ = np.empty(64 * words, np.int8)
+    bytes_ = np.zeros((d + 63) // 64 * 64, np.int8)
     total = 0
-    for j in range(64 * words):
-        bytes_[j] = np.int8(np.rint(padded[j] / byte_unit))
+    for j in range(d):
+        bytes_[j] = np.int8(np.rint(direction[j] / byte_unit))
         total += bytes_[j]
-    integers = np.empty((1, 64 * words), np.int16)
-    integer_queries_portable(direction.reshape(1, d), bands, integers)
-    zero = (TABLE_STEPS + 1) * 8 * groups * np.float64(step)
-    return StagedQuery(length, table, np.float64(step), zero, bytes_, np.float64(byte_unit), total, integers[0], unit)
+    last = stages.layout.shape[0] - 1
+    integers = np.empty((1, stages.layout[last, 4] + 64 * stages.layout[last, 5]), np.int16)
+    integer_queries_portable(direction.reshape(1, d), bands, 64, integers)
+    return StagedQuery(
+        length, table, np.float64(step), zero, Z * np.sqrt(variance), bytes_, np.float64(byte_unit), total,
+        integers[0], unit,
+    )  # fmt: skip
 
 
 @jit
@@ -66,9 +95,7 @@ def search_few_avx2(
     factor,
     bias,
     bands,
-    levels,
-    spread,
-    signs,
+    prefixes,
     queries,
     rotation,
     form,
@@ -84,8 +111,9 @@ def search_few_avx2(
 
     Parameters
     ----------
-    data, factor, bias, bands, levels, spread, signs, stages, room, start, stop
+    data, factor, bias, prefixes, stages, room, start, stop
         As in `search_staged_avx2`.
+    bands : (n_bands, 3) int64
     queries, rotation, form, level_unit
         As in `query_directions_portable`.
     scores, ids : (nq, k) float32 and int64
@@ -97,7 +125,5 @@ def search_few_avx2(
     unit = np.empty(nq, np.float32)
     query_directions_portable(queries, rotation, form, level_unit, directions, worth, unit)
     for q in range(nq):
-        query = staged_query(directions[q], bands, worth[q], unit[q])
-        search_staged_avx2(
-            data, factor, bias, bands, levels, spread, signs, query, stages, room, start, stop, scores[q], ids[q]
-        )
+        query = staged_query(directions[q], bands, stages, worth[q], unit[q])
+        search_staged_avx2(data, factor, bias, prefixes, query, stages, room, start, stop, scores[q], ids[q])

@@ -33,34 +33,46 @@ product_steps_avx2 = (15, 33)
 
 
 @jit
-def _unpack_scalar(data, start, stop, plane_bytes, planes, table, words, out):
+def _unpack_scalar(row, stride, count, plane_bytes, planes, table, words, out, width):
     levels = load_i8x64(table)
-    for i in range(start, stop):
-        row = data.ctypes.data + i * data.shape[1]
-        to = out.ctypes.data + (i - start) * out.shape[1]
+    for i in range(count):
+        at = row + i * stride
+        to = out + i * width
         for w in range(words):
-            store_i8x64(to + 64 * w, lookup_i8x64(levels, prefix_codes(row + 8 * w, plane_bytes, planes)))
+            store_i8x64(to + 64 * w, lookup_i8x64(levels, prefix_codes(at + 8 * w, plane_bytes, planes)))
 
 
 @jit
-def _unpack_trellis(data, start, stop, plane_bytes, planes, windows, table, words, out):
+def _unpack_wide(row, stride, count, plane_bytes, planes, table, words, out, width):
     levels = load_table_128(table)
-    for i in range(start, stop):
-        row = data.ctypes.data + i * data.shape[1]
-        to = out.ctypes.data + (i - start) * out.shape[1]
-        before = bits_at_seam(row, plane_bytes, planes)
+    for i in range(count):
+        at = row + i * stride
+        to = out + i * width
         for w in range(words):
-            codes, before = trellis_codes_avx2(row + 8 * w, before, plane_bytes, planes, windows)
+            store_i8x64(to + 64 * w, lookup_128_i8x64(levels, prefix_codes(at + 8 * w, plane_bytes, planes)))
+
+
+@jit
+def _unpack_trellis(row, stride, count, plane_bytes, planes, windows, table, words, out, width):
+    levels = load_table_128(table)
+    for i in range(count):
+        at = row + i * stride
+        to = out + i * width
+        before = bits_at_seam(at, plane_bytes, planes)
+        for w in range(words):
+            codes, before = trellis_codes_avx2(at + 8 * w, before, plane_bytes, planes, windows)
             store_i8x64(to + 64 * w, lookup_128_i8x64(levels, codes))
 
 
 @jit
-def unpack_levels_avx2(data, start, stop, plane_bytes, planes, windows, table, words, out):
+def unpack_levels_avx2(row, stride, count, plane_bytes, planes, windows, table, words, out, width):
     """See `unpack_levels_avx512`."""
     if windows > 0:
-        _unpack_trellis(data, start, stop, plane_bytes, planes, windows, table.ctypes.data, words, out)
+        _unpack_trellis(row, stride, count, plane_bytes, planes, windows, table, words, out, width)
+    elif planes > 4:
+        _unpack_wide(row, stride, count, plane_bytes, planes, table, words, out, width)
     else:
-        _unpack_scalar(data, start, stop, plane_bytes, planes, table.ctypes.data, words, out)
+        _unpack_scalar(row, stride, count, plane_bytes, planes, table, words, out, width)
 
 
 @jit

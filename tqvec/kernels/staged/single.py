@@ -1,4 +1,4 @@
-"""Staged search of one query: signs judge all rows, the second plane a few, full scores a handful (README.md)."""
+"""Staged search of one query: a prefix judges all rows, second bits a few, full scores a handful (README.md)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
 from tqvec.kernels.simd.base import (
     add_f32x16,
     add_i32x8,
@@ -14,9 +13,9 @@ from tqvec.kernels.simd.base import (
     count_bits,
     load_bytes_i32x8,
     load_f32x16,
+    lowest_bit,
     max_f32x16,
     mul_f32x16,
-    prefetch,
     splat_f32x16,
     splat_i32x8,
     store_f32x16,
@@ -24,18 +23,18 @@ from tqvec.kernels.simd.base import (
     to_f32x16,
 )
 from tqvec.kernels.staged.codes import parity_plane
-from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable, topk_update_portable
+from tqvec.kernels.staged.dots import prefetch_row, row_dot
+from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable
 
 sign_totals = kernel("sign_totals")
 plane_query = kernel("plane_query")
 plane_dot = kernel("plane_dot")
-full_dot = kernel("full_dot")
 
 ROWS = 64  # scanned together: four blocks of 16 share the loads of the tables
 LOWEST = np.float32(-3e38)
-CHUNK = 4096  # rows whose candidates are judged together
+CHUNK = 16384  # rows whose candidates are judged together
 PROBES = 16  # rows beyond k whose full scores give the first threshold
-AHEAD = 16  # candidates whose codes are on their way to the cache
+AHEAD = 16  # rows whose codes are on their way to the cache
 # The set bits of each byte, lowest first.
 POSITIONS = np.array([sorted(range(8), key=lambda bit: (not byte >> bit & 1, bit)) for byte in range(256)], np.uint8)
 
@@ -56,12 +55,12 @@ def _store_estimates(totals, a, b, factor, bias, width, out):
 
 
 @jit
-def sign_estimates(signs, table, a, b, factor, bias, slack, start, stop, estimates, tops):
-    """Estimates ``(total a + b) factor (+ bias)`` of rows ``start .. stop`` from their signs.
+def prefix_estimates(prefixes, table, a, b, factor, bias, slack, start, stop, estimates, tops):
+    """Estimates ``(total a + b) factor (+ bias)`` of rows ``start .. stop`` from their prefixes.
 
     Parameters
     ----------
-    signs : (n_blocks, groups, 64) uint8
+    prefixes : (n_blocks, groups, 64) uint8
     table : (groups, 128) uint8
     a, b, slack : float32
     factor : (≥ 64-row multiple after stop,) float32
@@ -73,12 +72,12 @@ def sign_estimates(signs, table, a, b, factor, bias, slack, start, stop, estimat
     tops : (≥ (stop - start) / 64, 16) float32
         Filled: the largest ``estimate + slack factor`` of rows v, v + 16, v + 32 and v + 48 of each 64.
     """
-    groups = signs.shape[1]
+    groups = prefixes.shape[1]
     slope = splat_f32x16(a)
     shift = splat_f32x16(b)
     width = splat_f32x16(slack)
     for i in range(start, stop, ROWS):
-        t0, t1, t2, t3 = sign_totals(signs.ctypes.data + i * groups * 4, table.ctypes.data, groups)
+        t0, t1, t2, t3 = sign_totals(prefixes.ctypes.data + i * groups * 4, table.ctypes.data, groups)
         f = factor.ctypes.data + 4 * i
         out = estimates.ctypes.data + 4 * (i - start)
         c = bias.ctypes.data + 4 * i if bias.size > 0 else 0
@@ -97,8 +96,11 @@ def first_probes(estimates, tops, n, best, rows):
     `best` and `rows` (probes,) float32 and int64 are a heap; the rows replace its ids.
     """
     for group in range(n // ROWS):
-        if at_least_f32x16(load_f32x16(tops.ctypes.data + ROWS * group), splat_f32x16(best[0])) != 0:
-            topk_update_portable(tops[group], LANES, LANES * group, best, rows)
+        bits = at_least_f32x16(load_f32x16(tops.ctypes.data + ROWS * group), splat_f32x16(best[0]))
+        while bits != 0:
+            lane = lowest_bit(bits)
+            bits &= bits - np.uint64(1)
+            topk_push_portable(tops[group, lane], LANES * group + lane, best, rows)
     found = 0
     for entry in rows:
         if entry != EMPTY_ID:
@@ -138,40 +140,21 @@ def candidates(estimates, tops, factor, first, count, slack, threshold, position
 
 
 @jit
-def unpacked_dot(row, bands, levels, spread, integers, words):
-    """The integer sum that `dot_tiles` gives for a row of any width; `words` is room for its codes."""
-    unpack_row_portable(row, bands, spread, words)
-    codes = words.view(np.uint8)
-    total = np.int32(0)
-    first = 0
-    for b in range(bands.shape[0]):
-        level = levels[b]
-        n = bands[b, 1] - bands[b, 0]
-        for j in range(first, first + n):
-            total += np.int32(np.int16(level[codes[j]])) * np.int32(integers[j])
-        first += (n + 7) // 8 * 8
-    return total
-
-
-@jit
-def _offer(data, first, rows, count, bands, levels, stages, spread, integers, unit, factor, bias, words, scores, ids):
+def _offer(data, first, rows, count, stages, integers, unit, factor, bias, scores, ids):
     """Offer the rows ``first + rows[:count]`` to a heap, with the scores that the unstaged search would give.
 
-    `integers` and `unit` are the query's; `words` is room. Arrays are not passed on for single rows: that updates their
-    reference counts, which takes longer than the arithmetic.
+    `integers` and `unit` are the query's.
     """
-    nbits = bands[0, 2]
-    windows = stages.windows
-    plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
+    n_bands = stages.layout.shape[0]
+    for r in range(min(AHEAD, count)):
+        prefetch_row(data.ctypes.data + (first + rows[r]) * data.shape[1], data.shape[1])
     for r in range(count):
+        if r + AHEAD < count:
+            prefetch_row(data.ctypes.data + (first + rows[r + AHEAD]) * data.shape[1], data.shape[1])
         i = first + rows[r]
-        if nbits <= 4 or windows > 0:
-            row = data.ctypes.data + i * data.shape[1]
-            table, query = stages.level_bytes.ctypes.data, integers.ctypes.data
-            total = full_dot(row, plane_bytes, nbits, windows, table, query, integers.size // 64)
-        else:
-            total = unpacked_dot(data[i], bands, levels, spread, integers, words)
-        score = np.float32(total) * unit * factor[i]
+        row = data.ctypes.data + i * data.shape[1]
+        layout, table, query = stages.layout.ctypes.data, stages.level_bytes.ctypes.data, integers.ctypes.data
+        score = np.float32(row_dot(row, layout, n_bands, table, query)) * unit * factor[i]
         if bias.size > 0:
             score += bias[i]
         if score >= scores[0]:
@@ -179,16 +162,8 @@ def _offer(data, first, rows, count, bands, levels, stages, spread, integers, un
 
 
 @jit
-def _prefetch_row(address, size):
-    """Ask for `size` bytes."""
-    for line in range(0, size, 64):
-        prefetch(address + line)
-    prefetch(address + size - 1)
-
-
-@jit
 def _judge_by_two(
-    data, first, rows, count, bands, query, stages, bit, byte_sum, room, estimates, factor, bias, slack, threshold
+    data, first, rows, count, query, stages, bit, byte_sum, room, estimates, factor, bias, slack, threshold
 ):
     """Keep those of ``rows[:count]``, after row `first`, that two bits let reach `threshold`; how many.
 
@@ -197,16 +172,18 @@ def _judge_by_two(
     plus or minus: twice those whose bits are set, less all, `byte_sum`. `room` is for the bits of a row.
     """
     row_bytes = data.shape[1]
-    plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
-    planes = bands[0, 2]
+    plane_bytes = stages.layout[0, 1]
+    planes = stages.layout[0, 2]
     mask = stages.second_mask
     share = np.float32(stages.sign_share)
     at = plane_bytes * (1 if mask == 0 else planes - 1)
     shift = slack - byte_sum * bit
     kept = 0
+    for c in range(min(AHEAD, count)):
+        prefetch_row(data.ctypes.data + (first + rows[c]) * row_bytes + at, plane_bytes)
     for c in range(count):
-        ahead = first + rows[min(c + AHEAD, count - 1)]
-        _prefetch_row(data.ctypes.data + ahead * row_bytes + at, plane_bytes)
+        if c + AHEAD < count:
+            prefetch_row(data.ctypes.data + (first + rows[c + AHEAD]) * row_bytes + at, plane_bytes)
         v = rows[c]
         i = first + v
         if mask == 0:
@@ -222,38 +199,21 @@ def _judge_by_two(
         else:
             estimate = estimate * share + added
         if estimate >= threshold:
-            _prefetch_row(data.ctypes.data + i * row_bytes, row_bytes)
             rows[kept] = v
             kept += 1
     return kept
 
 
 @jit
-def _judge_by_four(data, first, rows, count, plane_bytes, table, query, words, worth, factor, bias, slack, threshold):
-    """Keep those of ``rows[:count]``, after row `first`, that four planes let reach `threshold`; how many."""
-    kept = 0
-    for c in range(count):
-        i = first + rows[c]
-        total = full_dot(data.ctypes.data + i * data.shape[1], plane_bytes, 4, 0, table, query, words)
-        estimate = (np.float32(total) * worth + slack) * factor[i]
-        if bias.size > 0:
-            estimate += bias[i]
-        if estimate >= threshold:
-            rows[kept] = rows[c]
-            kept += 1
-    return kept
-
-
-@jit
-def search_staged_avx2(data, factor, bias, bands, levels, spread, signs, query, stages, room, start, stop, scores, ids):
+def search_staged_avx2(data, factor, bias, prefixes, query, stages, room, start, stop, scores, ids):
     """Offer rows ``start .. stop`` to the heap of one query, judging most of them by a few bits.
 
     Parameters
     ----------
-    data, factor, bias, bands, levels, spread
-        As in `search_rows_portable`. Planes start at whole bytes (d % 8 == 0). All have at least 64 rows after `stop`,
+    data, factor, bias
+        As in `search_rows_portable`. Planes of all bands start at whole bytes. All have at least 64 rows after `stop`,
         of any content.
-    signs : (n_blocks, groups, 64) uint8
+    prefixes : (n_blocks, groups, 64) uint8
         At least up to the multiple of 64 after `stop`.
     query : StagedQuery
     stages : StageTables
@@ -266,52 +226,39 @@ def search_staged_avx2(data, factor, bias, bands, levels, spread, signs, query, 
     """
     n = stop - start
     length = np.float32(query.length)
-    a = np.float32(query.table_step * stages.sign_level) * length
-    b = np.float32(-query.table_zero * stages.sign_level) * length
+    a = np.float32(query.table_step) * length
+    b = np.float32(-query.table_zero) * length
+    slack = np.float32(query.slack) * length
     estimates = room[: n + ROWS]
     tops = room[n + ROWS : n + ROWS + (n // ROWS + 1) * LANES].reshape(-1, LANES)
-    sign_estimates(signs, query.table, a, b, factor, bias, stages.slack[0] * length, start, stop, estimates, tops)
+    prefix_estimates(prefixes, query.table, a, b, factor, bias, slack, start, stop, estimates, tops)
     estimates[n : n + ROWS] = -np.inf
-    words = np.zeros(padded_words(bands), np.uint64)
     integers, unit = query.integers, query.unit
-    bytes_ = plane_query(query.bytes_)
     if ids[0] == EMPTY_ID:  # no threshold yet
         best = np.full(scores.size + PROBES, -np.inf, np.float32)
         probes = np.full(best.size, EMPTY_ID, np.int64)
         count = first_probes(estimates, tops, n, best, probes)
-        _offer(
-            data, start, probes, count, bands, levels, stages, spread, integers, unit, factor, bias, words,
-            scores, ids,
-        )  # fmt: skip
+        _offer(data, start, probes, count, stages, integers, unit, factor, bias, scores, ids)
         for v in probes[:count]:
             estimates[v] = -np.inf  # done
-    plane_bytes = (bands[0, 1] - bands[0, 0]) // 8
+    bytes_ = plane_query(query.bytes_)
     bit = np.float32(stages.second_level * query.byte_unit) * length
+    second_slack = np.float32(stages.second_slack) * length
     rows = np.empty(CHUNK + ROWS, np.int32)
     parities = np.empty(bytes_.size // 8 + 63, np.uint8)
     # First the rows that half the slack lets in: they bring the threshold near its end, which spares many of the rest.
     for share in (np.float32(0.5), np.float32(1.0)):
-        width = stages.slack[0] * length * share
         for c in range(0, n, CHUNK):
             m = min(CHUNK, n - c)
             here = estimates[c : c + m + ROWS]
             least = max(scores[0], LOWEST)  # below it are the rows that are done
-            count = candidates(here, tops[c // ROWS :], factor, start + c, m, width, least, POSITIONS, rows)
+            count = candidates(here, tops[c // ROWS :], factor, start + c, m, slack * share, least, POSITIONS, rows)
             if stages.second_level != 0:
                 count = _judge_by_two(
-                    data, start + c, rows, count, bands, bytes_, stages, bit, np.float32(query.byte_sum), parities,
-                    here, factor, bias, stages.slack[1] * length, scores[0],
+                    data, start + c, rows, count, bytes_, stages, bit, np.float32(query.byte_sum), parities, here,
+                    factor, bias, second_slack, scores[0],
                 )  # fmt: skip
             else:
                 for r in range(count):
                     here[rows[r]] = -np.inf
-            if stages.prefix_unit > 0:
-                count = _judge_by_four(
-                    data, start + c, rows, count, plane_bytes, stages.prefix_words.ctypes.data, integers.ctypes.data,
-                    integers.size // 64, np.float32(stages.prefix_unit) * length, factor, bias,
-                    stages.slack[2] * length, scores[0],
-                )  # fmt: skip
-            _offer(
-                data, start + c, rows, count, bands, levels, stages, spread, integers, unit, factor, bias, words,
-                scores, ids,
-            )  # fmt: skip
+            _offer(data, start + c, rows, count, stages, integers, unit, factor, bias, scores, ids)

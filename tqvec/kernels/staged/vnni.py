@@ -19,38 +19,54 @@ product_steps_avx512 = (127, 127)
 
 
 @jit
-def _unpack_scalar(data, start, stop, plane_bytes, planes, table, words, out):
+def _unpack_scalar(row, stride, count, plane_bytes, planes, table, words, out, width):
     levels = load_i8x64(table)
-    for i in range(start, stop):
-        row = data.ctypes.data + i * data.shape[1]
-        to = out.ctypes.data + (i - start) * out.shape[1]
+    for i in range(count):
+        at = row + i * stride
+        to = out + i * width
         for w in range(words):
-            store_i8x64(to + 64 * w, permute_i8x64(levels, prefix_codes(row + 8 * w, plane_bytes, planes)))
+            store_i8x64(to + 64 * w, permute_i8x64(levels, prefix_codes(at + 8 * w, plane_bytes, planes)))
 
 
 @jit
-def _unpack_trellis(data, start, stop, plane_bytes, planes, windows, table, words, out):
+def _unpack_wide(row, stride, count, plane_bytes, planes, table, words, out, width):
     low = load_i8x64(table)
     high = load_i8x64(table + 64)
-    for i in range(start, stop):
-        row = data.ctypes.data + i * data.shape[1]
-        to = out.ctypes.data + (i - start) * out.shape[1]
-        before = bits_at_seam(row, plane_bytes, planes)
+    for i in range(count):
+        at = row + i * stride
+        to = out + i * width
         for w in range(words):
-            codes, before = trellis_codes_avx512(row + 8 * w, before, plane_bytes, planes, windows)
+            codes = prefix_codes(at + 8 * w, plane_bytes, planes)
             store_i8x64(to + 64 * w, permute_two_i8x64(low, high, codes))
 
 
 @jit
-def unpack_levels_avx512(data, start, stop, plane_bytes, planes, windows, table, words, out):
-    """Byte levels of rows ``start .. stop``, uint8, coordinate by coordinate, into `out`.
+def _unpack_trellis(row, stride, count, plane_bytes, planes, windows, table, words, out, width):
+    low = load_i8x64(table)
+    high = load_i8x64(table + 64)
+    for i in range(count):
+        at = row + i * stride
+        to = out + i * width
+        before = bits_at_seam(at, plane_bytes, planes)
+        for w in range(words):
+            codes, before = trellis_codes_avx512(at + 8 * w, before, plane_bytes, planes, windows)
+            store_i8x64(to + 64 * w, permute_two_i8x64(low, high, codes))
 
-    They come from the first `planes` planes, at most 4, or all of a trellis, whose windows have `windows` bits.
+
+@jit
+def unpack_levels_avx512(row, stride, count, plane_bytes, planes, windows, table, words, out, width):
+    """Byte levels of one band of `count` rows, coordinate by coordinate.
+
+    They come from its first `planes` planes, at most 7, or all of a trellis, whose windows have `windows` bits. `row`
+    is the address of the band in the first row, whose next is `stride` bytes on; `out` that of the first row's
+    64 * words bytes, whose next is `width` bytes on; `table` that of 128 levels.
     """
     if windows > 0:
-        _unpack_trellis(data, start, stop, plane_bytes, planes, windows, table.ctypes.data, words, out)
+        _unpack_trellis(row, stride, count, plane_bytes, planes, windows, table, words, out, width)
+    elif planes > 4:
+        _unpack_wide(row, stride, count, plane_bytes, planes, table, words, out, width)
     else:
-        _unpack_scalar(data, start, stop, plane_bytes, planes, table.ctypes.data, words, out)
+        _unpack_scalar(row, stride, count, plane_bytes, planes, table, words, out, width)
 
 
 @jit

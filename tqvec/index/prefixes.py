@@ -1,4 +1,4 @@
-"""The signs of an index once more, in blocks of 16 rows: the layout that the first stage of a search reads."""
+"""The first bits of all codes once more, in blocks of 16 rows: the layout that the first stage of a search reads."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec.codec.stages import Planes
 from tqvec.kernels.dispatch import kernel
 
 _ROWS = 64  # the kernel takes four blocks of 16 at a time
@@ -22,21 +23,18 @@ def parities(plane: NDArray[np.uint8], mask: int) -> NDArray[np.uint8]:
     return out
 
 
-class SignBlocks:
+class PrefixBlocks:
     """Blocks that grow with the index (kernels/staged/README.md has the layout).
 
     Parameters
     ----------
-    d : int
-        Dimension, a multiple of 8.
-    mask : int
-        The path bits whose parity is the sign (`trellis.sign_mask`); 0 if the first plane has the signs.
+    planes : list of Planes
+        What a prefix is made of.
     """
 
-    def __init__(self, d: int, mask: int = 0):
-        self._mask = mask
-        self._bytes = d // 8
-        self._groups = -(-d // 32)
+    def __init__(self, planes: list[Planes]):
+        self._planes = planes
+        self._groups = -(-sum(plane.size for plane in planes) // 4)
         self._blocks = np.zeros((0, self._groups, 64), np.uint8)
         self._rows = 0
         self._lock = threading.Lock()
@@ -56,9 +54,12 @@ class SignBlocks:
             room = max(needed, blocks.shape[0] * 3 // 2 // 4 * 4)
             blocks = np.zeros((room, self._groups, 64), np.uint8)
             blocks[: first // 16] = self._blocks[: first // 16]
-        planes = np.zeros((needed * 16 - first, self._groups * 4), np.uint8)
-        plane = codes[first:ntotal, : self._bytes]
-        planes[: ntotal - first, : self._bytes] = parities(plane, self._mask) if self._mask else plane
-        words = planes.reshape(-1, 16, self._groups, 4).transpose(kernel("sign_axes"))
+        prefixes = np.zeros((needed * 16 - first, self._groups * 4), np.uint8)
+        at = 0
+        for _, start, size, mask in self._planes:
+            plane = codes[first:ntotal, start : start + size]
+            prefixes[: ntotal - first, at : at + size] = parities(plane, mask) if mask else plane
+            at += size
+        words = prefixes.reshape(-1, 16, self._groups, 4).transpose(kernel("sign_axes"))
         blocks[first // 16 : needed] = words.reshape(-1, self._groups, 64)
         self._blocks, self._rows = blocks, ntotal
