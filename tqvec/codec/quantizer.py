@@ -324,6 +324,41 @@ class TurboQuant:
         """Scales by this codec's rule, as float32."""
         return _as_float32(SCALES[self.scale](encoded.norm, encoded.dot, encoded.energy))
 
+    def tangents(self, encoded: Encoded, threads: int | None = None) -> NDArray[np.float64]:
+        """tan θ of each vector, (n,), with θ the angle between it and what its codes stand for; 0/0 is NaN.
+
+        cos θ = ⟨u, ũ⟩/‖ũ‖. A calibration multiplies the axes of a band, and its levels, by f: what codes stand for has
+        f² times the level on an axis, so of the energy f²c² of a coordinate only f⁴c² counts.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.sqrt(np.maximum(self._energy(encoded, threads) / np.square(encoded.dot) - 1, 0.0))
+
+    def _energy(self, encoded: Encoded, threads: int | None) -> NDArray[np.float64]:
+        """‖ũ‖² of each vector: the sum of squared levels less the part of it that is too much, which is small."""
+        if self.calibration is None:
+            return encoded.energy
+        tables = self.quantizer._replace(centroids=np.square(self.quantizer.centroids))
+        excess = np.repeat(1 - self.axis_factors(), [band.stop - band.start for band in self.bands])
+        query = np.zeros((1, self.d), np.float32)
+        query[0, : excess.size] = excess
+        n = encoded.data.shape[0]
+        ones, out = np.ones(n, np.float32), np.empty((1, n), np.float32)
+        score = kernel("adc_rows")
+
+        def task(part: int, start: int, stop: int) -> None:
+            score(encoded.data, ones, tables, SPREAD, query, start, stop, out)
+
+        _threads.over_rows(task, n, _GRAIN, num_threads(threads))
+        return encoded.energy - out[0]
+
+    def axis_factors(self) -> NDArray[np.float64]:
+        """f² of each band, (n_bands,): the squared length of the rows of its matrix; 1 without a calibration."""
+        if self.calibration is None:
+            return np.ones(len(self.bands))
+        table = errors(self.d, self.codebook)
+        kept = np.array([1 - table[band.nbits] for band in self.bands])
+        return kept.min() / kept
+
     def decode(self, codes: Codes, threads: int | None = None) -> Floats:
         """Reconstruct vectors with the least-squares scale (see `scale` above); in mode ``"prod"``, without bias.
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
 from tqvec._config import num_threads
+from tqvec.codec import tangents
 from tqvec.codec.bands import Width
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import FormatError, InputError
@@ -167,7 +168,8 @@ class Index:
             Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
         """
         encoded = self.codec.encode_sums(x, threads, unit=self.metric == "cosine")
-        new: persistence.Rows = {"codes": encoded.data, "scale": self.codec.stored_scale(encoded)}
+        scale = tangents.packed(self.codec.stored_scale(encoded), self.codec.tangents(encoded, threads))
+        new: persistence.Rows = {"codes": encoded.data, "scale": scale}
         if self.metric == "l2":
             with np.errstate(over="ignore"):
                 new["squared_norm"] = np.square(encoded.norm).astype(np.float32)
