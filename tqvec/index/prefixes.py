@@ -39,6 +39,10 @@ class PrefixBlocks:
         self._rows = 0
         self._lock = threading.Lock()
 
+    def fresh(self) -> PrefixBlocks:
+        """Those of no rows, for the same codec."""
+        return PrefixBlocks(self._planes)
+
     def of(self, codes: NDArray[np.uint8], ntotal: int) -> NDArray[np.uint8]:
         """Blocks of the first `ntotal` rows of `codes`, with those added since the last call filled in."""
         with self._lock:

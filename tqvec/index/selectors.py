@@ -1,0 +1,190 @@
+"""Selectors: which vectors a search may return. They compose with ``&``, ``|`` and ``~``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tqvec.errors import InputError
+from tqvec.index.blocks import Block, Words, both, words
+
+Chosen = NDArray[np.bool_]
+
+
+class Selector:
+    """What all selectors can do; `Mask`, `Ids` and `Range` are the ones to make.
+
+    Examples
+    --------
+    >>> import numpy as np, tqvec
+    >>> from tqvec import selectors
+    >>> index = tqvec.Index(8)
+    >>> index.add(np.eye(8))
+    >>> keep = selectors.Range(2, 6) & ~selectors.Ids([3])
+    >>> sorted(index.search(np.ones(8), k=8, filter=keep)[1][0].tolist())
+    [-1, -1, -1, -1, -1, 2, 4, 5]
+    """
+
+    def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
+        """For each block a boolean array of its rows; removed rows may be either."""
+        raise NotImplementedError
+
+    def __and__(self, other: Selector) -> Selector:
+        return _Pair(self, other, np.logical_and)
+
+    def __or__(self, other: Selector) -> Selector:
+        return _Pair(self, other, np.logical_or)
+
+    def __invert__(self) -> Selector:
+        return _Not(self)
+
+
+class Mask(Selector):
+    """Vectors by position.
+
+    Parameters
+    ----------
+    keep : (ntotal,) bool
+        Whether the vector with id ``index.ids[i]`` may be returned.
+    """
+
+    def __init__(self, keep: ArrayLike):
+        self._keep = np.asarray(keep)
+        if self._keep.dtype != np.bool_ or self._keep.ndim != 1:
+            raise InputError(f"a mask must be a 1-D boolean array, got {self._keep.dtype} of shape {self._keep.shape}")
+
+    def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
+        total = sum(block.live for block in blocks)
+        if self._keep.size != total:
+            raise InputError(f"a mask must have one entry for each of the {total} vectors, got {self._keep.size}")
+        found, at = [], 0
+        for block in blocks:
+            if block.alive.size == 0:
+                rows = self._keep[at : at + block.count]
+            else:
+                rows = np.zeros(block.count, bool)
+                live = block.live_rows()
+                rows[live] = self._keep[at : at + live.size]
+            at += block.live
+            found.append(rows)
+        return found
+
+
+class Ids(Selector):
+    """Vectors by id; ids that are not in the index choose nothing.
+
+    Parameters
+    ----------
+    ids : (n,) int
+    """
+
+    def __init__(self, ids: ArrayLike):
+        self._ids = np.unique(integers(ids, "ids"))
+
+    def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
+        return [self._of(block) for block in blocks]
+
+    def _of(self, block: Block) -> Chosen:
+        if not isinstance(block.ids, int):
+            own = block.ids[: block.count]
+            at = np.searchsorted(self._ids, own)
+            return np.append(self._ids, 0)[at] == own if self._ids.size else np.zeros(block.count, bool)
+        rows = np.zeros(block.count, bool)
+        low, high = np.searchsorted(self._ids, [block.ids, block.ids + block.count])
+        rows[self._ids[low:high] - block.ids] = True
+        return rows
+
+
+class Range(Selector):
+    """Vectors whose ids are ``start <= id < stop``.
+
+    Parameters
+    ----------
+    start, stop : int
+    """
+
+    def __init__(self, start: int, stop: int):
+        self._start, self._stop = int(start), int(stop)
+
+    def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
+        return [self._of(block) for block in blocks]
+
+    def _of(self, block: Block) -> Chosen:
+        if not isinstance(block.ids, int):
+            own = block.ids[: block.count]
+            return (own >= self._start) & (own < self._stop)
+        rows = np.zeros(block.count, bool)
+        rows[max(0, self._start - block.ids) : max(0, self._stop - block.ids)] = True
+        return rows
+
+
+class _Pair(Selector):
+    def __init__(self, one: Selector, other: Selector, combine: np.ufunc):
+        self._both, self._combine = (one, _selector(other)), combine
+
+    def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
+        found = (one.chosen(blocks) for one in self._both)
+        return [self._combine(a, b) for a, b in zip(*found, strict=True)]
+
+
+class _Not(Selector):
+    def __init__(self, one: Selector):
+        self._one = one
+
+    def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
+        return [~rows for rows in self._one.chosen(blocks)]
+
+
+def _selector(given: Any) -> Selector:
+    """A selector from whatever `Index.search` takes as a filter."""
+    if isinstance(given, Selector):
+        return given
+    if isinstance(given, range):
+        return Range(given.start, given.stop) if given.step == 1 else Ids(np.array(given, np.int64))
+    array = np.asarray(given)
+    return Mask(array) if array.dtype == np.bool_ else Ids(array)
+
+
+def allowed(blocks: Sequence[Block], given: Any) -> list[Words]:
+    """For each block the words of the rows that may be returned; `ALL` where every row may.
+
+    Raises
+    ------
+    InputError
+        `given` is no filter, or a mask of another length.
+    """
+    if given is None:
+        return [block.alive for block in blocks]
+    found = []
+    for block, rows in zip(blocks, _selector(given).chosen(blocks), strict=True):
+        found.append(block.alive if rows.all() else both(words(rows), block.alive))
+    return found
+
+
+def count(block: Block, chosen: Words) -> int:
+    """Number of rows that words mean."""
+    return block.count if chosen.size == 0 else int(np.bitwise_count(chosen).sum())
+
+
+def integers(values: ArrayLike, name: str) -> NDArray[np.int64]:
+    """Checked ids, (n,) int64; a single one counts as an array of it.
+
+    Raises
+    ------
+    InputError
+        They are not integers, or beyond int64.
+    """
+    array = np.atleast_1d(np.asarray(values))
+    if array.size == 0:
+        return np.zeros(0, np.int64)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"{name} must be a 1-D array of integers, got {array.dtype} of shape {array.shape}")
+    if array.dtype == np.uint64 and array.max() > 2**63 - 1:
+        raise InputError(f"{name} row {int(np.argmax(array))} is beyond int64: {array.max()}")
+    return array.astype(np.int64)
+
+
+__all__ = ["Ids", "Mask", "Range", "Selector"]

@@ -1,0 +1,256 @@
+"""Store: the rows of an index as a list of blocks, their ids, and every change to them.
+
+One writer at a time; any number of readers. A reader takes `Store.blocks` once and works on it: blocks never change, and
+each change ends with one assignment of a new tuple. So a search sees the index as it was at one moment, and no reader
+ever waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqvec.errors import InputError
+from tqvec.index.blocks import BLOCK_ROWS, Block, Tail, cut
+from tqvec.index.ids import IdTable
+from tqvec.index.prefixes import PrefixBlocks
+from tqvec.index.rows import Rows
+
+_PART = 1 << 16  # rows copied at a time
+_LARGEST_ID = 2**63 - 1
+
+Blocks = tuple[Block, ...]
+Ids = NDArray[np.int64]
+
+
+class Store:
+    """Rows that can be added, replaced and removed while others search them.
+
+    Parameters
+    ----------
+    like : dict of arrays
+        Names, shapes and types of a row.
+    prefixes : PrefixBlocks
+        Of the codec.
+
+    Attributes
+    ----------
+    blocks : tuple of Block
+        What is stored now.
+    next_id : int
+        Id of the next row that is added without one: larger than any that was ever used.
+    """
+
+    def __init__(self, like: Rows, prefixes: PrefixBlocks):
+        self.blocks: Blocks = ()
+        self.next_id = 0
+        self._like = like
+        self._prefixes = prefixes
+        self._tail: Tail | None = None  # owner of the last block's arrays, if it may grow
+        self._table: IdTable | None = None  # while all ids follow each other, their blocks are enough to find them
+        self._lock = threading.RLock()
+
+    def copy(self) -> Store:
+        """Another store of the same rows; later changes of either don't show in the other."""
+        other = Store(self._like, self._prefixes)
+        with self._lock:
+            other.blocks, other.next_id = self.blocks, self.next_id
+            if self._table is not None:
+                other._rebuild_table()
+        return other
+
+    def append(self, rows: Rows, ids: Ids | None, replace: bool) -> None:
+        """Add rows; nothing changes if an id is taken.
+
+        Parameters
+        ----------
+        rows : dict of arrays
+        ids : (n,) int64, optional
+            Distinct. Default: the next ones.
+        replace : bool
+            Whether rows with the same ids give way; otherwise they are an error.
+
+        Raises
+        ------
+        InputError
+            An id is taken, or there are no larger ones.
+        """
+        n = rows["scale"].shape[0]
+        if n == 0:
+            return
+        with self._lock:
+            blocks = self.blocks
+            if ids is not None:
+                blocks = self._vacated(ids, replace)
+            if ids is None or _follow(ids, self.next_id):
+                self._check_room(n)
+                given: Ids | int = self.next_id
+            else:
+                given = ids
+                self._use_table()
+            start = sum(block.count for block in self.blocks)
+            if self._tail is None or self._tail.count >= BLOCK_ROWS:
+                self._tail = Tail(self._like, self._prefixes)
+                blocks = (*blocks, self._tail.append(rows, given))
+            else:
+                blocks = (*blocks[:-1], self._tail.append(rows, given, blocks[-1].alive))
+            if self._table is not None:
+                self._table.insert(np.arange(given, given + n) if isinstance(given, int) else given, start)
+            largest = given + n - 1 if isinstance(given, int) else int(given.max())
+            self.next_id = max(self.next_id, min(largest, _LARGEST_ID - 1) + 1)
+            self.blocks = blocks
+
+    def _check_room(self, n: int) -> None:
+        if self.next_id + n > _LARGEST_ID:
+            raise InputError(f"no {n} ids are left after {self.next_id - 1}; give ids of your own")
+
+    def _vacated(self, ids: Ids, replace: bool) -> Blocks:
+        """Blocks without the rows of some ids, which is an error unless they may be replaced."""
+        rows = self.find(ids)
+        taken = rows >= 0
+        if not taken.any():
+            return self.blocks
+        if not replace:
+            at = int(np.argmax(taken))
+            raise InputError(f"ids row {at}: id {ids[at]} is in the index; add(..., upsert=True) replaces it")
+        if self._table is not None:
+            self._table.remove(ids[taken])
+        else:
+            self._use_table(but=ids[taken])
+        return _without(self.blocks, rows[taken])
+
+    def remove(self, ids: Ids) -> int:
+        """Remove the rows of distinct ids, those that there are; how many there were."""
+        with self._lock:
+            rows = self.find(ids)
+            found = rows >= 0
+            if self._table is not None:
+                self._table.remove(ids[found])
+            self.blocks = _without(self.blocks, rows[found])
+            self._compact()
+            return int(found.sum())
+
+    def take_over(self, other: Store, ids: Ids | None) -> None:
+        """Add all rows of a store of the same codec; `ids` are their own ids, or None for the next ones."""
+        for rows, part in other.parts():
+            self.append(rows, None if ids is None else part, False)
+
+    def find(self, ids: Ids) -> Ids:
+        """Row of each id, counted through all blocks, removed rows included; -1 where there is none."""
+        with self._lock:
+            if self._table is not None:
+                return self._table.find(ids)
+            return find_in_order(self.blocks, ids)
+
+    def _use_table(self, but: Ids | None = None) -> None:
+        """From now on ids need not follow each other."""
+        if self._table is None:
+            self._rebuild_table()
+            if but is not None and self._table is not None:
+                self._table.remove(but)
+
+    def _rebuild_table(self) -> None:
+        table = IdTable()
+        start = 0
+        for block in self.blocks:
+            rows = block.live_rows()
+            for first, last in _runs(rows):
+                table.insert(block.ids_of(rows[first:last]), start + int(rows[first]))
+            start += block.count
+        self._table = table
+
+    def _compact(self) -> None:
+        """Drop removed rows for good when they are more than those that are left."""
+        stored = sum(block.count for block in self.blocks)
+        if stored < 2 * _PART or 2 * sum(block.live for block in self.blocks) > stored:
+            return
+        fresh = Store(self._like, self._prefixes)
+        for rows, ids in self.parts():
+            fresh.append(rows, ids, False)
+        fresh._use_table()
+        self._tail, self._table, self.blocks = fresh._tail, fresh._table, fresh.blocks
+
+    def parts(self) -> Iterator[tuple[Rows, Ids]]:
+        """Copies of all rows that were not removed, in order, a part at a time, with their ids."""
+        for block in self.blocks:
+            rows = block.live_rows()
+            for first in range(0, rows.size, _PART):
+                chosen = rows[first : first + _PART]
+                yield {name: array[chosen] for name, array in block.rows.items()}, block.ids_of(chosen)
+
+
+def _follow(ids: Ids, first: int) -> bool:
+    return bool(ids[0] == first and np.all(np.diff(ids) == 1))
+
+
+def _runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Where consecutive numbers begin and end."""
+    cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+    edges = [0, *cuts.tolist(), rows.size]
+    return ((a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a)
+
+
+def _without(blocks: Blocks, rows: Ids) -> Blocks:
+    """Blocks after some rows are removed."""
+    left = []
+    start = 0
+    for block in blocks:
+        mine = rows[(rows >= start) & (rows < start + block.count)] - start
+        left.append(block.without(mine) if mine.size else block)
+        start += block.count
+    return tuple(left)
+
+
+def find_in_order(blocks: Blocks, ids: Ids) -> Ids:
+    """Rows of ids that are consecutive in every block, and rise from block to block."""
+    rows = np.full(ids.shape, -1, np.int64)
+    start = 0
+    for block in blocks:
+        if not isinstance(block.ids, int):
+            raise TypeError("these ids need a table")
+        local = ids - block.ids
+        inside = (ids >= block.ids) & (ids - block.ids < block.count)
+        if block.alive.size:
+            at = np.where(inside, local, 0)
+            inside &= (block.alive[at >> 6] >> (at & 63).astype(np.uint64) & np.uint64(1)).astype(bool)
+        rows[inside] = start + local[inside]
+        start += block.count
+    return rows
+
+
+def gathered(blocks: Blocks, rows: Ids) -> Rows:
+    """Stored rows by number, any shape; -1 gives any row."""
+    starts = np.cumsum([0, *(block.count for block in blocks)])
+    place = np.clip(np.searchsorted(starts, rows, side="right") - 1, 0, len(blocks) - 1)
+    out = {}
+    for name, like in blocks[0].rows.items():
+        found = np.empty((*rows.shape, *like.shape[1:]), like.dtype)
+        for b, block in enumerate(blocks):
+            mine = place == b
+            found[mine] = block.rows[name][np.maximum(rows[mine] - starts[b], 0)]
+        out[name] = found
+    return out
+
+
+def ids_of(blocks: Blocks, rows: Ids) -> Ids:
+    """Ids of rows by number, any shape; -1 stays."""
+    starts = np.cumsum([0, *(block.count for block in blocks)])
+    found = np.full(rows.shape, -1, np.int64)
+    for start, block in zip(starts, blocks, strict=False):
+        mine = (rows >= start) & (rows < start + block.count)
+        if mine.any():
+            found[mine] = block.ids_of(rows[mine] - start)
+    return found
+
+
+def loaded(like: Rows, prefixes: PrefixBlocks, rows: Rows, ids: Ids | int, next_id: int) -> Store:
+    """The store of a file's rows, whose arrays have no spare rows and may be mapped."""
+    store = Store(like, prefixes)
+    store.blocks = tuple(cut(rows, ids, prefixes))
+    store.next_id = next_id
+    if not isinstance(ids, int):
+        store._use_table()
+    return store
