@@ -1,8 +1,8 @@
-"""Exceptions of tqvec. All of them derive from `TqvecError`."""
+"""Exceptions of tqvec, all of them derived from `TqvecError`, and its warning."""
 
 from __future__ import annotations
 
-__all__ = ["FormatError", "InputError", "TqvecError", "UnsupportedError"]
+__all__ = ["FormatError", "InputError", "LossWarning", "TqvecError", "UnsupportedError"]
 
 
 class TqvecError(Exception):
@@ -19,3 +19,7 @@ class FormatError(TqvecError, ValueError):
 
 class UnsupportedError(TqvecError, RuntimeError):
     """Something asked for is not available on this machine: a SIMD level, an optional package."""
+
+
+class LossWarning(UserWarning):
+    """What was asked for costs accuracy. The message says how much, and what would avoid it."""

@@ -70,6 +70,35 @@ def test_trellis(vectors):
     assert "2 bits, mode mse, codebook trellis" in run("info", vectors / "x.tqv").output
 
 
+def uneven(n, d):
+    """Rows whose variances fall, so that training helps."""
+    x = np.random.default_rng(10_001).standard_normal((n, d)) / np.arange(1, d + 1) ** 0.5
+    return x.astype(np.float32)
+
+
+def test_training_on_rows_from_everywhere_in_the_file(tmp_path, monkeypatch):
+    """The first rows say nothing of the last; the index is that of the rows drawn."""
+    monkeypatch.setattr("tqvec.cli.build._SAMPLE", 1200)
+    x = uneven(3000, 32)
+    x[1500:] = np.roll(x[1500:], 16, axis=1)
+    np.save(tmp_path / "x.npy", x)
+    built = run("build", tmp_path / "x.npy", "-o", tmp_path / "x.tqv", "--nbits", 2, "--train")
+    assert "trained: yes, it helps at equal bytes (1,200 distinct rows)" in built.output
+    assert "held out: recall 10@10" in built.output
+    assert "3,000 vectors of d=32 at 2 bits, 12 bytes each" in built.output
+    index = tqvec.Index.load(tmp_path / "x.tqv")
+    drawn = index.codec.calibration.centre
+    for part in (x[:1500], x[1500:]):
+        assert np.linalg.norm(drawn - x.mean(axis=0)) < np.linalg.norm(part.std(axis=0))
+    other = index._like(index.codec)
+    other.add(x)
+    assert np.array_equal(other.search(x[:5])[0], index.search(x[:5])[0])
+    np.save(tmp_path / "y.npy", np.random.default_rng(10_002).standard_normal((3000, 24)).astype(np.float32))
+    built = run("build", tmp_path / "y.npy", "-o", tmp_path / "y.tqv", "--train")
+    assert "trained: no, it would not help" in built.output
+    assert tqvec.Index.load(tmp_path / "y.tqv").codec.calibration is None
+
+
 def test_info_of_the_installation():
     told = run("info").output
     for part in ("tqvec", tqvec.__version__, "SIMD level", tqvec.simd_info()["level"], "numba", "threads"):
@@ -109,6 +138,8 @@ def test_demo(tmp_path, monkeypatch):
         (["build", "x.npy", "-o", "x.tqv", "--nbits", "6", "--codebook", "trellis"], "widths of 1 to 5 bits, got 6"),
         (["build", "x.npy", "-o", "nowhere/x.tqv"], "its folder does not exist"),
         (["build", "nan.npy", "-o", "x.tqv"], "nan.npy, rows from 0: x row 5 holds NaN or Inf"),
+        (["build", "nan.npy", "-o", "x.tqv", "--train"], "nan.npy, rows from 0: x row 5 holds NaN or Inf"),
+        (["build", "long.npy", "-o", "x.tqv", "--train"], "long.npy: sample row 0 is too long to train with"),
         (["build", "empty.npy", "-o", "x.tqv"], "holds no vectors"),
         (["search", "x.npy", "x.npy"], "not a safetensors file"),
         (["search", "good.tqv", "q.npy", "-o", "r.txt"], "name it so"),
@@ -125,6 +156,7 @@ def test_errors_are_one_line(vectors, monkeypatch, capsys, arguments, message):
     bad[5, 5] = np.nan
     np.save("nan.npy", bad)
     np.save("empty.npy", X[:0])
+    np.save("long.npy", X * np.float32(1e30))
     np.save("wide.npy", np.zeros((2, 25), np.float32))
     run("build", "x.npy", "-o", "good.tqv")
     capsys.readouterr()

@@ -60,8 +60,13 @@ def test_hdf5(tmp_path, monkeypatch):
         file["train"], file["test"] = x, x[:2]
     assert np.array_equal(read_vectors(tmp_path / "x.hdf5"), x)
     assert np.array_equal(read_vectors(tmp_path / "x.hdf5", "test"), x[:2])
-    with pytest.raises(InputError, match="no dataset 'base'; it has test, train"):
-        read_vectors(tmp_path / "x.hdf5", "base")
+    assert np.array_equal(read_vectors(f"{tmp_path}/x.hdf5:test"), x[:2])
+    assert np.array_equal(read_vectors(f"{tmp_path}/x.hdf5:train", "test"), x)
+    for path, dataset in (("x.hdf5", "base"), ("x.hdf5:base", "test")):
+        with pytest.raises(InputError, match="no dataset 'base'; it has test, train"):
+            read_vectors(tmp_path / path, dataset)
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*y\.h5$"):
+        read_vectors(tmp_path / "y.h5:test")
     (tmp_path / "y.h5").write_bytes(b"junk")
     with pytest.raises(FormatError, match="not an HDF5 file"):
         read_vectors(tmp_path / "y.h5")

@@ -1,6 +1,7 @@
 """Trained indexes: what training gains and what it must never cost, scores of all metrics, files."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import tqvec
-from tqvec.errors import FormatError, InputError
+from tqvec.errors import FormatError, InputError, LossWarning
 from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import load_sample
-from tqvec.index import persistence
+from tqvec.index import flat, persistence, training
 from tqvec.kernels.dispatch import implementation
 
 SEED = 8
@@ -221,26 +222,107 @@ def test_few_vectors_and_none():
         assert scores[0, 2] == worst
 
 
-def test_training_after_adding():
+def test_training_after_adding_with_the_vectors():
     x = anisotropic(1000, 64)
     index, other = made(64), made(64)
     index.add(x)
     before = index.search(x[:9])
-    with pytest.raises(InputError, match="vectors must be the 1000 that were added.*got none"):
-        index.train(x)
-    with pytest.raises(InputError, match="got 999 rows"):
+    with pytest.raises(InputError, match="vectors must be the 1000 that were added, got 999 rows"):
         index.train(x, vectors=x[:999])
     assert np.array_equal(index.search(x[:9])[0], before[0])
-    assert index.train(x, vectors=x).used
+    report = index.train(x, vectors=x)
+    assert report.used
+    assert report.loss is None
     other.train(x)
     other.add(x)
     for one, two in zip(index.search(x[:9]), other.search(x[:9]), strict=True):
         assert np.array_equal(one, two)
-    noise = sts.normal(1000, 64)
+
+
+@pytest.mark.parametrize("codebook", ["scalar", "trellis"])
+@pytest.mark.parametrize("nbits", [1, 3])
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_training_after_adding_from_the_codes(metric, nbits, codebook, monkeypatch):
+    """The loss is the one announced, scores stay unbiased, and blocks don't matter."""
+    monkeypatch.setattr(flat, "_RECODED", 64 * 300)
+    x, queries = anisotropic(2000, 64), anisotropic(300, 64, seed=5)
+    exact, order = exact_search(x, queries, 2000, metric)
+    index, other = made(64, nbits, metric, codebook), made(64, nbits, metric, codebook)
+    index.add(x)
+    first, size = recall(index.search(queries)[1], order, 10, 10), index.nbytes
+    sample = anisotropic(4000, 64, seed=7)
+    with pytest.warns(LossWarning, match=r"^2,000 vectors are compressed anew .* hand them over as `vectors`") as told:
+        report = index.train(sample)
+    assert told[0].filename == __file__
+    assert report.used
+    assert str(report.loss) in str(told[0].message)
+    assert f"stored vectors, from their codes: {report.loss}" in str(report)
+    assert (index.ntotal, index.nbytes) == (2000, 2000 * index.code_size)
+    assert index.nbytes <= size
+    before, after, best = report.loss.error
+    assert best < before < after < before + 3 * best
+    assert report.loss.recall[1] < report.loss.recall[0] < report.loss.recall[2]
+    assert (report.loss.recall[0], report.loss.recall[2]) == report.recall
+    again, ids = index.search(queries, k=2000)
+    assert recall(ids, order, 10, 10) - first == pytest.approx(report.loss.recall[1] - report.loss.recall[0], abs=0.06)
+    other.add(x[:0])
+    assert other.train(sample).used
+    other.add(x)
+    assert other.codec.fingerprint == index.codec.fingerprint
+    errors = []
+    for scores, found in ((again, ids), other.search(queries, k=2000)):
+        dense, true = np.empty((300, 2000)), np.empty((300, 2000))
+        np.put_along_axis(dense, found, scores, axis=1)
+        np.put_along_axis(true, order, exact, axis=1)
+        errors.append(dense - true)
+    assert abs(errors[0].mean()) < 0.3 * before * exact.mean()
+    assert errors[0].std() > errors[1].std()
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_a_trained_index_can_be_trained_again_from_its_codes(metric):
+    """Once more is known of the data: the old centre counts too."""
+    x, sample = anisotropic(2000, 64), anisotropic(4000, 64, seed=7)
+    mixed = np.concatenate([anisotropic(2000, 64, seed=3)[:, ::-1], anisotropic(1000, 64, seed=4)])
+    index = made(64, 4, metric)
+    assert index.train(mixed).used
+    index.add(x)
+    with pytest.warns(LossWarning, match="compressed anew"):
+        assert index.train(sample).used
+    exact, order = exact_search(x, x[:50], 2000, metric)
+    scores, ids = index.search(x[:50], k=2000)
+    dense, true = np.empty((50, 2000)), np.empty((50, 2000))
+    np.put_along_axis(dense, ids, scores, axis=1)
+    np.put_along_axis(true, order, exact, axis=1)
+    assert abs((dense - true).mean()) < 0.005 * true.std()
+    assert (dense - true).std() < 0.1 * true.std()
+
+
+def test_training_changes_nothing_if_it_does_not_help_or_fails(monkeypatch):
+    noise, x = sts.normal(1000, 64), anisotropic(1000, 64)
     index = made(64)
     index.add(noise)
     before = index.search(noise[:9])
-    assert not index.train(noise, vectors=noise).used
+    for vectors in (noise, None):
+        assert not index.train(noise, vectors=vectors).used
+        assert np.array_equal(index.search(noise[:9])[0], before[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(LossWarning):
+            index.train(x)
+    longest = made(64)
+    longest.add(np.eye(64, dtype=np.float32) * np.float32(2.4e38))
+    with pytest.warns(LossWarning), pytest.raises(InputError, match="a stored one is too long to be made anew"):
+        longest.train(x)
+    recoded = training.recoded
+    monkeypatch.setattr(
+        flat, "recoded", lambda rows, *more: recoded(rows, *more) if len(rows["scale"]) < 300 else 1 / 0
+    )
+    with pytest.warns(LossWarning), pytest.raises(ZeroDivisionError):
+        index.train(x)
+    monkeypatch.undo()
+    for one in (index, longest):
+        assert one.codec.calibration is None
     assert np.array_equal(index.search(noise[:9])[0], before[0])
 
 

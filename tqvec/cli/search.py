@@ -20,17 +20,16 @@ _SHOWN = 5  # queries in the table
 
 def search(
     index_file: Annotated[Path, typer.Argument(metavar="INDEX", help="File that `tqvec build` wrote")],
-    queries: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs or .hdf5")],
+    queries: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs, or .hdf5:NAME (default: test)")],
     k: Annotated[int, typer.Option("-k", help="Results a query")] = 10,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=".npz: scores, ids")] = None,
-    dataset: Annotated[str, typer.Option(help="Name inside an HDF5 file")] = "test",
     threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
 ) -> None:
     """Search an index file; print the first results, and write all of them with -o."""
     if output is not None and output.suffix != ".npz":
         raise InputError(f"{output}: the results are a .npz file; name it so")
     index = Index.load(index_file)
-    rows = float_rows(read_vectors(queries, dataset))
+    rows = float_rows(read_vectors(queries, "test"))
     start = time.perf_counter()
     scores, ids = index.search(rows, k=k, threads=threads)
     seconds = time.perf_counter() - start

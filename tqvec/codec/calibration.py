@@ -19,10 +19,10 @@ from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
 
 MAX_D = 8192  # the matrix is dense
-MIN_WIDTH_GROUPS = {"scalar": 8, "trellis": trellis.MIN_COORDINATES}
+LEAST_GROUPS = {"scalar": (8,), "trellis": (trellis.MIN_COORDINATES, 32)}  # axes of the smallest group, to choose from
 _MEDIAN_STEPS = 10
 _WEIGHT = 1.5  # power of an axis' share: 1 would give the least squared error of vectors, 2 of random scores
-_DROPPED = 1.5  # what an axis without bits counts in place of its D = 1: what it hides of a score isn't random
+_DROPPED = 1.75  # what an axis without bits counts in place of its D = 1: what it hides of a score isn't random
 _BLOCK = 4096  # rows multiplied at a time: sums of float32 products stay short
 _FIRST_ROUND = 8  # of the rotations inside bands; those before belong to the codec's own rotation and projection
 
@@ -161,12 +161,12 @@ def errors(d: int, codebook: str) -> list[float]:
     return [scalar.distortion(d, nbits) for nbits in range(MAX_NBITS + 1)]
 
 
-def group_edges(d: int, codebook: str) -> NDArray[np.int64]:
+def group_edges(d: int, least: int) -> NDArray[np.int64]:
     """Where groups of axes begin, and d: all of one size, but the last, which takes the rest too.
 
-    The size is the largest of 64, 32, 16 and 8 that makes twelve groups. Kernels like bands of whole words.
+    The size is the largest of 64, 32, 16 and 8 that makes twelve groups, but not below `least`. Kernels like bands of
+    whole words.
     """
-    least = MIN_WIDTH_GROUPS[codebook]
     size = next((size for size in (64, 32, 16, 8) if size <= d // 12), 8)
     size = max(size, least)
     return np.array([*range(0, d - size + 1, size), d] if d >= 2 * size else [0, d])
@@ -206,6 +206,26 @@ def allocate(weights: Array, edges: NDArray[np.int64], budget: Budget, table: li
     return [band for band in bands if band.nbits]
 
 
+def choose_bands(weights: Array, budget: Budget) -> list[Band]:
+    """Bands of the least group size whose expected cost is least.
+
+    A trellis errs more in short bands, which close on themselves (docs/explanation/trellis.md). `allocate` doesn't know
+    that while it makes them, so there are groups of two sizes to choose from.
+    """
+    d = weights.size
+    table = [_DROPPED, *errors(d, budget.codebook)[1:]]
+
+    def cost(bands: list[Band]) -> float:
+        total = _DROPPED * float(weights[bands[-1].stop :].sum())
+        for band in bands:
+            own = errors(band.stop - band.start, "trellis") if budget.codebook == "trellis" else table
+            total += own[band.nbits] * float(weights[band.start : band.stop].sum())
+        return total
+
+    least = LEAST_GROUPS[budget.codebook]
+    return min((allocate(weights, group_edges(d, size), budget, table) for size in least), key=cost)
+
+
 def _rotated(axes: Array, first_round: int, seed: int) -> Floats:
     """Axes (columns) of one band, rotated among themselves; an axis a row, float32."""
     rows = np.ascontiguousarray(axes, np.float32)
@@ -231,7 +251,7 @@ def calibrate(rows: Floats, centre: Floats, budget: Budget) -> Calibration:
     d = rows.shape[1]
     axes, shares = principal_axes(rows - centre)
     table = errors(d, budget.codebook)
-    bands = allocate(shares**_WEIGHT, group_edges(d, budget.codebook), budget, [_DROPPED, *table[1:]])
+    bands = choose_bands(shares**_WEIGHT, budget)
     gain = np.sqrt([1 / (1 - table[band.nbits]) for band in bands])
     gain /= gain.max()
     matrix = np.ascontiguousarray(axes.T, np.float32)

@@ -371,9 +371,19 @@ class TurboQuant:
         -------
         (n, d) float32
         """
+        return self._vectors(codes, *self._shrinkage(), threads)
+
+    def unshrunk(self, codes: Codes, threads: int | None = None) -> Floats:
+        """Vectors whose products with queries are what `inner_product` says: unbiased, but longer than decoded ones.
+
+        Arguments and result are those of `decode`.
+        """
+        return self._vectors(codes, np.float32(1), np.ones((len(self.bands), 1), np.float32), threads)
+
+    def _vectors(self, codes: Codes, shrink: np.float32, by_band: Floats, threads: int | None) -> Floats:
+        """Sum of the terms of coded vectors, with factors for all scales and for the levels of each band."""
         self._check(codes)
         n, workers = len(codes), num_threads(threads)
-        shrink, by_band = self._shrinkage()
         decode = kernel("decode_rows")
 
         def decoded(term: Term) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tqvec.errors import FormatError, InputError, UnsupportedError
 
 _TEXMEX: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".ivecs": np.dtype("<i4"), ".bvecs": np.dtype("u1")}
 _HDF5 = (".hdf5", ".h5")
+_NAMED = re.compile(r"(.+\.(?:hdf5|h5)):(.+)", re.DOTALL)  # a file and a name in it
 
 
 def read_vectors(path: str | os.PathLike[str], dataset: str = "train") -> NDArray[Any]:
@@ -21,9 +23,10 @@ def read_vectors(path: str | os.PathLike[str], dataset: str = "train") -> NDArra
     Parameters
     ----------
     path : path
-        ``.npy`` (2-D), ``.fvecs``, ``.ivecs``, ``.bvecs``, ``.hdf5`` or ``.h5``.
+        ``.npy`` (2-D), ``.fvecs``, ``.ivecs``, ``.bvecs``, ``.hdf5`` or ``.h5``. An HDF5 file may have a dataset's name
+        after it, ``file.hdf5:test``; ann-benchmarks has ``train``, ``test``, ``neighbors`` and ``distances``.
     dataset : str
-        Name inside an HDF5 file; ann-benchmarks has ``train``, ``test``, ``neighbors`` and ``distances``.
+        What is read of an HDF5 file that comes without a name.
 
     Returns
     -------
@@ -41,6 +44,8 @@ def read_vectors(path: str | os.PathLike[str], dataset: str = "train") -> NDArra
     UnsupportedError
         HDF5 without h5py.
     """
+    if named := _NAMED.fullmatch(os.fspath(path)):
+        path, dataset = named.groups()
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ from tqvec._config import num_threads
 from tqvec.codec import tangents
 from tqvec.codec.bands import Width
 from tqvec.codec.quantizer import TurboQuant
-from tqvec.errors import FormatError, InputError
+from tqvec.errors import FormatError, InputError, LossWarning
 from tqvec.index import persistence
 from tqvec.index.scan import SPARE_ROWS, Scanner, squared_lengths
-from tqvec.index.training import Samples, Training, fit
+from tqvec.index.training import Samples, Training, fit, recoded
 
 METRICS = ("ip", "cosine", "l2")
 _HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
+_RECODED = 1 << 24  # numbers of the vectors that are made of codes at a time
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -122,7 +124,9 @@ class Index:
         queries : (m, d), optional
             Queries like those to come. Default: the vectors themselves stand for them.
         vectors : (ntotal, d), optional
-            What has been added, in that order, for an index that isn't empty: it is compressed anew.
+            What has been added, in that order, for an index that isn't empty: it is compressed anew. Without them that
+            is done from the codes, with a `LossWarning`: vectors then have the errors of both codecs, and their recall
+            falls. That only pays if most vectors are still to come.
         threads : int, optional
 
         Returns
@@ -134,22 +138,36 @@ class Index:
         ------
         InputError
             Bad vectors, or values above 10¹⁸ in a `sample` or `queries` for ip or l2, with the row; no queries in
-            `queries`; `vectors` missing or not as many as are stored; `d` above 8,192.
+            `queries`; not as many `vectors` as are stored; `d` above 8,192.
         """
         rows = _validate.vectors(sample, self.d, "sample")
         asked = None if queries is None else _validate.vectors(queries, self.d, "queries")
-        stored = np.empty((0, self.d), np.float32) if vectors is None else _validate.vectors(vectors, self.d, "vectors")
-        if stored.shape[0] != self._ntotal:
-            raise InputError(
-                f"vectors must be the {self._ntotal} that were added: codes can't be made anew from codes, got "
-                + (f"{stored.shape[0]} rows" if vectors is not None else "none")
-            )
-        codec, training = fit(self._like, self.codec, self.metric, Samples(rows, asked), num_threads(threads))
+        stored = None if vectors is None else _validate.vectors(vectors, self.d, "vectors")
+        if stored is not None and stored.shape[0] != self._ntotal:
+            raise InputError(f"vectors must be the {self._ntotal} that were added, got {stored.shape[0]} rows")
+        from_codes = stored is None and self._ntotal > 0
+        samples, workers = Samples(rows, asked), num_threads(threads)
+        codec, training = fit(self._like, self.codec, self.metric, samples, workers, from_codes)
         if training.used:
-            trained = self._like(codec)
-            trained.add(stored, threads)
+            if from_codes:
+                told = f"{self._ntotal:,} vectors are compressed anew from their codes, which costs {training.loss}; "
+                warnings.warn(told + "hand them over as `vectors` to avoid that", LossWarning, stacklevel=2)
+            if stored is None:
+                trained = self._recoded(codec, workers)
+            else:
+                trained = self._like(codec)
+                trained.add(stored, workers)
             self.__dict__.update(trained.__dict__)
         return training
+
+    def _recoded(self, codec: TurboQuant, threads: int) -> Index:
+        """An index of another codec, with the vectors that the codes of this one stand for."""
+        other = self._like(codec)
+        step = max(1, _RECODED // self.d)
+        for start in range(0, self._ntotal, step):
+            part = {name: array[start : min(start + step, self._ntotal)] for name, array in self._rows.items()}
+            other._append(recoded(part, self.codec, codec, threads))
+        return other
 
     def add(self, x: ArrayLike, threads: int | None = None) -> None:
         """Compress vectors and append them; ids are consecutive row numbers.

@@ -1,4 +1,4 @@
-"""Training: fit a calibration to a sample, and judge on vectors held out whether it is worth using."""
+"""Training: fit a calibration to a sample, judge on vectors held out whether it is worth using, and recode rows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from tqvec.codec.bands import Band, parse
 from tqvec.codec.calibration import MAX_D, Budget, calibrate, errors, spatial_median
+from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError
+from tqvec.index.persistence import Rows
 
 MIN_ROWS = 200  # below, a quarter held out says nothing
 _MOST = 65536  # rows of a sample that are looked at
@@ -34,6 +36,28 @@ class Samples(NamedTuple):
     queries: Floats | None
 
 
+class Loss(NamedTuple):
+    """What compressing vectors anew from their codes costs, measured on vectors held out; prints as a sentence.
+
+    Attributes
+    ----------
+    recall : tuple of float
+        Recall 10@10: of the codes there were, from these codes, and from the vectors themselves.
+    error : tuple of float
+        Squared error of decoded vectors as a part of their squared length, of the same three.
+    """
+
+    recall: tuple[float, ...]
+    error: tuple[float, ...]
+
+    def __str__(self) -> str:
+        (before, after, best), (error, worse, least) = self
+        return (
+            f"recall 10@10 {before:.3f} -> {after:.3f}, squared error {error:.3g} -> {worse:.3g} "
+            f"(from the vectors themselves: {best:.3f}, {least:.3g})"
+        )
+
+
 class Training(NamedTuple):
     """What training found and decided; prints as a table.
 
@@ -53,6 +77,8 @@ class Training(NamedTuple):
         Recall 10@10 on the vectors held out, without and with the calibration.
     error : float
         Variance of the error of a query's scores near the top, for the median query, as a part of what it was without.
+    loss : Loss or None
+        What stored vectors lose whose originals were not handed over; None if there are none such.
     """
 
     used: bool
@@ -62,6 +88,7 @@ class Training(NamedTuple):
     shares: tuple[float, ...] = ()
     recall: tuple[float, float] = (float("nan"), float("nan"))
     error: float = float("nan")
+    loss: Loss | None = None
 
     def __str__(self) -> str:
         lines = [f"trained: {'yes' if self.used else 'no'}, {self.reason} ({self.rows:,} distinct rows)"]
@@ -71,11 +98,18 @@ class Training(NamedTuple):
                 lines.append(f"{band.start:5} … {band.stop:<5} {band.nbits:4} {share:12.1%}")
             lines.append(f"held out: recall 10@10 {self.recall[0]:.3f} -> {self.recall[1]:.3f}, ")
             lines[-1] += f"squared error of scores x {self.error:.2f}"
+        if self.loss is not None:
+            lines.append(f"stored vectors, from their codes: {self.loss}")
         return "\n".join(lines)
 
 
 def fit(
-    make: Callable[[TurboQuant], Any], codec: TurboQuant, metric: str, samples: Samples, threads: int
+    make: Callable[[TurboQuant], Any],
+    codec: TurboQuant,
+    metric: str,
+    samples: Samples,
+    threads: int,
+    from_codes: bool = False,
 ) -> tuple[TurboQuant, Training]:
     """A calibrated codec, and whether it is better than the one given.
 
@@ -88,6 +122,8 @@ def fit(
     metric : str
     samples : Samples
     threads : int
+    from_codes : bool
+        Whether there are vectors whose codes are all that is left of them: what they would lose is measured too.
 
     Raises
     ------
@@ -106,22 +142,51 @@ def fit(
         queries, base = rows[:asked], rows[asked:held]
     else:
         queries, base = order.permutation(samples.queries)[:_QUERIES], rows[:held]
-    candidate = _calibrated(codec, rows[held:])
-    results = []
-    for one in (codec, candidate):
-        index = make(one)
+    indexes = [make(codec), make(_calibrated(codec, rows[held:]))]
+    for index in indexes:
         index.add(base, threads)
-        scores, ids = index.search(queries, base.shape[0], threads)
-        results.append(_judged(-scores if metric == "l2" else scores, ids, _exact(base, queries, metric)))
-    (recall_before, error_before), (recall_after, error_after) = results
-    error = error_after / error_before if error_before > 0 else 1.0
-    by_chance = np.sqrt(recall_before * (1 - recall_before) / (_TOP * queries.shape[0]))
-    used = bool(error < _ENOUGH and recall_after >= recall_before - by_chance)
+    if from_codes:
+        indexes.insert(1, indexes[0]._recoded(indexes[1].codec, threads))
+    exact = _exact(base, queries, metric)
+    recalls, noises = zip(*(_judged(index, queries, exact, threads) for index in indexes), strict=True)
+    error = noises[-1] / noises[0] if noises[0] > 0 else 1.0
+    by_chance = np.sqrt(recalls[0] * (1 - recalls[0]) / (_TOP * queries.shape[0]))
+    used = bool(error < _ENOUGH and recalls[-1] >= recalls[0] - by_chance)
+    loss = Loss(recalls, tuple(_squared_error(index, base, threads) for index in indexes)) if from_codes else None
     final = _calibrated(codec, rows)
-    reason = "it helps at equal bytes" if used else "it would not help: the index stays as it was"
+    helped = "it helps at equal bytes" + (" what is added from now on" if from_codes else "")
+    reason = helped if used else "it would not help: the index stays as it was"
     assert final.calibration is not None
     shares = tuple(final.calibration.shares(errors(codec.d, codec.codebook)).tolist())
-    return final, Training(used, reason, rows.shape[0], final.bands, shares, (recall_before, recall_after), error)
+    judged = (recalls[0], recalls[-1]), error, loss
+    return final, Training(used, reason, rows.shape[0], final.bands, shares, *judged)
+
+
+def recoded(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
+    """Rows that one codec has compressed, compressed anew by another.
+
+    Their products are estimated without bias, and so those of the new codes are too; the errors of both codecs add up.
+    For l2 the stored ‖x − c‖² follows the centre: for a step s from the old one it is ‖x − c‖² − 2⟨x − c, s⟩ + ‖s‖²,
+    with the product estimated from the codes.
+
+    Raises
+    ------
+    InputError
+        What a row stands for is beyond float32.
+    """
+    try:
+        vectors = old.unshrunk(Codes(rows["codes"], rows["scale"]), threads)
+        encoded = new.encode_sums(vectors, threads)
+        scale = new.stored_scale(encoded)
+    except InputError as error:
+        raise InputError(f"vectors must be handed over: a stored one is too long to be made anew ({error})") from error
+    again: Rows = {"codes": encoded.data, "scale": scale}
+    if "squared_norm" in rows:
+        step = (new.centre - old.centre).astype(np.float64)
+        products = (vectors - old.centre) @ step
+        squares = rows["squared_norm"] - 2 * products + step @ step
+        again["squared_norm"] = np.clip(squares, 0, np.finfo(np.float32).max).astype(np.float32)
+    return again
 
 
 def _check(d: int, metric: str, samples: Samples) -> None:
@@ -161,12 +226,21 @@ def _exact(base: Floats, queries: Floats, metric: str) -> NDArray[np.float64]:
     return 2 * y @ x.T - np.sum(x * x, axis=1) if metric == "l2" else y @ x.T
 
 
-def _judged(scores: Floats, ids: Ids, exact: NDArray[np.float64]) -> tuple[float, float]:
+def _judged(index: Any, queries: Floats, exact: NDArray[np.float64], threads: int) -> tuple[float, float]:
     """Recall 10@10 of all results, and the variance of the error of scores near the top, of the median query."""
+    scores, ids = index.search(queries, exact.shape[1], threads)
     best = np.argsort(-exact, axis=1, kind="stable")
     wanted = best[:, :_TOP, None] == ids[:, None, :_TOP]
     found = np.empty(exact.shape)
-    np.put_along_axis(found, ids, scores.astype(np.float64), axis=1)
+    np.put_along_axis(found, ids, (-scores if index.metric == "l2" else scores).astype(np.float64), axis=1)
     near = best[:, :_NEAR]
     error = np.take_along_axis(found, near, axis=1) - np.take_along_axis(exact, near, axis=1)
     return float(wanted.any(axis=2).mean()), float(np.median(np.var(error, axis=1)))
+
+
+def _squared_error(index: Any, vectors: Floats, threads: int) -> float:
+    """Of the decoded rows of an index, as a part of the squared length of its vectors."""
+    n = vectors.shape[0]
+    decoded = index.codec.decode(Codes(index._rows["codes"][:n], index._rows["scale"][:n]), threads)
+    error = np.square(decoded - vectors, dtype=np.float64).sum()
+    return float(error / max(np.square(vectors, dtype=np.float64).sum(), 1e-300))
