@@ -13,6 +13,7 @@
 from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import FormatError, InputError, TqvecError, UnsupportedError
+from tqvec.index import selectors
 from tqvec.index.flat import Index
 from tqvec.kernels.features import simd_info
 
@@ -27,5 +28,6 @@ __all__ = [
     "TurboQuant",
     "UnsupportedError",
     "__version__",
+    "selectors",
     "simd_info",
 ]

@@ -84,6 +84,15 @@ def integer(value: object, name: str, low: int, high: int) -> int:
     return number
 
 
+def number(value: object, name: str) -> float:
+    """`value` as a float that is not NaN; infinities pass, bool is refused."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InputError(f"{name} must be a number, got {value!r}")
+    if np.isnan(value):
+        raise InputError(f"{name} must not be NaN")
+    return float(value)
+
+
 def choice(value: object, name: str, allowed: Iterable[str]) -> str:
     """`value`, if it is one of the `allowed` strings."""
     names = list(allowed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,9 @@ from tqvec.index.prefixes import PrefixBlocks
 from tqvec.index.rows import Rows
 
 SPARE_ROWS = 64  # that all arrays keep after the last row: vector kernels read whole blocks
-BLOCK_ROWS = 1 << 18  # from which on a tail stops growing: what is copied as a tail grows, or for one removal, is bounded
+BLOCK_ROWS = (
+    1 << 18
+)  # from which on a tail stops growing: what is copied as a tail grows, or for one removal, is bounded
 
 Words = NDArray[np.uint64]
 Ids = NDArray[np.int64]
@@ -26,18 +27,18 @@ class Block(NamedTuple):
     Attributes
     ----------
     rows : dict of arrays
-        Codes, scales and, for l2, squared lengths: `count` rows and at least `SPARE_ROWS` more, of any content.
-    count : int
-    ids : (≥ count,) int64 or int
+        Codes, scales and, for l2, squared lengths: `n` rows and at least `SPARE_ROWS` more, of any content.
+    n : int
+    ids : (≥ n,) int64 or int
         Id of each row, or of the first of rows with consecutive ids.
-    alive : (⌈count/64⌉,) uint64
+    alive : (⌈n/64⌉,) uint64
         Bit i % 64 of word i // 64 is set unless row i was removed; `ALL` while none was.
     prefixes : PrefixBlocks
         What the first stage of a search reads, made when it is first needed.
     """
 
     rows: Rows
-    count: int
+    n: int
     ids: Ids | int
     alive: Words
     prefixes: PrefixBlocks
@@ -45,7 +46,7 @@ class Block(NamedTuple):
     @property
     def live(self) -> int:
         """Number of rows that were not removed."""
-        return self.count if self.alive.size == 0 else int(np.bitwise_count(self.alive).sum())
+        return self.n if self.alive.size == 0 else int(np.bitwise_count(self.alive).sum())
 
     def ids_of(self, rows: NDArray[np.int64]) -> Ids:
         """Ids of some rows."""
@@ -54,12 +55,12 @@ class Block(NamedTuple):
 
     def live_rows(self) -> NDArray[np.int64]:
         """Numbers of the rows that were not removed."""
-        rows = np.arange(self.count)
-        return rows if self.alive.size == 0 else rows[bits(self.alive, self.count)]
+        rows = np.arange(self.n)
+        return rows if self.alive.size == 0 else rows[bits(self.alive, self.n)]
 
     def without(self, rows: NDArray[np.int64]) -> Block:
         """This block after some rows are removed."""
-        alive = self.alive.copy() if self.alive.size else every(self.count)
+        alive = self.alive.copy() if self.alive.size else every(self.n)
         np.bitwise_and.at(alive, rows >> 6, ~(np.uint64(1) << (rows & 63).astype(np.uint64)))
         return self._replace(alive=alive)
 
@@ -91,22 +92,22 @@ def both(one: Words, other: Words) -> Words:
     return one if other.size == 0 else one & other
 
 
-def cut(rows: Rows, ids: Ids | int, prefixes: PrefixBlocks) -> Iterator[Block]:
-    """Blocks of rows that lie in arrays without spare rows, as in a file; the last few rows are copied."""
+def cut(rows: Rows, ids: Ids | int, prefixes: PrefixBlocks, mapped: bool) -> tuple[list[Block], Tail]:
+    """Blocks of rows that lie in arrays without spare rows, as in a file, and the tail that is the last of them.
+
+    The tail is a copy: of few rows, if the arrays are mapped and shall not be read, otherwise of less than a block.
+    """
     total = rows["scale"].shape[0]
-    for start in range(0, total, BLOCK_ROWS):
-        count = min(BLOCK_ROWS, total - start)
-        stop = start + count
-        if total - stop < SPARE_ROWS:
-            count = max(0, total - SPARE_ROWS - start)
+    kept = max(0, min(total if mapped else total // BLOCK_ROWS * BLOCK_ROWS, total - SPARE_ROWS))
+    blocks = []
+    for start in range(0, kept, BLOCK_ROWS):
+        part = {name: array[start:] for name, array in rows.items()}
         first = ids + start if isinstance(ids, int) else ids[start:]
-        if count:
-            part = {name: array[start:] for name, array in rows.items()}
-            yield Block(part, count, first, ALL, prefixes.fresh())
-        if start + count < stop:
-            tail = Tail(rows, prefixes)
-            rest = {name: array[start + count : stop] for name, array in rows.items()}
-            yield tail.append(rest, first + count if isinstance(first, int) else first[count : stop - start])
+        blocks.append(Block(part, min(BLOCK_ROWS, kept - start), first, ALL, prefixes.fresh()))
+    tail = Tail(rows, prefixes)
+    rest = {name: array[kept:] for name, array in rows.items()}
+    blocks.append(tail.append(rest, ids + kept if isinstance(ids, int) else ids[kept:]))
+    return blocks, tail
 
 
 class Tail:
@@ -126,17 +127,17 @@ class Tail:
         self._rows = {name: np.zeros((0, *array.shape[1:]), array.dtype) for name, array in like.items()}
         self._ids: Ids | int = 0
         self._prefixes = prefixes.fresh()
-        self.count = 0
+        self.n = 0
 
     def append(self, rows: Rows, ids: Ids | int, alive: Words = ALL) -> Block:
         """The tail with more rows; `alive` are the words of its block before."""
-        n = self.count
+        n = self.n
         total = n + rows["scale"].shape[0]
         self._reserve(total)
         for name, array in rows.items():
             self._rows[name][n:total] = array
         self._add_ids(ids, total)
-        self.count = total
+        self.n = total
         if alive.size:
             more = every(total)
             more[: n // 64] = alive[: n // 64]
@@ -149,11 +150,11 @@ class Tail:
         room = self._rows["scale"].shape[0]
         if total + SPARE_ROWS > room:
             room = max(total + SPARE_ROWS, room + room // 2)
-            self._rows = {name: _grown(array, self.count, room) for name, array in self._rows.items()}
+            self._rows = {name: _grown(array, self.n, room) for name, array in self._rows.items()}
 
     def _add_ids(self, ids: Ids | int, total: int) -> None:
-        """Ids of the rows from `count` on; they are consecutive as long as they can be."""
-        n = self.count
+        """Ids of the rows from `n` on; they are consecutive as long as they can be."""
+        n = self.n
         if n == 0:
             self._ids = ids if isinstance(ids, int) else _grown(ids, total, self._rows["scale"].shape[0])
             return

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-import copy
 import os
+import threading
 import warnings
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
 from tqvec._config import num_threads
-from tqvec.codec import tangents
 from tqvec.codec.bands import Width
+from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import FormatError, InputError, LossWarning
-from tqvec.index import persistence
-from tqvec.index.scan import SPARE_ROWS, Scanner, squared_lengths
+from tqvec.index import persistence, selectors
+from tqvec.index.blocks import Words
+from tqvec.index.rows import empty_rows, encoded
+from tqvec.index.scan import Scanner, squared_lengths
+from tqvec.index.store import Blocks, Store, gathered, ids_of
 from tqvec.index.training import Samples, Training, fit, recoded
 
 METRICS = ("ip", "cosine", "l2")
 _HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
-_RECODED = 1 << 24  # numbers of the vectors that are made of codes at a time
+_FIRST_HITS = 64  # that a range search asks for, and four times as many where they do not reach the end of the range
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
+
+
+class _Core(NamedTuple):
+    """What training replaces, in one assignment: a search takes it once."""
+
+    codec: TurboQuant
+    scanner: Scanner
+    store: Store
 
 
 class Index:
@@ -66,22 +78,51 @@ class Index:
 
     def __init__(self, d: int, nbits: Width = 4, metric: str = "ip", codebook: str = "scalar", seed: int = 0):
         self.metric = _validate.choice(metric, "metric", METRICS)
-        self._start(TurboQuant(d, nbits=nbits, codebook=codebook, seed=seed))
+        self._lock = threading.RLock()  # held by whatever changes the index
+        self._core = self._empty(TurboQuant(d, nbits=nbits, codebook=codebook, seed=seed))
         self.d = self.codec.d
         self.nbits = self.codec.nbits
 
-    def _start(self, codec: TurboQuant) -> None:
-        """Become an empty index of this codec."""
-        self.codec = codec
-        self._scanner = Scanner(codec, self.metric)
-        self._rows = persistence.empty_rows(codec, self.metric)
-        self._ntotal = 0
+    def _empty(self, codec: TurboQuant) -> _Core:
+        scanner = Scanner(codec, self.metric)
+        return _Core(codec, scanner, Store(empty_rows(codec, self.metric), scanner.prefixes, self._lock))
 
     def _like(self, codec: TurboQuant) -> Index:
         """An empty index of another codec, all else equal."""
-        other = copy.copy(self)
-        other._start(codec)
+        other = object.__new__(Index)
+        other.metric, other.d, other.nbits, other._lock = self.metric, self.d, self.nbits, threading.RLock()
+        other._core = other._empty(codec)
         return other
+
+    def __copy__(self) -> Index:
+        """An index of the same vectors; later changes of either don't show in the other."""
+        other = self._like(self.codec)
+        other._core = other._core._replace(store=self._core.store.copy(other._lock))
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Index:
+        return self.__copy__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        parts = list(self._core.store.parts())
+        rows = [rows for rows, _ in parts]
+        joined = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]} if rows else None
+        ids = np.concatenate([ids for _, ids in parts]) if rows else None
+        settings = {name: getattr(self, name) for name in ("metric", "d", "nbits")}
+        return settings | {"codec": self.codec, "rows": joined, "ids": ids, "next_id": self._core.store.next_id}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.metric, self.d, self.nbits = state["metric"], state["d"], state["nbits"]
+        self._lock = threading.RLock()
+        self._core = self._empty(state["codec"])
+        if state["rows"] is not None:
+            self._core.store.append(state["rows"], state["ids"], False)
+        self._core.store.next_id = state["next_id"]
+
+    @property
+    def codec(self) -> TurboQuant:
+        """How vectors are compressed."""
+        return self._core.codec
 
     def __repr__(self) -> str:
         kind = "codebook='trellis', " if self.codec.codebook == "trellis" else ""
@@ -89,22 +130,34 @@ class Index:
         return f"Index(d={self.d}, nbits={self.nbits}, {kind}metric={self.metric!r}, ntotal={self.ntotal})"
 
     def __len__(self) -> int:
-        return self._ntotal
+        return self.ntotal
+
+    def __contains__(self, one: object) -> bool:
+        return isinstance(one, (int, np.integer)) and bool(self._core.store.find(selectors.integers(one, "id"))[0] >= 0)
 
     @property
     def ntotal(self) -> int:
         """Number of vectors."""
-        return self._ntotal
+        return sum(block.live for block in self._core.store.blocks)
+
+    @property
+    def ids(self) -> Ids:
+        """Ids of all vectors, (ntotal,), in the order in which they were added; a copy."""
+        parts = [block.ids_of(block.live_rows()) for block in self._core.store.blocks]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
     @property
     def code_size(self) -> int:
-        """Bytes a vector: codes, scale and, for l2, the squared length."""
+        """Bytes a vector: codes, scale and, for l2, the squared length.
+
+        Ids that don't follow each other take 8 more, and 32 to find them.
+        """
         return self.codec.code_size + (4 if self.metric == "l2" else 0)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all vectors (``ntotal * code_size``)."""
-        return self._ntotal * self.code_size
+        return self.ntotal * self.code_size
 
     def train(
         self,
@@ -124,7 +177,7 @@ class Index:
         queries : (m, d), optional
             Queries like those to come. Default: the vectors themselves stand for them.
         vectors : (ntotal, d), optional
-            What has been added, in that order, for an index that isn't empty: it is compressed anew. Without them that
+            What the index holds, in the order of `ids`, if it isn't empty: it is compressed anew. Without them that
             is done from the codes, with a `LossWarning`: vectors then have the errors of both codecs, and their recall
             falls. That only pays if most vectors are still to come.
         threads : int, optional
@@ -143,80 +196,154 @@ class Index:
         rows = _validate.vectors(sample, self.d, "sample")
         asked = None if queries is None else _validate.vectors(queries, self.d, "queries")
         stored = None if vectors is None else _validate.vectors(vectors, self.d, "vectors")
-        if stored is not None and stored.shape[0] != self._ntotal:
-            raise InputError(f"vectors must be the {self._ntotal} that were added, got {stored.shape[0]} rows")
-        from_codes = stored is None and self._ntotal > 0
         samples, workers = Samples(rows, asked), num_threads(threads)
-        codec, training = fit(self._like, self.codec, self.metric, samples, workers, from_codes)
-        if training.used:
-            if from_codes:
-                told = f"{self._ntotal:,} vectors are compressed anew from their codes, which costs {training.loss}; "
-                warnings.warn(told + "hand them over as `vectors` to avoid that", LossWarning, stacklevel=2)
-            if stored is None:
-                trained = self._recoded(codec, workers)
-            else:
-                trained = self._like(codec)
-                trained.add(stored, workers)
-            self.__dict__.update(trained.__dict__)
+        with self._lock:
+            if stored is not None and stored.shape[0] != self.ntotal:
+                raise InputError(f"vectors must be the {self.ntotal} that were added, got {stored.shape[0]} rows")
+            from_codes = stored is None and self.ntotal > 0
+            codec, training = fit(self._like, self.codec, self.metric, samples, workers, from_codes)
+            if training.used:
+                if from_codes:
+                    told = f"{self.ntotal:,} vectors are compressed anew from their codes, which costs {training.loss}"
+                    warnings.warn(f"{told}; hand them over as `vectors` to avoid that", LossWarning, stacklevel=2)
+                self._core = self._recoded(codec, stored, workers)
         return training
 
-    def _recoded(self, codec: TurboQuant, threads: int) -> Index:
-        """An index of another codec, with the vectors that the codes of this one stand for."""
-        other = self._like(codec)
-        step = max(1, _RECODED // self.d)
-        for start in range(0, self._ntotal, step):
-            part = {name: array[start : min(start + step, self._ntotal)] for name, array in self._rows.items()}
-            other._append(recoded(part, self.codec, codec, threads))
-        return other
+    def _recoded(self, codec: TurboQuant, vectors: Floats | None, threads: int) -> _Core:
+        """The same vectors and ids in another codec; from their codes, if there are no vectors."""
+        core, done = self._empty(codec), 0
+        for rows, ids in self._core.store.parts():
+            if vectors is None:
+                again = recoded(rows, self.codec, codec, threads)
+            else:
+                again = encoded(codec, self.metric, vectors[done : done + ids.size], threads)
+            core.store.append(again, ids, False)
+            done += ids.size
+        core.store.next_id = self._core.store.next_id
+        return core
 
-    def add(self, x: ArrayLike, threads: int | None = None) -> None:
-        """Compress vectors and append them; ids are consecutive row numbers.
+    def add(
+        self, x: ArrayLike, ids: ArrayLike | None = None, *, upsert: bool = False, threads: int | None = None
+    ) -> None:
+        """Compress vectors and append them.
 
-        Nothing is added if any row is bad.
+        Nothing is added if any row or id is bad. Searches of other threads find all of the vectors or none.
 
         Parameters
         ----------
         x : (n, d) or (d,) float16, float32, float64 or bfloat16
+        ids : (n,) int, optional
+            Distinct, within int64. Default: consecutive, after the largest that was ever in the index, from 0 on.
+        upsert : bool
+            Whether vectors replace those with the same ids; otherwise an id that is taken is an error.
         threads : int, optional
             Default: ``TQVEC_NUM_THREADS``, or all CPUs.
 
         Raises
         ------
         InputError
-            Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
+            Wrong type or shape; NaN, Inf or a length beyond float32; an id that is taken or given twice; with the row.
         """
-        encoded = self.codec.encode_sums(x, threads, unit=self.metric == "cosine")
-        scale = tangents.packed(self.codec.stored_scale(encoded), self.codec.tangents(encoded, threads))
-        new: persistence.Rows = {"codes": encoded.data, "scale": scale}
-        if self.metric == "l2":
-            with np.errstate(over="ignore"):
-                new["squared_norm"] = np.square(encoded.norm).astype(np.float32)
-            bad = np.flatnonzero(~np.isfinite(new["squared_norm"]))
-            if bad.size:
-                raise InputError(f"x row {bad[0]} is too long: its squared length does not fit float32")
-        self._append(new)
+        while True:
+            core = self._core
+            rows = encoded(core.codec, self.metric, x, threads)
+            given = _distinct(ids, rows["scale"].shape[0])
+            with self._lock:
+                if core is self._core:  # or it was trained in the meantime
+                    core.store.append(rows, given, upsert)
+                    return
 
-    def _append(self, new: dict[str, NDArray]) -> None:
-        n = self._ntotal
-        total = n + new["scale"].shape[0]
-        room = self._rows["scale"].shape[0]
-        if total + SPARE_ROWS > room:
-            room = max(total + SPARE_ROWS, room + room // 2)
-            grown = {}
-            for name, old in self._rows.items():
-                grown[name] = np.zeros((room, *old.shape[1:]), old.dtype)
-                grown[name][:n] = old[:n]
-            self._rows = grown
-        for name, rows in new.items():
-            self._rows[name][n:total] = rows
-        self._ntotal = total
+    def update(self, ids: ArrayLike, x: ArrayLike, threads: int | None = None) -> None:
+        """Replace vectors: ``add(x, ids, upsert=True)``, but every id must be in the index.
 
-    def search(self, queries: ArrayLike, k: int = 10, threads: int | None = None) -> tuple[Floats, Ids]:
+        Raises
+        ------
+        InputError
+            As `add`; an id that is not in the index.
+        """
+        self._rows_of(ids)
+        self.add(x, ids, upsert=True, threads=threads)
+
+    def remove_ids(self, ids: ArrayLike) -> int:
+        """Remove vectors; ids that are not in the index are passed over.
+
+        The time does not depend on `ntotal`. Space is used again when more rows were removed than are left.
+
+        Parameters
+        ----------
+        ids : (n,) int
+
+        Returns
+        -------
+        int
+            How many were removed.
+        """
+        wanted = np.unique(selectors.integers(ids, "ids"))
+        with self._lock:
+            return self._core.store.remove(wanted)
+
+    def reset(self) -> None:
+        """Remove all vectors; what was learned from a sample stays."""
+        with self._lock:
+            self._core = self._empty(self.codec)
+
+    def merge_from(self, other: Index) -> None:
+        """Append all vectors of another index of the same codec, as if they had been added to this one.
+
+        Ids of this index's own making go on counting for the other's vectors; if either has ids of the user's, all ids
+        are kept, and must be distinct.
+
+        Raises
+        ------
+        InputError
+            Another metric or another fingerprint, which both are told; an id that both have. Nothing is merged then.
+        """
+        if not isinstance(other, Index):
+            raise InputError(f"other must be an Index, got {type(other).__name__}")
+        mine, its = ((i.metric, i.codec.fingerprint) for i in (self, other))
+        if mine != its:
+            raise InputError(f"indexes of different codecs can't be merged: {mine} and {its} (metric, fingerprint)")
+        with self._lock:
+            self._core.store.take_over(other._core.store)
+
+    def reconstruct(self, ids: ArrayLike) -> Floats:
+        """Decompressed vectors; for metric cosine their directions.
+
+        Parameters
+        ----------
+        ids : (n,) int
+
+        Returns
+        -------
+        (n, d) float32
+
+        Raises
+        ------
+        InputError
+            An id is not in the index.
+        """
+        core, blocks, rows = self._rows_of(ids)
+        stored = gathered(blocks, rows)
+        return core.codec.decode(Codes(stored["codes"], stored["scale"]))
+
+    def _rows_of(self, ids: ArrayLike) -> tuple[_Core, Blocks, Ids]:
+        """Rows of ids that must be there, and the state of the index that they belong to."""
+        wanted = selectors.integers(ids, "ids")
+        core = self._core
+        blocks, rows = core.store.located(wanted)
+        if (rows < 0).any():
+            at = int(np.argmax(rows < 0))
+            raise InputError(f"ids row {at}: {wanted[at]} is not in the index")
+        return core, blocks, rows
+
+    def search(
+        self, queries: ArrayLike, k: int = 10, threads: int | None = None, *, filter: Any = None
+    ) -> tuple[Floats, Ids]:
         """The `k` best vectors for each query.
 
         Queries are rotated once and scored against the codes in integer arithmetic (kernels/scan/README.md states the
         error: about 1.5·10⁻⁵ ‖query‖‖vector‖). Results do not depend on the batch or the threads; of equal scores the
-        smaller id comes first.
+        vector that was added first comes first.
 
         Parameters
         ----------
@@ -226,6 +353,9 @@ class Index:
             Results a query, at least 1.
         threads : int, optional
             Default: ``TQVEC_NUM_THREADS``, or all CPUs.
+        filter : optional
+            Which vectors may be returned: a boolean array in the order of `ids`, an array of ids, a ``range`` of ids,
+            or a selector of `tqvec.selectors`.
 
         Returns
         -------
@@ -237,48 +367,112 @@ class Index:
         Raises
         ------
         InputError
-            Bad queries (see `add`), or `k` is not a positive integer.
+            Bad queries (see `add`), `k` is not a positive integer, or `filter` is none of these.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
-        workers = num_threads(threads)
         rows = _validate.vectors(queries, self.d, "queries")
-        if self.metric == "l2":
-            rows = rows - self.codec.centre  # distances don't change
-        if self._ntotal == 0:
-            scores = np.full((rows.shape[0], k), -np.inf, np.float32)
-            ids = np.full((rows.shape[0], k), -1, np.int64)
-        else:
-            scores, ids = self._best(rows, min(k, self._ntotal), workers)
-            if k > self._ntotal:
-                missing = ((0, 0), (0, k - self._ntotal))
-                scores = np.pad(scores, missing, constant_values=-np.inf)
-                ids = np.pad(ids, missing, constant_values=-1)
+        core = self._core
+        blocks = core.store.blocks
+        scores, found = self._best(core, blocks, rows, k, selectors.allowed(blocks, filter), num_threads(threads))
+        return scores, ids_of(blocks, found)
+
+    def range_search(
+        self, queries: ArrayLike, radius: float, threads: int | None = None, *, filter: Any = None
+    ) -> tuple[Ids, Floats, Ids]:
+        """All vectors with a score above `radius`, or for l2 a squared distance below it.
+
+        Parameters
+        ----------
+        queries : (nq, d) or (d,) float16, float32, float64 or bfloat16
+        radius : float
+        threads : int, optional
+        filter : optional
+            As in `search`.
+
+        Returns
+        -------
+        lims : (nq + 1,) int64
+            Results of query i are entries ``lims[i]`` to ``lims[i + 1]`` of the other two.
+        scores : (lims[-1],) float32
+            Best first.
+        ids : (lims[-1],) int64
+        """
+        radius = _validate.number(radius, "radius")
+        rows = _validate.vectors(queries, self.d, "queries")
+        core = self._core
+        blocks = core.store.blocks
+        allowed, workers = selectors.allowed(blocks, filter), num_threads(threads)
+        hits: list[tuple[Floats, Ids]] = [(np.zeros(0, np.float32), np.zeros(0, np.int64))] * rows.shape[0]
+        open_, k, total = np.arange(rows.shape[0]), _FIRST_HITS, sum(block.live for block in blocks)
+        while open_.size:
+            k = min(k, max(1, total))
+            scores, found = self._best(core, blocks, rows[open_], k, allowed, workers)
+            inside = (scores < radius if self.metric == "l2" else scores > radius) & (found >= 0)
+            for q, score, row, good in zip(open_, scores, found, inside, strict=True):
+                hits[q] = score[good], row[good]
+            open_ = open_[inside[:, -1]] if k < total else open_[:0]
+            k *= 4
+        lims = np.cumsum([0, *(score.size for score, _ in hits)])
+        ids = ids_of(blocks, np.concatenate([np.zeros(0, np.int64), *(row for _, row in hits)]))
+        return lims, np.concatenate([np.zeros(0, np.float32), *(score for score, _ in hits)]), ids
+
+    def search_by_id(
+        self, ids: ArrayLike, k: int = 10, threads: int | None = None, *, filter: Any = None
+    ) -> tuple[Floats, Ids]:
+        """The `k` best vectors for stored ones, which are not among their own results.
+
+        Their decompressed forms are the queries. Arguments and results are those of `search`.
+
+        Raises
+        ------
+        InputError
+            An id is not in the index; otherwise as `search`.
+        """
+        k = _validate.integer(k, "k", 1, 2**31 - 2)
+        wanted = selectors.integers(ids, "ids")
+        scores, found = self.search(self.reconstruct(wanted), k + 1, threads, filter=filter)
+        own = found == wanted[:, None]
+        own[~own.any(axis=1), -1] = True  # a row that does not find itself loses its last result
+        shape = wanted.size, k
+        return scores[~own].reshape(shape), found[~own].reshape(shape)
+
+    def _best(
+        self, core: _Core, blocks: Blocks, queries: Floats, k: int, allowed: list[Words], threads: int
+    ) -> tuple[Floats, Ids]:
+        """Scores as `search` returns them, and row numbers through all blocks."""
+        codec = core.codec
+        rows = queries - codec.centre if self.metric == "l2" else queries  # distances don't change
+        count = sum(selectors.count(block, chosen) for block, chosen in zip(blocks, allowed, strict=True))
+        scores = np.full((rows.shape[0], k), -np.inf, np.float32)
+        found = np.full((rows.shape[0], k), -1, np.int64)
+        n = min(k, count)
+        if n:
+            batch = max(1, _HEAP_ENTRIES // (n * threads))
+            for q in range(0, rows.shape[0], batch):
+                part = slice(q, q + batch)
+                scores[part, :n], found[part, :n] = core.scanner.search(blocks, allowed, rows[part], n, threads)
         if self.metric == "l2":
             distances = np.maximum(squared_lengths(rows)[:, None] - scores.astype(np.float64), 0.0)
-            return distances.astype(np.float32), ids
-        offset = self.codec.offset(rows)
+            return distances.astype(np.float32), found
+        if codec.calibration is None:
+            return scores, found
+        offset = codec.offset(rows)
         if self.metric == "cosine":
             length = np.sqrt(squared_lengths(rows))
-            offset = np.divide(offset, length, out=np.zeros_like(offset), where=length > 0)
-        return (scores + offset[:, None]).astype(np.float32), ids
-
-    def _best(self, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
-        """What the scanner finds, in batches whose heaps fit the memory set aside for them."""
-        batch = max(1, _HEAP_ENTRIES // (k * threads))
-        parts = [
-            self._scanner.search(self._rows, self._ntotal, queries[q : q + batch], k, threads)
-            for q in range(0, max(1, queries.shape[0]), batch)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate([scores for scores, _ in parts]), np.concatenate([ids for _, ids in parts])
+            offset = offset / np.where(length > 0, length, 1.0)  # 0 for a query of length 0
+        return (scores + offset[:, None]).astype(np.float32), found
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file, which any framework can open (docs/format.md).
 
         The file appears under its name when it is complete: a crash leaves the old file or none.
         """
-        rows = {name: array[: self._ntotal] for name, array in self._rows.items()}
+        parts = list(self._core.store.parts())
+        rows = (
+            {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
+            if parts
+            else empty_rows(self.codec, self.metric)
+        )
         persistence.save(Path(path), self.codec, self.metric, rows)
 
     @classmethod
@@ -296,9 +490,24 @@ class Index:
         try:
             index = cls(header.d, header.nbits, header.metric, header.codebook, header.seed)
             if calibration is not None:
-                index._start(index.codec.calibrated(calibration))
+                index._core = index._empty(index.codec.calibrated(calibration))
         except InputError as error:
             raise FormatError(f"{path}: this tqvec can't read such an index: {error}") from error
         persistence.check_fingerprint(Path(path), header, index.codec)
-        index._append(rows)
+        index._core.store.fill(rows, 0, header.ntotal, mapped=False)
         return index
+
+
+def _distinct(ids: ArrayLike | None, n: int) -> Ids | None:
+    """Checked ids of `n` new rows."""
+    if ids is None:
+        return None
+    found = selectors.integers(ids, "ids")
+    if found.size != n:
+        raise InputError(f"ids must be as many as the {n} rows of x, got {found.size}")
+    order = np.argsort(found, kind="stable")
+    twice = np.flatnonzero(np.diff(found[order]) == 0)
+    if twice.size:
+        at = int(order[twice[0] + 1])
+        raise InputError(f"ids row {at}: id {found[at]} is given twice")
+    return found

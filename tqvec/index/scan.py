@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,14 @@ from numpy.typing import NDArray
 from tqvec import _threads
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.quantizer import TurboQuant
-from tqvec.codec.stages import batch_tables, leading_planes, prefix_counts, stage_tables
-from tqvec.index.persistence import Rows
+from tqvec.codec.stages import Planes, batch_tables, leading_planes, prefix_counts, stage_tables
+from tqvec.index.blocks import SPARE_ROWS, Block, Words
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.scan.queries import BY_LENGTH, BY_NOTHING, BY_TWICE_THE_LENGTH
 from tqvec.kernels.tables import StageTables
 from tqvec.kernels.topk.portable import EMPTY_ID
-
-SPARE_ROWS = 64  # that all arrays of an index keep after the last vector: vector kernels read whole blocks
 
 _GRAIN = 2048  # rows a thread takes at least; a multiple of the staged kernel's 64
 _FEW = 8  # queries, up to which each is searched alone, in stages
@@ -30,7 +28,7 @@ _NO_BIAS = np.zeros(0, np.float32)
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
-Task = Callable[[int, int, int], None]
+Scan = Callable[[Block, Words, int, int, int, Floats, Ids], None]
 
 
 class Scanner:
@@ -55,71 +53,87 @@ class Scanner:
         self._levels = integer_levels(codec.d, codec.quantizer)
         self._windows = codec.quantizer.windows
         self._stages: StageTables | None = None
+        planes: list[Planes] = []
         if all((band.stop - band.start) % 8 == 0 for band in codec.bands):  # the stages read whole bytes
             known = codec.d, codec.bands, self._windows, codec.spreads
             self._stages = stage_tables(*known, self._levels.levels)
-            self._prefixes = PrefixBlocks(leading_planes(codec.bands, self._windows, prefix_counts(*known)))
+            planes = leading_planes(codec.bands, self._windows, prefix_counts(*known))
+        self.prefixes = PrefixBlocks(planes)
 
-    def search(self, rows: Rows, ntotal: int, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
-        """The `k` best of the first `ntotal` rows for each query.
+    def search(
+        self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int, threads: int
+    ) -> tuple[Floats, Ids]:
+        """The `k` best allowed rows for each query; there are at least `k`.
 
         Returns
         -------
         scores : (nq, k) float32
-            Larger is better; for l2 the squared distance is ``‖query‖² - score``. Empty entries are -inf.
+            Larger is better; for l2 the squared distance is ``‖query‖² - score``.
         ids : (nq, k) int64
-            Row numbers; of empty entries -1.
+            Row numbers, counted through all blocks.
         """
-        bias = -rows["squared_norm"] if self._metric == "l2" else _NO_BIAS
-        tables = (rows["codes"], rows["scale"], bias)
         scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
         ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
+        ntotal = sum(block.n for block in blocks)
         judged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
         if judged and queries.shape[0] <= _FEW and available("search_few"):
-            task = self._few(tables, ntotal, queries, scores, ids)
+            scan = self._few(queries)
         elif judged and available("search_batch"):
-            task = self._batch(tables, queries, scores, ids)
+            scan = self._batch(queries)
         else:
-            task = self._all(tables, queries, scores, ids)
+            scan = self._all(queries)
+
+        def task(part: int, start: int, stop: int) -> None:
+            base = 0
+            for block, chosen in zip(blocks, allowed, strict=True):
+                first, last = (_whole(row - base, block.n) for row in (start, stop))
+                if first < last and (chosen.size == 0 or chosen[first // 64 : -(-last // 64)].any()):
+                    scan(block, chosen, base, first, last, scores[part], ids[part])
+                base += block.n
+
         parts = _threads.over_rows(task, ntotal, _GRAIN, threads)
         kernel("topk_finish")(scores[:parts], ids[:parts])
-        ids[0][ids[0] == EMPTY_ID] = -1
         return scores[0], ids[0]
 
-    def _all(self, tables: Any, queries: Floats, scores: Floats, ids: Ids) -> Task:
+    def _tables(self, block: Block) -> tuple[Any, ...]:
+        bias = -block.rows["squared_norm"] if self._metric == "l2" else _NO_BIAS
+        return block.rows["codes"], block.rows["scale"], bias
+
+    def _all(self, queries: Floats) -> Scan:
         directions, _, unit = self._directions(queries)
         padded = sum(-(-(band.stop - band.start) // 8) * 8 for band in self._codec.bands)
         integers = np.empty((queries.shape[0], padded), np.int16)
         kernel("integer_queries")(directions, self._bands, 8, integers)
-        scan = kernel("search_rows")
+        search = kernel("search_rows")
         codec = (self._bands, self._levels.levels, self._levels.pairs, self._windows, SPREAD)
 
-        def task(part: int, start: int, stop: int) -> None:
-            scan(*tables, *codec, integers, unit, start, stop, scores[part], ids[part])
+        def scan(block: Block, *where: Any) -> None:
+            search(*self._tables(block), *codec, integers, unit, *where)
 
-        return task
+        return scan
 
-    def _few(self, tables: Any, ntotal: int, queries: Floats, scores: Floats, ids: Ids) -> Task:
-        prefixes = self._prefixes.of(tables[0], ntotal)
-        scan = kernel("search_few")
+    def _few(self, queries: Floats) -> Scan:
+        search = kernel("search_few")
+        rotation, form = self._codec.rotation_tables, _FORMS[self._metric]
 
-        def task(part: int, start: int, stop: int) -> None:
+        def scan(block: Block, chosen: Words, base: int, start: int, stop: int, scores: Floats, ids: Ids) -> None:
             room = _threads.scratch((stop - start) * 5 // 4 + 2 * SPARE_ROWS)
-            scan(
-                *tables, self._bands, prefixes, queries, self._codec.rotation_tables, _FORMS[self._metric],
-                self._levels.unit, self._stages, room, start, stop, scores[part], ids[part],
+            prefixes = block.prefixes.of(block.rows["codes"], block.n)
+            search(
+                *self._tables(block), self._bands, prefixes, queries, rotation, form, self._levels.unit, self._stages,
+                room, chosen, base, start, stop, scores, ids,
             )  # fmt: skip
 
-        return task
+        return scan
 
-    def _batch(self, tables: Any, queries: Floats, scores: Floats, ids: Ids) -> Task:
+    def _batch(self, queries: Floats) -> Scan:
         batch = batch_tables(self._bands, self._windows, self._codec.spreads, *self._directions(queries))
-        scan = kernel("search_batch")
+        search = kernel("search_batch")
 
-        def task(part: int, start: int, stop: int) -> None:
-            scan(*tables, self._stages, batch, start, stop, scores[part], ids[part])
+        def scan(block: Block, *where: Any) -> None:
+            search(*self._tables(block), self._stages, batch, *where)
 
-        return task
+        return scan
 
     def _directions(self, queries: Floats) -> tuple[Floats, NDArray[np.float64], Floats]:
         """Rotated queries of length 1, the factors of their scores, and the units of their integer products."""
@@ -128,6 +142,11 @@ class Scanner:
         prepare = kernel("query_directions")
         prepare(queries, self._codec.rotation_tables, _FORMS[self._metric], self._levels.unit, *out)
         return out
+
+
+def _whole(row: int, count: int) -> int:
+    """Where a share of the rows ends within a block: kernels start at multiples of 64."""
+    return count if row >= count else max(0, row) // 64 * 64
 
 
 def squared_lengths(rows: Floats) -> NDArray[np.float64]:

@@ -63,9 +63,9 @@ class Mask(Selector):
         found, at = [], 0
         for block in blocks:
             if block.alive.size == 0:
-                rows = self._keep[at : at + block.count]
+                rows = self._keep[at : at + block.n]
             else:
-                rows = np.zeros(block.count, bool)
+                rows = np.zeros(block.n, bool)
                 live = block.live_rows()
                 rows[live] = self._keep[at : at + live.size]
             at += block.live
@@ -89,11 +89,11 @@ class Ids(Selector):
 
     def _of(self, block: Block) -> Chosen:
         if not isinstance(block.ids, int):
-            own = block.ids[: block.count]
+            own = block.ids[: block.n]
             at = np.searchsorted(self._ids, own)
-            return np.append(self._ids, 0)[at] == own if self._ids.size else np.zeros(block.count, bool)
-        rows = np.zeros(block.count, bool)
-        low, high = np.searchsorted(self._ids, [block.ids, block.ids + block.count])
+            return np.append(self._ids, 0)[at] == own if self._ids.size else np.zeros(block.n, bool)
+        rows = np.zeros(block.n, bool)
+        low, high = np.searchsorted(self._ids, [block.ids, block.ids + block.n])
         rows[self._ids[low:high] - block.ids] = True
         return rows
 
@@ -114,9 +114,9 @@ class Range(Selector):
 
     def _of(self, block: Block) -> Chosen:
         if not isinstance(block.ids, int):
-            own = block.ids[: block.count]
+            own = block.ids[: block.n]
             return (own >= self._start) & (own < self._stop)
-        rows = np.zeros(block.count, bool)
+        rows = np.zeros(block.n, bool)
         rows[max(0, self._start - block.ids) : max(0, self._stop - block.ids)] = True
         return rows
 
@@ -166,7 +166,7 @@ def allowed(blocks: Sequence[Block], given: Any) -> list[Words]:
 
 def count(block: Block, chosen: Words) -> int:
     """Number of rows that words mean."""
-    return block.count if chosen.size == 0 else int(np.bitwise_count(chosen).sum())
+    return block.n if chosen.size == 0 else int(np.bitwise_count(chosen).sum())
 
 
 def integers(values: ArrayLike, name: str) -> NDArray[np.int64]:

@@ -1,14 +1,16 @@
 """Store: the rows of an index as a list of blocks, their ids, and every change to them.
 
-One writer at a time; any number of readers. A reader takes `Store.blocks` once and works on it: blocks never change, and
-each change ends with one assignment of a new tuple. So a search sees the index as it was at one moment, and no reader
-ever waits.
+One writer at a time; any number of readers. A reader takes `Store.blocks` once and works on it: blocks never change,
+and each change ends with one assignment of a new tuple. So a search sees the index as it was at one moment, and never
+waits.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from tqvec.index.rows import Rows
 _PART = 1 << 16  # rows copied at a time
 _LARGEST_ID = 2**63 - 1
 
+Lock = AbstractContextManager[Any]
 Blocks = tuple[Block, ...]
 Ids = NDArray[np.int64]
 
@@ -35,6 +38,8 @@ class Store:
         Names, shapes and types of a row.
     prefixes : PrefixBlocks
         Of the codec.
+    lock : RLock
+        Held by writers, and while ids are looked up.
 
     Attributes
     ----------
@@ -44,18 +49,18 @@ class Store:
         Id of the next row that is added without one: larger than any that was ever used.
     """
 
-    def __init__(self, like: Rows, prefixes: PrefixBlocks):
+    def __init__(self, like: Rows, prefixes: PrefixBlocks, lock: Lock):
         self.blocks: Blocks = ()
         self.next_id = 0
         self._like = like
         self._prefixes = prefixes
         self._tail: Tail | None = None  # owner of the last block's arrays, if it may grow
         self._table: IdTable | None = None  # while all ids follow each other, their blocks are enough to find them
-        self._lock = threading.RLock()
+        self._lock = lock
 
-    def copy(self) -> Store:
+    def copy(self, lock: Lock) -> Store:
         """Another store of the same rows; later changes of either don't show in the other."""
-        other = Store(self._like, self._prefixes)
+        other = Store(self._like, self._prefixes, lock)
         with self._lock:
             other.blocks, other.next_id = self.blocks, self.next_id
             if self._table is not None:
@@ -91,8 +96,8 @@ class Store:
             else:
                 given = ids
                 self._use_table()
-            start = sum(block.count for block in self.blocks)
-            if self._tail is None or self._tail.count >= BLOCK_ROWS:
+            start = sum(block.n for block in self.blocks)
+            if self._tail is None or self._tail.n >= BLOCK_ROWS:
                 self._tail = Tail(self._like, self._prefixes)
                 blocks = (*blocks, self._tail.append(rows, given))
             else:
@@ -102,6 +107,7 @@ class Store:
             largest = given + n - 1 if isinstance(given, int) else int(given.max())
             self.next_id = max(self.next_id, min(largest, _LARGEST_ID - 1) + 1)
             self.blocks = blocks
+            self._compact()
 
     def _check_room(self, n: int) -> None:
         if self.next_id + n > _LARGEST_ID:
@@ -133,10 +139,36 @@ class Store:
             self._compact()
             return int(found.sum())
 
-    def take_over(self, other: Store, ids: Ids | None) -> None:
-        """Add all rows of a store of the same codec; `ids` are their own ids, or None for the next ones."""
-        for rows, part in other.parts():
-            self.append(rows, None if ids is None else part, False)
+    def take_over(self, other: Store) -> None:
+        """Add all rows of a store of the same codec.
+
+        They get the next ids if both stores have only ids of their own making; otherwise they keep theirs.
+        """
+        with self._lock:
+            own = self._table is not None or other._table is not None
+            parts = list(other.parts())
+            if own and parts:
+                taken = [ids[self.find(ids) >= 0] for _, ids in parts]
+                if any(ids.size for ids in taken):
+                    clash = np.concatenate(taken)
+                    raise InputError(
+                        f"both indexes have id {clash[0]}" + f" and {clash.size - 1} more" * (clash.size > 1)
+                    )
+            for rows, ids in parts:
+                self.append(rows, ids if own else None, False)
+
+    def located(self, ids: Ids) -> tuple[Blocks, Ids]:
+        """The blocks of now and the row of each id in them, as `find` has it."""
+        with self._lock:
+            return self.blocks, self.find(ids)
+
+    def fill(self, rows: Rows, ids: Ids | int, next_id: int, mapped: bool) -> None:
+        """Hold the rows of a file and nothing else; `mapped` ones are not read, but for the last few."""
+        with self._lock:
+            blocks, self._tail = cut(rows, ids, self._prefixes, mapped)
+            self.blocks, self.next_id, self._table = tuple(blocks), next_id, None
+            if not isinstance(ids, int):
+                self._use_table()
 
     def find(self, ids: Ids) -> Ids:
         """Row of each id, counted through all blocks, removed rows included; -1 where there is none."""
@@ -159,15 +191,15 @@ class Store:
             rows = block.live_rows()
             for first, last in _runs(rows):
                 table.insert(block.ids_of(rows[first:last]), start + int(rows[first]))
-            start += block.count
+            start += block.n
         self._table = table
 
     def _compact(self) -> None:
         """Drop removed rows for good when they are more than those that are left."""
-        stored = sum(block.count for block in self.blocks)
+        stored = sum(block.n for block in self.blocks)
         if stored < 2 * _PART or 2 * sum(block.live for block in self.blocks) > stored:
             return
-        fresh = Store(self._like, self._prefixes)
+        fresh = Store(self._like, self._prefixes, self._lock)
         for rows, ids in self.parts():
             fresh.append(rows, ids, False)
         fresh._use_table()
@@ -190,7 +222,7 @@ def _runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Where consecutive numbers begin and end."""
     cuts = np.flatnonzero(np.diff(rows) != 1) + 1
     edges = [0, *cuts.tolist(), rows.size]
-    return ((a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a)
+    return ((a, b) for a, b in pairwise(edges) if b > a)
 
 
 def _without(blocks: Blocks, rows: Ids) -> Blocks:
@@ -198,9 +230,9 @@ def _without(blocks: Blocks, rows: Ids) -> Blocks:
     left = []
     start = 0
     for block in blocks:
-        mine = rows[(rows >= start) & (rows < start + block.count)] - start
+        mine = rows[(rows >= start) & (rows < start + block.n)] - start
         left.append(block.without(mine) if mine.size else block)
-        start += block.count
+        start += block.n
     return tuple(left)
 
 
@@ -212,18 +244,18 @@ def find_in_order(blocks: Blocks, ids: Ids) -> Ids:
         if not isinstance(block.ids, int):
             raise TypeError("these ids need a table")
         local = ids - block.ids
-        inside = (ids >= block.ids) & (ids - block.ids < block.count)
+        inside = (ids >= block.ids) & (ids - block.ids < block.n)
         if block.alive.size:
             at = np.where(inside, local, 0)
             inside &= (block.alive[at >> 6] >> (at & 63).astype(np.uint64) & np.uint64(1)).astype(bool)
         rows[inside] = start + local[inside]
-        start += block.count
+        start += block.n
     return rows
 
 
 def gathered(blocks: Blocks, rows: Ids) -> Rows:
     """Stored rows by number, any shape; -1 gives any row."""
-    starts = np.cumsum([0, *(block.count for block in blocks)])
+    starts = np.cumsum([0, *(block.n for block in blocks)])
     place = np.clip(np.searchsorted(starts, rows, side="right") - 1, 0, len(blocks) - 1)
     out = {}
     for name, like in blocks[0].rows.items():
@@ -237,20 +269,10 @@ def gathered(blocks: Blocks, rows: Ids) -> Rows:
 
 def ids_of(blocks: Blocks, rows: Ids) -> Ids:
     """Ids of rows by number, any shape; -1 stays."""
-    starts = np.cumsum([0, *(block.count for block in blocks)])
+    starts = np.cumsum([0, *(block.n for block in blocks)])
     found = np.full(rows.shape, -1, np.int64)
     for start, block in zip(starts, blocks, strict=False):
-        mine = (rows >= start) & (rows < start + block.count)
+        mine = (rows >= start) & (rows < start + block.n)
         if mine.any():
             found[mine] = block.ids_of(rows[mine] - start)
     return found
-
-
-def loaded(like: Rows, prefixes: PrefixBlocks, rows: Rows, ids: Ids | int, next_id: int) -> Store:
-    """The store of a file's rows, whose arrays have no spare rows and may be mapped."""
-    store = Store(like, prefixes)
-    store.blocks = tuple(cut(rows, ids, prefixes))
-    store.next_id = next_id
-    if not isinstance(ids, int):
-        store._use_table()
-    return store
