@@ -306,12 +306,13 @@ class Index:
         with self._lock:
             self._core.store.take_over(other._core.store)
 
-    def reconstruct(self, ids: ArrayLike) -> Floats:
+    def reconstruct(self, ids: ArrayLike, threads: int | None = None) -> Floats:
         """Decompressed vectors; for metric cosine their directions.
 
         Parameters
         ----------
         ids : (n,) int
+        threads : int, optional
 
         Returns
         -------
@@ -324,7 +325,7 @@ class Index:
         """
         core, blocks, rows = self._rows_of(ids)
         stored = gathered(blocks, rows)
-        return core.codec.decode(Codes(stored["codes"], stored["scale"]))
+        return core.codec.decode(Codes(stored["codes"], stored["scale"]), threads)
 
     def _rows_of(self, ids: ArrayLike) -> tuple[_Core, Blocks, Ids]:
         """Rows of ids that must be there, and the state of the index that they belong to."""

@@ -144,9 +144,11 @@ def fit(
         queries, base = order.permutation(samples.queries)[:_QUERIES], rows[:held]
     indexes = [make(codec), make(_calibrated(codec, rows[held:]))]
     for index in indexes:
-        index.add(base, threads)
+        index.add(base, threads=threads)
     if from_codes:
-        indexes.insert(1, indexes[0]._recoded(indexes[1].codec, threads))
+        again = make(codec)
+        again._core = indexes[0]._recoded(indexes[1].codec, None, threads)
+        indexes.insert(1, again)
     exact = _exact(base, queries, metric)
     recalls, noises = zip(*(_judged(index, queries, exact, threads) for index in indexes), strict=True)
     error = noises[-1] / noises[0] if noises[0] > 0 else 1.0
@@ -240,7 +242,5 @@ def _judged(index: Any, queries: Floats, exact: NDArray[np.float64], threads: in
 
 def _squared_error(index: Any, vectors: Floats, threads: int) -> float:
     """Of the decoded rows of an index, as a part of the squared length of its vectors."""
-    n = vectors.shape[0]
-    decoded = index.codec.decode(Codes(index._rows["codes"][:n], index._rows["scale"][:n]), threads)
-    error = np.square(decoded - vectors, dtype=np.float64).sum()
+    error = np.square(index.reconstruct(index.ids, threads) - vectors, dtype=np.float64).sum()
     return float(error / max(np.square(vectors, dtype=np.float64).sum(), 1e-300))
