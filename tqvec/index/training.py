@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec.codec import tangents
 from tqvec.codec.bands import Band, parse
 from tqvec.codec.calibration import MAX_D, Budget, calibrate, errors, spatial_median
 from tqvec.codec.codes import Codes
@@ -169,7 +170,7 @@ def recoded(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
 
     Their products are estimated without bias, and so those of the new codes are too; the errors of both codecs add up.
     For l2 the stored ‖x − c‖² follows the centre: for a step s from the old one it is ‖x − c‖² − 2⟨x − c, s⟩ + ‖s‖²,
-    with the product estimated from the codes.
+    with the product estimated from the codes. How far the new codes are from the vectors is not known.
 
     Raises
     ------
@@ -179,7 +180,7 @@ def recoded(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
     try:
         vectors = old.unshrunk(Codes(rows["codes"], rows["scale"]), threads)
         encoded = new.encode_sums(vectors, threads)
-        scale = new.stored_scale(encoded)
+        scale = tangents.forgotten(new.stored_scale(encoded))
     except InputError as error:
         raise InputError(f"vectors must be handed over: a stored one is too long to be made anew ({error})") from error
     again: Rows = {"codes": encoded.data, "scale": scale}
