@@ -359,3 +359,34 @@ def test_snapshots_stay_as_they_were():
     after = core.scanner.search(blocks, allowed, queries, 450, 1)
     assert np.array_equal(before[0], after[0])
     assert np.array_equal(before[1], after[1])
+
+
+def test_ids_at_the_ends_of_int64():
+    index, plain = made()
+    ends = [2**63 - 1, -(2**63), 0, -1, 2**63 - 2]
+    index.add(vectors(5), ids=ends)
+    plain.add(vectors(5), ids=ends)
+    compare(index, plain)
+    index.update([2**63 - 1, -(2**63)], vectors(2, seed=1))
+    plain.add(vectors(2, seed=1), ids=[2**63 - 1, -(2**63)])
+    compare(index, plain)
+    with pytest.raises(InputError, match="no 1 ids are left"):
+        index.add(vectors(1))
+    compare(index, plain)
+    assert index.remove_ids(ends) == 5
+
+
+def test_the_last_ids_in_a_row():
+    index, plain = made()
+    for ids in ([2**63 - 3], [2**63 - 2, 2**63 - 1], [-(2**63)], [-(2**63) + 1]):
+        index.add(vectors(len(ids), seed=len(plain.ids)), ids=ids)
+        plain.add(vectors(len(ids), seed=len(plain.ids)), ids=ids)
+    compare(index, plain)
+
+
+def test_the_last_id_can_be_replaced():
+    index, plain = made()
+    for seed in (1, 2, 3):
+        index.add(vectors(1, seed), ids=[2**63 - 1], upsert=True)
+        plain.add(vectors(1, seed), ids=[2**63 - 1])
+        compare(index, plain)

@@ -87,14 +87,11 @@ class Store:
         if n == 0:
             return
         with self._lock:
-            blocks = self.blocks
-            if ids is not None:
-                blocks = self._vacated(ids, replace)
-            if ids is None or _follow(ids, self.next_id):
-                self._check_room(n)
-                given: Ids | int = self.next_id
-            else:
-                given = ids
+            if ids is None and self.next_id + n > _LARGEST_ID:
+                raise InputError(f"no {n} ids are left after {self.next_id - 1}; give ids of your own")
+            blocks = self.blocks if ids is None else self._vacated(ids, replace)
+            given = self.next_id if ids is None or _follow(ids, self.next_id) else ids
+            if not isinstance(given, int):
                 self._use_table()
             start = sum(block.n for block in self.blocks)
             if self._tail is None or self._tail.n >= BLOCK_ROWS:
@@ -108,10 +105,6 @@ class Store:
             self.next_id = max(self.next_id, min(largest, _LARGEST_ID - 1) + 1)
             self.blocks = blocks
             self._compact()
-
-    def _check_room(self, n: int) -> None:
-        if self.next_id + n > _LARGEST_ID:
-            raise InputError(f"no {n} ids are left after {self.next_id - 1}; give ids of your own")
 
     def _vacated(self, ids: Ids, replace: bool) -> Blocks:
         """Blocks without the rows of some ids, which is an error unless they may be replaced."""
@@ -215,7 +208,8 @@ class Store:
 
 
 def _follow(ids: Ids, first: int) -> bool:
-    return bool(ids[0] == first and np.all(np.diff(ids) == 1))
+    """Whether ids are `first` and the following; one beyond the last of them must be an int64 too."""
+    return bool(ids[0] == first and first + ids.size <= _LARGEST_ID and np.all(np.diff(ids) == 1))
 
 
 def _runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
