@@ -390,3 +390,9 @@ def test_the_last_id_can_be_replaced():
         index.add(vectors(1, seed), ids=[2**63 - 1], upsert=True)
         plain.add(vectors(1, seed), ids=[2**63 - 1])
         compare(index, plain)
+
+
+def test_reconstruct_nothing_from_an_empty_index():
+    index, _ = made()
+    assert index.reconstruct([]).shape == (0, D)
+    assert [part.shape for part in index.search_by_id([], k=4)] == [(0, 4), (0, 4)]

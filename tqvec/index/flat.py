@@ -324,6 +324,8 @@ class Index:
             An id is not in the index.
         """
         core, blocks, rows = self._rows_of(ids)
+        if rows.size == 0:  # there may be no block
+            return np.empty((0, self.d), np.float32)
         stored = gathered(blocks, rows)
         return core.codec.decode(Codes(stored["codes"], stored["scale"]), threads)
 
