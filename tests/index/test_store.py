@@ -396,3 +396,10 @@ def test_reconstruct_nothing_from_an_empty_index():
     index, _ = made()
     assert index.reconstruct([]).shape == (0, D)
     assert [part.shape for part in index.search_by_id([], k=4)] == [(0, 4), (0, 4)]
+
+
+def test_search_by_an_id_that_looks_like_no_result():
+    index, plain = made()
+    index.add(vectors(4), ids=[-1, 5, 6, 7])
+    plain.add(vectors(4), ids=[-1, 5, 6, 7])
+    plain.check(index.reconstruct(-1), 8, index.search_by_id(-1, k=8), keep={5, 6, 7})

@@ -323,7 +323,10 @@ class Index:
         InputError
             An id is not in the index.
         """
-        core, blocks, rows = self._rows_of(ids)
+        return self._decoded(*self._rows_of(ids), num_threads(threads))
+
+    def _decoded(self, core: _Core, blocks: Blocks, rows: Ids, threads: int) -> Floats:
+        """Decompressed rows by number."""
         if rows.size == 0:  # there may be no block
             return np.empty((0, self.d), np.float32)
         stored = gathered(blocks, rows)
@@ -432,12 +435,14 @@ class Index:
             An id is not in the index; otherwise as `search`.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 2)
-        wanted = selectors.integers(ids, "ids")
-        scores, found = self.search(self.reconstruct(wanted), k + 1, threads, filter=filter)
-        own = found == wanted[:, None]
+        core, blocks, rows = self._rows_of(ids)
+        workers = num_threads(threads)
+        allowed, queries = selectors.allowed(blocks, filter), self._decoded(core, blocks, rows, workers)
+        scores, found = self._best(core, blocks, queries, k + 1, allowed, workers)
+        own = found == rows[:, None]
         own[~own.any(axis=1), -1] = True  # a row that does not find itself loses its last result
-        shape = wanted.size, k
-        return scores[~own].reshape(shape), found[~own].reshape(shape)
+        shape = rows.size, k
+        return scores[~own].reshape(shape), ids_of(blocks, found[~own].reshape(shape))
 
     def _best(
         self, core: _Core, blocks: Blocks, queries: Floats, k: int, allowed: list[Words], threads: int
