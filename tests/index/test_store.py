@@ -403,3 +403,26 @@ def test_search_by_an_id_that_looks_like_no_result():
     index.add(vectors(4), ids=[-1, 5, 6, 7])
     plain.add(vectors(4), ids=[-1, 5, 6, 7])
     plain.check(index.reconstruct(-1), 8, index.search_by_id(-1, k=8), keep={5, 6, 7})
+
+
+@pytest.mark.parametrize("through", [copy.copy, lambda index: pickle.loads(pickle.dumps(index))])
+@pytest.mark.parametrize("removed", [[449], [0], range(440)])
+def test_merging_does_not_depend_on_what_was_compacted(removed, through):
+    """Once a vector was removed ids don't count, whether its row is still there or not."""
+    index, plain = filled()
+    index.remove_ids(removed)
+    plain.remove(removed)
+    index = through(index)
+    other, _ = made()
+    other.add(vectors(3, seed=1))
+    if removed == [0]:
+        with pytest.raises(InputError, match="both indexes have id 1 and 1 more"):
+            index.merge_from(other)
+    else:
+        other.remove_ids([0, 1, 2] if removed == [449] else [])
+        other.add(vectors(2, seed=2), ids=[-3, 1001])
+        index.merge_from(other)
+        x = np.concatenate([vectors(3, seed=1), vectors(2, seed=2)])
+        kept = [3, 4] if removed == [449] else range(5)
+        plain.add(x[kept], ids=np.array([0, 1, 2, -3, 1001])[kept])
+    compare(index, plain)

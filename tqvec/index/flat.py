@@ -290,8 +290,8 @@ class Index:
     def merge_from(self, other: Index) -> None:
         """Append all vectors of another index of the same codec, as if they had been added to this one.
 
-        Ids of this index's own making go on counting for the other's vectors; if either has ids of the user's, all ids
-        are kept, and must be distinct.
+        If the ids of both are 0, 1, 2, … in order, as they come by themselves, they go on counting for the other's
+        vectors. In all other cases, and once a vector was removed, each vector keeps its id, and all must be distinct.
 
         Raises
         ------
@@ -300,11 +300,14 @@ class Index:
         """
         if not isinstance(other, Index):
             raise InputError(f"other must be an Index, got {type(other).__name__}")
-        mine, its = ((i.metric, i.codec.fingerprint) for i in (self, other))
-        if mine != its:
-            raise InputError(f"indexes of different codecs can't be merged: {mine} and {its} (metric, fingerprint)")
+        theirs = other._core
+        given = theirs.store.taken()
         with self._lock:
-            self._core.store.take_over(other._core.store)
+            core = self._core
+            mine, its = (self.metric, core.codec.fingerprint), (other.metric, theirs.codec.fingerprint)
+            if mine != its:
+                raise InputError(f"indexes of different codecs can't be merged: {mine} and {its} (metric, fingerprint)")
+            core.store.take_over(*given)
 
     def reconstruct(self, ids: ArrayLike, threads: int | None = None) -> Floats:
         """Decompressed vectors; for metric cosine their directions.

@@ -132,23 +132,26 @@ class Store:
             self._compact()
             return int(found.sum())
 
-    def take_over(self, other: Store) -> None:
-        """Add all rows of a store of the same codec.
+    def taken(self) -> tuple[Blocks, bool]:
+        """The blocks of now, and whether ids simply count: 0, 1, 2, … in order, with none ever removed."""
+        with self._lock:
+            return self.blocks, _count_to(self.blocks, self.next_id)
 
-        They get the next ids if both stores have only ids of their own making; otherwise they keep theirs.
+    def take_over(self, blocks: Blocks, count: bool) -> None:
+        """Add all rows of a store of the same codec, given what it has `taken`.
+
+        They get the next ids if those of both stores simply count; otherwise they keep theirs.
         """
         with self._lock:
-            own = self._table is not None or other._table is not None
-            parts = list(other.parts())
-            if own and parts:
-                taken = [ids[self.find(ids) >= 0] for _, ids in parts]
-                if any(ids.size for ids in taken):
-                    clash = np.concatenate(taken)
-                    raise InputError(
-                        f"both indexes have id {clash[0]}" + f" and {clash.size - 1} more" * (clash.size > 1)
-                    )
-            for rows, ids in parts:
-                self.append(rows, ids if own else None, False)
+            count = count and _count_to(self.blocks, self.next_id)
+            if not count:
+                ids = np.concatenate([np.zeros(0, np.int64), *(block.ids_of(block.live_rows()) for block in blocks)])
+                clash = ids[self.find(ids) >= 0]
+                if clash.size:
+                    more = f" and {clash.size - 1} more" if clash.size > 1 else ""
+                    raise InputError(f"both indexes have id {clash[0]}{more}")
+            for rows, ids in parts_of(blocks):
+                self.append(rows, None if count else ids, False)
 
     def located(self, ids: Ids) -> tuple[Blocks, Ids]:
         """The blocks of now and the row of each id in them, as `find` has it."""
@@ -199,12 +202,27 @@ class Store:
         self._tail, self._table, self.blocks = fresh._tail, fresh._table, fresh.blocks
 
     def parts(self) -> Iterator[tuple[Rows, Ids]]:
-        """Copies of all rows that were not removed, in order, a part at a time, with their ids."""
-        for block in self.blocks:
-            rows = block.live_rows()
-            for first in range(0, rows.size, _PART):
-                chosen = rows[first : first + _PART]
-                yield {name: array[chosen] for name, array in block.rows.items()}, block.ids_of(chosen)
+        """`parts_of` the blocks of now."""
+        return parts_of(self.blocks)
+
+
+def parts_of(blocks: Blocks) -> Iterator[tuple[Rows, Ids]]:
+    """Copies of all rows that were not removed, in order, a part at a time, with their ids."""
+    for block in blocks:
+        rows = block.live_rows()
+        for first in range(0, rows.size, _PART):
+            chosen = rows[first : first + _PART]
+            yield {name: array[chosen] for name, array in block.rows.items()}, block.ids_of(chosen)
+
+
+def _count_to(blocks: Blocks, next_id: int) -> bool:
+    """Whether ids are 0, 1, 2, … in order up to the one before `next_id`."""
+    start = 0
+    for block in blocks:
+        if block.alive.size or not _follow(block.ids_of(np.arange(block.n)), start):
+            return False
+        start += block.n
+    return start == next_id
 
 
 def _follow(ids: Ids, first: int) -> bool:
