@@ -11,6 +11,7 @@ from plain import PlainIndex
 
 import tqvec
 from tqvec.errors import InputError
+from tqvec.index import blocks
 
 D = 40
 KINDS = (
@@ -347,16 +348,16 @@ def test_removal_touches_one_block_only():
 def test_snapshots_stay_as_they_were():
     """What a search took at its start answers the same after every kind of change."""
     index, _ = filled()
-    core, blocks = index._core, index._core.store.blocks
-    queries, allowed = vectors(3, seed=900), [block.alive for block in blocks]
-    before = core.scanner.search(blocks, allowed, queries, 450, 1)
+    core, kept = index._core, index._core.store.blocks
+    queries, allowed = vectors(3, seed=900), [block.alive for block in kept]
+    before = core.scanner.search(kept, allowed, queries, 450, 1)
     index.add(vectors(80, seed=1))
     index.add(vectors(10, seed=2), ids=range(5, 15), upsert=True)
     index.remove_ids(range(100, 200))
     index.search(queries, k=9)
     index.remove_ids(range(440))
     index.reset()
-    after = core.scanner.search(blocks, allowed, queries, 450, 1)
+    after = core.scanner.search(kept, allowed, queries, 450, 1)
     assert np.array_equal(before[0], after[0])
     assert np.array_equal(before[1], after[1])
 
@@ -426,3 +427,17 @@ def test_merging_does_not_depend_on_what_was_compacted(removed, through):
         kept = [3, 4] if removed == [449] else range(5)
         plain.add(x[kept], ids=np.array([0, 1, 2, -3, 1001])[kept])
     compare(index, plain)
+
+
+def test_a_merge_is_seen_as_a_whole(monkeypatch):
+    """It is added in parts of 32 rows; none of them shows before the last is there."""
+    index, _ = filled()
+    other, _ = made()
+    other.add(vectors(300, seed=1))
+    seen = []
+    append = blocks.Tail.append
+    monkeypatch.setattr(blocks.Tail, "append", lambda *given: seen.append(index.ntotal) or append(*given))
+    index.merge_from(other)
+    assert len(seen) > 5
+    assert set(seen) == {450}
+    assert index.ntotal == 750

@@ -64,7 +64,7 @@ class Store:
         with self._lock:
             other.blocks, other.next_id = self.blocks, self.next_id
             if self._table is not None:
-                other._rebuild_table()
+                other._table = _table_of(self.blocks)
         return other
 
     def append(self, rows: Rows, ids: Ids | None, replace: bool) -> None:
@@ -90,20 +90,7 @@ class Store:
             if ids is None and self.next_id + n > _LARGEST_ID:
                 raise InputError(f"no {n} ids are left after {self.next_id - 1}; give ids of your own")
             blocks = self.blocks if ids is None else self._vacated(ids, replace)
-            given = self.next_id if ids is None or _follow(ids, self.next_id) else ids
-            if not isinstance(given, int):
-                self._use_table()
-            start = sum(block.n for block in self.blocks)
-            if self._tail is None or self._tail.n >= BLOCK_ROWS:
-                self._tail = Tail(self._like, self._prefixes)
-                blocks = (*blocks, self._tail.append(rows, given))
-            else:
-                blocks = (*blocks[:-1], self._tail.append(rows, given, blocks[-1].alive))
-            if self._table is not None:
-                self._table.insert(np.arange(given, given + n) if isinstance(given, int) else given, start)
-            largest = given + n - 1 if isinstance(given, int) else int(given.max())
-            self.next_id = max(self.next_id, min(largest, _LARGEST_ID - 1) + 1)
-            self.blocks = blocks
+            self.blocks = self._longer(blocks, rows, ids)
             self._compact()
 
     def _vacated(self, ids: Ids, replace: bool) -> Blocks:
@@ -117,9 +104,24 @@ class Store:
             raise InputError(f"ids row {at}: id {ids[at]} is in the index; add(..., upsert=True) replaces it")
         if self._table is not None:
             self._table.remove(ids[taken])
-        else:
-            self._use_table(but=ids[taken])
         return _without(self.blocks, rows[taken])
+
+    def _longer(self, blocks: Blocks, rows: Rows, ids: Ids | None) -> Blocks:
+        """Blocks with more rows, whose ids are new; by default the next ones."""
+        n = rows["scale"].shape[0]
+        given = self.next_id if ids is None or _follow(ids, self.next_id) else ids
+        if not isinstance(given, int) and self._table is None:
+            self._table = _table_of(blocks)
+        if self._table is not None:
+            self._table.insert(np.arange(given, given + n) if isinstance(given, int) else given, _count(blocks))
+        if self._tail is None or self._tail.n >= BLOCK_ROWS:
+            self._tail = Tail(self._like, self._prefixes)
+            blocks = (*blocks, self._tail.append(rows, given))
+        else:
+            blocks = (*blocks[:-1], self._tail.append(rows, given, blocks[-1].alive))
+        largest = given + n - 1 if isinstance(given, int) else int(given.max())
+        self.next_id = max(self.next_id, min(largest, _LARGEST_ID - 1) + 1)
+        return blocks
 
     def remove(self, ids: Ids) -> int:
         """Remove the rows of distinct ids, those that there are; how many there were."""
@@ -135,7 +137,7 @@ class Store:
     def taken(self) -> tuple[Blocks, bool]:
         """The blocks of now, and whether ids simply count: 0, 1, 2, … in order, with none ever removed."""
         with self._lock:
-            return self.blocks, _count_to(self.blocks, self.next_id)
+            return self.blocks, _simply_count(self.blocks, self.next_id)
 
     def take_over(self, blocks: Blocks, count: bool) -> None:
         """Add all rows of a store of the same codec, given what it has `taken`.
@@ -143,15 +145,18 @@ class Store:
         They get the next ids if those of both stores simply count; otherwise they keep theirs.
         """
         with self._lock:
-            count = count and _count_to(self.blocks, self.next_id)
+            count = count and _simply_count(self.blocks, self.next_id)
             if not count:
                 ids = np.concatenate([np.zeros(0, np.int64), *(block.ids_of(block.live_rows()) for block in blocks)])
                 clash = ids[self.find(ids) >= 0]
                 if clash.size:
                     more = f" and {clash.size - 1} more" if clash.size > 1 else ""
                     raise InputError(f"both indexes have id {clash[0]}{more}")
+            longer = self.blocks
             for rows, ids in parts_of(blocks):
-                self.append(rows, None if count else ids, False)
+                longer = self._longer(longer, rows, None if count else ids)
+            self.blocks = longer
+            self._compact()
 
     def located(self, ids: Ids) -> tuple[Blocks, Ids]:
         """The blocks of now and the row of each id in them, as `find` has it."""
@@ -164,7 +169,7 @@ class Store:
             blocks, self._tail = cut(rows, ids, self._prefixes, mapped)
             self.blocks, self.next_id, self._table = tuple(blocks), next_id, None
             if not isinstance(ids, int):
-                self._use_table()
+                self._table = _table_of(self.blocks)
 
     def find(self, ids: Ids) -> Ids:
         """Row of each id, counted through all blocks, removed rows included; -1 where there is none."""
@@ -173,33 +178,15 @@ class Store:
                 return self._table.find(ids)
             return find_in_order(self.blocks, ids)
 
-    def _use_table(self, but: Ids | None = None) -> None:
-        """From now on ids need not follow each other."""
-        if self._table is None:
-            self._rebuild_table()
-            if but is not None and self._table is not None:
-                self._table.remove(but)
-
-    def _rebuild_table(self) -> None:
-        table = IdTable()
-        start = 0
-        for block in self.blocks:
-            rows = block.live_rows()
-            for first, last in _runs(rows):
-                table.insert(block.ids_of(rows[first:last]), start + int(rows[first]))
-            start += block.n
-        self._table = table
-
     def _compact(self) -> None:
         """Drop removed rows for good when they are more than those that are left."""
-        stored = sum(block.n for block in self.blocks)
+        stored = _count(self.blocks)
         if stored < 2 * _PART or 2 * sum(block.live for block in self.blocks) > stored:
             return
         fresh = Store(self._like, self._prefixes, self._lock)
         for rows, ids in self.parts():
             fresh.append(rows, ids, False)
-        fresh._use_table()
-        self._tail, self._table, self.blocks = fresh._tail, fresh._table, fresh.blocks
+        self._tail, self._table, self.blocks = fresh._tail, _table_of(fresh.blocks), fresh.blocks
 
     def parts(self) -> Iterator[tuple[Rows, Ids]]:
         """`parts_of` the blocks of now."""
@@ -215,11 +202,28 @@ def parts_of(blocks: Blocks) -> Iterator[tuple[Rows, Ids]]:
             yield {name: array[chosen] for name, array in block.rows.items()}, block.ids_of(chosen)
 
 
-def _count_to(blocks: Blocks, next_id: int) -> bool:
+def _count(blocks: Blocks) -> int:
+    """Number of rows, removed ones included."""
+    return sum(block.n for block in blocks)
+
+
+def _table_of(blocks: Blocks) -> IdTable:
+    """Where to find the ids of all rows that were not removed."""
+    table = IdTable()
+    start = 0
+    for block in blocks:
+        rows = block.live_rows()
+        for first, last in _runs(rows):
+            table.insert(block.ids_of(rows[first:last]), start + int(rows[first]))
+        start += block.n
+    return table
+
+
+def _simply_count(blocks: Blocks, next_id: int) -> bool:
     """Whether ids are 0, 1, 2, … in order up to the one before `next_id`."""
     start = 0
     for block in blocks:
-        if block.alive.size or not _follow(block.ids_of(np.arange(block.n)), start):
+        if block.alive.size or not np.array_equal(block.ids_of(np.arange(block.n)), np.arange(start, start + block.n)):
             return False
         start += block.n
     return start == next_id
