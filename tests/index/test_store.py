@@ -441,3 +441,11 @@ def test_a_merge_is_seen_as_a_whole(monkeypatch):
     assert len(seen) > 5
     assert set(seen) == {450}
     assert index.ntotal == 750
+
+
+def test_what_is_in_an_index():
+    index, _ = made()
+    index.add(vectors(3), ids=[1, -7, 2**63 - 1])
+    assert all(one in index for one in (1, -7, 2**63 - 1, np.int8(-7), np.uint64(2**63 - 1)))
+    strangers = (0, 2**63, -(2**63) - 1, 2**70, np.uint64(2**63), 1.0, "1", None, [1], (1,), np.array([1]))
+    assert not any(one in index for one in strangers)

@@ -133,7 +133,9 @@ class Index:
         return self.ntotal
 
     def __contains__(self, one: object) -> bool:
-        return isinstance(one, (int, np.integer)) and bool(self._core.store.find(selectors.integers(one, "id"))[0] >= 0)
+        if not isinstance(one, (int, np.integer)) or not -(2**63) <= int(one) < 2**63:
+            return False
+        return bool(self._core.store.find(np.array([one], np.int64))[0] >= 0)
 
     @property
     def ntotal(self) -> int:
