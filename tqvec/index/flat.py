@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,13 @@ from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import FormatError, InputError, LossWarning
 from tqvec.index import persistence, selectors
-from tqvec.index.blocks import Words
+from tqvec.index.blocks import View
+from tqvec.index.rerank import judged, source
 from tqvec.index.rows import empty_rows, encoded
 from tqvec.index.scan import Scanner, squared_lengths
 from tqvec.index.store import Blocks, Store, gathered, ids_of
 from tqvec.index.training import Samples, Training, fit, recoded
+from tqvec.index.uncertainty import Judge, centre_products
 
 METRICS = ("ip", "cosine", "l2")
 _HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
@@ -206,21 +209,22 @@ class Index:
                 if from_codes:
                     told = f"{self.ntotal:,} vectors are compressed anew from their codes, which costs {training.loss}"
                     warnings.warn(f"{told}; hand them over as `vectors` to avoid that", LossWarning, stacklevel=2)
-                self._core = self._recoded(codec, stored, workers)
+                trained = self._recoded(codec, stored, workers)._core
+                self._core = trained._replace(store=trained.store.copy(self._lock))
         return training
 
-    def _recoded(self, codec: TurboQuant, vectors: Floats | None, threads: int) -> _Core:
-        """The same vectors and ids in another codec; from their codes, if there are no vectors."""
-        core, done = self._empty(codec), 0
+    def _recoded(self, codec: TurboQuant, vectors: Floats | None, threads: int) -> Index:
+        """An index of the same vectors and ids in another codec; from their codes, if there are no vectors."""
+        other, done = self._like(codec), 0
         for rows, ids in self._core.store.parts():
             if vectors is None:
                 again = recoded(rows, self.codec, codec, threads)
             else:
                 again = encoded(codec, self.metric, vectors[done : done + ids.size], threads)
-            core.store.append(again, ids, False)
+            other._core.store.append(again, ids, False)
             done += ids.size
-        core.store.next_id = self._core.store.next_id
-        return core
+        other._core.store.next_id = self._core.store.next_id
+        return other
 
     def add(
         self, x: ArrayLike, ids: ArrayLike | None = None, *, upsert: bool = False, threads: int | None = None
@@ -323,7 +327,9 @@ class Index:
             An id is not in the index.
         """
         core, blocks, rows = self._rows_of(ids)
-        stored = gathered(blocks, rows)
+        if rows.size == 0:
+            return np.empty((0, self.d), np.float32)
+        stored = gathered(blocks, rows, ("codes", "scale"))
         return core.codec.decode(Codes(stored["codes"], stored["scale"]))
 
     def _rows_of(self, ids: ArrayLike) -> tuple[_Core, Blocks, Ids]:
@@ -337,8 +343,16 @@ class Index:
         return core, blocks, rows
 
     def search(
-        self, queries: ArrayLike, k: int = 10, threads: int | None = None, *, filter: Any = None
-    ) -> tuple[Floats, Ids]:
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        threads: int | None = None,
+        *,
+        filter: Any = None,
+        return_error: bool = False,
+        confidence: float | None = None,
+        rerank: ArrayLike | None = None,
+    ) -> tuple[Any, ...]:
         """The `k` best vectors for each query.
 
         Queries are rotated once and scored against the codes in integer arithmetic (kernels/scan/README.md states the
@@ -356,25 +370,48 @@ class Index:
         filter : optional
             Which vectors may be returned: a boolean array in the order of `ids`, an array of ids, a ``range`` of ids,
             or a selector of `tqvec.selectors`.
+        return_error : bool
+            Return the standard errors of the scores too (docs/explanation/errors.md).
+        confidence : float, optional
+            Above 0 and below 1: return as many results as hold all of the true best `k` with this probability. The
+            query that needs most decides the number; others are filled up with empty entries.
+        rerank : (ntotal, d) array, optional
+            The vectors in the order of `ids`; a memory map will do, since only some rows are read: those that
+            `confidence`, by default 0.99, asks for. The `k` best of them by their exact scores are returned.
 
         Returns
         -------
         scores : (nq, k) float32
-            Best first. Where there are fewer than `k` vectors: -inf (l2: +inf).
+            Best first. Where there are fewer than `k` vectors: -inf (l2: +inf). With `confidence` alone (nq, m), m ≥ k.
         ids : (nq, k) int64
             Where there are fewer than `k` vectors: -1.
+        error : (nq, k) float32
+            With `return_error`: root mean square error of each score, including that the best lean upwards; 0 for exact
+            scores, inf for empty entries.
 
         Raises
         ------
         InputError
-            Bad queries (see `add`), `k` is not a positive integer, or `filter` is none of these.
+            Bad queries (see `add`), `k` is not a positive integer, `filter` is none of these, `confidence` is not
+            between 0 and 1, `rerank` has another shape or type, or NaN or Inf in a row that is read.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
         rows = _validate.vectors(queries, self.d, "queries")
         core = self._core
         blocks = core.store.blocks
-        scores, found = self._best(core, blocks, rows, k, selectors.allowed(blocks, filter), num_threads(threads))
-        return scores, ids_of(blocks, found)
+        view = View(blocks, selectors.allowed(blocks, filter))
+        find = partial(self._best, core, view, num_threads(threads))
+        if confidence is None and rerank is None and not return_error:
+            results: tuple[NDArray, ...] = find(rows, min(k, view.size))
+        else:
+            vectors = None if rerank is None else source(rerank, sum(block.live for block in blocks), self.d)
+            if confidence is not None or vectors is not None:
+                confidence = _validate.fraction(0.99 if confidence is None else confidence, "confidence")
+            judge = Judge(core.codec, self.metric, blocks, view.size)
+            results = judged(find, judge, rows, min(k, view.size), confidence, vectors)
+        empty = (np.inf if self.metric == "l2" else -np.inf, -1, np.inf)
+        arrays = (results[0], ids_of(blocks, results[1]), *results[2:])[: 3 if return_error else 2]
+        return tuple(_padded(array, k, value) for array, value in zip(arrays, empty, strict=False))
 
     def range_search(
         self, queries: ArrayLike, radius: float, threads: int | None = None, *, filter: Any = None
@@ -401,16 +438,17 @@ class Index:
         rows = _validate.vectors(queries, self.d, "queries")
         core = self._core
         blocks = core.store.blocks
-        allowed, workers = selectors.allowed(blocks, filter), num_threads(threads)
+        view = View(blocks, selectors.allowed(blocks, filter))
+        find = partial(self._best, core, view, num_threads(threads))
         hits: list[tuple[Floats, Ids]] = [(np.zeros(0, np.float32), np.zeros(0, np.int64))] * rows.shape[0]
-        open_, k, total = np.arange(rows.shape[0]), _FIRST_HITS, sum(block.live for block in blocks)
-        while open_.size:
-            k = min(k, max(1, total))
-            scores, found = self._best(core, blocks, rows[open_], k, allowed, workers)
-            inside = (scores < radius if self.metric == "l2" else scores > radius) & (found >= 0)
+        open_, k = np.arange(rows.shape[0]), _FIRST_HITS
+        while open_.size and view.size:
+            k = min(k, view.size)
+            scores, found = find(rows[open_], k)
+            inside = scores < radius if self.metric == "l2" else scores > radius
             for q, score, row, good in zip(open_, scores, found, inside, strict=True):
                 hits[q] = score[good], row[good]
-            open_ = open_[inside[:, -1]] if k < total else open_[:0]
+            open_ = open_[inside[:, -1]] if k < view.size else open_[:0]
             k *= 4
         lims = np.cumsum([0, *(score.size for score, _ in hits)])
         ids = ids_of(blocks, np.concatenate([np.zeros(0, np.int64), *(row for _, row in hits)]))
@@ -436,31 +474,21 @@ class Index:
         shape = wanted.size, k
         return scores[~own].reshape(shape), found[~own].reshape(shape)
 
-    def _best(
-        self, core: _Core, blocks: Blocks, queries: Floats, k: int, allowed: list[Words], threads: int
-    ) -> tuple[Floats, Ids]:
-        """Scores as `search` returns them, and row numbers through all blocks."""
+    def _best(self, core: _Core, view: View, threads: int, queries: Floats, k: int) -> tuple[Floats, Ids]:
+        """Scores as `search` returns them, and row numbers through all blocks; there are at least `k` rows."""
         codec = core.codec
         rows = queries - codec.centre if self.metric == "l2" else queries  # distances don't change
-        count = sum(selectors.count(block, chosen) for block, chosen in zip(blocks, allowed, strict=True))
-        scores = np.full((rows.shape[0], k), -np.inf, np.float32)
-        found = np.full((rows.shape[0], k), -1, np.int64)
-        n = min(k, count)
-        if n:
-            batch = max(1, _HEAP_ENTRIES // (n * threads))
-            for q in range(0, rows.shape[0], batch):
-                part = slice(q, q + batch)
-                scores[part, :n], found[part, :n] = core.scanner.search(blocks, allowed, rows[part], n, threads)
+        scores, found = np.empty((rows.shape[0], k), np.float32), np.empty((rows.shape[0], k), np.int64)
+        batch = max(1, _HEAP_ENTRIES // (max(1, k) * threads))
+        for q in range(0, rows.shape[0] if k else 0, batch):
+            part = slice(q, q + batch)
+            scores[part], found[part] = core.scanner.search(view, rows[part], k, threads)
         if self.metric == "l2":
             distances = np.maximum(squared_lengths(rows)[:, None] - scores.astype(np.float64), 0.0)
             return distances.astype(np.float32), found
         if codec.calibration is None:
             return scores, found
-        offset = codec.offset(rows)
-        if self.metric == "cosine":
-            length = np.sqrt(squared_lengths(rows))
-            offset = offset / np.where(length > 0, length, 1.0)  # 0 for a query of length 0
-        return (scores + offset[:, None]).astype(np.float32), found
+        return (scores + centre_products(codec, self.metric, rows)[:, None]).astype(np.float32), found
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file, which any framework can open (docs/format.md).
@@ -496,6 +524,12 @@ class Index:
         persistence.check_fingerprint(Path(path), header, index.codec)
         index._core.store.fill(rows, 0, header.ntotal, mapped=False)
         return index
+
+
+def _padded(array: NDArray, width: int, value: float) -> NDArray:
+    """An array (nq, m) with at least `width` columns; those that were missing hold `value`."""
+    missing = width - array.shape[1]
+    return np.pad(array, ((0, 0), (0, missing)), constant_values=value) if missing > 0 else array
 
 
 def _distinct(ids: ArrayLike | None, n: int) -> Ids | None:

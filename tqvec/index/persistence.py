@@ -17,12 +17,14 @@ from safetensors.numpy import save_file
 from tqvec.codec.bands import Band, Width, code_bytes
 from tqvec.codec.calibration import Calibration
 from tqvec.codec.quantizer import TurboQuant
+from tqvec.codec.tangents import forgotten
 from tqvec.errors import FormatError
 
 KEY = "tqvec"  # of the metadata
-VERSION = 4  # the newest that is read; a file has the oldest that can describe it
+VERSION = 5  # that is written; older ones are read
+FIRST_WITH_TANGENTS = 5  # in the low bytes of scales, and with what a calibration knows of errors
 
-LEARNED = ("centre", "matrix", "spreads")  # arrays of a calibration
+LEARNED = ("centre", "matrix", "spreads", "near")  # arrays of a calibration
 
 Rows = dict[str, NDArray]
 
@@ -30,6 +32,7 @@ Rows = dict[str, NDArray]
 class Header(NamedTuple):
     """What the metadata of a file say."""
 
+    version: int
     d: int
     nbits: Width
     metric: str
@@ -55,15 +58,6 @@ def _checksums(rows: Rows) -> dict[str, str]:
     return {name: f"{zlib.crc32(array.data):08x}" for name, array in flat.items()}
 
 
-def _version(codec: TurboQuant) -> int:
-    """The oldest that can describe the codec."""
-    if codec.calibration is not None:
-        return 4
-    if codec.codebook == "trellis":
-        return 3
-    return 1 if isinstance(codec.nbits, int) else 2
-
-
 def _learned(codec: TurboQuant) -> Rows:
     """The arrays of a calibration, if there is one."""
     if codec.calibration is None:
@@ -75,7 +69,7 @@ def _metadata(codec: TurboQuant, metric: str, tensors: Rows) -> dict[str, str]:
     """All fields as JSON under one key: safetensors writes several keys in no fixed order, and equal indexes shall
     make equal files."""
     fields = {
-        "version": _version(codec),
+        "version": VERSION,
         "d": codec.d,
         "nbits": codec.nbits,
         "bands": codec.bands,
@@ -142,10 +136,10 @@ def load(path: Path) -> tuple[Header, Rows, Calibration | None]:
     checksums = _checksums(tensors)
     if checksums != header.crc32:
         raise FormatError(f"{path}: damaged: its tensors have checksums {checksums}, its header says {header.crc32}")
-    if LEARNED[0] not in tensors:
-        return header, tensors, None
-    learned = {name: tensors.pop(name) for name in LEARNED}
-    return header, tensors, Calibration(bands=header.bands, **learned)
+    if header.version < FIRST_WITH_TANGENTS:
+        tensors["scale"] = forgotten(tensors["scale"])
+    learned = {name: tensors.pop(name) for name in LEARNED if name in tensors}
+    return header, tensors, Calibration(bands=header.bands, **learned) if learned else None
 
 
 def _expected(header: Header) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -158,8 +152,10 @@ def _expected(header: Header) -> dict[str, tuple[tuple[int, ...], type]]:
         expected["squared_norm"] = ((header.ntotal,), np.float32)
     if LEARNED[0] in header.crc32:
         d = header.d
-        shapes = ((d,), (d, d), (len(header.bands),))
-        expected |= {name: (shape, np.float32) for name, shape in zip(LEARNED, shapes, strict=True)}
+        shapes: dict[str, tuple[int, ...]] = {"centre": (d,), "matrix": (d, d), "spreads": (len(header.bands),)}
+        if header.version >= FIRST_WITH_TANGENTS:
+            shapes["near"] = (2,)
+        expected |= {name: (shape, np.float32) for name, shape in shapes.items()}
     return expected
 
 

@@ -7,7 +7,7 @@ waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any
@@ -253,18 +253,26 @@ def find_in_order(blocks: Blocks, ids: Ids) -> Ids:
     return rows
 
 
-def gathered(blocks: Blocks, rows: Ids) -> Rows:
-    """Stored rows by number, any shape; -1 gives any row."""
+def gathered(blocks: Blocks, rows: Ids, names: Iterable[str]) -> Rows:
+    """What is stored of rows by number, any shape; -1 gives any row."""
     starts = np.cumsum([0, *(block.n for block in blocks)])
     place = np.clip(np.searchsorted(starts, rows, side="right") - 1, 0, len(blocks) - 1)
     out = {}
-    for name, like in blocks[0].rows.items():
+    for name in names:
+        like = blocks[0].rows[name]
         found = np.empty((*rows.shape, *like.shape[1:]), like.dtype)
         for b, block in enumerate(blocks):
             mine = place == b
             found[mine] = block.rows[name][np.maximum(rows[mine] - starts[b], 0)]
         out[name] = found
     return out
+
+
+def live_rows(blocks: Blocks) -> Ids:
+    """Numbers of all rows that were not removed, in order."""
+    starts = np.cumsum([0, *(block.n for block in blocks)])
+    parts = [block.live_rows() + start for block, start in zip(blocks, starts, strict=False)]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def ids_of(blocks: Blocks, rows: Ids) -> Ids:
