@@ -148,7 +148,7 @@ def fit(
     candidate = _calibrated(codec, rows[held:])
     indexes = [make(codec), make(candidate)]
     for index in indexes:
-        index.add(base, threads)
+        index.add(base, threads=threads)
     if from_codes:
         indexes.insert(1, indexes[0]._recoded(candidate, None, threads))
     exact = _exact(base, queries, metric)
