@@ -11,15 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
 from tqvec._config import num_threads
-from tqvec.codec import tangents
 from tqvec.codec.bands import Width
 from tqvec.codec.quantizer import TurboQuant
-from tqvec.errors import FormatError, InputError
+from tqvec.errors import InputError
 from tqvec.index import persistence
+from tqvec.index.rows import METRICS, empty_rows, encoded
 from tqvec.index.scan import SPARE_ROWS, Scanner, squared_lengths
 from tqvec.index.training import Samples, Training, fit
 
-METRICS = ("ip", "cosine", "l2")
 _HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
 
 Floats = NDArray[np.float32]
@@ -72,7 +71,7 @@ class Index:
         """Become an empty index of this codec."""
         self.codec = codec
         self._scanner = Scanner(codec, self.metric)
-        self._rows = persistence.empty_rows(codec, self.metric)
+        self._rows = empty_rows(codec, self.metric)
         self._ntotal = 0
 
     def _like(self, codec: TurboQuant) -> Index:
@@ -167,16 +166,7 @@ class Index:
         InputError
             Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
         """
-        encoded = self.codec.encode_sums(x, threads, unit=self.metric == "cosine")
-        scale = tangents.packed(self.codec.stored_scale(encoded), self.codec.tangents(encoded, threads))
-        new: persistence.Rows = {"codes": encoded.data, "scale": scale}
-        if self.metric == "l2":
-            with np.errstate(over="ignore"):
-                new["squared_norm"] = np.square(encoded.norm).astype(np.float32)
-            bad = np.flatnonzero(~np.isfinite(new["squared_norm"]))
-            if bad.size:
-                raise InputError(f"x row {bad[0]} is too long: its squared length does not fit float32")
-        self._append(new)
+        self._append(encoded(self.codec, self.metric, x, threads))
 
     def _append(self, new: dict[str, NDArray]) -> None:
         n = self._ntotal
@@ -261,11 +251,17 @@ class Index:
         The file appears under its name when it is complete: a crash leaves the old file or none.
         """
         rows = {name: array[: self._ntotal] for name, array in self._rows.items()}
-        persistence.save(Path(path), self.codec, self.metric, rows)
+        persistence.save(Path(path), self.codec, self.metric, self._ntotal, [rows])
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Index:
+    def load(cls, path: str | os.PathLike[str], verify: bool = False) -> Index:
         """Read an index that `save` wrote.
+
+        Parameters
+        ----------
+        path : path
+        verify : bool
+            Compare the checksums of the vectors too, not only those of the header and the calibration.
 
         Raises
         ------
@@ -274,13 +270,8 @@ class Index:
         FileNotFoundError
             There is no such file.
         """
-        header, rows, calibration = persistence.load(Path(path))
-        try:
-            index = cls(header.d, header.nbits, header.metric, header.codebook, header.seed)
-            if calibration is not None:
-                index._start(index.codec.calibrated(calibration))
-        except InputError as error:
-            raise FormatError(f"{path}: this tqvec can't read such an index: {error}") from error
-        persistence.check_fingerprint(Path(path), header, index.codec)
+        header, rows, calibration = persistence.load(Path(path), verify=verify)
+        index = cls(header.d, header.nbits, header.metric, header.codebook, header.seed)
+        index._start(persistence.codec_of(Path(path), header, calibration))
         index._append(rows)
         return index

@@ -13,7 +13,7 @@ from tqvec.codec import trellis
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.codec.stages import batch_tables, stage_tables
-from tqvec.index.persistence import Rows
+from tqvec.index.rows import Rows
 from tqvec.index.signs import SignBlocks
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqvec.codec.calibration import errors
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.codec.tangents import unpacked
-from tqvec.index.persistence import Rows
+from tqvec.index.rows import Rows
 from tqvec.index.scan import squared_lengths
 
 Array = NDArray[np.float64]

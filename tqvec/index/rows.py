@@ -1,0 +1,56 @@
+"""Rows of an index: what is kept of each vector."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tqvec.codec import tangents
+from tqvec.codec.bands import code_bytes
+from tqvec.codec.quantizer import TurboQuant
+from tqvec.errors import InputError
+
+METRICS = ("ip", "cosine", "l2")
+
+Rows = dict[str, NDArray]  # codes, scale and, for l2, squared_norm; with ids of their own, ids
+
+
+def empty_rows(codec: TurboQuant, metric: str) -> Rows:
+    """The arrays of an index with no vectors; their names are those of a file's tensors."""
+    rows: Rows = {"codes": np.empty((0, code_bytes(codec.bands)), np.uint8), "scale": np.empty(0, np.float32)}
+    if metric == "l2":
+        rows["squared_norm"] = np.empty(0, np.float32)
+    return rows
+
+
+def encoded(codec: TurboQuant, metric: str, x: ArrayLike, threads: int | None = None) -> Rows:
+    """Compress vectors.
+
+    Parameters
+    ----------
+    codec : TurboQuant
+    metric : {"ip", "cosine", "l2"}
+    x : (n, d) or (d,) float16, float32, float64 or bfloat16
+    threads : int, optional
+        Default: ``TQVEC_NUM_THREADS``, or all CPUs.
+
+    Returns
+    -------
+    dict of arrays
+        ``codes`` (n, bytes a row) uint8, ``scale`` (n,) float32; for l2 ``squared_norm`` (n,) float32.
+
+    Raises
+    ------
+    InputError
+        Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
+    """
+    sums = codec.encode_sums(x, threads, unit=metric == "cosine")
+    rows: Rows = {"codes": sums.data}
+    rows["scale"] = tangents.packed(codec.stored_scale(sums), codec.tangents(sums, threads))
+    if metric == "l2":
+        with np.errstate(over="ignore"):
+            rows["squared_norm"] = np.square(sums.norm).astype(np.float32)
+        bad = np.flatnonzero(~np.isfinite(rows["squared_norm"]))
+        if bad.size:
+            raise InputError(f"x row {bad[0]} is too long: its squared length does not fit float32")
+    return rows
