@@ -17,17 +17,16 @@ from tqvec._config import num_threads
 from tqvec.codec.bands import Width
 from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
-from tqvec.errors import FormatError, InputError, LossWarning
+from tqvec.errors import InputError, LossWarning
 from tqvec.index import persistence, selectors
 from tqvec.index.blocks import View
 from tqvec.index.rerank import judged, source
-from tqvec.index.rows import empty_rows, encoded
+from tqvec.index.rows import METRICS, empty_rows, encoded
 from tqvec.index.scan import Scanner, squared_lengths
-from tqvec.index.store import Blocks, Store, gathered, ids_of
+from tqvec.index.store import Blocks, Store, first_id, gathered, ids_of, parts
 from tqvec.index.training import Samples, Training, fit, recoded
 from tqvec.index.uncertainty import Judge, centre_products
 
-METRICS = ("ip", "cosine", "l2")
 _HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
 _FIRST_HITS = 64  # that a range search asks for, and four times as many where they do not reach the end of the range
 
@@ -107,19 +106,17 @@ class Index:
         return self.__copy__()
 
     def __getstate__(self) -> dict[str, Any]:
-        parts = list(self._core.store.parts())
-        rows = [rows for rows, _ in parts]
-        joined = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]} if rows else None
-        ids = np.concatenate([ids for _, ids in parts]) if rows else None
+        core = self._core
+        blocks, next_id = core.store.snapshot()
         settings = {name: getattr(self, name) for name in ("metric", "d", "nbits")}
-        return settings | {"codec": self.codec, "rows": joined, "ids": ids, "next_id": self._core.store.next_id}
+        return settings | {"codec": core.codec, "parts": list(parts(blocks)), "next_id": next_id}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.metric, self.d, self.nbits = state["metric"], state["d"], state["nbits"]
         self._lock = threading.RLock()
         self._core = self._empty(state["codec"])
-        if state["rows"] is not None:
-            self._core.store.append(state["rows"], state["ids"], False)
+        for rows, ids in state["parts"]:
+            self._core.store.append(rows, ids, False)
         self._core.store.next_id = state["next_id"]
 
     @property
@@ -216,7 +213,7 @@ class Index:
     def _recoded(self, codec: TurboQuant, vectors: Floats | None, threads: int) -> Index:
         """An index of the same vectors and ids in another codec; from their codes, if there are no vectors."""
         other, done = self._like(codec), 0
-        for rows, ids in self._core.store.parts():
+        for rows, ids in parts(self._core.store.blocks):
             if vectors is None:
                 again = recoded(rows, self.codec, codec, threads)
             else:
@@ -495,17 +492,25 @@ class Index:
 
         The file appears under its name when it is complete: a crash leaves the old file or none.
         """
-        parts = list(self._core.store.parts())
-        rows = (
-            {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
-            if parts
-            else empty_rows(self.codec, self.metric)
-        )
-        persistence.save(Path(path), self.codec, self.metric, rows)
+        core = self._core
+        blocks, next_id = core.store.snapshot()
+        first = first_id(blocks, next_id)
+        n = sum(block.live for block in blocks)
+        stored = (rows if first is not None else rows | {"ids": ids} for rows, ids in parts(blocks))
+        persistence.save(Path(path), core.codec, self.metric, n, stored, first, next_id)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Index:
+    def load(cls, path: str | os.PathLike[str], mmap: bool = False, verify: bool = False) -> Index:
         """Read an index that `save` wrote.
+
+        Parameters
+        ----------
+        path : path
+        mmap : bool
+            Map the file: codes are read when a search needs them, and processes share them. Vectors can be added to a
+            mapped index, and removed; the file stays as it is. It may be replaced meanwhile, but not changed in place.
+        verify : bool
+            Compare the checksums of the vectors too, not only those of the header, the ids and the calibration.
 
         Raises
         ------
@@ -514,15 +519,11 @@ class Index:
         FileNotFoundError
             There is no such file.
         """
-        header, rows, calibration = persistence.load(Path(path))
-        try:
-            index = cls(header.d, header.nbits, header.metric, header.codebook, header.seed)
-            if calibration is not None:
-                index._core = index._empty(index.codec.calibrated(calibration))
-        except InputError as error:
-            raise FormatError(f"{path}: this tqvec can't read such an index: {error}") from error
-        persistence.check_fingerprint(Path(path), header, index.codec)
-        index._core.store.fill(rows, 0, header.ntotal, mapped=False)
+        header, rows, calibration = persistence.load(Path(path), mmap, verify)
+        index = cls(header.d, header.nbits, header.metric, header.codebook, header.seed)
+        index._core = index._empty(persistence.codec_of(Path(path), header, calibration))
+        ids = rows.pop("ids", header.first_id)
+        index._core.store.fill(rows, ids, header.next_id, mmap)
         return index
 
 

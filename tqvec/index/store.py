@@ -142,20 +142,25 @@ class Store:
     def take_over(self, other: Store) -> None:
         """Add all rows of a store of the same codec.
 
-        They get the next ids if both stores have only ids of their own making; otherwise they keep theirs.
+        They get the next ids, unless the other store has ids of its user's.
         """
         with self._lock:
-            own = self._table is not None or other._table is not None
-            parts = list(other.parts())
-            if own and parts:
-                taken = [ids[self.find(ids) >= 0] for _, ids in parts]
+            own = other._table is not None
+            given = list(parts(other.blocks))
+            if own and given:
+                taken = [ids[self.find(ids) >= 0] for _, ids in given]
                 if any(ids.size for ids in taken):
                     clash = np.concatenate(taken)
                     raise InputError(
                         f"both indexes have id {clash[0]}" + f" and {clash.size - 1} more" * (clash.size > 1)
                     )
-            for rows, ids in parts:
+            for rows, ids in given:
                 self.append(rows, ids if own else None, False)
+
+    def snapshot(self) -> tuple[Blocks, int]:
+        """The blocks of now and the next id."""
+        with self._lock:
+            return self.blocks, self.next_id
 
     def located(self, ids: Ids) -> tuple[Blocks, Ids]:
         """The blocks of now and the row of each id in them, as `find` has it."""
@@ -200,18 +205,35 @@ class Store:
         if stored < 2 * _PART or 2 * sum(block.live for block in self.blocks) > stored:
             return
         fresh = Store(self._like, self._prefixes, self._lock)
-        for rows, ids in self.parts():
+        for rows, ids in parts(self.blocks):
             fresh.append(rows, ids, False)
         fresh._use_table()
         self._tail, self._table, self.blocks = fresh._tail, fresh._table, fresh.blocks
 
-    def parts(self) -> Iterator[tuple[Rows, Ids]]:
-        """Copies of all rows that were not removed, in order, a part at a time, with their ids."""
-        for block in self.blocks:
-            rows = block.live_rows()
-            for first in range(0, rows.size, _PART):
-                chosen = rows[first : first + _PART]
-                yield {name: array[chosen] for name, array in block.rows.items()}, block.ids_of(chosen)
+
+def parts(blocks: Blocks) -> Iterator[tuple[Rows, Ids]]:
+    """Copies of all rows that were not removed, in order, a part at a time, with their ids."""
+    for block in blocks:
+        rows = block.live_rows()
+        for first in range(0, rows.size, _PART):
+            chosen = rows[first : first + _PART]
+            yield {name: array[chosen] for name, array in block.rows.items()}, block.ids_of(chosen)
+
+
+def first_id(blocks: Blocks, next_id: int) -> int | None:
+    """Id of the first row, or the next one, if those of all rows follow it one by one and none is negative."""
+    first: int | None = None
+    end = 0
+    for block in blocks:
+        ids = block.ids_of(block.live_rows())
+        if ids.size == 0:
+            continue
+        if first is None:
+            first = end = int(ids[0])
+        if first < 0 or not _follow(ids, end):
+            return None
+        end += ids.size
+    return next_id if first is None else first
 
 
 def _follow(ids: Ids, first: int) -> bool:
