@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from tqvec.cli import build, demo, info, search, warmup
+from tqvec.cli import build, check, demo, info, merge, search, warmup
 from tqvec.errors import TqvecError
 
 app = typer.Typer(
@@ -20,6 +20,8 @@ app.command()(demo.demo)
 app.command()(build.build)
 app.command()(search.search)
 app.command()(info.info)
+app.command()(check.check)
+app.command()(merge.merge)
 app.command()(warmup.warmup)
 
 

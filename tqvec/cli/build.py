@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from tqvec.cli._console import console, progress
 from tqvec.errors import InputError
-from tqvec.eval.readers import float_rows, read_vectors
+from tqvec.eval.readers import float_rows
+from tqvec.eval.streams import Stream, open_vectors
 from tqvec.index.flat import Index
+from tqvec.index.journal import Journal
+from tqvec.index.persistence import Writer
+from tqvec.index.rows import encoded
 from tqvec.index.training import Training
 
-_ROWS = 16384  # read and compressed at a time
+_ROWS = 16384  # read and compressed at a time,
+_NUMBERS = 1 << 23  # if they hold no more numbers than these
 _SAMPLE = 16384  # rows to train on
 _DRAW = 0x73616D70  # seed of their choice
+_SECONDS = 5.0  # between notes of what has reached the disk
 
 
 def _width(text: object) -> float:
@@ -27,7 +33,7 @@ def _width(text: object) -> float:
 
 
 def build(
-    vectors: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs, or .hdf5:NAME (default: train)")],
+    vectors: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs, .hdf5:NAME (default: train), .parquet:COLUMN")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write")],
     nbits: Annotated[float, typer.Option(parser=_width, metavar="BITS", help="A coordinate: 1 to 8, 2.5 or 3.5")] = 4,
     codebook: Annotated[str, typer.Option(help="scalar or trellis")] = "scalar",
@@ -36,42 +42,73 @@ def build(
     train: Annotated[bool, typer.Option("--train", help="Fit the codec to a sample of the rows first")] = False,
     threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
 ) -> None:
-    """Compress a file of vectors into an index file."""
-    x = read_vectors(vectors)
-    if x.shape[0] == 0:
+    """Compress a file of vectors, larger than memory if need be, into an index file.
+
+    If it is killed, the same command goes on where it stopped.
+    """
+    stream = open_vectors(vectors)
+    if stream.n == 0:
         raise InputError(f"{vectors}: holds no vectors")
     if not output.resolve().parent.is_dir():
         raise InputError(f"{output}: its folder does not exist")
-    index = Index(x.shape[1], nbits=nbits, metric=metric, codebook=codebook, seed=seed)
+    index = Index(stream.d, nbits=nbits, metric=metric, codebook=codebook, seed=seed)
+    settings = {"nbits": nbits, "codebook": codebook, "metric": metric, "seed": seed, "train": train}
+    request = _identity(stream) | settings
     start = time.perf_counter()
-    with progress() as bar:
-        task = bar.add_task("training" if train else "compressing", total=x.shape[0])
-        found = _trained(index, x, vectors, threads) if train else None
-        bar.update(task, description="compressing")
-        for row in range(0, x.shape[0], _ROWS):
-            try:
-                index.add(float_rows(x[row : row + _ROWS]), threads=threads)
-            except InputError as error:
-                raise InputError(f"{vectors}, rows from {row}: {error}") from error
-            bar.update(task, completed=index.ntotal)
-    index.save(output)
-    if found is not None:
-        console.print(str(found), highlight=False)
+    with Journal(output, request) as journal:
+        writer = journal.resumed()
+        if writer is None:
+            if train:
+                console.print(str(_trained(index, stream, threads)), highlight=False)
+            writer = journal.started(index.codec, metric, stream.n)
+        elif writer.rows:
+            told = f"{output}: goes on behind the {writer.rows:,} vectors of a run that was stopped"
+            console.print(told, highlight=False)
+        with progress() as bar:
+            task = bar.add_task("compressing", total=stream.n, completed=writer.rows)
+            _compress(stream, writer, journal, threads, lambda: bar.update(task, completed=writer.rows))
+        writer.close()
     seconds = time.perf_counter() - start
+    code_size = writer.codec.code_size + (4 if metric == "l2" else 0)
     console.print(
-        f"{output}: {index.ntotal:,} vectors of d={index.d} at {nbits} bits, {index.code_size} bytes each "
-        f"({x.shape[1] * 4 / index.code_size:.1f} times smaller than float32), {output.stat().st_size:,} bytes, "
+        f"{output}: {stream.n:,} vectors of d={stream.d} at {nbits} bits, {code_size} bytes each "
+        f"({stream.d * 4 / code_size:.1f} times smaller than float32), {output.stat().st_size:,} bytes, "
         f"{seconds:.1f} s",
         highlight=False,
     )
 
 
-def _trained(index: Index, x: NDArray[Any], vectors: Path, threads: int | None) -> Training:
-    """Train on rows drawn from the whole file, without those that aren't finite: adding will say which they are."""
-    n = x.shape[0]
-    drawn = np.sort(np.random.default_rng(_DRAW).choice(n, min(n, _SAMPLE), replace=False))
-    sample = float_rows(x[drawn])
+def _trained(index: Index, stream: Stream, threads: int | None) -> Training:
+    """Train on rows from the whole file, without those that aren't finite: compressing will say which they are."""
+    rows = np.random.default_rng(_DRAW).choice(stream.n, min(stream.n, _SAMPLE), replace=False)
+    sample = float_rows(stream.drawn(np.sort(rows)))
     try:
         return index.train(sample[np.isfinite(sample).all(axis=1)], threads=threads)
     except InputError as error:
-        raise InputError(f"{vectors}: {error}") from error
+        raise InputError(f"{stream.path}: {error}") from error
+
+
+def _identity(stream: Stream) -> dict[str, object]:
+    """What tells a file of vectors from others, and from itself after a change."""
+    state = stream.path.stat()
+    return {
+        "vectors": str(stream.path.resolve()),
+        "name": stream.name,
+        "shape": [stream.n, stream.d],
+        "size": state.st_size,
+        "mtime_ns": state.st_mtime_ns,
+    }
+
+
+def _compress(stream: Stream, writer: Writer, journal: Journal, threads: int | None, tell: Callable[[], None]) -> None:
+    """Write the rows that the writer lacks."""
+    noted = time.monotonic()
+    for x in stream.parts(writer.rows, max(1, min(_ROWS, _NUMBERS // stream.d))):
+        try:
+            writer.write(encoded(writer.codec, writer.header.metric, float_rows(x), threads))
+        except InputError as error:
+            raise InputError(f"{stream.path}, rows from {writer.rows}: {error}") from error
+        if time.monotonic() - noted >= _SECONDS:
+            journal.note(writer)
+            noted = time.monotonic()
+        tell()

@@ -16,7 +16,7 @@ from tqvec.cli._console import console
 from tqvec.codec.bands import mean
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError
-from tqvec.index.flat import Index
+from tqvec.index import persistence
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "safetensors", "faiss-cpu", "matplotlib")
 # A row each of ``--codecs``: its name, and what `TurboQuant` takes beside d.
@@ -36,7 +36,7 @@ def info(
     codecs: Annotated[bool, typer.Option("--codecs", help="Bits and errors of all codecs")] = False,
     d: Annotated[int, typer.Option("-d", help="Dimension, for --codecs")] = 128,
 ) -> None:
-    """Describe an index file (and verify it), or versions, SIMD level and threads of this installation."""
+    """Describe an index file, or versions, SIMD level and threads of this installation."""
     if codecs:
         if index_file is not None:
             raise InputError("--codecs takes no index file")
@@ -52,15 +52,16 @@ def info(
 
 
 def _index(path: Path) -> dict[str, str]:
-    index = Index.load(path)
-    codec = index.codec
+    header, _, calibration = persistence.load(path, mmap=True)
+    codec = persistence.codec_of(path, header, calibration)
+    size = codec.code_size + (4 if header.metric == "l2" else 0)
     return {
-        "file": f"{path}, {path.stat().st_size:,} bytes, checksums match",
-        "vectors": f"{index.ntotal:,} of d={index.d}",
-        "metric": index.metric,
+        "file": f"{path}, {path.stat().st_size:,} bytes, version {header.version}; `tqvec check` verifies it",
+        "vectors": f"{header.ntotal:,} of d={header.d}",
+        "metric": header.metric,
         "codec": f"{_width(codec)}, mode {codec.mode}, codebook {codec.codebook}, rotation {codec.rotation}",
         "seed": str(codec.seed),
-        "bytes a vector": f"{index.code_size} (float32: {4 * index.d}, {4 * index.d / index.code_size:.1f} times more)",
+        "bytes a vector": f"{size} (float32: {4 * header.d}, {4 * header.d / size:.1f} times more)",
         "expected distortion": f"{codec.distortion:.5f} of the squared length",
         "fingerprint": codec.fingerprint,
     }

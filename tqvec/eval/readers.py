@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from numpy.typing import NDArray
 from tqvec.errors import FormatError, InputError, UnsupportedError
 
 _TEXMEX: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".ivecs": np.dtype("<i4"), ".bvecs": np.dtype("u1")}
-_HDF5 = (".hdf5", ".h5")
-_NAMED = re.compile(r"(.+\.(?:hdf5|h5)):(.+)", re.DOTALL)  # a file and a name in it
+HDF5 = (".hdf5", ".h5")
+_NAMED = re.compile(r"(.+\.(?:hdf5|h5|parquet)):(.+)", re.DOTALL)
 
 
 def read_vectors(path: str | os.PathLike[str], dataset: str = "train") -> NDArray[Any]:
@@ -44,19 +46,24 @@ def read_vectors(path: str | os.PathLike[str], dataset: str = "train") -> NDArra
     UnsupportedError
         HDF5 without h5py.
     """
-    if named := _NAMED.fullmatch(os.fspath(path)):
-        path, dataset = named.groups()
-    path = Path(path)
+    path, name = split_name(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     if path.suffix == ".npy":
         return _read_npy(path)
     if path.suffix in _TEXMEX:
         return _read_texmex(path, _TEXMEX[path.suffix])
-    if path.suffix in _HDF5:
-        return _read_hdf5(path, dataset)
-    known = ", ".join([".npy", *_TEXMEX, *_HDF5])
+    if path.suffix in HDF5:
+        with hdf5_dataset(path, name or dataset) as rows:
+            return np.asarray(rows)
+    known = ", ".join([".npy", *_TEXMEX, *HDF5])
     raise InputError(f"{path}: unknown extension {path.suffix!r}; expected one of {known}")
+
+
+def split_name(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """A file, and the name in it that follows after a colon (``file.hdf5:test``), for kinds of files that have any."""
+    named = _NAMED.fullmatch(os.fspath(path))
+    return (Path(named[1]), named[2]) if named else (Path(path), None)
 
 
 def float_rows(rows: NDArray[Any]) -> NDArray[Any]:
@@ -92,7 +99,9 @@ def _read_texmex(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.ndarray((rows.shape[0], d), dtype, buffer=raw, offset=4, strides=(row, dtype.itemsize))
 
 
-def _read_hdf5(path: Path, dataset: str) -> NDArray[Any]:
+@contextmanager
+def hdf5_dataset(path: Path, name: str) -> Iterator[Any]:
+    """A 2-D dataset of an open HDF5 file, whose slices are arrays; errors as of `read_vectors`."""
     try:
         import h5py
     except ModuleNotFoundError as error:
@@ -102,6 +111,8 @@ def _read_hdf5(path: Path, dataset: str) -> NDArray[Any]:
     except OSError as error:
         raise FormatError(f"{path}: not an HDF5 file, or damaged ({error})") from error
     with file:
-        if dataset not in file:
-            raise InputError(f"{path}: no dataset {dataset!r}; it has {', '.join(file)}")
-        return np.asarray(file[dataset])
+        if name not in file:
+            raise InputError(f"{path}: no dataset {name!r}; it has {', '.join(file)}")
+        if len(getattr(file[name], "shape", ())) != 2:
+            raise FormatError(f"{path}: {name} is no 2-D array of shape (n, d)")
+        yield file[name]

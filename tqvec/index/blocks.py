@@ -65,6 +65,21 @@ class Block(NamedTuple):
         return self._replace(alive=alive)
 
 
+class View(NamedTuple):
+    """What one search sees: the blocks of a moment, and for each the words of the rows that it may return."""
+
+    blocks: tuple[Block, ...]
+    allowed: list[Words]
+
+    @property
+    def size(self) -> int:
+        """Number of rows that may be returned."""
+        return sum(
+            block.n if chosen.size == 0 else int(np.bitwise_count(chosen).sum())
+            for block, chosen in zip(self.blocks, self.allowed, strict=True)
+        )
+
+
 def every(count: int) -> Words:
     """Words with the first `count` bits set."""
     full = np.full(-(-count // 64), ~np.uint64(0))

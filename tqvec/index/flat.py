@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,15 +17,16 @@ from tqvec._config import num_threads
 from tqvec.codec.bands import Width
 from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
-from tqvec.errors import FormatError, InputError, LossWarning
+from tqvec.errors import InputError, LossWarning
 from tqvec.index import persistence, selectors
-from tqvec.index.blocks import Words
-from tqvec.index.rows import empty_rows, encoded
+from tqvec.index.blocks import View
+from tqvec.index.rerank import judged, source
+from tqvec.index.rows import METRICS, empty_rows, encoded
 from tqvec.index.scan import Scanner, squared_lengths
-from tqvec.index.store import Blocks, Store, gathered, ids_of
+from tqvec.index.store import Blocks, Store, first_id, gathered, ids_of, parts
 from tqvec.index.training import Samples, Training, fit, recoded
+from tqvec.index.uncertainty import Judge, centre_products
 
-METRICS = ("ip", "cosine", "l2")
 _HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
 _FIRST_HITS = 64  # that a range search asks for, and four times as many where they do not reach the end of the range
 
@@ -104,19 +106,17 @@ class Index:
         return self.__copy__()
 
     def __getstate__(self) -> dict[str, Any]:
-        parts = list(self._core.store.parts())
-        rows = [rows for rows, _ in parts]
-        joined = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]} if rows else None
-        ids = np.concatenate([ids for _, ids in parts]) if rows else None
+        core = self._core
+        blocks, next_id = core.store.snapshot()
         settings = {name: getattr(self, name) for name in ("metric", "d", "nbits")}
-        return settings | {"codec": self.codec, "rows": joined, "ids": ids, "next_id": self._core.store.next_id}
+        return settings | {"codec": core.codec, "parts": list(parts(blocks)), "next_id": next_id}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.metric, self.d, self.nbits = state["metric"], state["d"], state["nbits"]
         self._lock = threading.RLock()
         self._core = self._empty(state["codec"])
-        if state["rows"] is not None:
-            self._core.store.append(state["rows"], state["ids"], False)
+        for rows, ids in state["parts"]:
+            self._core.store.append(rows, ids, False)
         self._core.store.next_id = state["next_id"]
 
     @property
@@ -208,21 +208,22 @@ class Index:
                 if from_codes:
                     told = f"{self.ntotal:,} vectors are compressed anew from their codes, which costs {training.loss}"
                     warnings.warn(f"{told}; hand them over as `vectors` to avoid that", LossWarning, stacklevel=2)
-                self._core = self._recoded(codec, stored, workers)
+                trained = self._recoded(codec, stored, workers)._core
+                self._core = trained._replace(store=trained.store.copy(self._lock))
         return training
 
-    def _recoded(self, codec: TurboQuant, vectors: Floats | None, threads: int) -> _Core:
-        """The same vectors and ids in another codec; from their codes, if there are no vectors."""
-        core, done = self._empty(codec), 0
-        for rows, ids in self._core.store.parts():
+    def _recoded(self, codec: TurboQuant, vectors: Floats | None, threads: int) -> Index:
+        """An index of the same vectors and ids in another codec; from their codes, if there are no vectors."""
+        other, done = self._like(codec), 0
+        for rows, ids in parts(self._core.store.blocks):
             if vectors is None:
                 again = recoded(rows, self.codec, codec, threads)
             else:
                 again = encoded(codec, self.metric, vectors[done : done + ids.size], threads)
-            core.store.append(again, ids, False)
+            other._core.store.append(again, ids, False)
             done += ids.size
-        core.store.next_id = self._core.store.next_id
-        return core
+        other._core.store.next_id = self._core.store.next_id
+        return other
 
     def add(
         self, x: ArrayLike, ids: ArrayLike | None = None, *, upsert: bool = False, threads: int | None = None
@@ -292,8 +293,8 @@ class Index:
     def merge_from(self, other: Index) -> None:
         """Append all vectors of another index of the same codec, as if they had been added to this one.
 
-        If the ids of both are 0, 1, 2, … in order, as they come by themselves, they go on counting for the other's
-        vectors. In all other cases, and once a vector was removed, each vector keeps its id, and all must be distinct.
+        If the other's ids are 0, 1, 2, … in order, as they come by themselves, its vectors get this index's next ids.
+        Otherwise, and once a vector of it was removed, they keep their ids, which must be distinct from those here.
 
         Raises
         ------
@@ -334,7 +335,7 @@ class Index:
         """Decompressed rows by number."""
         if rows.size == 0:  # there may be no block
             return np.empty((0, self.d), np.float32)
-        stored = gathered(blocks, rows)
+        stored = gathered(blocks, rows, ("codes", "scale"))
         return core.codec.decode(Codes(stored["codes"], stored["scale"]), threads)
 
     def _rows_of(self, ids: ArrayLike) -> tuple[_Core, Blocks, Ids]:
@@ -348,8 +349,16 @@ class Index:
         return core, blocks, rows
 
     def search(
-        self, queries: ArrayLike, k: int = 10, threads: int | None = None, *, filter: Any = None
-    ) -> tuple[Floats, Ids]:
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        threads: int | None = None,
+        *,
+        filter: Any = None,
+        return_error: bool = False,
+        confidence: float | None = None,
+        rerank: ArrayLike | None = None,
+    ) -> tuple[Any, ...]:
         """The `k` best vectors for each query.
 
         Queries are rotated once and scored against the codes in integer arithmetic (kernels/scan/README.md states the
@@ -367,25 +376,48 @@ class Index:
         filter : optional
             Which vectors may be returned: a boolean array in the order of `ids`, an array of ids, a ``range`` of ids,
             or a selector of `tqvec.selectors`.
+        return_error : bool
+            Return the standard errors of the scores too (docs/explanation/errors.md).
+        confidence : float, optional
+            Above 0 and below 1: return as many results as hold all of the true best `k` with this probability. The
+            query that needs most decides the number; others are filled up with empty entries.
+        rerank : (ntotal, d) array, optional
+            The vectors in the order of `ids`; a memory map will do, since only some rows are read: those that
+            `confidence`, by default 0.99, asks for. The `k` best of them by their exact scores are returned.
 
         Returns
         -------
         scores : (nq, k) float32
-            Best first. Where there are fewer than `k` vectors: -inf (l2: +inf).
+            Best first. Where there are fewer than `k` vectors: -inf (l2: +inf). With `confidence` alone (nq, m), m ≥ k.
         ids : (nq, k) int64
             Where there are fewer than `k` vectors: -1.
+        error : (nq, k) float32
+            With `return_error`: root mean square error of each score, including that the best lean upwards; 0 for exact
+            scores, inf for empty entries.
 
         Raises
         ------
         InputError
-            Bad queries (see `add`), `k` is not a positive integer, or `filter` is none of these.
+            Bad queries (see `add`), `k` is not a positive integer, `filter` is none of these, `confidence` is not
+            between 0 and 1, `rerank` has another shape or type, or NaN or Inf in a row that is read.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
         rows = _validate.vectors(queries, self.d, "queries")
         core = self._core
         blocks = core.store.blocks
-        scores, found = self._best(core, blocks, rows, k, selectors.allowed(blocks, filter), num_threads(threads))
-        return scores, ids_of(blocks, found)
+        view = View(blocks, selectors.allowed(blocks, filter))
+        find = partial(self._best, core, view, num_threads(threads))
+        if confidence is None and rerank is None and not return_error:
+            results: tuple[NDArray, ...] = find(rows, min(k, view.size))
+        else:
+            vectors = None if rerank is None else source(rerank, sum(block.live for block in blocks), self.d)
+            if confidence is not None or vectors is not None:
+                confidence = _validate.fraction(0.99 if confidence is None else confidence, "confidence")
+            judge = Judge(core.codec, self.metric, blocks, view.size)
+            results = judged(find, judge, rows, min(k, view.size), confidence, vectors)
+        empty = (np.inf if self.metric == "l2" else -np.inf, -1, np.inf)
+        arrays = (results[0], ids_of(blocks, results[1]), *results[2:])[: 3 if return_error else 2]
+        return tuple(_padded(array, k, value) for array, value in zip(arrays, empty, strict=False))
 
     def range_search(
         self, queries: ArrayLike, radius: float, threads: int | None = None, *, filter: Any = None
@@ -412,16 +444,17 @@ class Index:
         rows = _validate.vectors(queries, self.d, "queries")
         core = self._core
         blocks = core.store.blocks
-        allowed, workers = selectors.allowed(blocks, filter), num_threads(threads)
+        view = View(blocks, selectors.allowed(blocks, filter))
+        find = partial(self._best, core, view, num_threads(threads))
         hits: list[tuple[Floats, Ids]] = [(np.zeros(0, np.float32), np.zeros(0, np.int64))] * rows.shape[0]
-        open_, k, total = np.arange(rows.shape[0]), _FIRST_HITS, sum(block.live for block in blocks)
-        while open_.size:
-            k = min(k, max(1, total))
-            scores, found = self._best(core, blocks, rows[open_], k, allowed, workers)
-            inside = (scores < radius if self.metric == "l2" else scores > radius) & (found >= 0)
+        open_, k = np.arange(rows.shape[0]), _FIRST_HITS
+        while open_.size and view.size:
+            k = min(k, view.size)
+            scores, found = find(rows[open_], k)
+            inside = scores < radius if self.metric == "l2" else scores > radius
             for q, score, row, good in zip(open_, scores, found, inside, strict=True):
                 hits[q] = score[good], row[good]
-            open_ = open_[inside[:, -1]] if k < total else open_[:0]
+            open_ = open_[inside[:, -1]] if k < view.size else open_[:0]
             k *= 4
         lims = np.cumsum([0, *(score.size for score, _ in hits)])
         ids = ids_of(blocks, np.concatenate([np.zeros(0, np.int64), *(row for _, row in hits)]))
@@ -441,56 +474,56 @@ class Index:
         """
         k = _validate.integer(k, "k", 1, 2**31 - 2)
         core, blocks, rows = self._rows_of(ids)
-        workers = num_threads(threads)
-        allowed, queries = selectors.allowed(blocks, filter), self._decoded(core, blocks, rows, workers)
-        scores, found = self._best(core, blocks, queries, k + 1, allowed, workers)
+        workers, view = num_threads(threads), View(blocks, selectors.allowed(blocks, filter))
+        queries = self._decoded(core, blocks, rows, workers)
+        scores, found = self._best(core, view, workers, queries, min(k + 1, view.size))
+        scores = _padded(scores, k + 1, np.inf if self.metric == "l2" else -np.inf)
+        found = _padded(found, k + 1, -1)
         own = found == rows[:, None]
         own[~own.any(axis=1), -1] = True  # a row that does not find itself loses its last result
         shape = rows.size, k
         return scores[~own].reshape(shape), ids_of(blocks, found[~own].reshape(shape))
 
-    def _best(
-        self, core: _Core, blocks: Blocks, queries: Floats, k: int, allowed: list[Words], threads: int
-    ) -> tuple[Floats, Ids]:
-        """Scores as `search` returns them, and row numbers through all blocks."""
+    def _best(self, core: _Core, view: View, threads: int, queries: Floats, k: int) -> tuple[Floats, Ids]:
+        """Scores as `search` returns them, and row numbers through all blocks; there are at least `k` rows."""
         codec = core.codec
         rows = queries - codec.centre if self.metric == "l2" else queries  # distances don't change
-        count = sum(selectors.count(block, chosen) for block, chosen in zip(blocks, allowed, strict=True))
-        scores = np.full((rows.shape[0], k), -np.inf, np.float32)
-        found = np.full((rows.shape[0], k), -1, np.int64)
-        n = min(k, count)
-        if n:
-            batch = max(1, _HEAP_ENTRIES // (n * threads))
-            for q in range(0, rows.shape[0], batch):
-                part = slice(q, q + batch)
-                scores[part, :n], found[part, :n] = core.scanner.search(blocks, allowed, rows[part], n, threads)
+        scores, found = np.empty((rows.shape[0], k), np.float32), np.empty((rows.shape[0], k), np.int64)
+        batch = max(1, _HEAP_ENTRIES // (max(1, k) * threads))
+        for q in range(0, rows.shape[0] if k else 0, batch):
+            part = slice(q, q + batch)
+            scores[part], found[part] = core.scanner.search(view, rows[part], k, threads)
         if self.metric == "l2":
             distances = np.maximum(squared_lengths(rows)[:, None] - scores.astype(np.float64), 0.0)
             return distances.astype(np.float32), found
         if codec.calibration is None:
             return scores, found
-        offset = codec.offset(rows)
-        if self.metric == "cosine":
-            length = np.sqrt(squared_lengths(rows))
-            offset = offset / np.where(length > 0, length, 1.0)  # 0 for a query of length 0
-        return (scores + offset[:, None]).astype(np.float32), found
+        return (scores + centre_products(codec, self.metric, rows)[:, None]).astype(np.float32), found
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file, which any framework can open (docs/format.md).
 
         The file appears under its name when it is complete: a crash leaves the old file or none.
         """
-        parts = list(self._core.store.parts())
-        rows = (
-            {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
-            if parts
-            else empty_rows(self.codec, self.metric)
-        )
-        persistence.save(Path(path), self.codec, self.metric, rows)
+        core = self._core
+        blocks, next_id = core.store.snapshot()
+        first = first_id(blocks, next_id)
+        n = sum(block.live for block in blocks)
+        stored = (rows if first is not None else rows | {"ids": ids} for rows, ids in parts(blocks))
+        persistence.save(Path(path), core.codec, self.metric, n, stored, first, next_id)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Index:
+    def load(cls, path: str | os.PathLike[str], mmap: bool = False, verify: bool = False) -> Index:
         """Read an index that `save` wrote.
+
+        Parameters
+        ----------
+        path : path
+        mmap : bool
+            Map the file: codes are read when a search needs them, and processes share them. Vectors can be added to a
+            mapped index, and removed; the file stays as it is. It may be replaced meanwhile, but not changed in place.
+        verify : bool
+            Compare the checksums of the vectors too, not only those of the header, the ids and the calibration.
 
         Raises
         ------
@@ -499,16 +532,18 @@ class Index:
         FileNotFoundError
             There is no such file.
         """
-        header, rows, calibration = persistence.load(Path(path))
-        try:
-            index = cls(header.d, header.nbits, header.metric, header.codebook, header.seed)
-            if calibration is not None:
-                index._core = index._empty(index.codec.calibrated(calibration))
-        except InputError as error:
-            raise FormatError(f"{path}: this tqvec can't read such an index: {error}") from error
-        persistence.check_fingerprint(Path(path), header, index.codec)
-        index._core.store.fill(rows, 0, header.ntotal, mapped=False)
+        header, rows, calibration = persistence.load(Path(path), mmap, verify)
+        index = cls(header.d, header.nbits, header.metric, header.codebook, header.seed)
+        index._core = index._empty(persistence.codec_of(Path(path), header, calibration))
+        ids = rows.pop("ids", header.first_id)
+        index._core.store.fill(rows, ids, header.next_id, mmap)
         return index
+
+
+def _padded(array: NDArray, width: int, value: float) -> NDArray:
+    """An array (nq, m) with at least `width` columns; those that were missing hold `value`."""
+    missing = width - array.shape[1]
+    return np.pad(array, ((0, 0), (0, missing)), constant_values=value) if missing > 0 else array
 
 
 def _distinct(ids: ArrayLike | None, n: int) -> Ids | None:

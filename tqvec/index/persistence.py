@@ -1,192 +1,342 @@
-"""Index files: one safetensors file, a versioned header in its metadata. docs/format.md is the specification."""
+"""Index files: one safetensors file, a versioned header in its metadata. docs/format.md is the specification.
+
+The safetensors library writes only what is in memory as a whole, and tells no offsets, without which nothing can be
+mapped; so files are written and read here. `tqvec.index.layout` knows every byte but those of the tensors.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 import zlib
+from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from tqvec.codec.bands import Band, Width, code_bytes
+from tqvec.codec import tangents
 from tqvec.codec.calibration import Calibration
 from tqvec.codec.quantizer import TurboQuant
-from tqvec.errors import FormatError
+from tqvec.errors import FormatError, InputError
+from tqvec.index import atomic, layout
+from tqvec.index.layout import LEARNED, Header
+from tqvec.index.rows import Rows
 
-KEY = "tqvec"  # of the metadata
-VERSION = 4  # the newest that is read; a file has the oldest that can describe it
-
-LEARNED = ("centre", "matrix", "spreads")  # arrays of a calibration
-
-Rows = dict[str, NDArray]
+_LONGEST_HEAD = 1 << 20  # bytes, and a 16th of the file: more is no header, and costs memory to parse
 
 
-class Header(NamedTuple):
-    """What the metadata of a file say."""
+class Writer:
+    """Writes a file part by part, in memory of one part.
 
-    d: int
-    nbits: Width
-    metric: str
-    codebook: str
-    seed: int
-    ntotal: int
-    fingerprint: str
-    bands: tuple[Band, ...]
-    crc32: dict[str, str]
+    As a context manager it closes the file, or on an exception deletes it: the old file stays until the new one is
+    complete and on the disk, whatever happens.
+
+    Parameters
+    ----------
+    path : Path
+    codec : TurboQuant
+    metric : str
+    n : int
+        Rows that will be written.
+    first_id : int or None
+        Id of the first row; the others follow. None: each part has ``ids``.
+    next_id : int, optional
+        Greater than all ids. Default: the number after the last row's.
+    file : file, optional
+        To write to in place of a new one beside `path`; it keeps its rows until others are written, and is left as it
+        is on an exception.
+
+    Attributes
+    ----------
+    rows : int
+        Written so far.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        codec: TurboQuant,
+        metric: str,
+        n: int,
+        first_id: int | None = 0,
+        next_id: int | None = None,
+        file: BinaryIO | None = None,
+    ):
+        self.codec, self.rows = codec, 0
+        self._path = path
+        self._header = layout.new_header(codec, metric, n, first_id, next_id)
+        self._tensors = self._header.tensors()
+        self._start = len(self._header.head())
+        self._crc = {name: [0] * len(values) for name, values in self._header.crc32.items()}
+        self._file = atomic.create(path) if file is None else file
+        try:
+            self._file.truncate(self._start + self._header.data_bytes)
+            for name in LEARNED if codec.calibration is not None else ():
+                self._put(name, 0, getattr(codec.calibration, name))
+                self._crc[name] = [_crc(getattr(codec.calibration, name))]
+        except BaseException:
+            if file is None:
+                self.discard()
+            raise
+
+    @property
+    def header(self) -> Header:
+        """With the checksums of what was written so far."""
+        return self._header._replace(crc32={name: [f"{crc:08x}" for crc in crcs] for name, crcs in self._crc.items()})
+
+    def write(self, rows: Rows) -> None:
+        """Put the next rows at their places.
+
+        Raises
+        ------
+        InputError
+            Other arrays, types or shapes than the file has, or more rows than were announced.
+        """
+        names = self._header.row_names
+        count = len(rows["scale"])
+        for name in names:
+            dtype, shape = self._tensors[name].dtype, (count, *self._tensors[name].shape[1:])
+            if name not in rows or (rows[name].dtype, rows[name].shape) != (dtype, shape):
+                raise InputError(f"rows must have {name} of shape {shape} and type {dtype}")
+        if rows.keys() != set(names) or self.rows + count > self._header.ntotal:
+            raise InputError(f"{self._path}: takes {self._header.ntotal} rows of {names}, got more, or {sorted(rows)}")
+        for name in names:
+            self._put(name, self.rows, rows[name])
+            self._sum(name, rows[name])
+        self.rows += count
+
+    def _put(self, name: str, row: int, array: NDArray) -> None:
+        tensor = self._tensors[name]
+        self._file.seek(self._start + tensor.start + row * tensor.row_bytes)
+        self._file.write(_bytes(array))
+
+    def _sum(self, name: str, array: NDArray) -> None:
+        """Take the next rows into the checksums of their blocks."""
+        size, done, crcs = self._header.block_rows, 0, self._crc[name]
+        while done < len(array):
+            block, within = divmod(self.rows + done, size)
+            part = array[done : done + size - within]
+            crcs[block] = _crc(part, crcs[block])
+            done += len(part)
+
+    def resume(self, rows: int, header: Header) -> None:
+        """Go on behind rows that another process has written to `file`.
+
+        Raises
+        ------
+        FormatError
+            They, or what the file is to be, are not what that header tells.
+        """
+        arrays = _mapped(self._file, self._header, self._start)
+        for name in self._header.row_names:
+            self._sum(name, arrays[name][:rows])
+        if self.header != header:
+            raise FormatError(f"{self._file.name}: the first {rows} rows are not those that were noted")
+        self.rows = rows
+
+    def flush(self) -> None:
+        """What was written so far survives a loss of power."""
+        atomic.flush(self._file)
+
+    def close(self) -> None:
+        """Write the header, and give the file its name.
+
+        Raises
+        ------
+        InputError
+            There are fewer rows than were announced.
+        """
+        if self.rows < self._header.ntotal:
+            raise InputError(f"{self._path}: {self._header.ntotal} rows were announced, {self.rows} written")
+        self._file.seek(0)
+        self._file.write(self.header.head())
+        atomic.publish(self._file, self._path)
+
+    def discard(self) -> None:
+        """Delete what was written, unless it has its name."""
+        atomic.discard(self._file)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.close()
+        finally:
+            self.discard()
 
 
-def empty_rows(codec: TurboQuant, metric: str) -> Rows:
-    """The arrays of an index with no vectors; their names are those of the file's tensors."""
-    rows: Rows = {"codes": np.empty((0, code_bytes(codec.bands)), np.uint8), "scale": np.empty(0, np.float32)}
-    if metric == "l2":
-        rows["squared_norm"] = np.empty(0, np.float32)
-    return rows
+def save(
+    path: Path,
+    codec: TurboQuant,
+    metric: str,
+    n: int,
+    parts: Iterable[Rows],
+    first_id: int | None = 0,
+    next_id: int | None = None,
+) -> None:
+    """Write the `n` rows of all parts to a file; arguments as for `Writer`."""
+    with Writer(path, codec, metric, n, first_id, next_id) as writer:
+        for rows in parts:
+            writer.write(rows)
 
 
-def _checksums(rows: Rows) -> dict[str, str]:
-    """CRC-32 of each array's bytes."""
-    flat = {name: np.ascontiguousarray(array).reshape(-1).view(np.uint8) for name, array in rows.items()}
-    return {name: f"{zlib.crc32(array.data):08x}" for name, array in flat.items()}
+def load(path: Path, mmap: bool = False, verify: bool = False) -> tuple[Header, Rows, Calibration | None]:
+    """Read a file.
 
+    The header, ids and calibration are always verified.
 
-def _version(codec: TurboQuant) -> int:
-    """The oldest that can describe the codec."""
-    if codec.calibration is not None:
-        return 4
-    if codec.codebook == "trellis":
-        return 3
-    return 1 if isinstance(codec.nbits, int) else 2
+    Parameters
+    ----------
+    path : Path
+    mmap : bool
+        Map the rows into memory: arrays of which nothing is read before it is used. The file may be replaced
+        meanwhile, as `save` does, but not changed in place.
+    verify : bool
+        Read and verify everything.
 
-
-def _learned(codec: TurboQuant) -> Rows:
-    """The arrays of a calibration, if there is one."""
-    if codec.calibration is None:
-        return {}
-    return {name: getattr(codec.calibration, name) for name in LEARNED}
-
-
-def _metadata(codec: TurboQuant, metric: str, tensors: Rows) -> dict[str, str]:
-    """All fields as JSON under one key: safetensors writes several keys in no fixed order, and equal indexes shall
-    make equal files."""
-    fields = {
-        "version": _version(codec),
-        "d": codec.d,
-        "nbits": codec.nbits,
-        "bands": codec.bands,
-        "mode": codec.mode,
-        "codebook": codec.codebook,
-        "rotation": codec.rotation,
-        "seed": codec.seed,
-        "metric": metric,
-        "ntotal": tensors["scale"].shape[0],
-        "fingerprint": codec.fingerprint,
-        "crc32": _checksums(tensors),
-    }
-    return {KEY: json.dumps(fields | {"header_crc32": _header_crc(fields)}, sort_keys=True)}
-
-
-def _header_crc(fields: dict[str, Any]) -> str:
-    rest = {name: value for name, value in fields.items() if name != "header_crc32"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    return f"{zlib.crc32(text.encode()):08x}"
-
-
-def save(path: Path, codec: TurboQuant, metric: str, rows: Rows) -> None:
-    """Write a file beside `path`, flush it to the disk and rename it."""
-    handle, name = tempfile.mkstemp(prefix=path.name + ".", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        tensors = rows | _learned(codec)
-        save_file(tensors, temporary, metadata=_metadata(codec, metric, tensors))
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def load(path: Path) -> tuple[Header, Rows, Calibration | None]:
-    """Read a file and verify every byte of it.
+    Returns
+    -------
+    header : Header
+    rows : dict of arrays
+        Without spare rows after the last one.
+    calibration : Calibration or None
 
     Raises
     ------
+    FileNotFoundError
+        There is no such file.
     FormatError
         It is damaged, truncated, foreign or newer than this version of tqvec.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
+    with path.open("rb") as file:
+        header, start = _read_header(path, file)
+        arrays = _mapped(file, header, start) if mmap else _read(path, file, header)
+    for name, array in arrays.items():
+        if verify or name == "ids" or name in LEARNED:
+            _verify(path, header, name, array)
+    if "ids" in arrays:
+        _check_ids(path, arrays["ids"], header.next_id, distinct=verify)
+    rows = {name: arrays[name] for name in header.row_names}
+    if header.version < 5:
+        rows["scale"] = tangents.forgotten(rows["scale"])  # their low bytes are not what they are from then on
+    return header, rows, _calibration(header, arrays)
+
+
+def calibration_in(file: BinaryIO, header: Header) -> Calibration | None:
+    """The calibration in a file that a `Writer` has begun.
+
+    Raises
+    ------
+    FormatError
+        It is not the one that the header tells.
+    ValueError
+        The file is shorter than the header tells.
+    """
+    arrays = _mapped(file, header, len(header.head()))
+    for name in LEARNED if header.calibrated else ():
+        _verify(Path(file.name), header, name, arrays[name])
+    return _calibration(header, arrays)
+
+
+def codec_of(path: Path, header: Header, calibration: Calibration | None) -> TurboQuant:
+    """The codec that made the codes of a file.
+
+    Raises
+    ------
+    FormatError
+        This tqvec would misread them.
+    """
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = _parse(path, (file.metadata() or {}).get(KEY))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise FormatError(f"{path}: not a safetensors file, or damaged or truncated ({error})") from error
-    expected = _expected(header)
-    found = {name: (array.shape, array.dtype.type) for name, array in tensors.items()}
-    if found != expected:
-        raise FormatError(f"{path}: damaged: expected tensors {expected}, found {found}")
-    checksums = _checksums(tensors)
-    if checksums != header.crc32:
-        raise FormatError(f"{path}: damaged: its tensors have checksums {checksums}, its header says {header.crc32}")
-    if LEARNED[0] not in tensors:
-        return header, tensors, None
-    learned = {name: tensors.pop(name) for name in LEARNED}
-    return header, tensors, Calibration(bands=header.bands, **learned)
-
-
-def _expected(header: Header) -> dict[str, tuple[tuple[int, ...], type]]:
-    """Shape and type of each tensor."""
-    expected: dict[str, tuple[tuple[int, ...], type]] = {
-        "codes": ((header.ntotal, code_bytes(header.bands)), np.uint8),
-        "scale": ((header.ntotal,), np.float32),
-    }
-    if header.metric == "l2":
-        expected["squared_norm"] = ((header.ntotal,), np.float32)
-    if LEARNED[0] in header.crc32:
-        d = header.d
-        shapes = ((d,), (d, d), (len(header.bands),))
-        expected |= {name: (shape, np.float32) for name, shape in zip(LEARNED, shapes, strict=True)}
-    return expected
-
-
-def _parse(path: Path, text: str | None) -> Header:
-    if text is None:
-        raise FormatError(f"{path}: a safetensors file, but not a tqvec index")
-    try:
-        fields = json.loads(text)
-        if fields["version"] > VERSION:
-            raise FormatError(
-                f"{path}: written in format version {fields['version']}; this tqvec reads up to {VERSION}: upgrade it"
-            )
-        if fields["header_crc32"] != _header_crc(fields):
-            raise FormatError(f"{path}: damaged: the header's checksum does not match")
-        fields["bands"] = tuple(Band(*band) for band in fields["bands"])
-        fields["crc32"] = dict(fields["crc32"])
-        return Header(**{name: fields[name] for name in Header._fields})
-    except FormatError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path}: damaged: the header lacks or garbles {error}") from error
-
-
-def check_fingerprint(path: Path, header: Header, codec: TurboQuant) -> None:
-    """Refuse codes that this codec would misread."""
+        codec = TurboQuant(header.d, nbits=header.nbits, codebook=header.codebook, seed=header.seed)
+        if calibration is not None:
+            codec = codec.calibrated(calibration)
+    except InputError as error:
+        raise FormatError(f"{path}: this tqvec can't read such an index: {error}") from error
     if header.fingerprint != codec.fingerprint:
         raise FormatError(
             f"{path}: its codec has fingerprint {header.fingerprint}, this tqvec makes {codec.fingerprint} "
             "from the same parameters"
         )
+    return codec
+
+
+def _read_header(path: Path, file: BinaryIO) -> tuple[Header, int]:
+    """Header, and where the tensors begin; the file has the size that both tell."""
+    size = os.fstat(file.fileno()).st_size
+    first = file.read(8)
+    length = int.from_bytes(first, "little")
+    if not length <= min(size - 8, _LONGEST_HEAD + size // 16):
+        raise FormatError(
+            f"{path}: not a safetensors file, or damaged or truncated: a header of {length} bytes in {size}"
+        )
+    header = layout.parse_head(path, first + file.read(length))
+    told = 8 + length + header.data_bytes
+    if size != told:
+        raise FormatError(f"{path}: damaged or truncated: it has {size} bytes, its header tells {told}")
+    return header, 8 + length
+
+
+def _mapped(file: BinaryIO, header: Header, start: int) -> dict[str, NDArray]:
+    """All tensors as views of the file, which has the size that the header tells."""
+    # Copy on write, since Numba would compile anew for arrays that it may not write to; none is ever written to.
+    data = np.memmap(file, np.uint8, "c", shape=(start + header.data_bytes,))
+    return {
+        name: np.ndarray(tensor.shape, tensor.dtype, buffer=data, offset=start + tensor.start)
+        for name, tensor in header.tensors().items()
+    }
+
+
+def _read(path: Path, file: BufferedReader, header: Header) -> dict[str, NDArray]:
+    """All tensors, of a file that stands at the first one."""
+    arrays = {}
+    for name, tensor in header.tensors().items():
+        arrays[name] = np.empty(tensor.shape, tensor.dtype)
+        if file.readinto(_bytes(arrays[name])) != arrays[name].nbytes:
+            raise FormatError(f"{path}: became shorter while it was read")
+    return arrays
+
+
+def _calibration(header: Header, arrays: dict[str, NDArray]) -> Calibration | None:
+    if not header.calibrated:
+        return None
+    return Calibration(bands=header.bands, **{name: np.array(arrays[name]) for name in LEARNED if name in arrays})
+
+
+def _verify(path: Path, header: Header, name: str, array: NDArray) -> None:
+    """Compare the checksums of a tensor's blocks, and refuse numbers that no writer makes."""
+    for block, told in zip(header.blocks(name), header.crc32[name], strict=True):
+        part = array[block]
+        where = f"{path}: damaged: {name}" + (
+            "" if block == slice(None) else f" of rows {block.start} to {block.stop - 1}"
+        )
+        if f"{_crc(part):08x}" != told:
+            raise FormatError(f"{where} has checksum {_crc(part):08x}, the header says {told}")
+        if part.dtype.kind == "f" and not np.isfinite(part).all():
+            raise FormatError(f"{where} holds NaN or Inf")
+
+
+def _check_ids(path: Path, ids: NDArray[np.int64], next_id: int, distinct: bool) -> None:
+    """Refuse ids that no writer makes; to find an equal pair they are sorted."""
+    if ids.size and ids.max() >= next_id:
+        raise FormatError(f"{path}: damaged: ids up to {ids.max()}, but the next one is {next_id}")
+    if distinct and np.unique(ids).size < ids.size:
+        raise FormatError(f"{path}: damaged: an id occurs twice")
+
+
+def _bytes(array: NDArray) -> memoryview:
+    """Its memory, as bytes; a copy if it isn't contiguous."""
+    flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return memoryview(flat)
+
+
+def _crc(array: NDArray, crc: int = 0) -> int:
+    return zlib.crc32(_bytes(array), crc)

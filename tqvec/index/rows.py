@@ -1,4 +1,4 @@
-"""Rows of an index: what is stored of a vector."""
+"""Rows of an index: what is kept of each vector."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from tqvec.codec.bands import code_bytes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError
 
-Rows = dict[str, NDArray]  # codes, scale and, for l2, squared_norm
+METRICS = ("ip", "cosine", "l2")
+
+Rows = dict[str, NDArray]  # codes, scale and, for l2, squared_norm; with ids of their own, ids
 
 
 def empty_rows(codec: TurboQuant, metric: str) -> Rows:
@@ -22,16 +24,29 @@ def empty_rows(codec: TurboQuant, metric: str) -> Rows:
 
 
 def encoded(codec: TurboQuant, metric: str, x: ArrayLike, threads: int | None = None) -> Rows:
-    """Compressed vectors.
+    """Compress vectors.
+
+    Parameters
+    ----------
+    codec : TurboQuant
+    metric : {"ip", "cosine", "l2"}
+    x : (n, d) or (d,) float16, float32, float64 or bfloat16
+    threads : int, optional
+        Default: ``TQVEC_NUM_THREADS``, or all CPUs.
+
+    Returns
+    -------
+    dict of arrays
+        ``codes`` (n, bytes a row) uint8, ``scale`` (n,) float32; for l2 ``squared_norm`` (n,) float32.
 
     Raises
     ------
     InputError
-        As `Index.add` says.
+        Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
     """
     sums = codec.encode_sums(x, threads, unit=metric == "cosine")
-    scale = tangents.packed(codec.stored_scale(sums), codec.tangents(sums, threads))
-    rows: Rows = {"codes": sums.data, "scale": scale}
+    rows: Rows = {"codes": sums.data}
+    rows["scale"] = tangents.packed(codec.stored_scale(sums), codec.tangents(sums, threads))
     if metric == "l2":
         with np.errstate(over="ignore"):
             rows["squared_norm"] = np.square(sums.norm).astype(np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from tqvec import _threads
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.codec.stages import Planes, batch_tables, leading_planes, prefix_counts, stage_tables
-from tqvec.index.blocks import SPARE_ROWS, Block, Words
+from tqvec.index.blocks import SPARE_ROWS, Block, View, Words
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
@@ -60,10 +60,8 @@ class Scanner:
             planes = leading_planes(codec.bands, self._windows, prefix_counts(*known))
         self.prefixes = PrefixBlocks(planes)
 
-    def search(
-        self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int, threads: int
-    ) -> tuple[Floats, Ids]:
-        """The `k` best allowed rows for each query; there are at least `k`.
+    def search(self, view: View, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
+        """The `k` best rows of a view for each query; there are at least `k`.
 
         Returns
         -------
@@ -74,8 +72,8 @@ class Scanner:
         """
         scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
         ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
-        ntotal = sum(block.n for block in blocks)
-        judged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
+        ntotal = sum(block.n for block in view.blocks)
+        judged = self._stages is not None and k * _ROWS_A_RESULT <= view.size
         if judged and queries.shape[0] <= _FEW and available("search_few"):
             scan = self._few(queries)
         elif judged and available("search_batch"):
@@ -85,7 +83,7 @@ class Scanner:
 
         def task(part: int, start: int, stop: int) -> None:
             base = 0
-            for block, chosen in zip(blocks, allowed, strict=True):
+            for block, chosen in zip(*view, strict=True):
                 first, last = (_whole(row - base, block.n) for row in (start, stop))
                 if first < last and (chosen.size == 0 or chosen[first // 64 : -(-last // 64)].any()):
                     scan(block, chosen, base, first, last, scores[part], ids[part])

@@ -164,11 +164,6 @@ def allowed(blocks: Sequence[Block], given: Any) -> list[Words]:
     return found
 
 
-def count(block: Block, chosen: Words) -> int:
-    """Number of rows that words mean."""
-    return block.n if chosen.size == 0 else int(np.bitwise_count(chosen).sum())
-
-
 def integers(values: ArrayLike, name: str) -> NDArray[np.int64]:
     """Checked ids, (n,) int64; a single one counts as an array of it.
 

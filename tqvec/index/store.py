@@ -7,7 +7,7 @@ waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any
@@ -87,11 +87,15 @@ class Store:
         if n == 0:
             return
         with self._lock:
-            if ids is None and self.next_id + n > _LARGEST_ID:
-                raise InputError(f"no {n} ids are left after {self.next_id - 1}; give ids of your own")
+            if ids is None:
+                self._check_room(n)
             blocks = self.blocks if ids is None else self._vacated(ids, replace)
             self.blocks = self._longer(blocks, rows, ids)
             self._compact()
+
+    def _check_room(self, n: int) -> None:
+        if self.next_id + n > _LARGEST_ID:
+            raise InputError(f"no {n} ids are left after {self.next_id - 1}; give ids of your own")
 
     def _vacated(self, ids: Ids, replace: bool) -> Blocks:
         """Blocks without the rows of some ids, which is an error unless they may be replaced."""
@@ -142,21 +146,27 @@ class Store:
     def take_over(self, blocks: Blocks, count: bool) -> None:
         """Add all rows of a store of the same codec, given what it has `taken`.
 
-        They get the next ids if those of both stores simply count; otherwise they keep theirs.
+        They get the next ids if theirs simply count; otherwise they keep them.
         """
         with self._lock:
-            count = count and _simply_count(self.blocks, self.next_id)
-            if not count:
+            if count:
+                self._check_room(_count(blocks))
+            else:
                 ids = np.concatenate([np.zeros(0, np.int64), *(block.ids_of(block.live_rows()) for block in blocks)])
                 clash = ids[self.find(ids) >= 0]
                 if clash.size:
                     more = f" and {clash.size - 1} more" if clash.size > 1 else ""
                     raise InputError(f"both indexes have id {clash[0]}{more}")
             longer = self.blocks
-            for rows, ids in parts_of(blocks):
+            for rows, ids in parts(blocks):
                 longer = self._longer(longer, rows, None if count else ids)
             self.blocks = longer
             self._compact()
+
+    def snapshot(self) -> tuple[Blocks, int]:
+        """The blocks of now and the next id."""
+        with self._lock:
+            return self.blocks, self.next_id
 
     def located(self, ids: Ids) -> tuple[Blocks, Ids]:
         """The blocks of now and the row of each id in them, as `find` has it."""
@@ -184,16 +194,12 @@ class Store:
         if stored < 2 * _PART or 2 * sum(block.live for block in self.blocks) > stored:
             return
         fresh = Store(self._like, self._prefixes, self._lock)
-        for rows, ids in self.parts():
+        for rows, ids in parts(self.blocks):
             fresh.append(rows, ids, False)
         self._tail, self._table, self.blocks = fresh._tail, _table_of(fresh.blocks), fresh.blocks
 
-    def parts(self) -> Iterator[tuple[Rows, Ids]]:
-        """`parts_of` the blocks of now."""
-        return parts_of(self.blocks)
 
-
-def parts_of(blocks: Blocks) -> Iterator[tuple[Rows, Ids]]:
+def parts(blocks: Blocks) -> Iterator[tuple[Rows, Ids]]:
     """Copies of all rows that were not removed, in order, a part at a time, with their ids."""
     for block in blocks:
         rows = block.live_rows()
@@ -227,6 +233,22 @@ def _simply_count(blocks: Blocks, next_id: int) -> bool:
             return False
         start += block.n
     return start == next_id
+
+
+def first_id(blocks: Blocks, next_id: int) -> int | None:
+    """Id of the first row, or the next one, if those of all rows follow it one by one and none is negative."""
+    first: int | None = None
+    end = 0
+    for block in blocks:
+        ids = block.ids_of(block.live_rows())
+        if ids.size == 0:
+            continue
+        if first is None:
+            first = end = int(ids[0])
+        if first < 0 or not _follow(ids, end):
+            return None
+        end += ids.size
+    return next_id if first is None else first
 
 
 def _follow(ids: Ids, first: int) -> bool:
@@ -269,18 +291,26 @@ def find_in_order(blocks: Blocks, ids: Ids) -> Ids:
     return rows
 
 
-def gathered(blocks: Blocks, rows: Ids) -> Rows:
-    """Stored rows by number, any shape; -1 gives any row."""
+def gathered(blocks: Blocks, rows: Ids, names: Iterable[str]) -> Rows:
+    """What is stored of rows by number, any shape; -1 gives any row."""
     starts = np.cumsum([0, *(block.n for block in blocks)])
     place = np.clip(np.searchsorted(starts, rows, side="right") - 1, 0, len(blocks) - 1)
     out = {}
-    for name, like in blocks[0].rows.items():
+    for name in names:
+        like = blocks[0].rows[name]
         found = np.empty((*rows.shape, *like.shape[1:]), like.dtype)
         for b, block in enumerate(blocks):
             mine = place == b
             found[mine] = block.rows[name][np.maximum(rows[mine] - starts[b], 0)]
         out[name] = found
     return out
+
+
+def live_rows(blocks: Blocks) -> Ids:
+    """Numbers of all rows that were not removed, in order."""
+    starts = np.cumsum([0, *(block.n for block in blocks)])
+    parts = [block.live_rows() + start for block, start in zip(blocks, starts, strict=False)]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def ids_of(blocks: Blocks, rows: Ids) -> Ids:

@@ -14,7 +14,8 @@ from tqvec.codec.calibration import MAX_D, Budget, calibrate, errors, spatial_me
 from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError
-from tqvec.index.persistence import Rows
+from tqvec.index.rows import Rows
+from tqvec.index.uncertainty import angles
 
 MIN_ROWS = 200  # below, a quarter held out says nothing
 _MOST = 65536  # rows of a sample that are looked at
@@ -22,6 +23,7 @@ _LONGEST = 1e18  # value whose square float32 still holds
 _HELD_OUT = 2000  # rows at most
 _QUERIES = 200  # asked at most
 _NEAR = 100  # true neighbours on which errors are compared: far ones don't compete
+_NEAREST = 3  # on which the errors of near scores are measured
 _TOP = 10
 _ENOUGH = 0.9  # of the squared error of scores: less is no accident
 _ORDER = 0x7261696E  # of the generator that shuffles the sample, beside the codec's seed
@@ -143,20 +145,20 @@ def fit(
         queries, base = rows[:asked], rows[asked:held]
     else:
         queries, base = order.permutation(samples.queries)[:_QUERIES], rows[:held]
-    indexes = [make(codec), make(_calibrated(codec, rows[held:]))]
+    candidate = _calibrated(codec, rows[held:])
+    indexes = [make(codec), make(candidate)]
     for index in indexes:
         index.add(base, threads=threads)
     if from_codes:
-        again = make(codec)
-        again._core = indexes[0]._recoded(indexes[1].codec, None, threads)
-        indexes.insert(1, again)
+        indexes.insert(1, indexes[0]._recoded(candidate, None, threads))
     exact = _exact(base, queries, metric)
     recalls, noises = zip(*(_judged(index, queries, exact, threads) for index in indexes), strict=True)
     error = noises[-1] / noises[0] if noises[0] > 0 else 1.0
     by_chance = np.sqrt(recalls[0] * (1 - recalls[0]) / (_TOP * queries.shape[0]))
     used = bool(error < _ENOUGH and recalls[-1] >= recalls[0] - by_chance)
-    loss = Loss(recalls, tuple(_squared_error(index, base, threads) for index in indexes)) if from_codes else None
-    final = _calibrated(codec, rows)
+    loss = Loss(recalls, tuple(_squared_error(index, base) for index in indexes)) if from_codes else None
+    near = _near_errors(candidate, metric, rows[:held], samples.queries, threads)
+    final = _calibrated(codec, rows, near)
     helped = "it helps at equal bytes" + (" what is added from now on" if from_codes else "")
     reason = helped if used else "it would not help: the index stays as it was"
     assert final.calibration is not None
@@ -170,7 +172,7 @@ def recoded(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
 
     Their products are estimated without bias, and so those of the new codes are too; the errors of both codecs add up.
     For l2 the stored ‖x − c‖² follows the centre: for a step s from the old one it is ‖x − c‖² − 2⟨x − c, s⟩ + ‖s‖²,
-    with the product estimated from the codes. How far the new codes are from the vectors is not known.
+    with the product estimated from the codes.
 
     Raises
     ------
@@ -180,7 +182,10 @@ def recoded(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
     try:
         vectors = old.unshrunk(Codes(rows["codes"], rows["scale"]), threads)
         encoded = new.encode_sums(vectors, threads)
-        scale = tangents.forgotten(new.stored_scale(encoded))
+        # Two errors that know nothing of each other, the second of a vector that is longer by 1/cos θ.
+        before = np.square(tangents.unpacked(rows["scale"]))
+        tangent = np.sqrt(before + np.square(new.tangents(encoded, threads)) * (1 + before))
+        scale = tangents.packed(new.stored_scale(encoded), tangent)
     except InputError as error:
         raise InputError(f"vectors must be handed over: a stored one is too long to be made anew ({error})") from error
     again: Rows = {"codes": encoded.data, "scale": scale}
@@ -205,11 +210,12 @@ def _check(d: int, metric: str, samples: Samples) -> None:
             raise InputError(f"{name} row {row} is too long to train with: it has a value above {_LONGEST:g}")
 
 
-def _calibrated(codec: TurboQuant, rows: Floats) -> TurboQuant:
+def _calibrated(codec: TurboQuant, rows: Floats, near: Floats | None = None) -> TurboQuant:
     untrained = parse(codec.nbits, codec.d)[1]
     bits = sum((band.stop - band.start) * band.nbits for band in untrained)
     budget = Budget(bits, codec.codebook, codec.seed)
-    return codec.calibrated(calibrate(rows, spatial_median(rows), budget))
+    calibration = calibrate(rows, spatial_median(rows), budget)
+    return codec.calibrated(calibration if near is None else calibration._replace(near=near))
 
 
 def _distinct(rows: Floats, metric: str) -> Floats:
@@ -241,7 +247,30 @@ def _judged(index: Any, queries: Floats, exact: NDArray[np.float64], threads: in
     return float(wanted.any(axis=2).mean()), float(np.median(np.var(error, axis=1)))
 
 
-def _squared_error(index: Any, vectors: Floats, threads: int) -> float:
+def _squared_error(index: Any, vectors: Floats) -> float:
     """Of the decoded rows of an index, as a part of the squared length of its vectors."""
-    error = np.square(index.reconstruct(index.ids, threads) - vectors, dtype=np.float64).sum()
+    decoded = index.reconstruct(index.ids)
+    error = np.square(decoded - vectors, dtype=np.float64).sum()
     return float(error / max(np.square(vectors, dtype=np.float64).sum(), 1e-300))
+
+
+def _near_errors(codec: TurboQuant, metric: str, held: Floats, queries: Floats | None, threads: int) -> Floats:
+    """Mean and standard deviation of the errors of products with the nearest of some rows that were held out, by what
+    the codebooks say of them, (2,).
+
+    Without queries each row asks for the nearest others. A sample is sparser than what it is from: only few are near.
+    """
+    asked = held if queries is None else queries[: held.shape[0]]
+    exact = _exact(held, asked, metric)
+    if queries is None:
+        np.fill_diagonal(exact, -np.inf)
+    best = np.argsort(-exact, axis=1, kind="stable")[:, :_NEAREST]
+    if metric == "l2":
+        asked = asked - codec.centre
+    encoded = codec.encode_sums(held, threads)
+    codes = Codes(encoded.data, tangents.packed(codec.stored_scale(encoded), codec.tangents(encoded, threads)))
+    scores = np.take_along_axis(codec.inner_product(asked, codes, threads), best, axis=1)
+    error = scores - np.take_along_axis(asked.astype(np.float64) @ held.T, best, axis=1)
+    deviation = angles(codec, "ip", {"scale": codes.scale[best]}, asked, scores).deviation()
+    judged = error[deviation > 0] / deviation[deviation > 0]
+    return np.array([judged.mean(), judged.std()] if judged.size else [0, 1], np.float32)

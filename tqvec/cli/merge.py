@@ -1,0 +1,24 @@
+"""``tqvec merge``: several index files as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tqvec.cli._console import console
+from tqvec.index.merge import merge as merged
+
+
+def merge(
+    files: Annotated[list[Path], typer.Argument(metavar="INDEX...", help="Of one codec and metric")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write")],
+) -> None:
+    """Join index files into one, as if their vectors had been compressed together; ids that nobody chose are new."""
+    header = merged(files, output)
+    told = "each its own" if "ids" in header.crc32 else f"from {header.first_id}"
+    console.print(
+        f"{output}: {header.ntotal:,} vectors of d={header.d}, ids {told}, {output.stat().st_size:,} bytes",
+        highlight=False,
+    )

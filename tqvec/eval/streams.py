@@ -1,0 +1,164 @@
+"""Files of vectors that are read a part at a time, so that they may be larger than memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqvec.errors import FormatError, InputError, UnsupportedError
+from tqvec.eval.readers import HDF5, hdf5_dataset, read_vectors, split_name
+
+_DRAWN_FROM = 65536  # vectors looked at at a time
+_BUFFER = 1 << 20  # bytes of a Parquet column that are read at a time
+
+Parts = Iterator[NDArray[Any]]
+
+
+class Stream(NamedTuple):
+    """Vectors of a file.
+
+    Attributes
+    ----------
+    path : Path
+    name : str or None
+        Of a dataset or column in it.
+    n, d : int
+        Vectors, and their dimension.
+    parts : callable
+        ``parts(start, rows)`` iterates over arrays of `rows` vectors or fewer, from number `start` to the last one.
+    """
+
+    path: Path
+    name: str | None
+    n: int
+    d: int
+    parts: Callable[[int, int], Parts]
+
+    def drawn(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Some vectors by ascending numbers; the whole file is read for them unless it can be mapped."""
+        found, first = [], 0
+        for part in self.parts(0, _DRAWN_FROM):
+            inside = rows[(rows >= first) & (rows < first + len(part))] - first
+            found.append(np.asarray(part[inside]))
+            first += len(part)
+        return np.concatenate(found)
+
+
+def open_vectors(path: str | os.PathLike[str]) -> Stream:
+    """Open a file of vectors.
+
+    Parameters
+    ----------
+    path : path
+        What `read_vectors` takes, or ``file.parquet:COLUMN``, a column of lists of floats that have one length.
+
+    Returns
+    -------
+    Stream
+        Its parts raise `InputError` for a row of Parquet, which they name, that is missing or has another length.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    InputError
+        Unknown extension; no such column or dataset.
+    FormatError
+        The file is damaged or not what its name says.
+    UnsupportedError
+        Parquet without pyarrow, or HDF5 without h5py.
+    """
+    file, name = split_name(path)
+    if file.suffix == ".parquet":
+        column = _Column(file, name)
+        return Stream(file, name, column.n, column.d, column.parts)
+    if file.suffix in HDF5:
+        return _hdf5(file, name or "train")
+    x = read_vectors(file)
+    n, d = x.shape
+    return Stream(file, None, n, d, lambda start, rows: (x[row : row + rows] for row in range(start, n, rows)))
+
+
+def _hdf5(path: Path, name: str) -> Stream:
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    with hdf5_dataset(path, name) as x:
+        n, d = x.shape
+
+    def parts(start: int, rows: int) -> Parts:
+        with hdf5_dataset(path, name) as x:
+            for row in range(start, n, rows):
+                yield x[row : row + rows]
+
+    return Stream(path, name, n, d, parts)
+
+
+class _Column:
+    """Lists of floats in a Parquet file; `n` rows, of which the first has length `d`."""
+
+    def __init__(self, path: Path, name: str | None):
+        try:
+            import pyarrow as pa
+            from pyarrow.parquet import ParquetFile
+        except ModuleNotFoundError as error:
+            raise UnsupportedError("reading Parquet needs pyarrow: pip install 'tqvec[parquet]'") from error
+        if not path.is_file():
+            raise FileNotFoundError(f"no such file: {path}")
+        self._path, self._name = path, name
+        self._damage = (pa.ArrowException, OSError)
+        try:
+            self._file = ParquetFile(path, buffer_size=_BUFFER)
+        except self._damage as error:
+            raise FormatError(f"{path}: not a Parquet file, or damaged ({error})") from error
+        schema = self._file.schema_arrow
+        if name not in schema.names:
+            what = "name a column, FILE:COLUMN" if name is None else f"no column {name!r}"
+            raise InputError(f"{path}: {what}; it has {', '.join(schema.names)}")
+        kind, types = schema.field(name).type, pa.types
+        lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+        if not (lists and types.is_floating(kind.value_type)):
+            raise InputError(f"{path}: column {name!r} holds {kind}, not lists of floats")
+        self.n = self._file.metadata.num_rows
+        self.d = len(next(self._lists(0, 1))[1][0] or ()) if self.n else 0
+
+    def parts(self, start: int, rows: int) -> Parts:
+        """As those of a `Stream`."""
+        for row, lists in self._lists(start, rows):
+            yield self._matrix(row, lists)
+
+    def _lists(self, start: int, rows: int) -> Iterator[tuple[int, Any]]:
+        """Arrow arrays of lists, with the number of each one's first row; groups of rows before `start` aren't read."""
+        groups = range(self._file.num_row_groups)
+        ends = np.cumsum([self._file.metadata.row_group(group).num_rows for group in groups])
+        first = int(np.searchsorted(ends, start, side="right"))
+        row = int(ends[first - 1]) if first else 0
+        try:
+            for batch in self._file.iter_batches(rows, groups[first:], [self._name]):
+                lists = batch.column(0)[max(0, start - row) :]
+                row += batch.num_rows
+                if len(lists):
+                    yield row - len(lists), lists
+        except self._damage as error:
+            raise FormatError(f"{self._path}: damaged ({error})") from error
+
+    def _matrix(self, row: int, lists: Any) -> NDArray[Any]:
+        """Lists, of which the first is number `row`, as (n, d)."""
+        lengths = np.asarray(lists.value_lengths().fill_null(0))
+        wrong = np.flatnonzero((lengths != self.d) | (lengths == 0))
+        if wrong.size:
+            bad = int(wrong[0])
+            raise InputError(
+                f"{self._path}: {self._name} of row {row + bad} "
+                + (f"has length {lengths[bad]}, of row 0 {self.d}" if lengths[bad] else "is null or empty")
+            )
+        numbers = lists.flatten()
+        if numbers.null_count:
+            bad = int(np.flatnonzero(np.asarray(numbers.is_null()))[0]) // self.d
+            raise InputError(f"{self._path}: {self._name} of row {row + bad} holds a null")
+        matrix: NDArray[Any] = numbers.to_numpy(zero_copy_only=False).reshape(-1, self.d)
+        return matrix

@@ -1,0 +1,102 @@
+"""Files that appear under their name when they are complete.
+
+They are written beside it, under another name, and then renamed. Who writes one holds a lock on it, which the system
+takes back when a process ends, however it ends: so what a killed one left behind can be told from what is in work.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def create(path: Path) -> BinaryIO:
+    """Open a new file that is to become `path`; those that killed processes left of earlier tries are deleted."""
+    _sweep(path)
+    while True:
+        file = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp").open("xb+")
+        if claim(file, without_locks=True):
+            return file
+        file.close()  # another process took it for a left one, before it was locked
+
+
+def take(path: Path) -> BinaryIO | None:
+    """Open a file, or create it, that is to outlive the process; None while someone else has taken it."""
+    file = open(path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666))  # noqa: SIM115
+    if claim(file, without_locks=True):
+        return file
+    file.close()
+    return None
+
+
+def claim(file: BinaryIO, without_locks: bool) -> bool:
+    """Lock an open file until it is closed.
+
+    Parameters
+    ----------
+    file : file
+    without_locks : bool
+        What to return on systems that have no locks.
+
+    Returns
+    -------
+    bool
+        False if someone else has locked it, or renamed or deleted it before it could be locked here.
+    """
+    if fcntl is None:
+        return without_locks
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a network file system may have none
+        return without_locks
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+    except FileNotFoundError:
+        return False
+
+
+def publish(file: BinaryIO, path: Path) -> None:
+    """Flush a complete file to the disk and give it its name."""
+    flush(file)
+    if fcntl is None:
+        file.close()  # Windows renames no open file; elsewhere the lock is kept until it has its name
+    os.replace(file.name, path)
+    file.close()
+    with suppress(PermissionError):  # Windows opens no folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def flush(file: BinaryIO) -> None:
+    """What was written so far survives a loss of power."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def discard(file: BinaryIO) -> None:
+    """Close and delete a file; one that `publish` has renamed is left alone."""
+    with suppress(OSError):
+        file.close()  # what is not yet written may not fit the disk
+    Path(file.name).unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    left = re.compile(re.escape(path.name) + r"\.[0-9a-f]{8}\.tmp")
+    for name in filter(left.fullmatch, os.listdir(path.parent)):
+        with suppress(OSError), open(path.parent / name, "rb") as file:
+            if claim(file, without_locks=False):
+                os.unlink(file.name)
