@@ -27,9 +27,11 @@ _FEW = 8  # queries, up to which each is searched alone, in stages
 _ROWS_A_RESULT = 64  # from which on judging rows by a few bits pays
 _FORMS = {"ip": BY_LENGTH, "cosine": BY_NOTHING, "l2": BY_TWICE_THE_LENGTH}
 _NO_BIAS = np.zeros(0, np.float32)
+_ALL = np.zeros(0, np.uint64)
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
+Words = NDArray[np.uint64]
 Task = Callable[[int, int, int], None]
 
 
@@ -60,8 +62,10 @@ class Scanner:
             self._stages = stage_tables(*known, self._levels.levels)
             self._prefixes = PrefixBlocks(leading_planes(codec.bands, self._windows, prefix_counts(*known)))
 
-    def search(self, rows: Rows, ntotal: int, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
-        """The `k` best of the first `ntotal` rows for each query.
+    def search(
+        self, rows: Rows, ntotal: int, queries: Floats, k: int, threads: int, allowed: Words = _ALL
+    ) -> tuple[Floats, Ids]:
+        """The `k` best of the first `ntotal` rows for each query; of the `allowed` ones (kernels/scan/README.md).
 
         Returns
         -------
@@ -76,17 +80,17 @@ class Scanner:
         ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
         judged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
         if judged and queries.shape[0] <= _FEW and available("search_few"):
-            task = self._few(tables, ntotal, queries, scores, ids)
+            task = self._few(tables, ntotal, queries, allowed, scores, ids)
         elif judged and available("search_batch"):
-            task = self._batch(tables, queries, scores, ids)
+            task = self._batch(tables, queries, allowed, scores, ids)
         else:
-            task = self._all(tables, queries, scores, ids)
+            task = self._all(tables, queries, allowed, scores, ids)
         parts = _threads.over_rows(task, ntotal, _GRAIN, threads)
         kernel("topk_finish")(scores[:parts], ids[:parts])
         ids[0][ids[0] == EMPTY_ID] = -1
         return scores[0], ids[0]
 
-    def _all(self, tables: Any, queries: Floats, scores: Floats, ids: Ids) -> Task:
+    def _all(self, tables: Any, queries: Floats, allowed: Words, scores: Floats, ids: Ids) -> Task:
         directions, _, unit = self._directions(queries)
         padded = sum(-(-(band.stop - band.start) // 8) * 8 for band in self._codec.bands)
         integers = np.empty((queries.shape[0], padded), np.int16)
@@ -95,29 +99,31 @@ class Scanner:
         codec = (self._bands, self._levels.levels, self._levels.pairs, self._windows, SPREAD)
 
         def task(part: int, start: int, stop: int) -> None:
-            scan(*tables, *codec, integers, unit, start, stop, scores[part], ids[part])
+            scan(*tables, *codec, integers, unit, allowed, 0, start, stop, scores[part], ids[part])
 
         return task
 
-    def _few(self, tables: Any, ntotal: int, queries: Floats, scores: Floats, ids: Ids) -> Task:
+    def _few(
+        self, tables: Any, ntotal: int, queries: Floats, allowed: Words, scores: Floats, ids: Ids
+    ) -> Task:
         prefixes = self._prefixes.of(tables[0], ntotal)
         scan = kernel("search_few")
 
         def task(part: int, start: int, stop: int) -> None:
-            room = _threads.scratch((stop - start) * 5 // 4 + 2 * SPARE_ROWS)
+            room = _threads.scratch((stop - start) * 21 // 16 + 3 * SPARE_ROWS)
             scan(
                 *tables, self._bands, prefixes, queries, self._codec.rotation_tables, _FORMS[self._metric],
-                self._levels.unit, self._stages, room, start, stop, scores[part], ids[part],
+                self._levels.unit, self._stages, room, allowed, 0, start, stop, scores[part], ids[part],
             )  # fmt: skip
 
         return task
 
-    def _batch(self, tables: Any, queries: Floats, scores: Floats, ids: Ids) -> Task:
+    def _batch(self, tables: Any, queries: Floats, allowed: Words, scores: Floats, ids: Ids) -> Task:
         batch = batch_tables(self._bands, self._windows, self._codec.spreads, *self._directions(queries))
         scan = kernel("search_batch")
 
         def task(part: int, start: int, stop: int) -> None:
-            scan(*tables, self._stages, batch, start, stop, scores[part], ids[part])
+            scan(*tables, self._stages, batch, allowed, 0, start, stop, scores[part], ids[part])
 
         return task
 
