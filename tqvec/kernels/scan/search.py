@@ -7,6 +7,7 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
+from tqvec.kernels.scan.allowed import SPARE, allowed_rows
 from tqvec.kernels.topk.portable import topk_update_portable
 from tqvec.kernels.trellis.windows import indices_of_row_portable
 
@@ -39,17 +40,17 @@ def _fill_band(words, first, n_words, wide, level, pair_level, count, tile):
 
 
 @jit
-def tiles_of_rows(data, bands, windows, levels, pair_levels, spread, start, stop, words, tiles):
-    """Unpack rows ``start .. stop`` into int16 tiles (README.md), seen as pairs; the last tile may keep old values.
+def tiles_of_rows(data, bands, windows, levels, pair_levels, spread, places, n, words, tiles):
+    """Unpack rows ``places[:n]`` into int16 tiles (README.md), seen as pairs; the last tile may keep old values.
 
     `words` (LANES, padded_words) uint64 is room for the codes; `tiles` is (n_tiles, pairs, LANES) uint32.
     """
-    for i in range(start, stop, LANES):
-        count = min(LANES, stop - i)
+    for r in range(0, n, LANES):
+        count = min(LANES, n - r)
         for lane in range(count):
-            unpack_row_portable(data[i + lane], bands, spread, words[lane])
+            unpack_row_portable(data[places[r + lane]], bands, spread, words[lane])
             indices_of_row_portable(words[lane], bands, windows)
-        tile = tiles[(i - start) // LANES]
+        tile = tiles[r // LANES]
         first = 0
         for b in range(bands.shape[0]):
             n_words = (bands[b, 1] - bands[b, 0] + 7) // 8
@@ -59,10 +60,32 @@ def tiles_of_rows(data, bands, windows, levels, pair_levels, spread, start, stop
 
 
 @jit
+def _values_at(values, places, n, out):
+    """``out[:n] = values[places[:n]]``"""
+    for v in range(n):
+        out[v] = values[places[v]]
+
+
+@jit
 def search_rows_portable(
-    data, factor, bias, bands, levels, pair_levels, windows, spread, queries, unit, start, stop, scores, ids
+    data,
+    factor,
+    bias,
+    bands,
+    levels,
+    pair_levels,
+    windows,
+    spread,
+    queries,
+    unit,
+    allowed,
+    base,
+    start,
+    stop,
+    scores,
+    ids,
 ):
-    """Offer rows ``start .. stop`` to the heaps of all queries.
+    """Offer the allowed ones of rows ``start .. stop`` to the heaps of all queries.
 
     Parameters
     ----------
@@ -83,9 +106,13 @@ def search_rows_portable(
         Rotated, scaled and rounded; every band is padded with zeros to a multiple of 8 coordinates.
     unit : (nq,) float32
         What one unit of the integer dot product is worth.
+    allowed : (⌈n / 64⌉,) or (0,) uint64
+        Bit i % 64 of word i // 64 tells whether row i is allowed; those past the last row are 0. Empty allows all.
+    base : int
+        Added to the row numbers, which are the ids of results.
     start, stop : int
     scores, ids : (nq, k) float32 and int64
-        Heaps (see `topk_update_portable`). Ids are row numbers.
+        Heaps (see `topk_update_portable`), which rows of other calls may have gone into.
     """
     nq = queries.shape[0]
     pairs = queries.shape[1] // 2
@@ -93,21 +120,30 @@ def search_rows_portable(
     block = n_tiles * LANES
     tiles = np.zeros((n_tiles, pairs, LANES), np.uint32)
     halves = tiles.view(np.int16)
-    acc = np.empty((min(nq, QUERIES), block), np.int32)
+    acc = np.empty(min(nq, QUERIES) * block, np.int32)
     words = np.zeros((LANES, padded_words(bands)), np.uint64)
     candidates = np.empty(block, np.float32)
-    for i in range(start, stop, block):
-        n = min(block, stop - i)
-        tiles_of_rows(data, bands, windows, levels, pair_levels, spread, i, i + n, words, tiles)
+    factors = np.empty(block, np.float32)
+    biases = np.empty(block, np.float32)
+    places = np.empty(block + SPARE, np.int32)
+    at = start
+    while at < stop:
+        n, at = allowed_rows(allowed, at, stop, block, places)
+        tiles_of_rows(data, bands, windows, levels, pair_levels, spread, places, n, words, tiles)
+        _values_at(factor, places, n, factors)
+        if bias.size > 0:
+            _values_at(bias, places, n, biases)
+        used = (n + LANES - 1) // LANES
         for q in range(0, nq, QUERIES):
             m = min(QUERIES, nq - q)
-            dot_tiles(halves, queries[q : q + m], acc[:m])
+            totals = acc[: m * used * LANES].reshape(m, used * LANES)
+            dot_tiles(halves[:used], queries[q : q + m], totals)
             for r in range(m):
-                sums = acc[r]
+                sums = totals[r]
                 worth = unit[q + r]
                 for v in range(n):
-                    candidates[v] = np.float32(sums[v]) * worth * factor[i + v]
+                    candidates[v] = np.float32(sums[v]) * worth * factors[v]
                 if bias.size > 0:
                     for v in range(n):
-                        candidates[v] += bias[i + v]
-                topk_update_portable(candidates, n, i, scores[q + r], ids[q + r])
+                        candidates[v] += biases[v]
+                topk_update_portable(candidates, places, n, base, scores[q + r], ids[q + r])

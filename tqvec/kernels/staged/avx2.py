@@ -27,7 +27,6 @@ from tqvec.kernels.simd.base import (
     low_nibbles_i8x64,
     lowest_bits_i8x32,
     next_bits_i8x32,
-    prefetch,
     select_negative_i8x64,
     shift_bytes_i16x16,
     splat_i8x64,
@@ -49,7 +48,6 @@ from tqvec.kernels.simd.x86 import (
 from tqvec.kernels.staged.codes import add_subset_bits, bits_at_seam, path_stream, prefix_codes
 
 FLUSH_GROUPS = 256  # 256 sums of four table entries, each at most 63, stay below 2^16
-AHEAD = 4096  # bytes of signs that are on their way to the cache: a page, where the processor's own prefetching stops
 FLUSH_ENTRIES = 4096  # 4096 / 32 sums of two query bytes, each at most 127, stay below 2^15
 
 sign_axes_avx2 = (0, 2, 3, 1)  # byte 16 t + v: a lookup within 16 bytes takes one table for all of them
@@ -80,8 +78,6 @@ def _two_blocks(p0, p1, table, groups):
         for g in range(first, min(first + FLUSH_GROUPS, groups)):
             low = load_i8x64(table + 128 * g)
             high = load_i8x64(table + 128 * g + 64)
-            prefetch(p0 + 64 * g + AHEAD)
-            prefetch(p1 + 64 * g + AHEAD)
             x = _sums(load_i8x64(p0 + 64 * g), low, high)
             both0 = add_i16x16(both0, x)
             odd0 = add_i16x16(odd0, high_bytes_i16x16(x))
@@ -94,11 +90,10 @@ def _two_blocks(p0, p1, table, groups):
 
 
 @jit
-def sign_totals_avx2(signs, table, groups):
+def sign_totals_avx2(p0, p1, p2, p3, table, groups):
     """See `sign_totals_avx512`."""
-    size = groups * 64
-    t0, t1 = _two_blocks(signs, signs + size, table, groups)
-    t2, t3 = _two_blocks(signs + 2 * size, signs + 3 * size, table, groups)
+    t0, t1 = _two_blocks(p0, p1, table, groups)
+    t2, t3 = _two_blocks(p2, p3, table, groups)
     return t0, t1, t2, t3
 
 

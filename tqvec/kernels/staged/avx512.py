@@ -47,13 +47,8 @@ def _add_signs(sums, x, low_table, high_table, offsets, ones):
 
 
 @jit
-def sign_totals_avx512(signs, table, groups):
-    """Four registers of totals, of 64 rows; `signs` and `table` are addresses."""
-    size = groups * 64
-    p0 = signs
-    p1 = p0 + size
-    p2 = p1 + size
-    p3 = p2 + size
+def sign_totals_avx512(p0, p1, p2, p3, table, groups):
+    """Four registers of totals, of four blocks of 16 rows; all but `groups` are addresses."""
     offsets = table_offsets_i8x64()
     ones = splat_i8x64(np.int8(1))
     a0 = zero_i32x16()

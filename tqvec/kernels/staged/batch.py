@@ -18,6 +18,7 @@ from tqvec.kernels.simd.base import (
     sub_f32x16,
     to_f32x16,
 )
+from tqvec.kernels.scan.allowed import SPARE, allowed_rows
 from tqvec.kernels.staged.dots import row_dot
 from tqvec.kernels.topk.portable import topk_push_portable
 
@@ -32,13 +33,14 @@ BLOCK_BYTES = 1 << 19  # of unpacked levels, a part of the second-level cache th
 
 
 @jit
-def _extremes(factor, bias, first, count, out):
-    """For each `PAIR` of rows from `first` on: 1 / largest factor, 1 / smallest factor, largest bias; out (…, 3)."""
+def _extremes(factor, bias, places, count, out):
+    """For each `PAIR` of rows ``places[:count]``: 1 / largest factor, 1 / smallest factor, largest bias; out (…, 3)."""
     for r in range(0, count, PAIR):
         low = np.float32(np.inf)
         high = TINY
         shift = np.float32(-np.inf) if bias.size > 0 else np.float32(0.0)
-        for i in range(first + r, first + min(r + PAIR, count)):
+        for v in range(r, min(r + PAIR, count)):
+            i = places[v]
             low = min(low, max(factor[i], TINY))
             high = max(high, factor[i])
             if bias.size > 0:
@@ -61,14 +63,16 @@ def _cut(least, slack, inverse, extremes):
 
 
 @jit
-def search_batch_avx2(data, factor, bias, stages, batch, start, stop, scores, ids):
-    """Offer rows ``start .. stop`` to the heaps of a batch of queries.
+def search_batch_avx2(data, factor, bias, stages, batch, allowed, base, start, stop, scores, ids):
+    """Offer the allowed ones of rows ``start .. stop`` to the heaps of a batch of queries.
 
     Parameters
     ----------
     data, factor, bias, stages
         As in `search_staged_avx2`.
     batch : BatchTables
+    allowed, base
+        As in `search_rows_portable`.
     start, stop : int
     scores, ids : (nq, k) float32 and int64
         Heaps.
@@ -86,15 +90,17 @@ def search_batch_avx2(data, factor, bias, stages, batch, start, stop, scores, id
     for q in range(nq):
         threshold[q] = scores[q, 0]
     begin_products(batch.config)
-    for block in range(start, stop, rows):
-        n = min(rows, stop - block)
+    places = np.empty(rows + SPARE, np.int32)
+    at = start
+    while at < stop:
+        n, at = allowed_rows(allowed, at, stop, rows, places)
         for b in range(n_bands):
             band = stages.layout[b]
             unpack_levels(
-                data.ctypes.data + block * data.shape[1] + band[0], data.shape[1], n, band[1], batch.planes[b], band[3],
+                data.ctypes.data + band[0], data.shape[1], places.ctypes.data, n, band[1], batch.planes[b], band[3],
                 batch.table[b].ctypes.data, band[5], unpacked.ctypes.data + band[4], width,
             )  # fmt: skip
-        _extremes(factor, bias, block, n, extremes)
+        _extremes(factor, bias, places, n, extremes)
         for q in range(0, batch.worth.size, PAIR):
             packed = batch.packed.ctypes.data + q // LANES * words * 1024
             worth = batch.worth.ctypes.data + 4 * q
@@ -108,19 +114,19 @@ def search_batch_avx2(data, factor, bias, stages, batch, start, stop, scores, id
                 low_cut = _cut(least, slack, inverse.ctypes.data + 4 * q, few)
                 high_cut = _cut(least + 64, slack + 64, inverse.ctypes.data + 4 * q + 64, few)
                 for v in range(min(PAIR, n - r)):
-                    at = product + 128 * v
-                    passed = at_least_f32x16(to_f32x16(load_i32x16(at)), low_cut)
-                    passed |= at_least_f32x16(to_f32x16(load_i32x16(at + 64)), high_cut)
+                    sums = product + 128 * v
+                    passed = at_least_f32x16(to_f32x16(load_i32x16(sums)), low_cut)
+                    passed |= at_least_f32x16(to_f32x16(load_i32x16(sums + 64)), high_cut)
                     if passed == 0:
                         continue
-                    i = block + r + v
+                    i = places[r + v]
                     scale = splat_f32x16(factor[i])
                     shift = splat_f32x16(bias[i] if bias.size > 0 else np.float32(0.0))
                     for h in range(2):
-                        at = 64 * h
-                        x = mul_f32x16(to_f32x16(load_i32x16(product + 128 * v + at)), load_f32x16(worth + at))
-                        x = add_f32x16(mul_f32x16(add_f32x16(x, load_f32x16(slack + at)), scale), shift)
-                        bits = at_least_f32x16(x, load_f32x16(least + at))
+                        half = 64 * h
+                        x = mul_f32x16(to_f32x16(load_i32x16(sums + half)), load_f32x16(worth + half))
+                        x = add_f32x16(mul_f32x16(add_f32x16(x, load_f32x16(slack + half)), scale), shift)
+                        bits = at_least_f32x16(x, load_f32x16(least + half))
                         while bits != 0:
                             best = q + h * LANES + lowest_bit(bits)
                             bits &= bits - np.uint64(1)
@@ -132,6 +138,6 @@ def search_batch_avx2(data, factor, bias, stages, batch, start, stop, scores, id
                             if bias.size > 0:
                                 score += bias[i]
                             if score >= threshold[best]:
-                                topk_push_portable(score, i, scores[best], ids[best])
+                                topk_push_portable(score, base + i, scores[best], ids[best])
                                 threshold[best] = scores[best, 0]
     end_products()

@@ -6,7 +6,7 @@ import numpy as np
 
 from tqvec.kernels._jit import jit
 from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.simd.base import load_u64, prefetch, sum_i32x16, zero_i32x16
+from tqvec.kernels.simd.base import load_u64, sum_i32x16, zero_i32x16
 from tqvec.kernels.tables import LAYOUT_FIELDS, TABLE_BYTES
 
 add_dots = kernel("add_dots")
@@ -32,11 +32,3 @@ def row_dot(row, layout, n_bands, table, query):
             table + TABLE_BYTES * b, query + 2 * _field(layout, b, 4), _field(layout, b, 5),
         )  # fmt: skip
     return sum_i32x16(sums)
-
-
-@jit
-def prefetch_row(address, size):
-    """Ask for `size` bytes."""
-    for line in range(0, size, 64):
-        prefetch(address + line)
-    prefetch(address + size - 1)

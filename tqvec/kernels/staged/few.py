@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tqvec.kernels._jit import jit
+from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels.scan.allowed import allowed_blocks
 from tqvec.kernels.scan.queries import integer_queries_portable, query_directions_portable
 from tqvec.kernels.staged.single import search_staged_avx2
 from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQuery, Z
@@ -102,23 +103,35 @@ def search_few_avx2(
     level_unit,
     stages,
     room,
+    allowed,
+    base,
     start,
     stop,
     scores,
     ids,
 ):
-    """Offer rows ``start .. stop`` to the heaps of a few queries.
+    """Offer the allowed ones of rows ``start .. stop`` to the heaps of a few queries.
 
     Parameters
     ----------
-    data, factor, bias, prefixes, stages, room, start, stop
+    data, factor, bias, prefixes, stages, allowed, base
         As in `search_staged_avx2`.
     bands : (n_bands, 3) int64
     queries, rotation, form, level_unit
         As in `query_directions_portable`.
+    room : (≥ 21/16 (stop - start) + 192,) float32
+    start, stop : int
+        `start` is a multiple of 64.
     scores, ids : (nq, k) float32 and int64
         Heaps.
     """
+    blocks = (stop - start + LANES - 1) // LANES
+    places = room[: blocks + 4].view(np.int32)
+    count = allowed_blocks(allowed, start, stop, places)
+    if count == 0:
+        return
+    for r in range(count, (count + 3) // 4 * 4):
+        places[r] = places[count - 1]
     nq = queries.shape[0]
     directions = np.empty(queries.shape, np.float32)
     worth = np.empty(nq)
@@ -126,4 +139,7 @@ def search_few_avx2(
     query_directions_portable(queries, rotation, form, level_unit, directions, worth, unit)
     for q in range(nq):
         query = staged_query(directions[q], bands, stages, worth[q], unit[q])
-        search_staged_avx2(data, factor, bias, prefixes, query, stages, room, start, stop, scores[q], ids[q])
+        search_staged_avx2(
+            data, factor, bias, prefixes, query, stages, allowed, places, count, room[blocks + 4 :], base, stop,
+            scores[q], ids[q],
+        )  # fmt: skip

@@ -24,6 +24,7 @@ from tqvec.kernels.simd.x86 import (
     multiply_bytes_i16x32,
     multiply_words_i32x16,
 )
+from tqvec.kernels.staged.ahead import listed_row
 from tqvec.kernels.staged.avx2 import trellis_codes_avx2
 from tqvec.kernels.staged.codes import bits_at_seam, prefix_codes
 
@@ -33,30 +34,30 @@ product_steps_avx2 = (15, 33)
 
 
 @jit
-def _unpack_scalar(row, stride, count, plane_bytes, planes, table, words, out, width):
+def _unpack_scalar(row, stride, places, count, plane_bytes, planes, table, words, out, width):
     levels = load_i8x64(table)
     for i in range(count):
-        at = row + i * stride
+        at = listed_row(row, stride, places, i, count, planes * plane_bytes)
         to = out + i * width
         for w in range(words):
             store_i8x64(to + 64 * w, lookup_i8x64(levels, prefix_codes(at + 8 * w, plane_bytes, planes)))
 
 
 @jit
-def _unpack_wide(row, stride, count, plane_bytes, planes, table, words, out, width):
+def _unpack_wide(row, stride, places, count, plane_bytes, planes, table, words, out, width):
     levels = load_table_128(table)
     for i in range(count):
-        at = row + i * stride
+        at = listed_row(row, stride, places, i, count, planes * plane_bytes)
         to = out + i * width
         for w in range(words):
             store_i8x64(to + 64 * w, lookup_128_i8x64(levels, prefix_codes(at + 8 * w, plane_bytes, planes)))
 
 
 @jit
-def _unpack_trellis(row, stride, count, plane_bytes, planes, windows, table, words, out, width):
+def _unpack_trellis(row, stride, places, count, plane_bytes, planes, windows, table, words, out, width):
     levels = load_table_128(table)
     for i in range(count):
-        at = row + i * stride
+        at = listed_row(row, stride, places, i, count, planes * plane_bytes)
         to = out + i * width
         before = bits_at_seam(at, plane_bytes, planes)
         for w in range(words):
@@ -65,14 +66,14 @@ def _unpack_trellis(row, stride, count, plane_bytes, planes, windows, table, wor
 
 
 @jit
-def unpack_levels_avx2(row, stride, count, plane_bytes, planes, windows, table, words, out, width):
+def unpack_levels_avx2(row, stride, places, count, plane_bytes, planes, windows, table, words, out, width):
     """See `unpack_levels_avx512`."""
     if windows > 0:
-        _unpack_trellis(row, stride, count, plane_bytes, planes, windows, table, words, out, width)
+        _unpack_trellis(row, stride, places, count, plane_bytes, planes, windows, table, words, out, width)
     elif planes > 4:
-        _unpack_wide(row, stride, count, plane_bytes, planes, table, words, out, width)
+        _unpack_wide(row, stride, places, count, plane_bytes, planes, table, words, out, width)
     else:
-        _unpack_scalar(row, stride, count, plane_bytes, planes, table, words, out, width)
+        _unpack_scalar(row, stride, places, count, plane_bytes, planes, table, words, out, width)
 
 
 @jit

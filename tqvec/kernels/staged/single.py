@@ -11,19 +11,25 @@ from tqvec.kernels.simd.base import (
     add_i32x8,
     at_least_f32x16,
     count_bits,
+    greater_f32x16,
     load_bytes_i32x8,
     load_f32x16,
+    load_u64,
     lowest_bit,
     max_f32x16,
     mul_f32x16,
+    prefetch,
+    select_f32x16,
     splat_f32x16,
     splat_i32x8,
     store_f32x16,
     store_i32x8,
     to_f32x16,
 )
+from tqvec.kernels.scan.allowed import POSITIONS
+from tqvec.kernels.staged.ahead import AHEAD, prefetch_row
 from tqvec.kernels.staged.codes import parity_plane
-from tqvec.kernels.staged.dots import prefetch_row, row_dot
+from tqvec.kernels.staged.dots import row_dot
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable
 
 sign_totals = kernel("sign_totals")
@@ -31,72 +37,98 @@ plane_query = kernel("plane_query")
 plane_dot = kernel("plane_dot")
 
 ROWS = 64  # scanned together: four blocks of 16 share the loads of the tables
-LOWEST = np.float32(-3e38)
+LOWEST = np.finfo(np.float32).min
 CHUNK = 16384  # rows whose candidates are judged together
 PROBES = 16  # rows beyond k whose full scores give the first threshold
-AHEAD = 16  # rows whose codes are on their way to the cache
-# The set bits of each byte, lowest first.
-POSITIONS = np.array([sorted(range(8), key=lambda bit: (not byte >> bit & 1, bit)) for byte in range(256)], np.uint8)
+AHEAD_BYTES = 4096  # of prefixes that are on their way: a page, where the processor's own prefetching stops
 
 
 @jit
-def _store_estimates(totals, a, b, factor, bias, width, out):
-    """``out = (totals a + b) factor + bias`` for 16 rows, and these plus ``width factor``.
+def row_at(places, v):
+    """Row v of the blocks of 16 that begin at `places`."""
+    return places[v // LANES] + v % LANES
 
-    `factor`, `bias` and `out` are addresses, `bias` may be 0.
+
+@jit
+def _prefetch_block(prefixes, factor, place, size):
+    """Ask for the prefixes and the factors of the 16 rows from `place` on; `prefixes` and `factor` are addresses."""
+    prefetch_row(prefixes + place // LANES * size, size)
+    prefetch(factor + 4 * place)
+
+
+@jit
+def _store_estimates(totals, a, b, factor, bias, width, allowed, place, out):
+    """``out = (totals a + b) factor + bias`` for the 16 rows from `place` on, and these plus ``width factor``.
+
+    `factor`, `bias`, `allowed` and `out` are addresses; `bias` and `allowed` may be 0. Rows that are not allowed are at
+    -inf.
     """
     x = add_f32x16(mul_f32x16(to_f32x16(totals), a), b)
-    scale = load_f32x16(factor)
+    scale = load_f32x16(factor + 4 * place)
     x = mul_f32x16(x, scale)
     if bias != 0:
-        x = add_f32x16(x, load_f32x16(bias))
+        x = add_f32x16(x, load_f32x16(bias + 4 * place))
+    if allowed != 0:
+        bits = load_u64(allowed + 8 * (place // ROWS)) >> np.uint64(place % ROWS)
+        x = select_f32x16(bits, x, splat_f32x16(np.float32(-np.inf)))
     store_f32x16(out, x)
     return add_f32x16(x, mul_f32x16(scale, width))
 
 
 @jit
-def prefix_estimates(prefixes, table, a, b, factor, bias, slack, start, stop, estimates, tops):
-    """Estimates ``(total a + b) factor (+ bias)`` of rows ``start .. stop`` from their prefixes.
+def prefix_estimates(prefixes, table, a, b, factor, bias, slack, allowed, places, count, estimates, tops):
+    """Estimates ``(total a + b) factor (+ bias)`` of rows from their prefixes.
 
     Parameters
     ----------
     prefixes : (n_blocks, groups, 64) uint8
     table : (groups, 128) uint8
     a, b, slack : float32
-    factor : (≥ 64-row multiple after stop,) float32
-    bias : like `factor`, or (0,) float32
-    start, stop : int
-        `start` is a multiple of 64.
-    estimates : (≥ 64-row multiple after stop - start,) float32
-        Filled; what lies past the last row is noise.
-    tops : (≥ (stop - start) / 64, 16) float32
-        Filled: the largest ``estimate + slack factor`` of rows v, v + 16, v + 32 and v + 48 of each 64.
+    factor : (n,) float32
+    bias : (n,) or (0,) float32
+    allowed : (⌈n / 64⌉,) or (0,) uint64
+        Rows that are not allowed get -inf.
+    places : (≥ count,) int32
+        First rows of the blocks of 16 that are judged, filled up to a multiple of four.
+    count : int
+    estimates : (≥ 16 count,) float32
+        Filled, in the order of `places`.
+    tops : (≥ count / 4, 16) float32
+        Filled: the largest ``estimate + slack factor`` of rows v of each four blocks.
     """
     groups = prefixes.shape[1]
+    size = 64 * groups
     slope = splat_f32x16(a)
     shift = splat_f32x16(b)
     width = splat_f32x16(slack)
-    for i in range(start, stop, ROWS):
-        t0, t1, t2, t3 = sign_totals(prefixes.ctypes.data + i * groups * 4, table.ctypes.data, groups)
-        f = factor.ctypes.data + 4 * i
-        out = estimates.ctypes.data + 4 * (i - start)
-        c = bias.ctypes.data + 4 * i if bias.size > 0 else 0
-        step = 64 if bias.size > 0 else 0
-        u0 = _store_estimates(t0, slope, shift, f, c, width, out)
-        u1 = _store_estimates(t1, slope, shift, f + 64, c + step, width, out + 64)
-        u2 = _store_estimates(t2, slope, shift, f + 128, c + 2 * step, width, out + 128)
-        u3 = _store_estimates(t3, slope, shift, f + 192, c + 3 * step, width, out + 192)
-        store_f32x16(tops.ctypes.data + (i - start), max_f32x16(max_f32x16(u0, u1), max_f32x16(u2, u3)))
+    ahead = max(1, AHEAD_BYTES // (4 * size)) * 4
+    for i in range(0, count, 4):
+        p = prefixes.ctypes.data
+        f = factor.ctypes.data
+        c = bias.ctypes.data if bias.size > 0 else 0
+        m = allowed.ctypes.data if allowed.size > 0 else 0
+        out = estimates.ctypes.data + 64 * i
+        for r in range(i + ahead, min(i + ahead + 4, count)):
+            _prefetch_block(p, f, np.int64(places[r]), size)
+        r0, r1, r2, r3 = np.int64(places[i]), np.int64(places[i + 1]), np.int64(places[i + 2]), np.int64(places[i + 3])
+        step = 4 * groups
+        t0, t1, t2, t3 = sign_totals(p + step * r0, p + step * r1, p + step * r2, p + step * r3, table.ctypes.data, groups)
+        u0 = _store_estimates(t0, slope, shift, f, c, width, m, r0, out)
+        u1 = _store_estimates(t1, slope, shift, f, c, width, m, r1, out + 64)
+        u2 = _store_estimates(t2, slope, shift, f, c, width, m, r2, out + 128)
+        u3 = _store_estimates(t3, slope, shift, f, c, width, m, r3, out + 192)
+        store_f32x16(tops.ctypes.data + 16 * i, max_f32x16(max_f32x16(u0, u1), max_f32x16(u2, u3)))
 
 
 @jit
 def first_probes(estimates, tops, n, best, rows):
     """List rows below `n` with high estimates, one for each of the best entries of `tops`; how many.
 
+    Rows at -inf are not listed.
     `best` and `rows` (probes,) float32 and int64 are a heap; the rows replace its ids.
     """
     for group in range(n // ROWS):
-        bits = at_least_f32x16(load_f32x16(tops.ctypes.data + ROWS * group), splat_f32x16(best[0]))
+        bits = greater_f32x16(load_f32x16(tops.ctypes.data + ROWS * group), splat_f32x16(best[0]))
         while bits != 0:
             lane = lowest_bit(bits)
             bits &= bits - np.uint64(1)
@@ -114,12 +146,12 @@ def first_probes(estimates, tops, n, best, rows):
 
 
 @jit
-def candidates(estimates, tops, factor, first, count, slack, threshold, positions, out):
-    """List v < count with ``estimates[v] + slack factor[first + v] >= threshold``; how many.
+def candidates(estimates, tops, factor, places, count, slack, threshold, positions, out):
+    """List v < count with ``estimates[v] + slack factor[row_at(places, v)] >= threshold``; how many.
 
-    `tops` are those of the rows from `first` on, for at least this `slack`. `count` is rounded up to a multiple of 64
-    rows, which all arrays must have. `positions` is `POSITIONS`; `out` has room for 16 more than `count`. Every eight
-    rows are written without a branch, which would be hard to predict.
+    `tops` are those of `prefix_estimates`, for at least this `slack`. `count` is rounded up to a multiple of 64 rows,
+    which all arrays must have. `positions` is `POSITIONS`; `out` has room for 16 more than `count`. Every eight rows
+    are written without a branch, which would be hard to predict.
     """
     least = splat_f32x16(threshold)
     width = splat_f32x16(slack)
@@ -128,44 +160,44 @@ def candidates(estimates, tops, factor, first, count, slack, threshold, position
         if at_least_f32x16(load_f32x16(tops.ctypes.data + group), least) == 0:
             continue
         for v in range(group, group + ROWS, LANES):
-            scale = load_f32x16(factor.ctypes.data + 4 * (first + v))
+            scale = load_f32x16(factor.ctypes.data + 4 * np.int64(places[v // LANES]))
             upper = add_f32x16(load_f32x16(estimates.ctypes.data + 4 * v), mul_f32x16(scale, width))
             bits = at_least_f32x16(upper, least)
             for part in range(2):
                 eight = (bits >> np.uint64(8 * part)) & np.uint64(255)
-                places = load_bytes_i32x8(positions.ctypes.data + 8 * np.int64(eight))
-                store_i32x8(out.ctypes.data + 4 * found, add_i32x8(places, splat_i32x8(np.int32(v + 8 * part))))
+                lanes = load_bytes_i32x8(positions.ctypes.data + 8 * np.int64(eight))
+                store_i32x8(out.ctypes.data + 4 * found, add_i32x8(lanes, splat_i32x8(np.int32(v + 8 * part))))
                 found += count_bits(eight)
     return found
 
 
 @jit
-def _offer(data, first, rows, count, stages, integers, unit, factor, bias, scores, ids):
-    """Offer the rows ``first + rows[:count]`` to a heap, with the scores that the unstaged search would give.
+def _offer(data, places, rows, count, stages, integers, unit, factor, bias, base, scores, ids):
+    """Offer rows `rows[:count]` of the blocks at `places` to a heap, with the scores of the unstaged search.
 
     `integers` and `unit` are the query's.
     """
     n_bands = stages.layout.shape[0]
     for r in range(min(AHEAD, count)):
-        prefetch_row(data.ctypes.data + (first + rows[r]) * data.shape[1], data.shape[1])
+        prefetch_row(data.ctypes.data + row_at(places, rows[r]) * data.shape[1], data.shape[1])
     for r in range(count):
         if r + AHEAD < count:
-            prefetch_row(data.ctypes.data + (first + rows[r + AHEAD]) * data.shape[1], data.shape[1])
-        i = first + rows[r]
+            prefetch_row(data.ctypes.data + row_at(places, rows[r + AHEAD]) * data.shape[1], data.shape[1])
+        i = row_at(places, rows[r])
         row = data.ctypes.data + i * data.shape[1]
         layout, table, query = stages.layout.ctypes.data, stages.level_bytes.ctypes.data, integers.ctypes.data
         score = np.float32(row_dot(row, layout, n_bands, table, query)) * unit * factor[i]
         if bias.size > 0:
             score += bias[i]
         if score >= scores[0]:
-            topk_push_portable(score, i, scores, ids)
+            topk_push_portable(score, base + i, scores, ids)
 
 
 @jit
 def _judge_by_two(
-    data, first, rows, count, query, stages, bit, byte_sum, room, estimates, factor, bias, slack, threshold
+    data, places, rows, count, query, stages, bit, byte_sum, room, estimates, factor, bias, slack, threshold
 ):
-    """Keep those of ``rows[:count]``, after row `first`, that two bits let reach `threshold`; how many.
+    """Keep those of rows `rows[:count]` of the blocks at `places` that two bits let reach `threshold`; how many.
 
     The estimate is linear in the signs and the second bits (README.md). The first part is a share of the estimate from
     signs, which is struck out: no row is judged twice. The second is ``bit`` times the sum of the query's entries, each
@@ -180,12 +212,12 @@ def _judge_by_two(
     shift = slack - byte_sum * bit
     kept = 0
     for c in range(min(AHEAD, count)):
-        prefetch_row(data.ctypes.data + (first + rows[c]) * row_bytes + at, plane_bytes)
+        prefetch_row(data.ctypes.data + row_at(places, rows[c]) * row_bytes + at, plane_bytes)
     for c in range(count):
         if c + AHEAD < count:
-            prefetch_row(data.ctypes.data + (first + rows[c + AHEAD]) * row_bytes + at, plane_bytes)
+            prefetch_row(data.ctypes.data + row_at(places, rows[c + AHEAD]) * row_bytes + at, plane_bytes)
         v = rows[c]
-        i = first + v
+        i = row_at(places, v)
         if mask == 0:
             total = plane_dot(data.ctypes.data + i * row_bytes + at, query.ctypes.data, query.size)
         else:
@@ -205,8 +237,10 @@ def _judge_by_two(
 
 
 @jit
-def search_staged_avx2(data, factor, bias, prefixes, query, stages, room, start, stop, scores, ids):
-    """Offer rows ``start .. stop`` to the heap of one query, judging most of them by a few bits.
+def search_staged_avx2(
+    data, factor, bias, prefixes, query, stages, allowed, places, count, room, base, stop, scores, ids
+):
+    """Offer the allowed rows of some blocks to the heap of one query, judging most of them by a few bits.
 
     Parameters
     ----------
@@ -217,29 +251,35 @@ def search_staged_avx2(data, factor, bias, prefixes, query, stages, room, start,
         At least up to the multiple of 64 after `stop`.
     query : StagedQuery
     stages : StageTables
-    room : (≥ 5/4 (stop - start) + 128,) float32
+    allowed, base
+        As in `search_rows_portable`.
+    places : (≥ count + 3,) int32
+        First rows of the blocks of 16, rising; the last one again up to a multiple of four.
+    count : int
+        Of blocks, at least 1.
+    room : (≥ 20 count + 128,) float32
         For estimates and their tops. A fresh array each time would cost more in page faults than the arithmetic on it.
-    start, stop : int
-        `start` is a multiple of 64.
+    stop : int
+        Rows from here on don't count.
     scores, ids : (k,) float32 and int64
         A heap.
     """
-    n = stop - start
+    n = LANES * (count - 1) + min(LANES, stop - places[count - 1])
     length = np.float32(query.length)
     a = np.float32(query.table_step) * length
     b = np.float32(-query.table_zero) * length
     slack = np.float32(query.slack) * length
     estimates = room[: n + ROWS]
     tops = room[n + ROWS : n + ROWS + (n // ROWS + 1) * LANES].reshape(-1, LANES)
-    prefix_estimates(prefixes, query.table, a, b, factor, bias, slack, start, stop, estimates, tops)
+    prefix_estimates(prefixes, query.table, a, b, factor, bias, slack, allowed, places, count, estimates, tops)
     estimates[n : n + ROWS] = -np.inf
     integers, unit = query.integers, query.unit
     if ids[0] == EMPTY_ID:  # no threshold yet
         best = np.full(scores.size + PROBES, -np.inf, np.float32)
         probes = np.full(best.size, EMPTY_ID, np.int64)
-        count = first_probes(estimates, tops, n, best, probes)
-        _offer(data, start, probes, count, stages, integers, unit, factor, bias, scores, ids)
-        for v in probes[:count]:
+        found = first_probes(estimates, tops, n, best, probes)
+        _offer(data, places, probes, found, stages, integers, unit, factor, bias, base, scores, ids)
+        for v in probes[:found]:
             estimates[v] = -np.inf  # done
     bytes_ = plane_query(query.bytes_)
     bit = np.float32(stages.second_level * query.byte_unit) * length
@@ -251,14 +291,15 @@ def search_staged_avx2(data, factor, bias, prefixes, query, stages, room, start,
         for c in range(0, n, CHUNK):
             m = min(CHUNK, n - c)
             here = estimates[c : c + m + ROWS]
+            blocks = places[c // LANES :]
             least = max(scores[0], LOWEST)  # below it are the rows that are done
-            count = candidates(here, tops[c // ROWS :], factor, start + c, m, slack * share, least, POSITIONS, rows)
+            found = candidates(here, tops[c // ROWS :], factor, blocks, m, slack * share, least, POSITIONS, rows)
             if stages.second_level != 0:
-                count = _judge_by_two(
-                    data, start + c, rows, count, bytes_, stages, bit, np.float32(query.byte_sum), parities, here,
+                found = _judge_by_two(
+                    data, blocks, rows, found, bytes_, stages, bit, np.float32(query.byte_sum), parities, here,
                     factor, bias, second_slack, scores[0],
                 )  # fmt: skip
             else:
-                for r in range(count):
+                for r in range(found):
                     here[rows[r]] = -np.inf
-            _offer(data, start + c, rows, count, stages, integers, unit, factor, bias, scores, ids)
+            _offer(data, blocks, rows, found, stages, integers, unit, factor, bias, base, scores, ids)

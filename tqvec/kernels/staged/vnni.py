@@ -12,6 +12,7 @@ from tqvec.kernels.simd.base import (
     zero_i32x16,
 )
 from tqvec.kernels.simd.x86 import dot_bytes_i32x16, permute_i8x64, permute_two_i8x64
+from tqvec.kernels.staged.ahead import listed_row
 from tqvec.kernels.staged.avx512 import trellis_codes_avx512
 from tqvec.kernels.staged.codes import bits_at_seam, prefix_codes
 
@@ -19,21 +20,21 @@ product_steps_avx512 = (127, 127)
 
 
 @jit
-def _unpack_scalar(row, stride, count, plane_bytes, planes, table, words, out, width):
+def _unpack_scalar(row, stride, places, count, plane_bytes, planes, table, words, out, width):
     levels = load_i8x64(table)
     for i in range(count):
-        at = row + i * stride
+        at = listed_row(row, stride, places, i, count, planes * plane_bytes)
         to = out + i * width
         for w in range(words):
             store_i8x64(to + 64 * w, permute_i8x64(levels, prefix_codes(at + 8 * w, plane_bytes, planes)))
 
 
 @jit
-def _unpack_wide(row, stride, count, plane_bytes, planes, table, words, out, width):
+def _unpack_wide(row, stride, places, count, plane_bytes, planes, table, words, out, width):
     low = load_i8x64(table)
     high = load_i8x64(table + 64)
     for i in range(count):
-        at = row + i * stride
+        at = listed_row(row, stride, places, i, count, planes * plane_bytes)
         to = out + i * width
         for w in range(words):
             codes = prefix_codes(at + 8 * w, plane_bytes, planes)
@@ -41,11 +42,11 @@ def _unpack_wide(row, stride, count, plane_bytes, planes, table, words, out, wid
 
 
 @jit
-def _unpack_trellis(row, stride, count, plane_bytes, planes, windows, table, words, out, width):
+def _unpack_trellis(row, stride, places, count, plane_bytes, planes, windows, table, words, out, width):
     low = load_i8x64(table)
     high = load_i8x64(table + 64)
     for i in range(count):
-        at = row + i * stride
+        at = listed_row(row, stride, places, i, count, planes * plane_bytes)
         to = out + i * width
         before = bits_at_seam(at, plane_bytes, planes)
         for w in range(words):
@@ -54,19 +55,19 @@ def _unpack_trellis(row, stride, count, plane_bytes, planes, windows, table, wor
 
 
 @jit
-def unpack_levels_avx512(row, stride, count, plane_bytes, planes, windows, table, words, out, width):
-    """Byte levels of one band of `count` rows, coordinate by coordinate.
+def unpack_levels_avx512(row, stride, places, count, plane_bytes, planes, windows, table, words, out, width):
+    """Byte levels of one band of some rows, coordinate by coordinate.
 
     They come from its first `planes` planes, at most 7, or all of a trellis, whose windows have `windows` bits. `row`
-    is the address of the band in the first row, whose next is `stride` bytes on; `out` that of the first row's
-    64 * words bytes, whose next is `width` bytes on; `table` that of 128 levels.
+    is the address of the band in row 0, whose next is `stride` bytes on; `places` that of the numbers of `count` rows,
+    int32; `out` that of the first one's 64 * words bytes, whose next is `width` bytes on; `table` that of 128 levels.
     """
     if windows > 0:
-        _unpack_trellis(row, stride, count, plane_bytes, planes, windows, table, words, out, width)
+        _unpack_trellis(row, stride, places, count, plane_bytes, planes, windows, table, words, out, width)
     elif planes > 4:
-        _unpack_wide(row, stride, count, plane_bytes, planes, table, words, out, width)
+        _unpack_wide(row, stride, places, count, plane_bytes, planes, table, words, out, width)
     else:
-        _unpack_scalar(row, stride, count, plane_bytes, planes, table, words, out, width)
+        _unpack_scalar(row, stride, places, count, plane_bytes, planes, table, words, out, width)
 
 
 @jit

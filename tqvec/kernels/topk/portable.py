@@ -49,13 +49,14 @@ def topk_push_portable(score, row, scores, ids):
 
 
 @jit
-def topk_update_portable(candidates, n, first_id, scores, ids):
-    """Offer ``candidates[:n]`` with ids ``first_id, first_id + 1, …`` to a heap of k entries.
+def topk_update_portable(candidates, places, n, base, scores, ids):
+    """Offer ``candidates[:n]`` with ids ``base + places[:n]`` to a heap of k entries.
 
     Parameters
     ----------
     candidates : (≥ n,) float32
-    n, first_id : int
+    places : (≥ n,) int32
+    n, base : int
     scores : (k,) float32
         A heap; start it with -inf.
     ids : (k,) int64
@@ -69,7 +70,7 @@ def topk_update_portable(candidates, n, first_id, scores, ids):
         return
     for i in range(n):
         if candidates[i] >= threshold:
-            topk_push_portable(candidates[i], first_id + i, scores, ids)
+            topk_push_portable(candidates[i], base + places[i], scores, ids)
             threshold = scores[0]
 
 

@@ -1,0 +1,89 @@
+"""Which rows a search looks at: lists of those that a filter lets in, or of all."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tqvec.kernels._jit import LANES, jit
+
+WORD = 64  # rows whose bits a word of a filter holds
+SPARE = WORD + 8  # entries that `allowed_rows` may write past those it was asked for
+# The set bits of each byte, lowest first.
+POSITIONS = np.array([sorted(range(8), key=lambda bit: (not byte >> bit & 1, bit)) for byte in range(256)], np.uint8)
+COUNTS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
+
+
+@jit
+def _word(allowed, word, first, stop):
+    """A word of a filter, without the bits of rows below `first` and from `stop` on."""
+    bits = allowed[word]
+    before = first - WORD * word
+    if before > 0:
+        bits = bits >> np.uint64(before) << np.uint64(before)
+    rest = stop - WORD * word
+    if rest < WORD:
+        bits &= (np.uint64(1) << np.uint64(rest)) - np.uint64(1)
+    return bits
+
+
+@jit
+def allowed_rows(allowed, first, stop, most, places):
+    """List the first allowed rows of ``first .. stop``, in order.
+
+    Parameters
+    ----------
+    allowed : (⌈n / 64⌉,) or (0,) uint64
+        Bit i % 64 of word i // 64 tells whether row i is allowed; empty allows all.
+    first, stop : int
+    most : int
+        Rows to list at most.
+    places : (≥ most + SPARE,) int32
+        Filled.
+
+    Returns
+    -------
+    count : int
+        Rows listed.
+    next : int
+        Where to go on: no row before it is left.
+    """
+    if allowed.size == 0:
+        count = min(most, stop - first)
+        for r in range(count):
+            places[r] = first + r
+        return count, first + count
+    count = 0
+    for w in range(first // WORD, (stop + WORD - 1) // WORD):
+        word = _word(allowed, w, first, stop)
+        if word == 0:
+            continue
+        for part in range(0, WORD, 8):
+            eight = np.int64(word >> np.uint64(part) & np.uint64(255))
+            for p in range(8):  # without a branch, which would be hard to predict
+                places[count + p] = WORD * w + part + POSITIONS[eight, p]
+            count += COUNTS[eight]
+        if count > most:
+            return most, np.int64(places[most])
+        if count == most:
+            return most, min(WORD * w + WORD, stop)
+    return count, stop
+
+
+@jit
+def allowed_blocks(allowed, start, stop, places):
+    """List the blocks of 16 rows that have allowed rows in ``start .. stop``, by their first rows; how many.
+
+    `start` is a multiple of 16, `allowed` as in `allowed_rows`. `places` (≥ blocks + 1,) int32 is filled.
+    """
+    if allowed.size == 0:
+        count = (stop - start + LANES - 1) // LANES
+        for r in range(count):
+            places[r] = start + LANES * r
+        return count
+    count = 0
+    for w in range(start // WORD, (stop + WORD - 1) // WORD):
+        word = _word(allowed, w, start, stop)
+        for part in range(0, WORD, LANES):
+            places[count] = WORD * w + part
+            count += (word >> np.uint64(part) & np.uint64(0xFFFF)) != 0
+    return count
