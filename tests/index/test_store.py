@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 from functools import cache
 
 import numpy as np
@@ -455,3 +456,53 @@ def test_what_is_in_an_index():
     assert all(one in index for one in (1, -7, 2**63 - 1, np.int8(-7), np.uint64(2**63 - 1)))
     strangers = (0, 2**63, -(2**63) - 1, 2**70, np.uint64(2**63), 1.0, "1", None, [1], (1,), np.array([1]))
     assert not any(one in index for one in strangers)
+
+
+class Reading:
+    """Vectors during whose reading something else happens."""
+
+    def __init__(self, x, happens):
+        self.x, self.happens = x, happens
+
+    def __array__(self, dtype=None, copy=None):
+        self.happens()
+        return self.x
+
+
+def test_an_update_can_not_bring_back_what_is_removed_meanwhile():
+    index, plain = filled()
+    other = threading.Thread(target=index.remove_ids, args=([7],))
+
+    def remove():
+        if not other.ident:
+            other.start()
+        other.join(0.2)
+
+    index.update([7], Reading(vectors(1, seed=1), remove))
+    other.join()
+    plain.remove([7])
+    compare(index, plain)
+
+
+def test_a_copy_taken_while_an_index_is_trained():
+    """Its codec and its rows belong together."""
+    index, _ = filled()
+    trained, _ = filled(trained=True)
+    codecs = []
+
+    class Torn(tqvec.Index):
+        """Trained by another thread whenever its codec has been read."""
+
+        @property
+        def codec(self):
+            codec = self._core.codec
+            codecs.append(codec)
+            self._core = trained._core
+            return codec
+
+    index.__class__ = Torn
+    other = copy.copy(index)
+    other.__class__ = tqvec.Index
+    found = other.search(vectors(3, seed=900), k=20)
+    untorn = trained if other.codec is trained.codec else filled()[0]
+    assert np.array_equal(found[0], untorn.search(vectors(3, seed=900), k=20)[0])

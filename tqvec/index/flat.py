@@ -98,8 +98,9 @@ class Index:
 
     def __copy__(self) -> Index:
         """An index of the same vectors; later changes of either don't show in the other."""
-        other = self._like(self.codec)
-        other._core = other._core._replace(store=self._core.store.copy(other._lock))
+        core = self._core
+        other = self._like(core.codec)
+        other._core = other._core._replace(store=core.store.copy(other._lock))
         return other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Index:
@@ -264,8 +265,9 @@ class Index:
         InputError
             As `add`; an id that is not in the index.
         """
-        self._rows_of(ids)
-        self.add(x, ids, upsert=True, threads=threads)
+        with self._lock:  # what is there now shall still be there when it is replaced
+            self._rows_of(ids)
+            self.add(x, ids, upsert=True, threads=threads)
 
     def remove_ids(self, ids: ArrayLike) -> int:
         """Remove vectors; ids that are not in the index are passed over.
