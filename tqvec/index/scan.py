@@ -115,7 +115,7 @@ class Scanner:
         rotation, form = self._codec.rotation_tables, _FORMS[self._metric]
 
         def scan(block: Block, chosen: Words, base: int, start: int, stop: int, scores: Floats, ids: Ids) -> None:
-            room = _threads.scratch((stop - start) * 5 // 4 + 2 * SPARE_ROWS)
+            room = _threads.scratch((stop - start) * 21 // 16 + 3 * SPARE_ROWS)
             prefixes = block.prefixes.of(block.rows["codes"], block.n)
             search(
                 *self._tables(block), self._bands, prefixes, queries, rotation, form, self._levels.unit, self._stages,
