@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from tqvec import _threads
 from tqvec.codec.bands import integer_levels
+from tqvec.codec.products import batch_tables
 from tqvec.codec.quantizer import TurboQuant
-from tqvec.codec.stages import batch_tables, leading_planes, prefix_counts, stage_tables
+from tqvec.codec.stages import leading_planes, prefix_counts, stage_tables
 from tqvec.index.persistence import Rows
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels.dispatch import available, kernel
@@ -57,8 +58,9 @@ class Scanner:
         self._stages: StageTables | None = None
         if all((band.stop - band.start) % 8 == 0 for band in codec.bands):  # the stages read whole bytes
             known = codec.d, codec.bands, self._windows, codec.spreads
-            self._stages = stage_tables(*known, self._levels.levels)
-            self._prefixes = PrefixBlocks(leading_planes(codec.bands, self._windows, prefix_counts(*known)))
+            counts = prefix_counts(*known)
+            self._stages = stage_tables(*known, self._levels.levels, counts)
+            self._prefixes = PrefixBlocks(leading_planes(codec.bands, self._windows, counts))
 
     def search(self, rows: Rows, ntotal: int, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
         """The `k` best of the first `ntotal` rows for each query.
