@@ -97,14 +97,14 @@ def batch_tables(
     words = int(starts[-1]) // 64
     padded = np.zeros((nq + -nq % 32, words * 64), np.float32)
     variance = np.zeros(padded.shape[0])  # of estimates with exact queries
-    energy = 0.0  # times the variance of rounded entries: what that adds
+    energies = np.zeros(words * 64)  # times the squared error of rounded entries: what that adds
     for (start, stop, _), at, spread, one in zip(bands, starts, spreads, levels, strict=False):
         part = directions[:, start:stop]
         factor = float(spread) * one.unit
         padded[:nq, at : at + stop - start] = part * np.float32(factor)
         length = np.einsum("ij,ij->i", part, part, dtype=np.float64)
         variance[:nq] += length * one.variance * float(spread) ** 2
-        energy += (stop - start) / d * one.energy
+        energies[at : at + stop - start] = one.energy / d
     rounded, byte_unit = _rounded(padded, query_steps)
     tiles = rounded.reshape(-1, 16, words, 16, 4).transpose(0, 2, 3, 1, 4).reshape(-1, words, 16, 64)
     integers = np.empty((nq, words * 64), np.int16)
@@ -112,7 +112,7 @@ def batch_tables(
     factors = np.zeros(padded.shape[0])
     factors[:nq] = worth
     step_worth = byte_unit[:, 0] * factors
-    slack = factors * Z * np.sqrt(variance + energy * byte_unit[:, 0].astype(np.float64) ** 2 / 12)
+    slack = factors * Z * np.sqrt(variance + np.square(padded - rounded * byte_unit, dtype=np.float64) @ energies)
     return BatchTables(
         np.ascontiguousarray(tiles),
         step_worth.astype(np.float32),
