@@ -177,11 +177,14 @@ def test_warmup_leaves_nothing_to_compile():
     run("warmup")
     operations = [name for name in dispatch._TABLE if dispatch.available(name)]
     before = {name: len(getattr(dispatch.kernel(name), "signatures", ())) for name in operations}
-    for metric in ("ip", "l2"):
-        index = tqvec.Index(24, nbits=3, metric=metric)
-        index.add(np.repeat(X, 2, axis=0))
-        for count, k in ((1, 3), (40, 3), (2, 200)):
-            index.search(X[:count].astype(np.float64), k=k, threads=2)
+    x = np.repeat(np.tile(X, 2)[:, :32] * np.where(np.arange(32) < 16, 1, 0.1), 2, axis=0)
+    for metric, codebook in (("ip", "scalar"), ("l2", "trellis")):
+        for trained in (False, True):
+            index = tqvec.Index(32, nbits=3, metric=metric, codebook=codebook)
+            assert not trained or index.train(x).used
+            index.add(x)
+            for count, k in ((1, 3), (40, 3), (2, 200)):
+                index.search(x[:count], k=k, threads=2)
     for nbits in (2, 3.5):
         tqvec.TurboQuant(64, nbits=nbits, codebook="trellis").encode(np.tile(X, 3)[:, :64])
     tqvec.TurboQuant(24, rotation="haar").decode(tqvec.TurboQuant(24, rotation="haar").encode(X))
