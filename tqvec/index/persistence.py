@@ -95,18 +95,27 @@ class Writer:
         InputError
             Other arrays, types or shapes than the file has, or more rows than were announced.
         """
-        names = self._header.row_names
-        count = len(rows["scale"])
-        for name in names:
-            dtype, shape = self._tensors[name].dtype, (count, *self._tensors[name].shape[1:])
-            if name not in rows or (rows[name].dtype, rows[name].shape) != (dtype, shape):
-                raise InputError(f"rows must have {name} of shape {shape} and type {dtype}")
-        if rows.keys() != set(names) or self.rows + count > self._header.ntotal:
-            raise InputError(f"{self._path}: takes {self._header.ntotal} rows of {names}, got more, or {sorted(rows)}")
-        for name in names:
+        count = self._checked(rows)
+        for name in self._header.row_names:
             self._put(name, self.rows, rows[name])
             self._sum(name, rows[name])
         self.rows += count
+
+    def _checked(self, rows: Rows) -> int:
+        """How many rows there are."""
+        header = self._header
+        if rows.keys() != set(header.row_names):
+            raise InputError(f"rows must have {', '.join(header.row_names)}, got {', '.join(rows)}")
+        count = len(rows["scale"])
+        for name, array in rows.items():
+            dtype, shape = self._tensors[name].dtype, (count, *self._tensors[name].shape[1:])
+            if (array.dtype, array.shape) != (dtype, shape):
+                raise InputError(f"{name} must have shape {shape} and type {dtype}, got {array.shape} {array.dtype}")
+        if self.rows + count > header.ntotal:
+            raise InputError(f"{self._path}: {header.ntotal} rows were announced, got {self.rows + count}")
+        if "ids" in rows and count and not 0 <= rows["ids"].min() <= rows["ids"].max() < header.next_id:
+            raise InputError(f"ids must be from 0 to next_id - 1, {header.next_id - 1}")
+        return count
 
     def _put(self, name: str, row: int, array: NDArray) -> None:
         tensor = self._tensors[name]
