@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from tqvec.errors import InputError
 
 
-def shaped(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
-    """Rows of float32 from anything that NumPy reads as a floating-point array; NaN and infinity pass.
+def floating(x: ArrayLike, d: int, name: str) -> NDArray:
+    """Anything that NumPy reads as rows of floating-point numbers, in its own type and place.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def shaped(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
 
     Returns
     -------
-    (n, d) float32, C-contiguous
+    (n, d) array
         One row where `x` was 1-D.
 
     Raises
@@ -42,6 +42,12 @@ def shaped(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
         array = array[None, :]
     if array.ndim != 2 or array.shape[1] != d:
         raise InputError(f"{name} must have shape (n, {d}) or ({d},), got {np.shape(x)}")
+    return array
+
+
+def shaped(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
+    """`floating`, as C-contiguous float32; NaN and infinity pass."""
+    array = floating(x, d, name)
     with np.errstate(over="ignore", invalid="ignore"):
         rows: NDArray[np.float32] = np.ascontiguousarray(array, dtype=np.float32)
     return rows if rows.flags.writeable else rows.copy()  # Numba would compile anew for a read-only array
@@ -82,6 +88,13 @@ def integer(value: object, name: str, low: int, high: int) -> int:
     if not low <= number <= high:
         raise InputError(f"{name} must be an integer from {low} to {high}, got {value!r}")
     return number
+
+
+def fraction(value: object, name: str) -> float:
+    """`value` as a float above 0 and below 1."""
+    if not isinstance(value, (float, np.floating)) or not 0 < value < 1:
+        raise InputError(f"{name} must be a number above 0 and below 1, got {value!r}")
+    return float(value)
 
 
 def choice(value: object, name: str, allowed: Iterable[str]) -> str:

@@ -44,12 +44,16 @@ class Calibration(NamedTuple):
         In the order of variance. Coordinates after the last band are not stored.
     spreads : (n_bands,) float32
         Factor of the levels of each band: its standard deviation for residuals of length √d, times that of `matrix`.
+    near : (2,) float32
+        Mean and standard deviation of the errors of near neighbours' scores, in units of the deviation that follows
+        from the codebooks (docs/explanation/errors.md). Nothing is coded with it.
     """
 
     centre: Floats
     matrix: Floats
     bands: tuple[Band, ...]
     spreads: Floats
+    near: Floats = np.array([0, 1], np.float32)
 
     def shares(self, table: list[float]) -> Array:
         """Part of the squared length of residuals that each band has, (n_bands,); `table` is that of `errors`."""
@@ -73,6 +77,8 @@ class Calibration(NamedTuple):
             raise InputError("calibration holds NaN or Inf")
         if not (np.all(self.spreads > 0) and np.isfinite(self.spreads).all()):
             raise InputError("spreads of a calibration must be positive")
+        if self.near.shape != (2,) or not np.isfinite(self.near).all() or self.near[1] < 0:
+            raise InputError(f"near of a calibration must be a mean and a standard deviation, got {self.near}")
         starts = [0, *(band.stop for band in self.bands)]
         if not 1 <= n <= MAX_BANDS or starts[-1] > d:
             raise InputError(f"calibration must have 1 to {MAX_BANDS} bands within {d} coordinates, got {self.bands}")

@@ -75,6 +75,7 @@ def probabilities(d: int, nbits: int) -> Array:
     return np.concatenate([half[::-1], half])
 
 
+@lru_cache(maxsize=256)
 def distortion(d: int, nbits: int) -> float:
     """Expected squared error D of a unit vector under Algorithm 1: 1 − d Σ p c² at the optimum.
 

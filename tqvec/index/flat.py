@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,9 +17,12 @@ from tqvec.codec.bands import Width
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError
 from tqvec.index import persistence
+from tqvec.index.rerank import reranked, source
 from tqvec.index.rows import METRICS, empty_rows, encoded
 from tqvec.index.scan import SPARE_ROWS, Scanner, squared_lengths
+from tqvec.index.shortlist import shortlist
 from tqvec.index.training import Samples, Training, fit
+from tqvec.index.uncertainty import Judge, centre_products, with_errors
 
 _HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
 
@@ -183,7 +188,16 @@ class Index:
             self._rows[name][n:total] = rows
         self._ntotal = total
 
-    def search(self, queries: ArrayLike, k: int = 10, threads: int | None = None) -> tuple[Floats, Ids]:
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        threads: int | None = None,
+        *,
+        return_error: bool = False,
+        confidence: float | None = None,
+        rerank: ArrayLike | None = None,
+    ) -> tuple[Any, ...]:
         """The `k` best vectors for each query.
 
         Queries are rotated once and scored against the codes in integer arithmetic (kernels/scan/README.md states the
@@ -198,41 +212,62 @@ class Index:
             Results a query, at least 1.
         threads : int, optional
             Default: ``TQVEC_NUM_THREADS``, or all CPUs.
+        return_error : bool
+            Return the standard errors of the scores too (docs/explanation/errors.md).
+        confidence : float, optional
+            Above 0 and below 1: return as many results as hold all of the true best `k` with this probability. The
+            query that needs most decides the number; others are filled up with empty entries.
+        rerank : (ntotal, d) array, optional
+            The vectors in the order of adding; a memory map will do, since only some rows are read: those that
+            `confidence`, by default 0.99, asks for. The `k` best of them by their exact scores are returned.
 
         Returns
         -------
         scores : (nq, k) float32
-            Best first. Where there are fewer than `k` vectors: -inf (l2: +inf).
+            Best first. Where there are fewer than `k` vectors: -inf (l2: +inf). With `confidence` alone (nq, m), m ≥ k.
         ids : (nq, k) int64
             Where there are fewer than `k` vectors: -1.
+        error : (nq, k) float32
+            With `return_error`: root mean square error of each score, including that the best lean upwards; 0 for exact
+            scores, inf for empty entries.
 
         Raises
         ------
         InputError
-            Bad queries (see `add`), or `k` is not a positive integer.
+            Bad queries (see `add`), `k` is not a positive integer, `confidence` is not between 0 and 1, `rerank` has
+            another shape or type, or NaN or Inf in a row that is read.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
-        workers = num_threads(threads)
+        find = partial(self._found, threads=num_threads(threads))
         rows = _validate.vectors(queries, self.d, "queries")
+        vectors = None if rerank is None else source(rerank, self._ntotal, self.d)
+        if confidence is not None or vectors is not None:
+            confidence = _validate.fraction(0.99 if confidence is None else confidence, "confidence")
+        judge = Judge(self.codec, self.metric, self._rows, self._ntotal)
+        wanted = min(k, self._ntotal)
+        if confidence is not None:
+            results: tuple[NDArray, ...] = shortlist(find, judge, rows, wanted, confidence)
+        elif return_error:
+            results = with_errors(find, judge, rows, wanted)
+        else:
+            results = find(rows, wanted)
+        if vectors is not None:
+            results = reranked(vectors, self.metric, rows, results[1], wanted)
+        empty = (np.inf if self.metric == "l2" else -np.inf, -1, np.inf)
+        arrays = results[: 3 if return_error else 2]
+        return tuple(_padded(array, k, value) for array, value in zip(arrays, empty, strict=False))
+
+    def _found(self, rows: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
+        """Scores and ids of the best `k` rows, of at least as many, for each checked query."""
+        if k == 0:
+            return np.empty((rows.shape[0], 0), np.float32), np.empty((rows.shape[0], 0), np.int64)
         if self.metric == "l2":
             rows = rows - self.codec.centre  # distances don't change
-        if self._ntotal == 0:
-            scores = np.full((rows.shape[0], k), -np.inf, np.float32)
-            ids = np.full((rows.shape[0], k), -1, np.int64)
-        else:
-            scores, ids = self._best(rows, min(k, self._ntotal), workers)
-            if k > self._ntotal:
-                missing = ((0, 0), (0, k - self._ntotal))
-                scores = np.pad(scores, missing, constant_values=-np.inf)
-                ids = np.pad(ids, missing, constant_values=-1)
+        scores, ids = self._best(rows, k, threads)
         if self.metric == "l2":
             distances = np.maximum(squared_lengths(rows)[:, None] - scores.astype(np.float64), 0.0)
             return distances.astype(np.float32), ids
-        offset = self.codec.offset(rows)
-        if self.metric == "cosine":
-            length = np.sqrt(squared_lengths(rows))
-            offset = np.divide(offset, length, out=np.zeros_like(offset), where=length > 0)
-        return (scores + offset[:, None]).astype(np.float32), ids
+        return (scores + centre_products(self.codec, self.metric, rows)[:, None]).astype(np.float32), ids
 
     def _best(self, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
         """What the scanner finds, in batches whose heaps fit the memory set aside for them."""
@@ -275,3 +310,9 @@ class Index:
         index._start(persistence.codec_of(Path(path), header, calibration))
         index._append(rows)
         return index
+
+
+def _padded(array: NDArray, width: int, value: float) -> NDArray:
+    """An array (nq, m) with at least `width` columns; those that were missing hold `value`."""
+    missing = max(0, width - array.shape[1])
+    return np.pad(array, ((0, 0), (0, missing)), constant_values=value)

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec.codec import tangents
 from tqvec.codec.bands import Band, parse
 from tqvec.codec.calibration import MAX_D, Budget, calibrate, errors, spatial_median
+from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError
+from tqvec.index.uncertainty import angles
 
 MIN_ROWS = 200  # below, a quarter held out says nothing
 _MOST = 65536  # rows of a sample that are looked at
@@ -19,6 +22,7 @@ _LONGEST = 1e18  # value whose square float32 still holds
 _HELD_OUT = 2000  # rows at most
 _QUERIES = 200  # asked at most
 _NEAR = 100  # true neighbours on which errors are compared: far ones don't compete
+_NEAREST = 3  # on which the errors of near scores are measured
 _TOP = 10
 _ENOUGH = 0.9  # of the squared error of scores: less is no accident
 _ORDER = 0x7261696E  # of the generator that shuffles the sample, beside the codec's seed
@@ -106,18 +110,20 @@ def fit(
         queries, base = rows[:asked], rows[asked:held]
     else:
         queries, base = order.permutation(samples.queries)[:_QUERIES], rows[:held]
-    candidate = _calibrated(codec, rows[held:])
+    exact = _exact(base, queries, metric)
     results = []
+    candidate = _calibrated(codec, rows[held:])
     for one in (codec, candidate):
         index = make(one)
         index.add(base, threads)
         scores, ids = index.search(queries, base.shape[0], threads)
-        results.append(_judged(-scores if metric == "l2" else scores, ids, _exact(base, queries, metric)))
+        results.append(_judged(-scores if metric == "l2" else scores, ids, exact))
     (recall_before, error_before), (recall_after, error_after) = results
+    near = _near_errors(candidate, metric, rows[:held], samples.queries, threads)
     error = error_after / error_before if error_before > 0 else 1.0
     by_chance = np.sqrt(recall_before * (1 - recall_before) / (_TOP * queries.shape[0]))
     used = bool(error < _ENOUGH and recall_after >= recall_before - by_chance)
-    final = _calibrated(codec, rows)
+    final = _calibrated(codec, rows, near)
     reason = "it helps at equal bytes" if used else "it would not help: the index stays as it was"
     assert final.calibration is not None
     shares = tuple(final.calibration.shares(errors(codec.d, codec.codebook)).tolist())
@@ -137,11 +143,12 @@ def _check(d: int, metric: str, samples: Samples) -> None:
             raise InputError(f"{name} row {row} is too long to train with: it has a value above {_LONGEST:g}")
 
 
-def _calibrated(codec: TurboQuant, rows: Floats) -> TurboQuant:
+def _calibrated(codec: TurboQuant, rows: Floats, near: Floats | None = None) -> TurboQuant:
     untrained = parse(codec.nbits, codec.d)[1]
     bits = sum((band.stop - band.start) * band.nbits for band in untrained)
     budget = Budget(bits, codec.codebook, codec.seed)
-    return codec.calibrated(calibrate(rows, spatial_median(rows), budget))
+    calibration = calibrate(rows, spatial_median(rows), budget)
+    return codec.calibrated(calibration if near is None else calibration._replace(near=near))
 
 
 def _distinct(rows: Floats, metric: str) -> Floats:
@@ -170,3 +177,25 @@ def _judged(scores: Floats, ids: Ids, exact: NDArray[np.float64]) -> tuple[float
     near = best[:, :_NEAR]
     error = np.take_along_axis(found, near, axis=1) - np.take_along_axis(exact, near, axis=1)
     return float(wanted.any(axis=2).mean()), float(np.median(np.var(error, axis=1)))
+
+
+def _near_errors(codec: TurboQuant, metric: str, held: Floats, queries: Floats | None, threads: int) -> Floats:
+    """Mean and standard deviation of the errors of products with the nearest of some rows that were held out, by what
+    the codebooks say of them, (2,).
+
+    Without queries each row asks for the nearest others. A sample is sparser than what it is from: only few are near.
+    """
+    asked = held if queries is None else queries[: held.shape[0]]
+    exact = _exact(held, asked, metric)
+    if queries is None:
+        np.fill_diagonal(exact, -np.inf)
+    best = np.argsort(-exact, axis=1, kind="stable")[:, :_NEAREST]
+    if metric == "l2":
+        asked = asked - codec.centre
+    encoded = codec.encode_sums(held, threads)
+    codes = Codes(encoded.data, tangents.packed(codec.stored_scale(encoded), codec.tangents(encoded, threads)))
+    scores = np.take_along_axis(codec.inner_product(asked, codes, threads), best, axis=1)
+    error = scores - np.take_along_axis(asked.astype(np.float64) @ held.T, best, axis=1)
+    deviation = angles(codec, "ip", {"scale": codes.scale}, asked, scores, best).deviation()
+    judged = error[deviation > 0] / deviation[deviation > 0]
+    return np.array([judged.mean(), judged.std()] if judged.size else [0, 1], np.float32)
