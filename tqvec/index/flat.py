@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from functools import partial
 from pathlib import Path
@@ -81,9 +80,20 @@ class Index:
 
     def _like(self, codec: TurboQuant) -> Index:
         """An empty index of another codec, all else equal."""
-        other = copy.copy(self)
+        other = object.__new__(type(self))
+        other.d, other.nbits, other.metric = self.d, self.nbits, self.metric
         other._start(codec)
         return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling and copying: without the scanner, whose tables, caches and locks are made anew."""
+        rows = {name: array[: self._ntotal] for name, array in self._rows.items()}
+        return {"d": self.d, "nbits": self.nbits, "metric": self.metric, "codec": self.codec, "rows": rows}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.d, self.nbits, self.metric = state["d"], state["nbits"], state["metric"]
+        self._start(state["codec"])
+        self._append(state["rows"])
 
     def __repr__(self) -> str:
         kind = "codebook='trellis', " if self.codec.codebook == "trellis" else ""
