@@ -12,7 +12,7 @@ import tqvec
 from tqvec.errors import FormatError, InputError, LossWarning
 from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import load_sample
-from tqvec.index import flat, training
+from tqvec.index import flat, store, training
 from tqvec.kernels.dispatch import implementation
 
 SEED = 8
@@ -243,7 +243,7 @@ def test_training_after_adding_with_the_vectors():
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 def test_training_after_adding_from_the_codes(metric, nbits, codebook, monkeypatch):
     """The loss is the one announced, scores stay unbiased, and blocks don't matter."""
-    monkeypatch.setattr(flat, "_RECODED", 64 * 300)
+    monkeypatch.setattr(store, "_PART", 300)
     x, queries = anisotropic(2000, 64), anisotropic(300, 64, seed=5)
     exact, order = exact_search(x, queries, 2000, metric)
     index, other = made(64, nbits, metric, codebook), made(64, nbits, metric, codebook)
