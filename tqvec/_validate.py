@@ -33,10 +33,7 @@ def floating(x: ArrayLike, d: int, name: str) -> NDArray:
     InputError
         Wrong type or shape.
     """
-    try:
-        array = np.asarray(x)
-    except ValueError as error:
-        raise InputError(f"{name} can't be read as an array: {error}") from error
+    array = as_array(x, name)
     if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
         raise InputError(f"{name} must hold floating-point numbers, got dtype {array.dtype}; convert it with astype")
     if array.ndim == 1:
@@ -52,6 +49,20 @@ def shaped(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):
         rows: NDArray[np.float32] = np.ascontiguousarray(array, dtype=np.float32)
     return rows if rows.flags.writeable else rows.copy()  # Numba would compile anew for a read-only array
+
+
+def as_array(x: ArrayLike, name: str) -> NDArray:
+    """`x` as NumPy reads it.
+
+    Raises
+    ------
+    InputError
+        It is a list of lists of unequal lengths.
+    """
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise InputError(f"{name} can't be read as an array: {error}") from error
 
 
 def bad_row(x: ArrayLike, row: int, name: str) -> InputError:

@@ -164,8 +164,7 @@ def test_every_field_is_checked(tmp_path, monkeypatch, codec):
         ({"squared_norm": None}, "crc32"),
         ({"matrix": None}, "crc32"),
         ({"ids": np.zeros(40, np.int32)}, "tensors"),
-        ({"ids": np.arange(40) - 1}, "ids from -1 to 38"),
-        ({"ids": np.arange(40) * 40}, "ids from 0 to 1560, but the next one is 1200"),
+        ({"ids": np.arange(40) * 40}, "ids up to 1560, but the next one is 1200"),
         ({"centre": np.full(16, np.inf, np.float32)}, "centre holds NaN or Inf"),
         ({"matrix": np.full((16, 16), np.nan, np.float32)}, "matrix holds NaN or Inf"),
         ({"spreads": "zero"}, "spreads of a calibration must be positive"),
@@ -188,10 +187,7 @@ def test_what_only_verify_sees(tmp_path, codec):
     ):
         path = forged(written(tmp_path / "a.tqv", codec), {}, arrays)
         assert reason in refused(path, verify=True)
-        header, rows, calibration = persistence.load(path)
-        index = tqvec.Index(16, nbits=2, metric="l2")
-        index._start(persistence.codec_of(path, header, calibration))
-        index._append({name: rows[name] for name in ("codes", "scale", "squared_norm")})
+        index = tqvec.Index.load(path)
         with np.errstate(invalid="ignore"):
             assert index.search(X[:3], 5)[1].shape == (3, 5)  # no crash
 

@@ -36,7 +36,7 @@ def check(full, found):
 
 def check_all(index, queries, monkeypatch):
     """`check` for few and for many results, with one thread and with two."""
-    assert index._scanner._stages is not None
+    assert index._core.scanner._stages is not None
     for k in (1, 10, 100):
         full, single, batch = searches(index, queries, k, monkeypatch, threads=k % 2 + 1)
         check(full, single)
@@ -130,7 +130,7 @@ def test_bands_of_broken_bytes_are_scanned_in_full(d, nbits, monkeypatch):
     x = np.random.default_rng(10_023).standard_normal((2_000, d)).astype(np.float32)
     index = tqvec.Index(d, nbits=nbits, seed=4)
     index.add(x)
-    assert index._scanner._stages is None
+    assert index._core.scanner._stages is None
     full, single, batch = searches(index, x[:40], 5, monkeypatch)
     for found in (single, batch):
         assert np.array_equal(full[0], found[0])

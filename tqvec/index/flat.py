@@ -98,8 +98,9 @@ class Index:
 
     def __copy__(self) -> Index:
         """An index of the same vectors; later changes of either don't show in the other."""
-        other = self._like(self.codec)
-        other._core = other._core._replace(store=self._core.store.copy(other._lock))
+        core = self._core
+        other = self._like(core.codec)
+        other._core = other._core._replace(store=core.store.copy(other._lock))
         return other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Index:
@@ -108,16 +109,20 @@ class Index:
     def __getstate__(self) -> dict[str, Any]:
         core = self._core
         blocks, next_id = core.store.snapshot()
+        first = first_id(blocks, next_id)
+        stored = [(rows, ids if first is None else None) for rows, ids in parts(blocks)]
         settings = {name: getattr(self, name) for name in ("metric", "d", "nbits")}
-        return settings | {"codec": core.codec, "parts": list(parts(blocks)), "next_id": next_id}
+        return settings | {"codec": core.codec, "parts": stored, "first_id": first, "next_id": next_id}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.metric, self.d, self.nbits = state["metric"], state["d"], state["nbits"]
         self._lock = threading.RLock()
         self._core = self._empty(state["codec"])
+        store = self._core.store
+        store.next_id = state["first_id"] or 0
         for rows, ids in state["parts"]:
-            self._core.store.append(rows, ids, False)
-        self._core.store.next_id = state["next_id"]
+            store.append(rows, ids, False)
+        store.next_id = state["next_id"]
 
     @property
     def codec(self) -> TurboQuant:
@@ -133,7 +138,9 @@ class Index:
         return self.ntotal
 
     def __contains__(self, one: object) -> bool:
-        return isinstance(one, (int, np.integer)) and bool(self._core.store.find(selectors.integers(one, "id"))[0] >= 0)
+        if not isinstance(one, (int, np.integer)) or not -(2**63) <= int(one) < 2**63:
+            return False
+        return bool(self._core.store.find(np.array([one], np.int64))[0] >= 0)
 
     @property
     def ntotal(self) -> int:
@@ -262,8 +269,9 @@ class Index:
         InputError
             As `add`; an id that is not in the index.
         """
-        self._rows_of(ids)
-        self.add(x, ids, upsert=True, threads=threads)
+        with self._lock:  # what is there now shall still be there when it is replaced
+            self._rows_of(ids)
+            self.add(x, ids, upsert=True, threads=threads)
 
     def remove_ids(self, ids: ArrayLike) -> int:
         """Remove vectors; ids that are not in the index are passed over.
@@ -291,8 +299,8 @@ class Index:
     def merge_from(self, other: Index) -> None:
         """Append all vectors of another index of the same codec, as if they had been added to this one.
 
-        Ids of this index's own making go on counting for the other's vectors; if either has ids of the user's, all ids
-        are kept, and must be distinct.
+        If the other's ids are 0, 1, 2, … in order, as they come by themselves, its vectors get this index's next ids.
+        Otherwise, and once a vector of it was removed, they keep their ids, which must be distinct from those here.
 
         Raises
         ------
@@ -301,18 +309,22 @@ class Index:
         """
         if not isinstance(other, Index):
             raise InputError(f"other must be an Index, got {type(other).__name__}")
-        mine, its = ((i.metric, i.codec.fingerprint) for i in (self, other))
-        if mine != its:
-            raise InputError(f"indexes of different codecs can't be merged: {mine} and {its} (metric, fingerprint)")
+        theirs = other._core
+        given = theirs.store.taken()
         with self._lock:
-            self._core.store.take_over(other._core.store)
+            core = self._core
+            mine, its = (self.metric, core.codec.fingerprint), (other.metric, theirs.codec.fingerprint)
+            if mine != its:
+                raise InputError(f"indexes of different codecs can't be merged: {mine} and {its} (metric, fingerprint)")
+            core.store.take_over(*given)
 
-    def reconstruct(self, ids: ArrayLike) -> Floats:
+    def reconstruct(self, ids: ArrayLike, threads: int | None = None) -> Floats:
         """Decompressed vectors; for metric cosine their directions.
 
         Parameters
         ----------
         ids : (n,) int
+        threads : int, optional
 
         Returns
         -------
@@ -323,11 +335,14 @@ class Index:
         InputError
             An id is not in the index.
         """
-        core, blocks, rows = self._rows_of(ids)
-        if rows.size == 0:
+        return self._decoded(*self._rows_of(ids), num_threads(threads))
+
+    def _decoded(self, core: _Core, blocks: Blocks, rows: Ids, threads: int) -> Floats:
+        """Decompressed rows by number."""
+        if rows.size == 0:  # there may be no block
             return np.empty((0, self.d), np.float32)
         stored = gathered(blocks, rows, ("codes", "scale"))
-        return core.codec.decode(Codes(stored["codes"], stored["scale"]))
+        return core.codec.decode(Codes(stored["codes"], stored["scale"]), threads)
 
     def _rows_of(self, ids: ArrayLike) -> tuple[_Core, Blocks, Ids]:
         """Rows of ids that must be there, and the state of the index that they belong to."""
@@ -464,12 +479,16 @@ class Index:
             An id is not in the index; otherwise as `search`.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 2)
-        wanted = selectors.integers(ids, "ids")
-        scores, found = self.search(self.reconstruct(wanted), k + 1, threads, filter=filter)
-        own = found == wanted[:, None]
+        core, blocks, rows = self._rows_of(ids)
+        workers, view = num_threads(threads), View(blocks, selectors.allowed(blocks, filter))
+        queries = self._decoded(core, blocks, rows, workers)
+        scores, found = self._best(core, view, workers, queries, min(k + 1, view.size))
+        scores = _padded(scores, k + 1, np.inf if self.metric == "l2" else -np.inf)
+        found = _padded(found, k + 1, -1)
+        own = found == rows[:, None]
         own[~own.any(axis=1), -1] = True  # a row that does not find itself loses its last result
-        shape = wanted.size, k
-        return scores[~own].reshape(shape), found[~own].reshape(shape)
+        shape = rows.size, k
+        return scores[~own].reshape(shape), ids_of(blocks, found[~own].reshape(shape))
 
     def _best(self, core: _Core, view: View, threads: int, queries: Floats, k: int) -> tuple[Floats, Ids]:
         """Scores as `search` returns them, and row numbers through all blocks; there are at least `k` rows."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tqvec._validate import as_array, integer
 from tqvec.errors import InputError
 from tqvec.index.blocks import Block, Words, both, words
 
@@ -16,6 +17,8 @@ Chosen = NDArray[np.bool_]
 
 class Selector:
     """What all selectors can do; `Mask`, `Ids` and `Range` are the ones to make.
+
+    They compose with each other, and with what else a filter may be: arrays and ranges.
 
     Examples
     --------
@@ -32,11 +35,15 @@ class Selector:
         """For each block a boolean array of its rows; removed rows may be either."""
         raise NotImplementedError
 
-    def __and__(self, other: Selector) -> Selector:
+    __array_ufunc__ = None  # so that arrays leave ``array & selector`` to it
+
+    def __and__(self, other: Any) -> Selector:
         return _Pair(self, other, np.logical_and)
 
-    def __or__(self, other: Selector) -> Selector:
+    def __or__(self, other: Any) -> Selector:
         return _Pair(self, other, np.logical_or)
+
+    __rand__, __ror__ = __and__, __or__
 
     def __invert__(self) -> Selector:
         return _Not(self)
@@ -52,7 +59,7 @@ class Mask(Selector):
     """
 
     def __init__(self, keep: ArrayLike):
-        self._keep = np.asarray(keep)
+        self._keep = as_array(keep, "a mask")
         if self._keep.dtype != np.bool_ or self._keep.ndim != 1:
             raise InputError(f"a mask must be a 1-D boolean array, got {self._keep.dtype} of shape {self._keep.shape}")
 
@@ -93,7 +100,7 @@ class Ids(Selector):
         if not isinstance(block.ids, int):
             own = block.ids[: block.n]
             at = np.searchsorted(self._ids, own)
-            return np.append(self._ids, 0)[at] == own if self._ids.size else np.zeros(block.n, bool)
+            return self._ids[np.minimum(at, self._ids.size - 1)] == own if self._ids.size else np.zeros(block.n, bool)
         rows = np.zeros(block.n, bool)
         low, high = np.searchsorted(self._ids, [block.ids, block.ids + block.n])
         rows[self._ids[low:high] - block.ids] = True
@@ -101,31 +108,37 @@ class Ids(Selector):
 
 
 class Range(Selector):
-    """Vectors whose ids are ``start <= id < stop``.
+    """Vectors whose ids are ``start``, ``start + step``, … below ``stop``.
 
     Parameters
     ----------
-    start, stop : int
+    start, stop, step : int
+        As of a ``range``; `step` is positive.
     """
 
-    def __init__(self, start: int, stop: int):
-        self._start, self._stop = int(start), int(stop)
+    def __init__(self, start: int, stop: int, step: int = 1):
+        self._start = integer(start, "start", -(2**63), 2**63)
+        self._stop = integer(stop, "stop", -(2**63), 2**63)
+        self._step = integer(step, "step", 1, 2**63 - 1)
 
     def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
         """As `Selector.chosen`."""
         return [self._of(block) for block in blocks]
 
     def _of(self, block: Block) -> Chosen:
+        start, stop, step = self._start, self._stop, self._step
         if not isinstance(block.ids, int):
             own = block.ids[: block.n]
-            return (own >= self._start) & (own < self._stop)
+            inside: Chosen = (own >= start) & (own < stop)
+            return inside if step == 1 else inside & (own % step == start % step)
         rows = np.zeros(block.n, bool)
-        rows[max(0, self._start - block.ids) : max(0, self._stop - block.ids)] = True
+        first = start - block.ids
+        rows[first if first >= 0 else first % step : max(0, stop - block.ids) : step] = True
         return rows
 
 
 class _Pair(Selector):
-    def __init__(self, one: Selector, other: Selector, combine: np.ufunc):
+    def __init__(self, one: Selector, other: Any, combine: np.ufunc):
         self._both, self._combine = (one, _selector(other)), combine
 
     def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
@@ -146,9 +159,10 @@ def _selector(given: Any) -> Selector:
     if isinstance(given, Selector):
         return given
     if isinstance(given, range):
-        return Range(given.start, given.stop) if given.step == 1 else Ids(np.array(given, np.int64))
-    array = np.asarray(given)
-    return Mask(array) if array.dtype == np.bool_ else Ids(array)
+        rising = given if given.step > 0 else given[::-1]
+        return Range(rising.start, rising.stop, rising.step)
+    array = as_array(given, "filter")
+    return Mask(array) if array.dtype == np.bool_ else Ids(integers(array, "filter"))
 
 
 def allowed(blocks: Sequence[Block], given: Any) -> list[Words]:
@@ -175,7 +189,7 @@ def integers(values: ArrayLike, name: str) -> NDArray[np.int64]:
     InputError
         They are not integers, or beyond int64.
     """
-    array = np.atleast_1d(np.asarray(values))
+    array = np.atleast_1d(as_array(values, name))
     if array.size == 0:
         return np.zeros(0, np.int64)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):

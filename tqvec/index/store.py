@@ -64,7 +64,7 @@ class Store:
         with self._lock:
             other.blocks, other.next_id = self.blocks, self.next_id
             if self._table is not None:
-                other._rebuild_table()
+                other._table = _table_of(self.blocks)
         return other
 
     def append(self, rows: Rows, ids: Ids | None, replace: bool) -> None:
@@ -87,26 +87,10 @@ class Store:
         if n == 0:
             return
         with self._lock:
-            blocks = self.blocks
-            if ids is not None:
-                blocks = self._vacated(ids, replace)
-            if ids is None or _follow(ids, self.next_id):
+            if ids is None:
                 self._check_room(n)
-                given: Ids | int = self.next_id
-            else:
-                given = ids
-                self._use_table()
-            start = sum(block.n for block in self.blocks)
-            if self._tail is None or self._tail.n >= BLOCK_ROWS:
-                self._tail = Tail(self._like, self._prefixes)
-                blocks = (*blocks, self._tail.append(rows, given))
-            else:
-                blocks = (*blocks[:-1], self._tail.append(rows, given, blocks[-1].alive))
-            if self._table is not None:
-                self._table.insert(np.arange(given, given + n) if isinstance(given, int) else given, start)
-            largest = given + n - 1 if isinstance(given, int) else int(given.max())
-            self.next_id = max(self.next_id, min(largest, _LARGEST_ID - 1) + 1)
-            self.blocks = blocks
+            blocks = self.blocks if ids is None else self._vacated(ids, replace)
+            self.blocks = self._longer(blocks, rows, ids)
             self._compact()
 
     def _check_room(self, n: int) -> None:
@@ -124,9 +108,24 @@ class Store:
             raise InputError(f"ids row {at}: id {ids[at]} is in the index; add(..., upsert=True) replaces it")
         if self._table is not None:
             self._table.remove(ids[taken])
-        else:
-            self._use_table(but=ids[taken])
         return _without(self.blocks, rows[taken])
+
+    def _longer(self, blocks: Blocks, rows: Rows, ids: Ids | None) -> Blocks:
+        """Blocks with more rows, whose ids are new; by default the next ones."""
+        n = rows["scale"].shape[0]
+        given = self.next_id if ids is None or _follow(ids, self.next_id) else ids
+        if not isinstance(given, int) and self._table is None:
+            self._table = _table_of(blocks)
+        if self._table is not None:
+            self._table.insert(np.arange(given, given + n) if isinstance(given, int) else given, _count(blocks))
+        if self._tail is None or self._tail.n >= BLOCK_ROWS:
+            self._tail = Tail(self._like, self._prefixes)
+            blocks = (*blocks, self._tail.append(rows, given))
+        else:
+            blocks = (*blocks[:-1], self._tail.append(rows, given, blocks[-1].alive))
+        largest = given + n - 1 if isinstance(given, int) else int(given.max())
+        self.next_id = max(self.next_id, min(largest, _LARGEST_ID - 1) + 1)
+        return blocks
 
     def remove(self, ids: Ids) -> int:
         """Remove the rows of distinct ids, those that there are; how many there were."""
@@ -139,23 +138,30 @@ class Store:
             self._compact()
             return int(found.sum())
 
-    def take_over(self, other: Store) -> None:
-        """Add all rows of a store of the same codec.
+    def taken(self) -> tuple[Blocks, bool]:
+        """The blocks of now, and whether ids simply count: 0, 1, 2, … in order, with none ever removed."""
+        with self._lock:
+            return self.blocks, _simply_count(self.blocks, self.next_id)
 
-        They get the next ids, unless the other store has ids of its user's.
+    def take_over(self, blocks: Blocks, count: bool) -> None:
+        """Add all rows of a store of the same codec, given what it has `taken`.
+
+        They get the next ids if theirs simply count; otherwise they keep them.
         """
         with self._lock:
-            own = other._table is not None
-            given = list(parts(other.blocks))
-            if own and given:
-                taken = [ids[self.find(ids) >= 0] for _, ids in given]
-                if any(ids.size for ids in taken):
-                    clash = np.concatenate(taken)
-                    raise InputError(
-                        f"both indexes have id {clash[0]}" + f" and {clash.size - 1} more" * (clash.size > 1)
-                    )
-            for rows, ids in given:
-                self.append(rows, ids if own else None, False)
+            if count:
+                self._check_room(_count(blocks))
+            else:
+                ids = np.concatenate([np.zeros(0, np.int64), *(block.ids_of(block.live_rows()) for block in blocks)])
+                clash = ids[self.find(ids) >= 0]
+                if clash.size:
+                    more = f" and {clash.size - 1} more" if clash.size > 1 else ""
+                    raise InputError(f"both indexes have id {clash[0]}{more}")
+            longer = self.blocks
+            for rows, ids in parts(blocks):
+                longer = self._longer(longer, rows, None if count else ids)
+            self.blocks = longer
+            self._compact()
 
     def snapshot(self) -> tuple[Blocks, int]:
         """The blocks of now and the next id."""
@@ -173,7 +179,7 @@ class Store:
             blocks, self._tail = cut(rows, ids, self._prefixes, mapped)
             self.blocks, self.next_id, self._table = tuple(blocks), next_id, None
             if not isinstance(ids, int):
-                self._use_table()
+                self._table = _table_of(self.blocks)
 
     def find(self, ids: Ids) -> Ids:
         """Row of each id, counted through all blocks, removed rows included; -1 where there is none."""
@@ -182,33 +188,15 @@ class Store:
                 return self._table.find(ids)
             return find_in_order(self.blocks, ids)
 
-    def _use_table(self, but: Ids | None = None) -> None:
-        """From now on ids need not follow each other."""
-        if self._table is None:
-            self._rebuild_table()
-            if but is not None and self._table is not None:
-                self._table.remove(but)
-
-    def _rebuild_table(self) -> None:
-        table = IdTable()
-        start = 0
-        for block in self.blocks:
-            rows = block.live_rows()
-            for first, last in _runs(rows):
-                table.insert(block.ids_of(rows[first:last]), start + int(rows[first]))
-            start += block.n
-        self._table = table
-
     def _compact(self) -> None:
         """Drop removed rows for good when they are more than those that are left."""
-        stored = sum(block.n for block in self.blocks)
+        stored = _count(self.blocks)
         if stored < 2 * _PART or 2 * sum(block.live for block in self.blocks) > stored:
             return
         fresh = Store(self._like, self._prefixes, self._lock)
         for rows, ids in parts(self.blocks):
             fresh.append(rows, ids, False)
-        fresh._use_table()
-        self._tail, self._table, self.blocks = fresh._tail, fresh._table, fresh.blocks
+        self._tail, self._table, self.blocks = fresh._tail, _table_of(fresh.blocks), fresh.blocks
 
 
 def parts(blocks: Blocks) -> Iterator[tuple[Rows, Ids]]:
@@ -218,6 +206,33 @@ def parts(blocks: Blocks) -> Iterator[tuple[Rows, Ids]]:
         for first in range(0, rows.size, _PART):
             chosen = rows[first : first + _PART]
             yield {name: array[chosen] for name, array in block.rows.items()}, block.ids_of(chosen)
+
+
+def _count(blocks: Blocks) -> int:
+    """Number of rows, removed ones included."""
+    return sum(block.n for block in blocks)
+
+
+def _table_of(blocks: Blocks) -> IdTable:
+    """Where to find the ids of all rows that were not removed."""
+    table = IdTable()
+    start = 0
+    for block in blocks:
+        rows = block.live_rows()
+        for first, last in _runs(rows):
+            table.insert(block.ids_of(rows[first:last]), start + int(rows[first]))
+        start += block.n
+    return table
+
+
+def _simply_count(blocks: Blocks, next_id: int) -> bool:
+    """Whether ids are 0, 1, 2, … in order up to the one before `next_id`."""
+    start = 0
+    for block in blocks:
+        if block.alive.size or not np.array_equal(block.ids_of(np.arange(block.n)), np.arange(start, start + block.n)):
+            return False
+        start += block.n
+    return start == next_id
 
 
 def first_id(blocks: Blocks, next_id: int) -> int | None:
@@ -237,7 +252,8 @@ def first_id(blocks: Blocks, next_id: int) -> int | None:
 
 
 def _follow(ids: Ids, first: int) -> bool:
-    return bool(ids[0] == first and np.all(np.diff(ids) == 1))
+    """Whether ids are `first` and the following; one beyond the last of them must be an int64 too."""
+    return bool(ids[0] == first and first + ids.size <= _LARGEST_ID and np.all(np.diff(ids) == 1))
 
 
 def _runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

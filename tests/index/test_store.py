@@ -1,0 +1,508 @@
+"""What `Index` holds after every kind of change, against a dictionary (tests/plain.py); blocks are of 100 rows."""
+
+import copy
+import pickle
+import threading
+from functools import cache
+
+import numpy as np
+import pytest
+import strategies as sts
+from plain import PlainIndex
+
+import tqvec
+from tqvec.errors import InputError
+from tqvec.index import blocks, store
+
+D = 40
+KINDS = (
+    *(("scalar", metric, False) for metric in ("ip", "cosine", "l2")),
+    *(("trellis", metric, False) for metric in ("ip", "l2")),
+    *(("scalar", metric, True) for metric in ("ip", "cosine", "l2")),
+    ("trellis", "cosine", True),
+)
+pytestmark = pytest.mark.usefixtures("small_blocks")
+kinds = pytest.mark.parametrize(("codebook", "metric", "trained"), KINDS)
+
+
+@cache
+def empty(codebook, metric, trained):
+    index = tqvec.Index(D, nbits=3, metric=metric, codebook=codebook, seed=3)
+    if trained:
+        assert index.train(vectors(3000, seed=77)).used
+    return index
+
+
+def made(codebook="scalar", metric="ip", trained=False):
+    """An empty index, and the plain one to compare with."""
+    index = copy.copy(empty(codebook, metric, trained))
+    return index, PlainIndex(index)
+
+
+def vectors(n, seed=0):
+    """Rows of falling spreads around a common point, of different lengths."""
+    x = sts.normal(n, D, seed) / np.arange(1, D + 1) + np.float32(0.1)
+    return (x * sts.rng(seed + 500).uniform(0.5, 2, (n, 1))).astype(np.float32)
+
+
+def filled(n=450, **kind):
+    """An index of `n` vectors in blocks of unequal sizes, and the plain one."""
+    index, plain = made(**kind)
+    x = vectors(n)
+    for start, stop in ((0, 30), (30, 210), (210, 211), (211, 390), (390, n)):
+        index.add(x[start:stop])
+        plain.add(x[start:stop])
+    return index, plain
+
+
+def compare(index, plain, keep=None, filter=None, queries=None):
+    """Everything that can be asked of an index."""
+    queries = vectors(3, seed=900) if queries is None else queries
+    assert index.ntotal == len(index) == len(plain.ids)
+    assert index.ids.tolist() == plain.ids
+    assert index.ids.dtype == np.int64
+    for k in (1, 10, len(plain.ids) + 3):
+        found = index.search(queries, k=k, filter=filter, threads=1)
+        plain.check(queries, k, found, keep)
+        again = index.search(queries, k=k, filter=filter, threads=3)
+        assert np.array_equal(found[0], again[0])
+        assert np.array_equal(found[1], again[1])
+    assert all(i in index for i in plain.ids[:5])
+
+
+def contents(index):
+    """Ids and stored rows, in order."""
+    found = list(store.parts(index._core.store.blocks))
+    ids = np.concatenate([np.zeros(0, np.int64), *(ids for _, ids in found)])
+    return ids, {name: np.concatenate([rows[name] for rows, _ in found]) for name in (found[0][0] if found else ())}
+
+
+def same(one, other):
+    """Whether two indexes hold the same rows under the same ids, to the last bit."""
+    (ids, rows), (its, its_rows) = contents(one), contents(other)
+    return np.array_equal(ids, its) and all(np.array_equal(rows[name], its_rows[name]) for name in rows | its_rows)
+
+
+@kinds
+def test_adding_in_pieces(codebook, metric, trained):
+    index, plain = filled(codebook=codebook, metric=metric, trained=trained)
+    compare(index, plain)
+    assert len(index._core.store.blocks) > 2
+
+
+@kinds
+def test_removing_updating_and_adding_again(codebook, metric, trained):
+    index, plain = filled(codebook=codebook, metric=metric, trained=trained)
+    compact = len(index._core.store.blocks)
+    gone = sts.rng(1).choice(450, 90, replace=False)
+    assert index.remove_ids(gone) == plain.remove(gone) == 90
+    compare(index, plain)
+    index.add(vectors(60, seed=2))
+    plain.add(vectors(60, seed=2))
+    compare(index, plain)
+    back = gone[:20]
+    index.add(vectors(20, seed=4), ids=back)
+    plain.add(vectors(20, seed=4), ids=back)
+    compare(index, plain)
+    some = plain.ids[5:300:7]
+    index.update(some, vectors(len(some), seed=5))
+    plain.add(vectors(len(some), seed=5), ids=some)
+    compare(index, plain)
+    mixed = [*plain.ids[3:40:9], -5, 10**15]
+    index.add(vectors(len(mixed), seed=6), ids=mixed, upsert=True)
+    plain.add(vectors(len(mixed), seed=6), ids=mixed)
+    compare(index, plain)
+    most = plain.ids[: len(plain.ids) * 3 // 4]
+    assert index.remove_ids(most) == plain.remove(most)
+    compare(index, plain)
+    assert len(index._core.store.blocks) < compact, "no space was used again"
+
+
+def test_removed_vectors_are_gone():
+    index, plain = filled()
+    assert index.remove_ids([7, 449, 7, 10**6, -1]) == 2
+    plain.remove([7, 449])
+    assert index.remove_ids([7]) == 0
+    assert index.remove_ids([]) == 0
+    assert 7 not in index
+    compare(index, plain)
+    with pytest.raises(InputError, match="^ids row 1: 7 is not in the index"):
+        index.reconstruct([8, 7])
+    assert index.remove_ids(plain.ids) == 448
+    assert index.ntotal == 0
+    assert index.search(vectors(2), k=3)[1].tolist() == [[-1] * 3] * 2
+    index.add(vectors(2))
+    assert index.ids.tolist() == [450, 451]
+
+
+def test_ids_count_on_from_the_largest_that_ever_was():
+    index, _ = made()
+    index.add(vectors(3))
+    index.remove_ids([2])
+    index.add(vectors(1))
+    assert index.ids.tolist() == [0, 1, 3]
+    index.add(vectors(2), ids=[100, 50])
+    index.remove_ids([100])
+    index.add(vectors(2))
+    assert index.ids.tolist() == [0, 1, 3, 50, 101, 102]
+    index.reset()
+    index.add(vectors(2))
+    assert index.ids.tolist() == [0, 1]
+
+
+def test_an_id_that_is_taken():
+    index, plain = filled()
+    with pytest.raises(InputError, match="^ids row 2: id 17 is in the index"):
+        index.add(vectors(4), ids=[1000, 1001, 17, 3])
+    with pytest.raises(InputError, match="^ids row 3: id 8000 is given twice"):
+        index.add(vectors(4), ids=[8000, 7, 9000, 8000], upsert=True)
+    with pytest.raises(InputError, match="^ids row 1: 450 is not in the index"):
+        index.update([3, 450], vectors(2))
+    compare(index, plain)
+
+
+@kinds
+def test_reconstruct(codebook, metric, trained):
+    index, plain = filled(codebook=codebook, metric=metric, trained=trained)
+    index.remove_ids(range(0, 450, 3))
+    plain.remove(range(0, 450, 3))
+    wanted = sts.rng(2).choice(plain.ids, 50)
+    found = index.reconstruct(wanted)
+    assert found.dtype == np.float32
+    centre = index.codec.centre
+    for vector, i in zip(found, wanted.tolist(), strict=True):
+        exact = plain.vectors[i]
+        if trained:  # shrunk by axis
+            assert np.linalg.norm(vector - exact) < 0.4 * np.linalg.norm(exact - centre)
+        else:
+            np.testing.assert_allclose(vector, exact * (1 - index.codec.distortion), rtol=1e-4, atol=1e-4)
+    assert np.array_equal(index.reconstruct(int(wanted[0])), found[:1])
+    assert index.reconstruct([]).shape == (0, D)
+
+
+@kinds
+def test_search_by_id(codebook, metric, trained):
+    index, plain = filled(codebook=codebook, metric=metric, trained=trained)
+    gone = plain.ids[100:300:2]
+    index.remove_ids(gone)
+    plain.remove(gone)
+    for k in (1, 7, len(plain.ids) + 2):
+        for i in plain.ids[::60]:
+            queries = index.reconstruct([i])
+            plain.check(queries, k, index.search_by_id(i, k=k), keep=set(plain.ids) - {i})
+            keep = set(plain.ids[::3])
+            found = index.search_by_id([i], k=k, filter=sorted(keep))
+            plain.check(queries, k, found, keep=keep - {i})
+
+
+@kinds
+def test_equal_scores_come_in_the_order_of_adding(codebook, metric, trained):
+    index, plain = made(codebook, metric, trained)
+    x = np.repeat(vectors(4), 70, axis=0)[sts.rng(3).permutation(280)]
+    ids = sts.rng(4).permutation(1000)[:280]
+    for start in range(0, 280, 35):
+        index.add(x[start : start + 35], ids=ids[start : start + 35])
+        plain.add(x[start : start + 35], ids=ids[start : start + 35])
+    again = ids[::11]
+    index.update(again, x[::11])
+    plain.add(x[::11], again)
+    index.remove_ids(ids[::17])
+    plain.remove(ids[::17])
+    compare(index, plain, queries=x[[0, 1, 2]])
+
+
+@kinds
+def test_merging_is_building_of_both(codebook, metric, trained):
+    whole, plain = filled(codebook=codebook, metric=metric, trained=trained)
+    one, other = copy.copy(whole), copy.copy(whole)
+    for index, part in ((one, slice(0, 170)), (other, slice(170, 450))):
+        index.reset()
+        index.add(np.concatenate([vectors(450)[part]]))
+    one.merge_from(other)
+    assert same(one, whole)
+    compare(one, plain)
+    assert other.ids.tolist() == list(range(280))
+
+
+def test_merging_keeps_ids_of_the_user():
+    one, plain = made()
+    other, _ = made()
+    one.add(vectors(150))
+    plain.add(vectors(150))
+    other.add(vectors(130, seed=1), ids=np.arange(1130, 1000, -1))
+    plain.add(vectors(130, seed=1), ids=np.arange(1130, 1000, -1))
+    one.merge_from(other)
+    compare(one, plain)
+    one.add(vectors(1, seed=2))
+    assert one.ids[-1] == 1131
+
+
+def test_merging_refuses_ids_of_both_and_other_codecs():
+    one, plain = made()
+    one.add(vectors(5), ids=[3, 1, 4, 15, 9])
+    plain.add(vectors(5), ids=[3, 1, 4, 15, 9])
+    other, _ = made()
+    other.add(vectors(3), ids=[2, 15, 1])
+    with pytest.raises(InputError, match="both indexes have id 15 and 1 more"):
+        one.merge_from(other)
+    with pytest.raises(InputError, match="both indexes have id 3 and 4 more"):
+        one.merge_from(one)
+    for stranger in (
+        tqvec.Index(D, nbits=3, metric="cosine", seed=3),
+        tqvec.Index(D, nbits=3, seed=4),
+        tqvec.Index(D, nbits=2, seed=3),
+        made(trained=True)[0],
+    ):
+        with pytest.raises(InputError, match="different codecs"):
+            one.merge_from(stranger)
+    compare(one, plain)
+
+
+def test_merging_with_itself_and_with_nothing():
+    index, plain = filled()
+    other, _ = made()
+    index.merge_from(other)
+    compare(index, plain)
+    other.merge_from(index)
+    compare(other, plain)
+    index.merge_from(index)
+    plain.add(vectors(450))
+    compare(index, plain)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda index: pickle.loads(pickle.dumps(index))])
+@kinds
+def test_copies_are_independent(duplicate, codebook, metric, trained):
+    index, plain = filled(codebook=codebook, metric=metric, trained=trained)
+    index.remove_ids(range(40, 60))
+    plain.remove(range(40, 60))
+    other, others = duplicate(index), plain.copy()
+    assert same(index, other)
+    assert (other.metric, other.d, other.nbits) == (index.metric, index.d, index.nbits)
+    assert other.codec.fingerprint == index.codec.fingerprint
+    index.add(vectors(30, seed=1))
+    plain.add(vectors(30, seed=1))
+    other.add(vectors(140, seed=2))
+    others.add(vectors(140, seed=2))
+    index.remove_ids(range(100))
+    plain.remove(range(100))
+    other.update([100, 449], vectors(2, seed=3))
+    others.add(vectors(2, seed=3), ids=[100, 449])
+    compare(index, plain)
+    compare(other, others)
+
+
+def test_a_pickled_index_remembers_which_ids_were_used():
+    index, _ = made()
+    index.add(vectors(5))
+    index.remove_ids([3, 4])
+    other = pickle.loads(pickle.dumps(index))
+    index.add(vectors(1))
+    other.add(vectors(1))
+    assert other.ids.tolist() == index.ids.tolist() == [0, 1, 2, 5]
+    other = pickle.loads(pickle.dumps(made()[0]))
+    other.add(vectors(2))
+    assert other.ids.tolist() == [0, 1]
+
+
+def test_a_reset_index_keeps_its_training():
+    index, _ = filled(trained=True)
+    before = index.codec.fingerprint
+    index.reset()
+    assert index.codec.fingerprint == before
+    assert index.ntotal == index.nbytes == 0
+    assert index.ids.tolist() == []
+
+
+def test_training_a_filled_index_keeps_ids_and_order():
+    index, _ = filled()
+    index.remove_ids(range(0, 100, 2))
+    ids = index.ids
+    assert index.train(vectors(3000, seed=77), vectors=vectors(450)[ids]).used
+    plain = PlainIndex(index)
+    plain.add(vectors(450)[ids], ids=ids)
+    compare(index, plain)
+    index.add(vectors(1, seed=8))
+    assert index.ids[-1] == 450
+
+
+def test_the_users_arrays_are_copied():
+    index, plain = made()
+    x, ids = vectors(5), np.array([5, 3, 8, 1, 0])
+    index.add(x, ids=ids)
+    plain.add(x, ids=ids)
+    x[:], ids[:] = 0, 0
+    index.ids[:] = 77
+    compare(index, plain)
+
+
+def test_removal_touches_one_block_only():
+    index, _ = filled()
+    before = index._core.store.blocks
+    index.remove_ids([250])
+    after = index._core.store.blocks
+    changed = [one is not other for one, other in zip(before, after, strict=True)]
+    assert sum(changed) == 1
+    assert all(one.rows is other.rows for one, other in zip(before, after, strict=True))
+
+
+def test_snapshots_stay_as_they_were():
+    """What a search took at its start answers the same after every kind of change."""
+    index, _ = filled()
+    core, queries = index._core, vectors(3, seed=900)
+    view = blocks.View(core.store.blocks, [block.alive for block in core.store.blocks])
+    before = core.scanner.search(view, queries, 450, 1)
+    index.add(vectors(80, seed=1))
+    index.add(vectors(10, seed=2), ids=range(5, 15), upsert=True)
+    index.remove_ids(range(100, 200))
+    index.search(queries, k=9)
+    index.remove_ids(range(440))
+    index.reset()
+    after = core.scanner.search(view, queries, 450, 1)
+    assert np.array_equal(before[0], after[0])
+    assert np.array_equal(before[1], after[1])
+
+
+def test_ids_at_the_ends_of_int64():
+    index, plain = made()
+    ends = [2**63 - 1, -(2**63), 0, -1, 2**63 - 2]
+    index.add(vectors(5), ids=ends)
+    plain.add(vectors(5), ids=ends)
+    compare(index, plain)
+    index.update([2**63 - 1, -(2**63)], vectors(2, seed=1))
+    plain.add(vectors(2, seed=1), ids=[2**63 - 1, -(2**63)])
+    compare(index, plain)
+    with pytest.raises(InputError, match="no 1 ids are left"):
+        index.add(vectors(1))
+    compare(index, plain)
+    assert index.remove_ids(ends) == 5
+
+
+def test_the_last_ids_in_a_row():
+    index, plain = made()
+    for ids in ([2**63 - 3], [2**63 - 2, 2**63 - 1], [-(2**63)], [-(2**63) + 1]):
+        index.add(vectors(len(ids), seed=len(plain.ids)), ids=ids)
+        plain.add(vectors(len(ids), seed=len(plain.ids)), ids=ids)
+    compare(index, plain)
+
+
+def test_the_last_id_can_be_replaced():
+    index, plain = made()
+    for seed in (1, 2, 3):
+        index.add(vectors(1, seed), ids=[2**63 - 1], upsert=True)
+        plain.add(vectors(1, seed), ids=[2**63 - 1])
+        compare(index, plain)
+
+
+def test_reconstruct_nothing_from_an_empty_index():
+    index, _ = made()
+    assert index.reconstruct([]).shape == (0, D)
+    assert [part.shape for part in index.search_by_id([], k=4)] == [(0, 4), (0, 4)]
+
+
+def test_search_by_an_id_that_looks_like_no_result():
+    index, plain = made()
+    index.add(vectors(4), ids=[-1, 5, 6, 7])
+    plain.add(vectors(4), ids=[-1, 5, 6, 7])
+    plain.check(index.reconstruct(-1), 8, index.search_by_id(-1, k=8), keep={5, 6, 7})
+
+
+@pytest.mark.parametrize("through", [copy.copy, lambda index: pickle.loads(pickle.dumps(index))])
+@pytest.mark.parametrize(("removed", "clash"), [([449], "0 and 2 more"), ([0], "1 and 1 more"), (range(440), None)])
+def test_merging_does_not_depend_on_what_was_compacted(removed, clash, through):
+    """Once a vector was removed all keep their ids, whether its row is still there or not."""
+    other, _ = filled()
+    other.remove_ids(removed)
+    other = through(other)
+    index, plain = made()
+    index.add(vectors(3, seed=1))
+    plain.add(vectors(3, seed=1))
+    if clash:
+        with pytest.raises(InputError, match=f"both indexes have id {clash}"):
+            index.merge_from(other)
+    else:
+        index.merge_from(other)
+        plain.add(vectors(450)[440:], ids=range(440, 450))
+    compare(index, plain)
+
+
+def test_merging_when_no_ids_are_left():
+    index, plain = made()
+    index.add(vectors(2), ids=[2**63 - 1, 4])
+    plain.add(vectors(2), ids=[2**63 - 1, 4])
+    other, _ = filled()
+    with pytest.raises(InputError, match="no 450 ids are left"):
+        index.merge_from(other)
+    compare(index, plain)
+
+
+def test_a_merge_is_seen_as_a_whole(monkeypatch):
+    """It is added in parts of 32 rows; none of them shows before the last is there."""
+    index, _ = filled()
+    other, _ = made()
+    other.add(vectors(300, seed=1))
+    seen = []
+    append = blocks.Tail.append
+    monkeypatch.setattr(blocks.Tail, "append", lambda *given: seen.append(index.ntotal) or append(*given))
+    index.merge_from(other)
+    assert len(seen) > 5
+    assert set(seen) == {450}
+    assert index.ntotal == 750
+
+
+def test_what_is_in_an_index():
+    index, _ = made()
+    index.add(vectors(3), ids=[1, -7, 2**63 - 1])
+    assert all(one in index for one in (1, -7, 2**63 - 1, np.int8(-7), np.uint64(2**63 - 1)))
+    strangers = (0, 2**63, -(2**63) - 1, 2**70, np.uint64(2**63), 1.0, "1", None, [1], (1,), np.array([1]))
+    assert not any(one in index for one in strangers)
+
+
+class Reading:
+    """Vectors during whose reading something else happens."""
+
+    def __init__(self, x, happens):
+        self.x, self.happens = x, happens
+
+    def __array__(self, dtype=None, copy=None):
+        self.happens()
+        return self.x
+
+
+def test_an_update_can_not_bring_back_what_is_removed_meanwhile():
+    index, plain = filled()
+    other = threading.Thread(target=index.remove_ids, args=([7],))
+
+    def remove():
+        if not other.ident:
+            other.start()
+        other.join(0.2)
+
+    index.update([7], Reading(vectors(1, seed=1), remove))
+    other.join()
+    plain.remove([7])
+    compare(index, plain)
+
+
+def test_a_copy_taken_while_an_index_is_trained():
+    """Its codec and its rows belong together."""
+    index, _ = filled()
+    trained, _ = filled(trained=True)
+    codecs = []
+
+    class Torn(tqvec.Index):
+        """Trained by another thread whenever its codec has been read."""
+
+        @property
+        def codec(self):
+            codec = self._core.codec
+            codecs.append(codec)
+            self._core = trained._core
+            return codec
+
+    index.__class__ = Torn
+    other = copy.copy(index)
+    other.__class__ = tqvec.Index
+    found = other.search(vectors(3, seed=900), k=20)
+    untorn = trained if other.codec is trained.codec else filled()[0]
+    assert np.array_equal(found[0], untorn.search(vectors(3, seed=900), k=20)[0])
