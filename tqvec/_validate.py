@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 
@@ -80,7 +81,10 @@ def vectors(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
         Wrong type or shape, NaN, infinity, or a value that float32 can't hold; the message names the first such row.
     """
     rows = shaped(x, d, name)
+    numbers = rows.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
+        if math.isfinite(np.dot(numbers, numbers)):  # squares don't cancel: every value is finite, as nearly always
+            return rows
         suspects = np.flatnonzero(~np.isfinite(rows.sum(axis=1)))
     for row in suspects:  # the sum of a sound row may overflow too
         if not np.isfinite(rows[row]).all():

@@ -1,6 +1,10 @@
 """The command line, run in this process."""
 
+import contextlib
+import importlib
+import importlib.util
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from typer.testing import CliRunner
 import tqvec
 from tqvec.cli import app as application
 from tqvec.cli import demo as demo_module
+from tqvec.index.persistence import Writer
 
 X = np.random.default_rng(1).standard_normal((300, 24)).astype(np.float32)
 
@@ -41,8 +46,102 @@ def test_build_search_info(vectors, monkeypatch):
         assert np.array_equal(results["scores"], scores)
         assert np.array_equal(results["ids"], ids)
     told = run("info", vectors / "x.tqv").output
-    for part in ("300 of d=24", "cosine", "checksums match", index.codec.fingerprint, "seed"):
+    for part in ("300 of d=24", "cosine", "version 6", index.codec.fingerprint, "seed"):
         assert part in told
+
+
+def test_build_of_every_kind_of_file_is_that_of_an_index(vectors, monkeypatch):
+    monkeypatch.setattr("tqvec.cli.build._ROWS", 128)
+    index = tqvec.Index(24, nbits=3, metric="l2", seed=9)
+    index.add(X)
+    index.save(vectors / "index.tqv")
+    sources = [vectors / "x.npy", vectors / "x.fvecs"]
+    np.concatenate([np.full((300, 1), 24, "<i4").view("<f4"), X], axis=1).tofile(sources[1])
+    if importlib.util.find_spec("h5py"):
+        with importlib.import_module("h5py").File(vectors / "x.hdf5", "w") as file:
+            file["train"], file["base"] = X[:5], X
+        sources.append(f"{vectors}/x.hdf5:base")
+    if importlib.util.find_spec("pyarrow"):
+        table = importlib.import_module("pyarrow").table({"embedding": X.tolist(), "text": ["a"] * 300})
+        importlib.import_module("pyarrow.parquet").write_table(table, vectors / "x.parquet", row_group_size=70)
+        sources.append(f"{vectors}/x.parquet:embedding")
+    for source in sources:
+        run("build", source, "-o", vectors / "x.tqv", "--nbits", 3, "--metric", "l2", "--seed", 9)
+        assert (vectors / "x.tqv").read_bytes() == (vectors / "index.tqv").read_bytes()
+    monkeypatch.setattr("tqvec.cli.build._NUMBERS", 24)
+    run("build", sources[0], "-o", vectors / "x.tqv", "--nbits", 3, "--metric", "l2", "--seed", 9)
+    assert (vectors / "x.tqv").read_bytes() == (vectors / "index.tqv").read_bytes()
+
+
+def interrupted(monkeypatch, rows, *arguments):
+    """Build until some rows are written and noted, then stop as by Ctrl-C."""
+    write = Writer.write
+
+    def some(self, part):
+        if self.rows >= rows:
+            raise KeyboardInterrupt
+        write(self, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "write", some)
+        patch.setattr("tqvec.cli.build._SECONDS", 0.0)
+        with contextlib.suppress(KeyboardInterrupt):
+            run("build", *arguments)
+
+
+def test_a_build_that_was_stopped_goes_on(vectors, monkeypatch):
+    monkeypatch.setattr("tqvec.cli.build._ROWS", 50)
+    arguments = (vectors / "x.npy", "-o", vectors / "x.tqv", "--metric", "l2")
+    run("build", *arguments)
+    whole = (vectors / "x.tqv").read_bytes()
+    (vectors / "x.tqv").unlink()
+    interrupted(monkeypatch, 150, *arguments)
+    assert {path.name for path in vectors.iterdir()} == {"x.npy", "q.npy", "x.tqv.part", "x.tqv.journal"}
+    assert "x.tqv: goes on behind the 150 vectors of a run that was stopped" in run("build", *arguments).output
+    assert (vectors / "x.tqv").read_bytes() == whole
+    assert {path.name for path in vectors.iterdir()} == {"x.npy", "q.npy", "x.tqv"}
+    for change in ("parameters", "source", "file"):
+        interrupted(monkeypatch, 150, *arguments)
+        if change == "parameters":
+            again = run("build", *arguments, "--seed", 1)
+        elif change == "source":
+            np.save(vectors / "y.npy", X)
+            again = run("build", vectors / "y.npy", *arguments[1:])
+        else:
+            np.save(vectors / "x.npy", X[::-1])
+            again = run("build", *arguments)
+        assert "goes on" not in again.output
+        assert ((vectors / "x.tqv").read_bytes() == whole) == (change == "source")
+
+
+def test_a_build_takes_memory_of_a_part(tmp_path, monkeypatch):
+    """Four times the vectors, the same peak."""
+    monkeypatch.setattr("tqvec.cli.build._ROWS", 1000)
+    peaks = []
+    for n in (10_000, 10_000, 40_000):  # the first time imports and compiles
+        np.save(tmp_path / "x.npy", np.random.default_rng(10_070).standard_normal((n, 64)).astype(np.float32))
+        tracemalloc.start()
+        try:
+            run("build", tmp_path / "x.npy", "-o", tmp_path / "x.tqv", "--metric", "l2", "--threads", 1)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[2] < 1.2 * peaks[1]
+    assert peaks[2] < 40_000 * 36 / 1.5
+
+
+def test_merge_and_check(vectors):
+    for name, part in (("a", X[:120]), ("b", X[120:])):
+        np.save(vectors / f"{name}.npy", part)
+        run("build", vectors / f"{name}.npy", "-o", vectors / f"{name}.tqv", "--metric", "l2")
+    run("build", vectors / "x.npy", "-o", vectors / "x.tqv", "--metric", "l2")
+    told = run("merge", vectors / "a.tqv", vectors / "b.tqv", "-o", vectors / "c.tqv").output
+    assert "c.tqv: 300 vectors of d=24, ids from 0" in told
+    assert (vectors / "c.tqv").read_bytes() == (vectors / "x.tqv").read_bytes()
+    told = run("check", vectors / "c.tqv").output
+    assert "c.tqv: sound, format version 6" in told
+    assert re.search(r"codes +│ U8 +│ +300 × 12 │ 3,600 │ +1", told)
+    assert re.search(r"squared_norm +│ F32 +│ +300 │ 1,200 │ +1", told)
 
 
 def test_fractional_width(vectors):
@@ -145,6 +244,12 @@ def test_demo(tmp_path, monkeypatch):
         (["search", "good.tqv", "q.npy", "-o", "r.txt"], "name it so"),
         (["search", "good.tqv", "wide.npy"], "queries must have shape (n, 24)"),
         (["info", "x.npy"], "not a safetensors file"),
+        (["check", "x.npy"], "x.npy: not a safetensors file"),
+        (["check", "flipped.tqv"], "flipped.tqv: damaged: codes of rows 0 to 299 has checksum"),
+        (["check", "none.tqv"], "no such file: none.tqv"),
+        (["merge", "good.tqv", "flipped.tqv", "-o", "x.tqv"], "flipped.tqv: damaged: codes"),
+        (["merge", "good.tqv", "other.tqv", "-o", "x.tqv"], "only vectors of one codec and metric can be merged"),
+        (["build", "x.npy:name", "-o", "x.tqv"], "no such file: x.npy:name"),
         (["info", "good.tqv", "--codecs"], "--codecs takes no index file"),
         (["info", "--codecs", "-d", "0"], "d must be an integer from 1"),
     ],
@@ -159,6 +264,10 @@ def test_errors_are_one_line(vectors, monkeypatch, capsys, arguments, message):
     np.save("long.npy", X * np.float32(1e30))
     np.save("wide.npy", np.zeros((2, 25), np.float32))
     run("build", "x.npy", "-o", "good.tqv")
+    run("build", "x.npy", "-o", "other.tqv", "--seed", 1)
+    content = bytearray((vectors / "good.tqv").read_bytes())
+    content[-1] ^= 1
+    (vectors / "flipped.tqv").write_bytes(content)
     capsys.readouterr()
     monkeypatch.setattr("sys.argv", ["tqvec", *arguments])
     with pytest.raises(SystemExit) as stop:
@@ -167,7 +276,7 @@ def test_errors_are_one_line(vectors, monkeypatch, capsys, arguments, message):
     error = capsys.readouterr().err
     assert message in error.replace("\n", " ")
     assert "Traceback" not in error
-    assert not (vectors / "x.tqv").exists()
+    assert not [path for path in vectors.iterdir() if path.name.startswith("x.tqv")]
 
 
 def test_warmup_leaves_nothing_to_compile():
@@ -177,11 +286,14 @@ def test_warmup_leaves_nothing_to_compile():
     run("warmup")
     operations = [name for name in dispatch._TABLE if dispatch.available(name)]
     before = {name: len(getattr(dispatch.kernel(name), "signatures", ())) for name in operations}
-    for metric in ("ip", "l2"):
-        index = tqvec.Index(24, nbits=3, metric=metric)
-        index.add(np.repeat(X, 2, axis=0))
-        for count, k in ((1, 3), (40, 3), (2, 200)):
-            index.search(X[:count].astype(np.float64), k=k, threads=2)
+    x = np.repeat(np.tile(X, 2)[:, :32] * np.where(np.arange(32) < 16, 1, 0.1), 2, axis=0)
+    for metric, codebook in (("ip", "scalar"), ("l2", "trellis")):
+        for trained in (False, True):
+            index = tqvec.Index(32, nbits=3, metric=metric, codebook=codebook)
+            assert not trained or index.train(x).used
+            index.add(x)
+            for count, k in ((1, 3), (40, 3), (2, 200)):
+                index.search(x[:count], k=k, threads=2)
     for nbits in (2, 3.5):
         tqvec.TurboQuant(64, nbits=nbits, codebook="trellis").encode(np.tile(X, 3)[:, :64])
     tqvec.TurboQuant(24, rotation="haar").decode(tqvec.TurboQuant(24, rotation="haar").encode(X))

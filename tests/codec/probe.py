@@ -9,6 +9,7 @@ import numpy as np
 import tqvec
 
 SHAPES = ((3, 8, 20), (40, 2, 20), (50, 5, 5), (20, 2.5, 5))
+LARGE = ((3, "scalar"), (2.5, "scalar"), ([(8, 6), (56, 2)], "scalar"), ([(24, 3), (40, 2)], "trellis"))
 TRELLIS_SHAPES = ((17, 4, 18), (33, [(16, 5), (17, 3)], 3))
 
 
@@ -37,11 +38,12 @@ def main():
         digest.update(index.search(x[::4] + 1, k=n)[0].tobytes())
     if "--large" in sys.argv:  # enough rows for the staged and the batched search; too many without the JIT
         x = (np.arange(64 * 4000) * 7919 % 10007 - 5003).reshape(4000, 64).astype(np.float32) / np.float32(512)
-        index = tqvec.Index(64, nbits=3, metric="cosine", seed=22)
-        index.add(x)
-        for count in (1, 40):
-            scores, ids = index.search(x[:count] + x[5:6], k=10, threads=1)
-            digest.update(scores.tobytes() + ids.tobytes())
+        for nbits, codebook in LARGE:
+            index = tqvec.Index(64, nbits=nbits, metric="cosine", codebook=codebook, seed=22)
+            index.add(x)
+            for count in (1, 40):
+                scores, ids = index.search(x[:count] + x[5:6], k=10, threads=1)
+                digest.update(scores.tobytes() + ids.tobytes())
     info = tqvec.simd_info()
     print(json.dumps({"level": info["level"], "cpu": info["cpu"], "sha256": digest.hexdigest(), "ids": found}))
 

@@ -7,6 +7,9 @@ import pytest
 import strategies as sts
 
 from tqvec import TurboQuant
+from tqvec.codec.rotation import compose, dense, hadamard
+from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.fwht.portable import forward_tile_portable
 from tqvec.reference import codebook, rotation
 
 
@@ -23,6 +26,19 @@ def test_equals_the_reference(d):
 def test_orthogonal(d, kind):
     matrix = TurboQuant(d, seed=3, rotation=kind).rotate(np.eye(d, dtype=np.float32)).astype(np.float64)
     assert np.abs(matrix @ matrix.T - np.eye(d)).max() <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["dense", "dense after rounds", "rounds after dense"])
+@pytest.mark.parametrize("d", [1, 3, 16, 33, 97, 200, 384])
+def test_one_vector_is_rotated_as_a_tile_is(d, kind):
+    """Encoding takes tiles, queries and reconstruction single vectors: dense sums have the same order in both."""
+    matrix, rounds = dense(sts.normal(d, d, seed=1)), hadamard(d, 5)
+    tables = {"dense": matrix, "dense after rounds": compose(rounds, matrix)}.get(kind) or compose(matrix, rounds)
+    np.testing.assert_array_equal(tables.columns, tables.matrix.T)
+    x, rows = sts.normal(16, d, seed=2), np.empty((16, d), np.float32)
+    kernel("rotate_rows")(x, tables, 0, 16, rows)
+    tile = forward_tile_portable(np.ascontiguousarray(x.T), np.empty((d, 16), np.float32), tables)
+    np.testing.assert_array_equal(rows, tile.T)
 
 
 @pytest.mark.parametrize("d", [768, 1000, 1536])

@@ -71,6 +71,17 @@ def test_a_sum_that_overflows_is_not_an_infinity():
     assert index.search(np.full(8, 3e38, np.float32), k=3)[0][0] == pytest.approx([1, 1, 1], rel=1e-3)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_the_bad_row_is_found_among_rows_whose_squares_overflow(bad):
+    index = tqvec.Index(8, metric="cosine")
+    index.add(GOOD)
+    x = np.full((5, 8), 3e38, np.float32) * np.where(np.arange(8) % 2, -1, 1).astype(np.float32)
+    index.search(x, k=1)
+    x[3, 4] = x[4, 0] = bad
+    with pytest.raises(InputError, match="^queries row 3 holds NaN or Inf"):
+        index.search(x, k=1)
+
+
 @pytest.mark.parametrize("k", [0, -1, 1.5, "3", None, True, np.bool_(True), 2**40])
 def test_k(k):
     index = tqvec.Index(8)

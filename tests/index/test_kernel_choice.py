@@ -34,6 +34,15 @@ def check(full, found):
     assert np.array_equal(full[0][same], found[0][same])
 
 
+def check_all(index, queries, monkeypatch):
+    """`check` for few and for many results, with one thread and with two."""
+    assert index._core.scanner._stages is not None
+    for k in (1, 10, 100):
+        full, single, batch = searches(index, queries, k, monkeypatch, threads=k % 2 + 1)
+        check(full, single)
+        check(full, batch)
+
+
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 @pytest.mark.parametrize(
     ("codebook", "nbits"), [*(("scalar", b) for b in (1, 2, 3, 4, 5, 8)), *(("trellis", b) for b in (1, 2, 3, 4, 5))]
@@ -42,10 +51,7 @@ def test_real_embeddings(metric, codebook, nbits, monkeypatch):
     sample = load_sample()
     index = tqvec.Index(384, nbits=nbits, metric=metric, codebook=codebook, seed=3)
     index.add(sample.base)
-    for k in (1, 10, 100):
-        full, single, batch = searches(index, sample.queries[:200], k, monkeypatch, threads=k % 2 + 1)
-        check(full, single)
-        check(full, batch)
+    check_all(index, sample.queries[:200], monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -58,10 +64,78 @@ def test_isotropic_vectors(d, codebook, nbits, monkeypatch):
     index = tqvec.Index(d, nbits=nbits, codebook=codebook, seed=4)
     index.add(x)
     queries = rng.standard_normal((100, d)).astype(np.float32)
-    for k in (1, 10, 100):
-        full, single, batch = searches(index, queries, k, monkeypatch)
-        check(full, single)
-        check(full, batch)
+    check_all(index, queries, monkeypatch)
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+@pytest.mark.parametrize(
+    ("codebook", "nbits"), [*(("scalar", b) for b in (1, 2, 4)), *(("trellis", b) for b in (1, 2, 4))]
+)
+def test_trained(metric, codebook, nbits, monkeypatch):
+    sample = load_sample()
+    index = tqvec.Index(384, nbits=nbits, metric=metric, codebook=codebook, seed=3)
+    assert index.train(sample.base[:4000]).used
+    assert len(index.codec.bands) > 1
+    index.add(sample.base)
+    check_all(index, sample.queries[:200], monkeypatch)
+
+
+BANDS = [
+    *((384, "scalar", nbits) for nbits in (2.5, 3.5, [(96, 8), (8, 1), (280, 3)], [(184, 1), (200, 6)])),
+    *((384, "trellis", nbits) for nbits in (2.5, [(16, 5), (72, 1), (296, 2)])),
+]
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+@pytest.mark.parametrize(("d", "codebook", "nbits"), BANDS)
+def test_bands_of_real_embeddings(d, codebook, nbits, metric, monkeypatch):
+    sample = load_sample()
+    index = tqvec.Index(d, nbits=nbits, metric=metric, codebook=codebook, seed=3)
+    index.add(sample.base)
+    check_all(index, sample.queries[:200], monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("d", "codebook", "nbits"),
+    [
+        (64, "scalar", 2.5),
+        (96, "scalar", 3.5),
+        (200, "trellis", [(80, 3), (120, 2)]),
+        (72, "scalar", [(8, 8), (64, 1)]),
+    ],
+)
+def test_bands_of_isotropic_vectors(d, codebook, nbits, monkeypatch):
+    rng = np.random.default_rng(10_017)
+    index = tqvec.Index(d, nbits=nbits, codebook=codebook, seed=4)
+    index.add(rng.standard_normal((20_000, d)).astype(np.float32))
+    queries = rng.standard_normal((100, d)).astype(np.float32)
+    check_all(index, queries, monkeypatch)
+
+
+@pytest.mark.parametrize(("codebook", "nbits"), [("scalar", 1), ("scalar", 2), ("trellis", 1), ("trellis", 2)])
+def test_one_trained_band_of_some_axes(codebook, nbits, monkeypatch):
+    """Half of the axes carry nearly all: they get all bits, in one band whose levels have a factor of their own."""
+    rng = np.random.default_rng(10_022)
+    basis = np.linalg.qr(rng.standard_normal((128, 128)))[0] * np.where(np.arange(128) < 64, 1, 0.02)[:, None]
+    x, queries = ((rng.standard_normal((n, 128)) @ basis).astype(np.float32) for n in (20_000, 200))
+    index = tqvec.Index(128, nbits=nbits, codebook=codebook)
+    assert index.train(x[:4000]).used
+    assert index.codec.bands == ((0, 64, 2 * nbits),)
+    index.add(x)
+    check_all(index, queries, monkeypatch)
+
+
+@pytest.mark.parametrize(("d", "nbits"), [(36, 4), (100, 2.5), (64, [(20, 3), (44, 2)])])
+def test_bands_of_broken_bytes_are_scanned_in_full(d, nbits, monkeypatch):
+    x = np.random.default_rng(10_023).standard_normal((2_000, d)).astype(np.float32)
+    index = tqvec.Index(d, nbits=nbits, seed=4)
+    index.add(x)
+    assert index._core.scanner._stages is None
+    full, single, batch = searches(index, x[:40], 5, monkeypatch)
+    for found in (single, batch):
+        assert np.array_equal(full[0], found[0])
+        assert np.array_equal(full[1], found[1])
+    assert np.array_equal(full[1][:, 0], np.arange(40))
 
 
 def test_vectors_added_between_searches(monkeypatch):

@@ -142,7 +142,11 @@ def test_files_of_all_versions(tmp_path, monkeypatch, path):
         assert ("trained" in path.name or version == 4) == (calibration is not None)
         expected = encoded(codec, header.metric, golden_input(header.d, header.seed))
         if version < 5:
-            expected["scale"] = tangents.forgotten(codec.stored_scale(codec.encode_sums(golden_input(header.d, header.seed), unit=header.metric == "cosine")))
+            expected["scale"] = tangents.forgotten(
+                codec.stored_scale(
+                    codec.encode_sums(golden_input(header.d, header.seed), unit=header.metric == "cosine")
+                )
+            )
         assert expected.keys() == rows.keys() - {"ids"}
         for name, array in expected.items():
             assert array.tobytes() == rows[name].tobytes()
@@ -162,7 +166,9 @@ def test_newer_versions_and_other_codecs(tmp_path):
     path = tmp_path / "a.tqv"
     saved(path)
     newer = layout.VERSION + 1
-    with pytest.raises(FormatError, match=rf"a\.tqv: written in format version {newer}; this tqvec reads up to {newer - 1}"):
+    with pytest.raises(
+        FormatError, match=rf"a\.tqv: written in format version {newer}; this tqvec reads up to {newer - 1}"
+    ):
         persistence.load(forged(path, {"version": newer, "d": None, "mode": "new"}))
     saved(path)
     with pytest.raises(FormatError, match="fingerprint 00ff, this tqvec makes"):

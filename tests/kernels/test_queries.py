@@ -24,12 +24,13 @@ def test_directions(d, form):
     np.testing.assert_allclose(directions, rotation.hadamard(quantize.directions(queries), 5), atol=1e-6)
 
 
-def test_integers_of_bands_are_padded():
+@pytest.mark.parametrize(("unit", "places"), [(8, (0, 16, 24)), (64, (0, 64, 128))])
+def test_integers_of_bands_are_padded(unit, places):
     directions = sts.unit(3, 30).astype(np.float32)
     bands = np.array([[0, 9, 3], [9, 17, 2], [17, 30, 1]])
-    found = np.full((3, 45), 7, np.int16)
-    kernel("integer_queries")(directions, bands, found)
-    expected = np.rint(directions * np.float32(32767))
-    for start, stop, at in ((0, 9, 0), (9, 17, 16), (17, 30, 24)):
-        np.testing.assert_array_equal(found[:, at : at + stop - start], expected[:, start:stop])
-    assert not found[:, [*range(9, 16), *range(37, 45)]].any()
+    found = np.full((3, 200), 7, np.int16)
+    kernel("integer_queries")(directions, bands, unit, found)
+    expected = np.zeros((3, 200))
+    for (start, stop, _), at in zip(bands, places, strict=True):
+        expected[:, at : at + stop - start] = np.rint(directions[:, start:stop] * np.float32(32767))
+    np.testing.assert_array_equal(found, expected)

@@ -145,6 +145,18 @@ def test_bits_and_widening():
     assert count == ones.sum()
 
 
+def test_select_negative():
+    @numba.njit
+    def run(condition, a, b, out):
+        where, x = base.load_i8x64(condition.ctypes.data), base.load_i8x64(a.ctypes.data)
+        base.store_i8x64(out.ctypes.data, base.select_negative_i8x64(where, x, base.load_i8x64(b.ctypes.data)))
+
+    condition, a, b, out = (bytes_of(64, seed) for seed in range(4))
+    condition[:4] = 0, 127, 128, 255
+    run(condition, a, b, out)
+    np.testing.assert_array_equal(out, np.where(condition.view(np.int8) < 0, a, b))
+
+
 def test_half_registers():
     store_bytes, store_words = base.make_store(base.i8x32), base.make_store(base.i16x16)
     load_words = base.make_load(base.i16x16)

@@ -9,13 +9,15 @@ import strategies as sts
 
 import tqvec
 from tqvec.codec import codebook
-from tqvec.codec.stages import Z, batch_tables, byte_levels, prefix_means, stage_tables
-from tqvec.index.signs import SignBlocks
+from tqvec.codec.bands import Band
+from tqvec.codec.products import batch_tables, byte_levels
+from tqvec.codec.stages import leading_planes, level_bytes, prefix_means, stage_tables
+from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import features
 from tqvec.kernels.dispatch import available, implementation, kernel
-from tqvec.kernels.scan.queries import QUERY_LENGTH
 from tqvec.kernels.simd import base
 from tqvec.kernels.simd.amx import tile_config
+from tqvec.kernels.tables import Z
 from tqvec.kernels.topk.portable import EMPTY_ID
 
 DIMS = (8, 32, 64, 72, 128, 200, 384, 1000)
@@ -58,14 +60,26 @@ def needs(level):
         pytest.skip(f"this process can't run {level} (LLVM would abort it)")
 
 
+SCALAR = np.zeros(1, np.int64)  # windows of a scalar one
+NO_LEVELS = np.zeros((1, 256), np.uint32)
+
+
 def bands_of(d, nbits):
     return np.array([[0, d, nbits]])
 
 
-def query_of(d):
+def stages_of(d, nbits):
+    return stage_tables(d, (Band(0, d, nbits),), SCALAR, np.ones(1, np.float32), NO_LEVELS, (1,))
+
+
+def query_of(d, nbits=4):
     from tqvec.kernels.staged.few import staged_query
 
-    return staged_query(direction(d), bands_of(d, 4), 1.0, np.float32(1))
+    return staged_query(direction(d), bands_of(d, nbits), stages_of(d, nbits), 1.0, np.float32(1))
+
+
+def signs_of(d, nbits):
+    return PrefixBlocks(leading_planes((Band(0, d, nbits),), SCALAR, (1,)))
 
 
 def sign_blocks(plane_bytes, axes):
@@ -80,7 +94,7 @@ def test_sign_blocks_are_the_sign_plane():
     signs = np.zeros((208, 96), np.uint8)
     signs[:200, :72] = codes >> 2
     expected = sign_blocks(np.packbits(signs, axis=1, bitorder="little"), kernel("sign_axes"))
-    blocks = SignBlocks(72)
+    blocks = signs_of(72, 3)
     for ntotal in (1, 50, 64, 130, 200):  # as rows are added
         found = blocks.of(data, ntotal)
         np.testing.assert_array_equal(found[: ntotal // 16], expected[: ntotal // 16])
@@ -113,20 +127,20 @@ def test_sign_totals(groups, level):
 
 @needs_staged
 @pytest.mark.parametrize("d", DIMS)
-def test_sign_estimates(d):
-    from tqvec.kernels.staged.single import sign_estimates
+def test_estimates_from_signs(d):
+    from tqvec.kernels.staged.single import prefix_estimates
 
     n = 150
     data, codes = rows_of(d, 2, n)
-    query = query_of(d)
+    query = query_of(d, 2)
     factor = sts.rng(3).uniform(0.5, 2, n + 64).astype(np.float32)
     bias = sts.rng(4).standard_normal(n + 64).astype(np.float32)
-    signs = SignBlocks(d).of(data, n)
-    exact = np.where(codes >= 2, 1.0, -1.0) @ direction(d).astype(np.float64)
+    signs = signs_of(d, 2).of(data, n)
+    exact = np.where(codes >= 2, 1.0, -1.0) @ direction(d).astype(np.float64) * stages_of(d, 2).prefix_level[0]
     a, b = np.float32(query.table_step), np.float32(-query.table_zero)
     for start, added in ((0, np.zeros(0, np.float32)), (64, bias)):
         out, tops = np.zeros(n - start + 64, np.float32), np.zeros((3, 16), np.float32)
-        sign_estimates(signs, query.table, a, b, factor, added, np.float32(0.3), start, n, out, tops)
+        prefix_estimates(signs, query.table, a, b, factor, added, np.float32(0.3), start, n, out, tops)
         whole = (n - start) // 64
         upper = out[: 64 * whole] + np.float32(0.3) * factor[start : start + 64 * whole]
         np.testing.assert_allclose(tops[:whole], upper.reshape(whole, 4, 16).max(axis=1), rtol=1e-6)
@@ -137,13 +151,16 @@ def test_sign_estimates(d):
 
 
 @needs_staged
-@pytest.mark.parametrize("d", [8, 33, 100, 384])
+@pytest.mark.parametrize("d", [8, 40, 104, 384])
 def test_query_in_the_forms_that_stages_take(d):
-    query, q = query_of(d), direction(d)
+    query, q, stages = query_of(d), direction(d), stages_of(d, 4)
     padded = np.zeros(-(-d // 64) * 64, np.float32)
     padded[:d] = q
+    level = stages.prefix_level[:d]
+    assert np.ptp(level) == 0
+    assert not stages.prefix_level[d:].any()
     signs = 1 - 2 * (1 - (np.arange(16)[:, None] >> np.arange(4) & 1))  # bit i of the entry set: +1
-    sums = padded[: -(-d // 32) * 32].reshape(-1, 4) @ signs.T
+    sums = (padded * level[0])[: -(-d // 32) * 32].reshape(-1, 4) @ signs.T
     entries = query.table.reshape(-1, 2, 4, 16).transpose(0, 2, 1, 3).reshape(-1, 16)  # even nibbles come first
     assert query.table.max() <= 63
     np.testing.assert_allclose((entries.astype(np.float64) - 32) * query.table_step, sums, atol=query.table_step * 0.51)
@@ -214,39 +231,52 @@ def bytes_of(count):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("d", DIMS)
-@pytest.mark.parametrize("nbits", [1, 2, 3, 4, 6])
-def test_full_dots(d, nbits, level):
+@pytest.mark.parametrize("d", [*DIMS, 192, 320])
+def test_full_dots(d, level):
+    """Of every width; the sums of what came before stay."""
     needs(level)
-    dot = implementation("full_dot", level)
-    data, codes = rows_of(d, nbits, 5)
-    query = query_of(d)
-    words = sts.rng(6).integers(-32767, 32768, 32).astype(np.int16)
-    small = query.integers // 8  # keeps random levels within int32
+    add, load, total = implementation("add_dots", level), base.load_i32x16, base.sum_i32x16
 
     @numba.njit
-    def run(data, i, plane_bytes, planes, table, query):
+    def run(before, data, i, plane_bytes, planes, table, query):
         at = data.ctypes.data + i * data.shape[1]
-        return dot(at, plane_bytes, planes, 0, table.ctypes.data, query.ctypes.data, query.size // 64)
+        sums = load(before.ctypes.data)
+        return total(add(sums, at, plane_bytes, planes, 0, table.ctypes.data, query.ctypes.data, query.size // 64))
 
-    for i in range(5):
-        for planes in range(1, min(nbits, 4) + 1):
-            expected = words[codes[i] >> (nbits - planes)].astype(np.int64) @ small[:d].astype(np.int64)
-            assert run(data, i, d // 8, planes, words, small) == expected
+    before = sts.rng(5).integers(-1000, 1000, 16).astype(np.int32)
+    query = np.zeros(-(-d // 64) * 64, np.int16)
+    query[:d] = np.rint(direction(d) * 32767) // 8  # keeps random levels within int32
+    words = sts.rng(6).integers(-32767, 32768, 256).astype(np.int16)
+    for nbits in range(1, 9):
+        data, codes = rows_of(d, nbits, 5)
+        table = level_bytes(words.view(np.uint16).astype(np.uint32), nbits, 0)
+        for i in range(5):
+            expected = words[codes[i]].astype(np.int64) @ query[:d].astype(np.int64) + before.sum()
+            assert run(before, data, i, d // 8, nbits, table, query) == expected
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("d", DIMS)
-@pytest.mark.parametrize("nbits", [1, 2, 3, 4, 7])
-def test_unpacked_levels(d, nbits, level):
+def test_unpacked_levels(d, level):
+    """Of the first planes of any width, from the second of 33 rows on, into the middle of wider ones."""
     needs(level)
-    data, codes = rows_of(d, nbits, 33)
+    unpack = implementation("unpack_levels", level)
+
+    @numba.njit
+    def run(data, plane_bytes, planes, table, words, out):
+        row, to = data.ctypes.data + data.shape[1], out.ctypes.data + 64
+        unpack(row, data.shape[1], 32, plane_bytes, planes, 0, table.ctypes.data, words, to, out.shape[1])
+
     words = -(-d // 64)
-    planes = min(nbits, 4)
-    table = np.tile(sts.rng(3).integers(0, 256, 16).astype(np.uint8), 4)
-    found = np.zeros((32, 64 * words), np.uint8)
-    implementation("unpack_levels", level)(data, 1, 33, d // 8, planes, 0, table, words, found)
-    np.testing.assert_array_equal(found[:, :d], table[codes[1:] >> (nbits - planes)])
+    for nbits in range(1, 9):
+        data, codes = rows_of(d, nbits, 33)
+        planes = min(nbits, 7)
+        table = np.resize(sts.rng(3).integers(0, 256, max(16, 2**planes)).astype(np.uint8), 128)
+        found = np.full((32, 64 * words + 128), 9, np.uint8)
+        run(data, d // 8, planes, table, words, found)
+        np.testing.assert_array_equal(found[:, 64 : 64 + d], table[codes[1:] >> (nbits - planes)])
+        assert np.all(found[:, :64] == 9)
+        assert np.all(found[:, -64:] == 9)
 
 
 @pytest.mark.parametrize("level", ["avx2", "avx512", "amx"])
@@ -264,10 +294,10 @@ def test_byte_products(words, level):
 
 
 @pytest.mark.parametrize("steps", [127, 15])
-@pytest.mark.parametrize("nbits", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("nbits", range(1, 9))
 def test_rounded_levels_have_the_right_length(nbits, steps):
     """E<c, levels> = e_b: long vectors would be judged too low or too high otherwise."""
-    d, planes = 384, min(nbits, 4)
+    d, planes = 384, min(nbits, 7)
     step = byte_levels(d, nbits, 0, steps)
     spread = np.repeat(step.levels, 2 ** (nbits - planes)) * step.unit
     mean = d * np.sum(codebook.probabilities(d, nbits) * codebook.centroids(d, nbits) * spread)
@@ -278,15 +308,18 @@ def test_rounded_levels_have_the_right_length(nbits, steps):
 def test_tables_of_a_batch():
     d, nbits = 200, 4
     directions = np.stack([direction(d, seed) for seed in range(20)])
-    batch = batch_tables(bands_of(d, nbits), 0, directions, np.ones(20), np.ones(20, np.float32))
+    ones = np.ones(20, np.float32)
+    batch = batch_tables(bands_of(d, nbits), SCALAR, ones[:1], directions, np.ones(20), ones)
     level_steps, query_steps = kernel("product_steps")
     assert batch.packed.shape == (2, 4, 16, 64)
     queries = batch.packed.reshape(2, 4, 16, 16, 4).transpose(0, 3, 1, 2, 4).reshape(32, 256)
     step = np.abs(directions).max(axis=1, keepdims=True) / query_steps
     np.testing.assert_array_equal(queries[:20, :d], np.rint(directions / step))
     assert not queries[20:].any()
-    assert (batch.table[:16].min(), batch.table[:16].max()) == (1, 2 * level_steps + 1)
-    np.testing.assert_array_equal(batch.table, np.tile(batch.table[:16], 8))
+    assert batch.planes.tolist() == [4]
+    table = batch.table[0]
+    assert (table[:16].min(), table[:16].max()) == (1, 2 * level_steps + 1)
+    np.testing.assert_array_equal(table, np.tile(table[:16], 8))
 
 
 @cache
@@ -302,9 +335,9 @@ def products(level):
     return run
 
 
-@pytest.mark.parametrize("nbits", [1, 2, 4, 6])
+@pytest.mark.parametrize("nbits", [1, 2, 4, 6, 8])
 def test_slack_is_what_the_estimates_err(nbits):
-    """Estimates from prefixes, computed in NumPy, differ from the full score by the standard error that is claimed."""
+    """Estimates of second bits and of bytes, computed in NumPy, err by the standard error that is claimed."""
     d, n = 256, 3000
     rng = sts.rng(11)
     x = rng.standard_normal((n, d)).astype(np.float32)
@@ -315,25 +348,22 @@ def test_slack_is_what_the_estimates_err(nbits):
     codes_of = sum(values[:, p].astype(int) << (nbits - 1 - p) for p in range(nbits))
     rotated = tq.rotate(q[None])[0].astype(np.float64)
     full = codes.scale * (codebook.centroids(d, nbits)[codes_of] @ rotated)
-    stages = stage_tables(d, nbits, 0, np.zeros(256, np.uint32))
-    signs, seconds = (np.where(values[:, p] == 1, 1.0, -1.0) @ rotated for p in (0, min(nbits, 2) - 1))
-    level = stages.sign_level
-    estimates = {1: (level * signs, stages.slack[0])}
+    stages = stages_of(d, nbits)
+    estimates = {}
     if nbits > 1:
-        estimates[2] = (stages.sign_share * level * signs + stages.second_level * seconds, stages.slack[1])
-    if nbits > 4:
-        words = stages.prefix_words[codes_of >> (nbits - 4)] @ rotated
-        estimates[4] = (stages.prefix_unit * QUERY_LENGTH * words, stages.slack[2])
+        signs, seconds = (np.where(values[:, p] == 1, 1.0, -1.0) @ rotated for p in (0, 1))
+        by_signs = stages.prefix_level[0] * signs
+        estimates[2] = (stages.sign_share * by_signs + stages.second_level * seconds, stages.second_slack)
     steps_of_products = ((127, 127), (15, 33))
     for steps in steps_of_products:
         step = byte_levels(d, nbits, 0, steps[0])
         unit = np.abs(rotated).max() / steps[1]
-        slack = Z * (1 - tq.distortion) * np.sqrt(step.variance + step.energy * unit**2 / 12)
+        slack = Z * np.sqrt(step.variance + step.energy * (step.unit * unit) ** 2 / 12)
         rounded = np.rint(rotated / unit) * unit
-        estimates[steps] = (step.unit * step.levels[codes_of >> max(nbits - 4, 0)] @ rounded, slack)
+        estimates[steps] = (step.unit * step.levels[codes_of >> max(nbits - 7, 0)] @ rounded, slack)
     for planes, (estimate, slack) in estimates.items():
         error = (codes.scale * estimate - full) / (slack / Z * codes.scale)
-        # The rounding of the sign tables is left out here: at most as large.
+        # Second bits: the rounding of the sign tables is left out here, at most as large.
         assert np.sqrt(np.mean(error**2)) < 1.06
         if planes in steps_of_products or planes < nbits:
             assert np.sqrt(np.mean(error**2)) > 0.94

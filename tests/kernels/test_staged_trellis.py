@@ -7,12 +7,15 @@ import strategies as sts
 
 import tqvec
 from tqvec.codec import trellis
-from tqvec.codec.bands import integer_levels
-from tqvec.codec.stages import Z, byte_levels, full_energy, level_bytes, plane_order, stage_tables
-from tqvec.index.signs import SignBlocks, parities
+from tqvec.codec.bands import Band, integer_levels
+from tqvec.codec.products import byte_levels
+from tqvec.codec.stages import leading_planes, level_bytes, plane_order, stage_tables
+from tqvec.index.prefixes import PrefixBlocks, parities
 from tqvec.kernels import features
 from tqvec.kernels.dispatch import available, implementation, kernel
+from tqvec.kernels.simd import base
 from tqvec.kernels.staged.codes import parity_plane
+from tqvec.kernels.tables import Z
 from tqvec.reference.trellis import windows as windows_of
 
 WIDTHS = (1, 2, 3, 4, 5)
@@ -50,23 +53,25 @@ def test_plane_order(windows):
 @pytest.mark.parametrize("nbits", WIDTHS)
 def test_full_dots(d, nbits, level):
     needs(level)
-    dot = implementation("full_dot", level)
+    add, load, total = implementation("add_dots", level), base.load_i32x16, base.sum_i32x16
     data, _, index = rows_of(d, nbits, 5)
     levels = np.zeros(256, np.uint32)
     words = sts.rng(6).integers(-32767, 32768, 128).astype(np.int16)
     levels[:128] = words.view(np.uint16)
-    table = level_bytes(levels, 8 - nbits)
+    table = level_bytes(levels, nbits, 8 - nbits)
     query = np.zeros(-(-d // 64) * 64, np.int16)
     query[:d] = sts.rng(7).integers(-100, 101, d)
+    before = sts.rng(5).integers(-1000, 1000, 16).astype(np.int32)
 
     @numba.njit
-    def run(data, i, plane_bytes, planes, table, query):
-        at = data.ctypes.data + i * data.shape[1]
-        return dot(at, plane_bytes, planes, 8 - planes, table.ctypes.data, query.ctypes.data, query.size // 64)
+    def run(before, data, i, plane_bytes, planes, table, query):
+        at, words = data.ctypes.data + i * data.shape[1], query.size // 64
+        sums = load(before.ctypes.data)
+        return total(add(sums, at, plane_bytes, planes, 8 - planes, table.ctypes.data, query.ctypes.data, words))
 
     for i in range(5):
-        expected = words[index[i]].astype(np.int64) @ query[:d].astype(np.int64)
-        assert run(data, i, d // 8, nbits, table, query) == expected
+        expected = words[index[i]].astype(np.int64) @ query[:d].astype(np.int64) + before.sum()
+        assert run(before, data, i, d // 8, nbits, table, query) == expected
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -74,12 +79,18 @@ def test_full_dots(d, nbits, level):
 @pytest.mark.parametrize("nbits", WIDTHS)
 def test_unpacked_levels(d, nbits, level):
     needs(level)
+    unpack = implementation("unpack_levels", level)
+
+    @numba.njit
+    def run(data, plane_bytes, planes, table, words, out):
+        row, stride, to = data.ctypes.data + data.shape[1], data.shape[1], out.ctypes.data
+        unpack(row, stride, 32, plane_bytes, planes, 8 - planes, table.ctypes.data, words, to, out.shape[1])
+
     data, _, index = rows_of(d, nbits, 33)
     words, windows = -(-d // 64), 8 - nbits
     table = sts.rng(3).integers(0, 256, 128).astype(np.uint8)
     found = np.zeros((32, 64 * words), np.uint8)
-    ordered = table[plane_order(windows)]
-    implementation("unpack_levels", level)(data, 1, 33, d // 8, nbits, windows, ordered, words, found)
+    run(data, d // 8, nbits, table[plane_order(windows)], words, found)
     np.testing.assert_array_equal(found[:, :d], table[index[1:]])
 
 
@@ -108,8 +119,7 @@ def test_sign_blocks_of_one_bit():
     d = 72
     data, windows, _ = rows_of(d, 1, 130)
     signs = np.packbits(PARITY[windows & trellis.sign_mask(1)].astype(np.uint8), axis=1, bitorder="little")
-    expected = SignBlocks(d)
-    blocks = SignBlocks(d, trellis.sign_mask(1))
+    expected, blocks = (PrefixBlocks(leading_planes((Band(0, d, 1),), np.array([windows]), (1,))) for windows in (0, 7))
     for ntotal in (70, 130):
         np.testing.assert_array_equal(blocks.of(data, ntotal)[:5], expected.of(signs, ntotal)[:5])
 
@@ -132,16 +142,17 @@ def test_slack_is_what_the_estimates_err(d, nbits):
         return np.einsum("ij,ij->i", values, rotated)
 
     full = score(tq.quantizer.centroids[0][index])
-    stages = stage_tables(d, nbits, windows, integer_levels(d, tq.quantizer).levels[0])
+    levels = integer_levels(d, tq.quantizer).levels
+    stages = stage_tables(d, tq.bands, np.array([windows]), tq.spreads, levels, (1,))
     first, second = (score(2.0 * PARITY[index & mask] - 1) for mask in trellis.parity_masks(nbits)[:2])
-    by_signs = stages.sign_level * first
-    found = {1: (by_signs, stages.slack[0])}
-    found[2] = (stages.sign_share * by_signs + stages.second_level * second, stages.slack[1])
+    by_signs = stages.prefix_level[0] * first
+    found = {1: (by_signs, Z * np.sqrt(stages.unknown[0]))}
+    found[2] = (stages.sign_share * by_signs + stages.second_level * second, stages.second_slack)
     for steps in (127, 15):
         step = byte_levels(d, nbits, windows, steps)
         levels = np.empty(128)
         levels[plane_order(windows)] = step.levels
-        slack = Z * full_energy(d, nbits, windows) * np.sqrt(step.variance)
+        slack = Z * np.sqrt(step.variance)
         found[steps] = (step.unit * score(levels[index]), slack)
     for bits, (estimate, slack) in found.items():
         error = (estimate - full) / (slack / Z)

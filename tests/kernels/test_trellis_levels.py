@@ -25,8 +25,9 @@ BANDS = {
     "ending early": ((0, 64, 4), (64, 120, 2)),
     "short": ((0, 23, 4), (23, 63, 2), (63, 200, 1)),
 }
+NO_MATRIX = np.empty((0, 0), np.float32)
 NO_ROTATION = RotationTables(
-    np.empty((0, 1), np.int32), np.empty((0, 1), np.float32), np.empty((0, 2), np.int64), np.empty((0, 0), np.float32)
+    np.empty((0, 1), np.int32), np.empty((0, 1), np.float32), np.empty((0, 2), np.int64), NO_MATRIX, NO_MATRIX
 )
 
 

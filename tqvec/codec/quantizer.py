@@ -312,6 +312,8 @@ class TurboQuant:
 
     def offset(self, queries: Floats) -> NDArray[np.float64]:
         """Product of each checked query with the centre, (nq,): what a score lacks that is made of codes alone."""
+        if self.calibration is None:
+            return np.zeros(queries.shape[0])
         return np.einsum("ij,j->i", queries, self.centre, dtype=np.float64)
 
     def _encoder(self) -> tuple[Any, tuple[Any, ...]]:

@@ -112,7 +112,7 @@ class _Column:
         self._path, self._name = path, name
         self._damage = (pa.ArrowException, OSError)
         try:
-            self._file = ParquetFile(path, buffer_size=_BUFFER)
+            self._file = ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)  # else whole groups of rows are held
         except self._damage as error:
             raise FormatError(f"{path}: not a Parquet file, or damaged ({error})") from error
         schema = self._file.schema_arrow
@@ -124,7 +124,7 @@ class _Column:
         if not (lists and types.is_floating(kind.value_type)):
             raise InputError(f"{path}: column {name!r} holds {kind}, not lists of floats")
         self.n = self._file.metadata.num_rows
-        self.d = len(next(self._lists(0, 1))[1][0] or ()) if self.n else 0
+        self.d = len(next(self._lists(0, 1))[1][0].as_py() or ()) if self.n else 0
 
     def parts(self, start: int, rows: int) -> Parts:
         """As those of a `Stream`."""

@@ -109,16 +109,20 @@ class Index:
     def __getstate__(self) -> dict[str, Any]:
         core = self._core
         blocks, next_id = core.store.snapshot()
+        first = first_id(blocks, next_id)
+        stored = [(rows, ids if first is None else None) for rows, ids in parts(blocks)]
         settings = {name: getattr(self, name) for name in ("metric", "d", "nbits")}
-        return settings | {"codec": core.codec, "parts": list(parts(blocks)), "next_id": next_id}
+        return settings | {"codec": core.codec, "parts": stored, "first_id": first, "next_id": next_id}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.metric, self.d, self.nbits = state["metric"], state["d"], state["nbits"]
         self._lock = threading.RLock()
         self._core = self._empty(state["codec"])
+        store = self._core.store
+        store.next_id = state["first_id"] or 0
         for rows, ids in state["parts"]:
-            self._core.store.append(rows, ids, False)
-        self._core.store.next_id = state["next_id"]
+            store.append(rows, ids, False)
+        store.next_id = state["next_id"]
 
     @property
     def codec(self) -> TurboQuant:

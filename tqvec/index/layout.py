@@ -23,7 +23,7 @@ from tqvec.index.rows import METRICS
 
 VERSION = 6  # that is written; older ones are read
 BLOCK_ROWS = 65536  # that have a checksum of their own
-LEARNED = ("centre", "matrix", "spreads", "near")  # arrays of a calibration
+FIRST_WITH_TANGENTS = 5  # in the low bytes of scales, and with what a calibration knows of errors
 
 _KEY = "tqvec"  # of the metadata
 # In the order of the file.
@@ -71,16 +71,17 @@ class Header(NamedTuple):
     crc32: dict[str, list[str]]
 
     @property
-    def calibrated(self) -> bool:
-        """Whether there are the arrays of a calibration."""
-        return self.rotation == "calibrated"
-
-    @property
     def row_names(self) -> list[str]:
         """Tensors that have a row for each vector."""
         names = ["codes", "scale"]
         names += ["squared_norm"] if self.metric == "l2" else []
         return names + (["ids"] if "ids" in self.crc32 else [])
+
+    @property
+    def learned_names(self) -> list[str]:
+        """Tensors of the calibration, if there is one."""
+        names = ["centre", "matrix", "spreads"] if self.rotation == "calibrated" else []
+        return names + (["near"] if names and self.version >= FIRST_WITH_TANGENTS else [])
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors, in the order of the file."""
@@ -89,11 +90,8 @@ class Header(NamedTuple):
         shapes["codes"] = ("U8", (n, code_bytes(self.bands)))
         if "ids" in shapes:
             shapes["ids"] = ("I64", (n,))
-        if self.calibrated:
-            learned = ((d,), (d, d), (len(self.bands),), (2,))
-            shapes |= {name: ("F32", shape) for name, shape in zip(LEARNED, learned, strict=True)}
-            if self.version < 5:
-                del shapes["near"]
+        learned = ((d,), (d, d), (len(self.bands),), (2,))
+        shapes |= {name: ("F32", shape) for name, shape in zip(self.learned_names, learned, strict=False)}
         kinds = list(_DTYPES)
         found: dict[str, Tensor] = {}
         stop = 0

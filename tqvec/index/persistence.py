@@ -17,12 +17,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.codec import tangents
 from tqvec.codec.calibration import Calibration
 from tqvec.codec.quantizer import TurboQuant
+from tqvec.codec.tangents import forgotten
 from tqvec.errors import FormatError, InputError
 from tqvec.index import atomic, layout
-from tqvec.index.layout import LEARNED, Header
+from tqvec.index.layout import FIRST_WITH_TANGENTS, Header
 from tqvec.index.rows import Rows
 
 _LONGEST_HEAD = 1 << 20  # bytes, and a 16th of the file: more is no header, and costs memory to parse
@@ -74,7 +74,7 @@ class Writer:
         self._file = atomic.create(path) if file is None else file
         try:
             self._file.truncate(self._start + self._header.data_bytes)
-            for name in LEARNED if codec.calibration is not None else ():
+            for name in self._header.learned_names:
                 self._put(name, 0, getattr(codec.calibration, name))
                 self._crc[name] = [_crc(getattr(codec.calibration, name))]
         except BaseException:
@@ -95,18 +95,27 @@ class Writer:
         InputError
             Other arrays, types or shapes than the file has, or more rows than were announced.
         """
-        names = self._header.row_names
-        count = len(rows["scale"])
-        for name in names:
-            dtype, shape = self._tensors[name].dtype, (count, *self._tensors[name].shape[1:])
-            if name not in rows or (rows[name].dtype, rows[name].shape) != (dtype, shape):
-                raise InputError(f"rows must have {name} of shape {shape} and type {dtype}")
-        if rows.keys() != set(names) or self.rows + count > self._header.ntotal:
-            raise InputError(f"{self._path}: takes {self._header.ntotal} rows of {names}, got more, or {sorted(rows)}")
-        for name in names:
+        count = self._checked(rows)
+        for name in self._header.row_names:
             self._put(name, self.rows, rows[name])
             self._sum(name, rows[name])
         self.rows += count
+
+    def _checked(self, rows: Rows) -> int:
+        """How many rows there are."""
+        header = self._header
+        if rows.keys() != set(header.row_names):
+            raise InputError(f"rows must have {', '.join(header.row_names)}, got {', '.join(rows)}")
+        count = len(rows["scale"])
+        for name, array in rows.items():
+            dtype, shape = self._tensors[name].dtype, (count, *self._tensors[name].shape[1:])
+            if (array.dtype, array.shape) != (dtype, shape):
+                raise InputError(f"{name} must have shape {shape} and type {dtype}, got {array.shape} {array.dtype}")
+        if self.rows + count > header.ntotal:
+            raise InputError(f"{self._path}: {header.ntotal} rows were announced, got {self.rows + count}")
+        if "ids" in rows and count and not 0 <= rows["ids"].min() <= rows["ids"].max() < header.next_id:
+            raise InputError(f"ids must be from 0 to next_id - 1, {header.next_id - 1}")
+        return count
 
     def _put(self, name: str, row: int, array: NDArray) -> None:
         tensor = self._tensors[name]
@@ -221,13 +230,13 @@ def load(path: Path, mmap: bool = False, verify: bool = False) -> tuple[Header, 
         header, start = _read_header(path, file)
         arrays = _mapped(file, header, start) if mmap else _read(path, file, header)
     for name, array in arrays.items():
-        if verify or name == "ids" or name in LEARNED:
+        if verify or name == "ids" or name in header.learned_names:
             _verify(path, header, name, array)
     if "ids" in arrays:
         _check_ids(path, arrays["ids"], header.next_id, distinct=verify)
     rows = {name: arrays[name] for name in header.row_names}
-    if header.version < 5:
-        rows["scale"] = tangents.forgotten(rows["scale"])  # their low bytes are not what they are from then on
+    if header.version < FIRST_WITH_TANGENTS:
+        rows["scale"] = forgotten(rows["scale"])
     return header, rows, _calibration(header, arrays)
 
 
@@ -242,7 +251,7 @@ def calibration_in(file: BinaryIO, header: Header) -> Calibration | None:
         The file is shorter than the header tells.
     """
     arrays = _mapped(file, header, len(header.head()))
-    for name in LEARNED if header.calibrated else ():
+    for name in header.learned_names:
         _verify(Path(file.name), header, name, arrays[name])
     return _calibration(header, arrays)
 
@@ -306,9 +315,8 @@ def _read(path: Path, file: BufferedReader, header: Header) -> dict[str, NDArray
 
 
 def _calibration(header: Header, arrays: dict[str, NDArray]) -> Calibration | None:
-    if not header.calibrated:
-        return None
-    return Calibration(bands=header.bands, **{name: np.array(arrays[name]) for name in LEARNED if name in arrays})
+    learned = {name: np.array(arrays[name]) for name in header.learned_names}
+    return Calibration(bands=header.bands, **learned) if learned else None
 
 
 def _verify(path: Path, header: Header, name: str, array: NDArray) -> None:

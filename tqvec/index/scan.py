@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from tqvec import _threads
 from tqvec.codec.bands import integer_levels
+from tqvec.codec.products import batch_tables
 from tqvec.codec.quantizer import TurboQuant
-from tqvec.codec.stages import Planes, batch_tables, leading_planes, prefix_counts, stage_tables
+from tqvec.codec.stages import Planes, leading_planes, prefix_counts, stage_tables
 from tqvec.index.blocks import SPARE_ROWS, Block, View, Words
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels.dispatch import available, kernel
@@ -56,8 +57,9 @@ class Scanner:
         planes: list[Planes] = []
         if all((band.stop - band.start) % 8 == 0 for band in codec.bands):  # the stages read whole bytes
             known = codec.d, codec.bands, self._windows, codec.spreads
-            self._stages = stage_tables(*known, self._levels.levels)
-            planes = leading_planes(codec.bands, self._windows, prefix_counts(*known))
+            counts = prefix_counts(*known)
+            self._stages = stage_tables(*known, self._levels.levels, counts)
+            planes = leading_planes(codec.bands, self._windows, counts)
         self.prefixes = PrefixBlocks(planes)
 
     def search(self, view: View, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
@@ -115,7 +117,7 @@ class Scanner:
         rotation, form = self._codec.rotation_tables, _FORMS[self._metric]
 
         def scan(block: Block, chosen: Words, base: int, start: int, stop: int, scores: Floats, ids: Ids) -> None:
-            room = _threads.scratch((stop - start) * 5 // 4 + 2 * SPARE_ROWS)
+            room = _threads.scratch((stop - start) * 21 // 16 + 3 * SPARE_ROWS)
             prefixes = block.prefixes.of(block.rows["codes"], block.n)
             search(
                 *self._tables(block), self._bands, prefixes, queries, rotation, form, self._levels.unit, self._stages,

@@ -64,6 +64,7 @@ class Mask(Selector):
             raise InputError(f"a mask must be a 1-D boolean array, got {self._keep.dtype} of shape {self._keep.shape}")
 
     def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
+        """As `Selector.chosen`; `InputError` for a mask of another length."""
         total = sum(block.live for block in blocks)
         if self._keep.size != total:
             raise InputError(f"a mask must have one entry for each of the {total} vectors, got {self._keep.size}")
@@ -92,6 +93,7 @@ class Ids(Selector):
         self._ids = np.unique(integers(ids, "ids"))
 
     def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
+        """As `Selector.chosen`."""
         return [self._of(block) for block in blocks]
 
     def _of(self, block: Block) -> Chosen:
@@ -120,6 +122,7 @@ class Range(Selector):
         self._step = integer(step, "step", 1, 2**63 - 1)
 
     def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
+        """As `Selector.chosen`."""
         return [self._of(block) for block in blocks]
 
     def _of(self, block: Block) -> Chosen:

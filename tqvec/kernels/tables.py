@@ -94,8 +94,9 @@ class StageTables(NamedTuple):
         Coordinate of each bit of the prefix, which all rows are judged by; a multiple of 32 of them.
     prefix_level : (bits,) float32
         What the bit, as ±1, is worth there, times e_b / e_p; 0 for bits that only fill up.
-    unknown : (n_bands,) float64
-        Variance of what the prefix does not tell of a score, for a query that lies in the band and a row of scale 1.
+    scores, unknown : (n_bands,) float64
+        Variance of scores, and of what the prefix does not tell of them, for a query of length 1 that lies in the band
+        and rows of scale 1.
     skipped : (n_bands,) bool
         Whether the prefix has nothing of a band.
     sign_share : float
@@ -112,6 +113,7 @@ class StageTables(NamedTuple):
     level_bytes: np.ndarray
     prefix_source: np.ndarray
     prefix_level: np.ndarray
+    scores: np.ndarray
     unknown: np.ndarray
     skipped: np.ndarray
     sign_share: float
@@ -140,7 +142,7 @@ class StagedQuery(NamedTuple):
     slack : float
         z standard errors of it.
     bytes_ : (64 * words,) int8
-        The query in steps of `byte_unit`, filled up with zeros.
+        The first band in steps of `byte_unit`, filled up with zeros: where there is one, second bits are judged by it.
     byte_unit : float
     byte_sum : int
         Sum of `bytes_`.

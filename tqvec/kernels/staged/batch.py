@@ -6,6 +6,7 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.scan.allowed import SPARE, allowed_rows
 from tqvec.kernels.simd.base import (
     add_f32x16,
     at_least_f32x16,
@@ -18,7 +19,6 @@ from tqvec.kernels.simd.base import (
     sub_f32x16,
     to_f32x16,
 )
-from tqvec.kernels.scan.allowed import SPARE, allowed_rows
 from tqvec.kernels.staged.dots import row_dot
 from tqvec.kernels.topk.portable import topk_push_portable
 

@@ -40,50 +40,54 @@ def sign_table(worth):
 
 @jit
 def _worth_of_prefix(direction, bands, stages):
-    """What each bit of the prefix is worth to a query of length 1, and the variance of what they leave unknown.
+    """What each bit of the prefix is worth to a query of length 1, and the variance of estimates.
 
     Of a band that the prefix skips, a row is taken to have as much of a score as the query has of its length there.
     """
     seen = 0.0
     skipped = 0.0
-    variance = 0.0
+    error = 0.0
+    scores = 0.0
+    beside = 0.0
     for b in range(bands.shape[0]):
         energy = 0.0
         for j in range(bands[b, 0], bands[b, 1]):
             energy += np.float64(direction[j]) * np.float64(direction[j])
-        variance += energy * stages.unknown[b]
         if stages.skipped[b]:
             skipped += energy
+            beside += energy * stages.scores[b]
         else:
             seen += energy
+            error += energy * stages.unknown[b]
+            scores += energy * stages.scores[b]
     all_of_it = (seen + skipped) / max(seen, 1e-6 * (seen + skipped) + 1e-30)
     worth = np.empty(stages.prefix_source.size, np.float32)
     for i in range(worth.size):
         worth[i] = direction[stages.prefix_source[i]] * stages.prefix_level[i] * np.float32(all_of_it)
-    return worth, variance * all_of_it * all_of_it
+    return worth, all_of_it * all_of_it * error + (all_of_it - 1.0) * (all_of_it - 1.0) * scores + beside
 
 
 @jit
 def staged_query(direction, bands, stages, length, unit):
     """The forms of one rotated query of length 1 that the stages take; `unit` is that of its integer products."""
-    d = direction.size
     worth, variance = _worth_of_prefix(direction, bands, stages)
     table, step = sign_table(worth)
     # Entries are rounded, a quarter as many as bits.
     variance += np.float64(step) * np.float64(step) / 12.0 * (worth.size // 4)
     zero = (TABLE_STEPS + 1) * (worth.size // 4) * np.float64(step)
+    n = bands[0, 1]
     largest = TINY
-    for j in range(d):
+    for j in range(n):
         largest = max(largest, np.abs(direction[j]))
     byte_unit = largest / np.float32(BYTE_STEPS)
-    bytes_ = np.zeros((d + 63) // 64 * 64, np.int8)
+    bytes_ = np.zeros((n + 63) // 64 * 64, np.int8)
     total = 0
-    for j in range(d):
+    for j in range(n):
         bytes_[j] = np.int8(np.rint(direction[j] / byte_unit))
         total += bytes_[j]
     last = stages.layout.shape[0] - 1
     integers = np.empty((1, stages.layout[last, 4] + 64 * stages.layout[last, 5]), np.int16)
-    integer_queries_portable(direction.reshape(1, d), bands, 64, integers)
+    integer_queries_portable(direction.reshape(1, direction.size), bands, 64, integers)
     return StagedQuery(
         length, table, np.float64(step), zero, Z * np.sqrt(variance), bytes_, np.float64(byte_unit), total,
         integers[0], unit,

@@ -6,6 +6,7 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.scan.allowed import POSITIONS
 from tqvec.kernels.simd.base import (
     add_f32x16,
     add_i32x8,
@@ -26,7 +27,6 @@ from tqvec.kernels.simd.base import (
     store_i32x8,
     to_f32x16,
 )
-from tqvec.kernels.scan.allowed import POSITIONS
 from tqvec.kernels.staged.ahead import AHEAD, prefetch_row
 from tqvec.kernels.staged.codes import parity_plane
 from tqvec.kernels.staged.dots import row_dot
@@ -112,7 +112,9 @@ def prefix_estimates(prefixes, table, a, b, factor, bias, slack, allowed, places
             _prefetch_block(p, f, np.int64(places[r]), size)
         r0, r1, r2, r3 = np.int64(places[i]), np.int64(places[i + 1]), np.int64(places[i + 2]), np.int64(places[i + 3])
         step = 4 * groups
-        t0, t1, t2, t3 = sign_totals(p + step * r0, p + step * r1, p + step * r2, p + step * r3, table.ctypes.data, groups)
+        t0, t1, t2, t3 = sign_totals(
+            p + step * r0, p + step * r1, p + step * r2, p + step * r3, table.ctypes.data, groups
+        )
         u0 = _store_estimates(t0, slope, shift, f, c, width, m, r0, out)
         u1 = _store_estimates(t1, slope, shift, f, c, width, m, r1, out + 64)
         u2 = _store_estimates(t2, slope, shift, f, c, width, m, r2, out + 128)
