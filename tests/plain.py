@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from tqvec.index.store import parts
 from tqvec.reference import codebook, quantize, rotation, trellis
 
 EPSILON = 3e-4  # of ‖query‖‖vector‖: the bound of kernels/scan/README.md, 3·10⁻⁵ √d at d = 100, and scales of 16 bits
@@ -136,3 +137,16 @@ class PlainIndex:
         missing = np.ones(len(kept), bool)
         missing[at] = False
         assert np.all(true[missing] <= limit + error[missing]), "one is missing"
+
+
+def contents(index):
+    """Ids and stored rows, in order."""
+    found = list(parts(index._core.store.blocks))
+    ids = np.concatenate([np.zeros(0, np.int64), *(ids for _, ids in found)])
+    return ids, {name: np.concatenate([rows[name] for rows, _ in found]) for name in (found[0][0] if found else ())}
+
+
+def same(one, other):
+    """Whether two indexes hold the same rows under the same ids, to the last bit."""
+    (ids, rows), (its, its_rows) = contents(one), contents(other)
+    return np.array_equal(ids, its) and all(np.array_equal(rows[name], its_rows[name]) for name in rows | its_rows)

@@ -6,6 +6,7 @@ import os
 
 from tqvec.errors import InputError
 
+_MOST = 1024  # threads: each takes memory for its results
 
 def num_threads(threads: int | None = None) -> int:
     """Number of threads to use.
@@ -13,7 +14,8 @@ def num_threads(threads: int | None = None) -> int:
     Parameters
     ----------
     threads : int or None
-        None takes ``TQVEC_NUM_THREADS``, and without it the CPUs that this process may run on.
+        None takes ``TQVEC_NUM_THREADS``, and without it the CPUs that this process may run on. More than 1,024 count
+        as 1,024.
 
     Raises
     ------
@@ -33,4 +35,4 @@ def num_threads(threads: int | None = None) -> int:
         count = 0
     if count < 1:
         raise InputError(f"{source} must be a positive integer, got {value!r}")
-    return count
+    return min(count, _MOST)

@@ -8,11 +8,11 @@ from functools import cache
 import numpy as np
 import pytest
 import strategies as sts
-from plain import PlainIndex
+from plain import PlainIndex, same
 
 import tqvec
 from tqvec.errors import InputError
-from tqvec.index import blocks, store
+from tqvec.index import blocks
 
 D = 40
 KINDS = (
@@ -68,19 +68,6 @@ def compare(index, plain, keep=None, filter=None, queries=None):
         assert np.array_equal(found[0], again[0])
         assert np.array_equal(found[1], again[1])
     assert all(i in index for i in plain.ids[:5])
-
-
-def contents(index):
-    """Ids and stored rows, in order."""
-    found = list(store.parts(index._core.store.blocks))
-    ids = np.concatenate([np.zeros(0, np.int64), *(ids for _, ids in found)])
-    return ids, {name: np.concatenate([rows[name] for rows, _ in found]) for name in (found[0][0] if found else ())}
-
-
-def same(one, other):
-    """Whether two indexes hold the same rows under the same ids, to the last bit."""
-    (ids, rows), (its, its_rows) = contents(one), contents(other)
-    return np.array_equal(ids, its) and all(np.array_equal(rows[name], its_rows[name]) for name in rows | its_rows)
 
 
 @kinds

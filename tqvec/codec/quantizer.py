@@ -173,6 +173,8 @@ class TurboQuant:
         """
         if self.scale != "unbiased":
             raise InputError(f"only a codec with scale='unbiased' can be calibrated, not {self!r}")
+        if not isinstance(calibration, Calibration):
+            raise InputError(f"calibration must be a Calibration, got {type(calibration).__name__}")
         calibration.check(self.d)
         other = copy.copy(self)
         other.rotation = "calibrated"
@@ -453,17 +455,18 @@ class TurboQuant:
         return _mapped(x, self.rotation_tables)
 
     def _check(self, codes: Codes) -> None:
-        expected = code_bytes(self.bands)
-        if codes.data.ndim != 2 or codes.data.shape[1] != expected or codes.data.dtype != np.uint8:
-            raise InputError(
-                f"codes.data must be (n, {expected}) uint8 for {self!r}, got {codes.data.shape} {codes.data.dtype}"
-            )
-        if codes.scale.shape != (codes.data.shape[0],) or codes.scale.dtype != np.float32:
-            raise InputError(f"codes.scale must be ({codes.data.shape[0]},) float32, got {codes.scale.shape}")
-        wanted = "None" if self._second is None else f"({codes.data.shape[0]},) float32"
-        found = "None" if codes.gamma is None else f"{codes.gamma.shape} {codes.gamma.dtype}"
-        if found != wanted:
-            raise InputError(f"codes.gamma must be {wanted} for {self!r}, got {found}")
+        if not isinstance(codes, Codes):
+            raise InputError(f"codes must be Codes, as encode returns them, got {type(codes).__name__}")
+        n = np.shape(codes.data)[0] if np.ndim(codes.data) else 0
+        floats = f"({n},) float32"
+        wanted = {
+            "data": f"({n}, {code_bytes(self.bands)}) uint8",
+            "scale": floats,
+            "gamma": "None" if self._second is None else floats,
+        }
+        for name, kind in wanted.items():
+            if (found := _kind(getattr(codes, name))) != kind:
+                raise InputError(f"codes.{name} must be {kind} for {self!r}, got {found}")
 
 
 def _options(mode: str, codebook: str, scale: object, qjl: object) -> tuple[str, str | None]:
@@ -475,6 +478,13 @@ def _options(mode: str, codebook: str, scale: object, qjl: object) -> tuple[str,
     if projection != "gaussian":
         raise InputError(f"qjl belongs to mode='prod', got qjl={qjl!r} with mode={mode!r}")
     return _validate.choice("unbiased" if scale is None else scale, "scale", SCALES), None
+
+
+def _kind(array: object) -> str:
+    """Shape and type of an array, as messages have it."""
+    if isinstance(array, np.ndarray):
+        return f"{array.shape} {array.dtype}"
+    return "None" if array is None else type(array).__name__
 
 
 def _as_float32(scale: NDArray[np.float64]) -> Floats:

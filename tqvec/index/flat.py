@@ -559,9 +559,11 @@ def _distinct(ids: ArrayLike | None, n: int) -> Ids | None:
     found = selectors.integers(ids, "ids")
     if found.size != n:
         raise InputError(f"ids must be as many as the {n} rows of x, got {found.size}")
+    if np.all(found[1:] > found[:-1]):  # they are distinct, and often come so
+        return found
     order = np.argsort(found, kind="stable")
-    twice = np.flatnonzero(np.diff(found[order]) == 0)
+    twice = order[1:][np.diff(found[order]) == 0]
     if twice.size:
-        at = int(order[twice[0] + 1])
+        at = int(twice.min())
         raise InputError(f"ids row {at}: id {found[at]} is given twice")
     return found

@@ -162,7 +162,7 @@ def _selector(given: Any) -> Selector:
         rising = given if given.step > 0 else given[::-1]
         return Range(rising.start, rising.stop, rising.step)
     array = as_array(given, "filter")
-    return Mask(array) if array.dtype == np.bool_ else Ids(integers(array, "filter"))
+    return Mask(array) if array.dtype == np.bool_ else Ids(integers(given, "filter"))
 
 
 def allowed(blocks: Sequence[Block], given: Any) -> list[Words]:
@@ -192,11 +192,15 @@ def integers(values: ArrayLike, name: str) -> NDArray[np.int64]:
     array = np.atleast_1d(as_array(values, name))
     if array.size == 0:
         return np.zeros(0, np.int64)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise InputError(f"{name} must be a 1-D array of integers, got {array.dtype} of shape {array.shape}")
-    if array.dtype == np.uint64 and array.max() > 2**63 - 1:
-        raise InputError(f"{name} row {int(np.argmax(array))} is beyond int64: {array.max()}")
-    return array.astype(np.int64)
+    if array.ndim == 1 and np.issubdtype(array.dtype, np.integer):
+        beyond = np.flatnonzero(array > 2**63 - 1)
+        if beyond.size:
+            raise InputError(f"{name} row {beyond[0]} is beyond int64: {array[beyond[0]]}")
+        return array.astype(np.int64)
+    for row, value in enumerate(values if isinstance(values, (list, tuple)) else ()):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:  # NumPy made floats or objects of them all
+            raise InputError(f"{name} row {row} is beyond int64: {value}")
+    raise InputError(f"{name} must be a 1-D array of integers, got {array.dtype} of shape {array.shape}")
 
 
 __all__ = ["Ids", "Mask", "Range", "Selector"]
