@@ -60,7 +60,7 @@ def test_ids(tmp_path):
         ([plain, more], (50, [7, 8, 9, 10, 11])),
         ([more, plain], (6, [1, 2, 3, 4, 5])),
         ([own, other], (100, [90, 2, 60, 3, 4])),
-        ([plain, own, more, other], (105, [100, 101, 102, 90, 2, 60, 103, 104, 3, 4])),
+        ([plain, own, more, other], (102, [7, 8, 9, 90, 2, 60, 100, 101, 3, 4])),
     ):
         merge(files, out)
         assert ids_of(out) == expected
