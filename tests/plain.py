@@ -108,6 +108,7 @@ class PlainIndex:
     def check_range(self, queries, radius, found, keep=None):
         """Assert that a range search found what it should, among the ids of `keep`."""
         lims, scores, ids = found
+        radius = np.float64(radius)
         assert (lims.dtype, scores.dtype, ids.dtype) == (np.int64, np.float32, np.int64)
         assert lims.shape == (np.atleast_2d(queries).shape[0] + 1,)
         assert lims[0] == 0

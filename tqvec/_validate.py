@@ -109,9 +109,13 @@ def number(value: object, name: str) -> float:
     """`value` as a float that is not NaN; infinities pass, bool is refused."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise InputError(f"{name} must be a number, got {value!r}")
-    if np.isnan(value):
+    try:
+        found = float(value)
+    except OverflowError:
+        raise InputError(f"{name} must be a number that fits float64") from None
+    if np.isnan(found):
         raise InputError(f"{name} must not be NaN")
-    return float(value)
+    return found
 
 
 def fraction(value: object, name: str) -> float:

@@ -446,7 +446,7 @@ class Index:
             Best first.
         ids : (lims[-1],) int64
         """
-        radius = _validate.number(radius, "radius")
+        radius = np.float64(_validate.number(radius, "radius"))  # a Python float would be rounded to float32
         rows = _validate.vectors(queries, self.d, "queries")
         core = self._core
         blocks = core.store.blocks
