@@ -1,4 +1,5 @@
-"""Writes codes.json, the bytes that encoding must give for ever (docs/format.md, version 1).
+"""Writes codes.json, the bytes that encoding must give for ever, and indexes/v5-*.tqv, files of the newest version
+(docs/format.md). The files of versions 1 to 4, and what searches of them gave, were written by the code of their time.
 
 ``python tests/golden/make.py`` from the repository root; it refuses to overwrite without ``--force``. New bytes for old
 input are a new version of the format. The codec and the reference must agree before anything is written.
@@ -26,6 +27,11 @@ CASES += [(128, 2.5, 7), (100, 3.5, 8), (97, [[7, 5], [1, 1], [89, 8]], 9)]
 TRELLIS_CASES = [(16, 1, 0), (97, 3, 1), (128, 2, 2), (200, 4, 3), (384, 1, 4), (64, 5, 5)]
 TRELLIS_CASES += [(128, 2.5, 6), (100, [[20, 5], [16, 1], [64, 3]], 7)]
 PROD_CASES = [(3, 1, 0), (97, 3, 1), (128, 4, 2), (100, 2.5, 3)]
+INDEXES = {
+    "v5-scalar": {"d": 97, "nbits": 4, "metric": "cosine", "seed": 1},
+    "v5-bands": {"d": 64, "nbits": 2.5, "metric": "l2", "seed": 2},
+    "v5-trellis": {"d": 32, "nbits": 3, "metric": "ip", "codebook": "trellis", "seed": 3},
+}
 CENTROIDS = [(2, 3, 5), (63, 8, 200), (64, 8, 255), (128, 4, 9), (768, 2, 3), (1536, 6, 40), (65536, 1, 1)]
 
 
@@ -73,6 +79,14 @@ def prod_case(d, nbits, seed):
     }
 
 
+def golden_index(name):
+    """An index of `INDEXES` that holds its input."""
+    options = INDEXES[name]
+    index = tqvec.Index(**options)
+    index.add(golden_input(options["d"], options["seed"]))
+    return index
+
+
 def golden():
     """All of codes.json."""
     centroids = [[d, nbits, i, float(codebook.centroids(d, nbits)[i]).hex()] for d, nbits, i in CENTROIDS]
@@ -105,6 +119,8 @@ def main():
         assert codes.data.tobytes() == packing.pack(expected, bands).tobytes()
         assert codes.gamma.tobytes() == gamma.astype(np.float32).tobytes()
     PATH.write_text(json.dumps(golden(), indent=1) + "\n")
+    for name in INDEXES:
+        golden_index(name).save(PATH.with_name("indexes") / f"{name}.tqv")
 
 
 if __name__ == "__main__":

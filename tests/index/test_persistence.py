@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import tqvec
+from tqvec.codec import tangents
 from tqvec.errors import FormatError
 from tqvec.index import persistence
 
@@ -57,21 +58,20 @@ def test_any_safetensors_reader_opens_it(tmp_path):
     }
     codes = index.codec.encode(X)
     assert np.array_equal(tensors["codes"], codes.data)
-    assert np.array_equal(tensors["scale"], codes.scale)
+    angles = index.codec.tangents(index.codec.encode_sums(X))
+    assert np.array_equal(tensors["scale"], tangents.packed(codes.scale, angles))
     with safe_open(tmp_path / "a.tqv", framework="numpy") as file:
         header = json.loads(file.metadata()["tqvec"])
-    assert header["version"] == 1
+    assert header["version"] == 5
     assert header["bands"] == [[0, 37, 3]]
     assert header["fingerprint"] == index.codec.fingerprint
 
 
-def test_only_widths_that_need_it_have_version_2(tmp_path):
-    """A reader of version 1 still opens whole widths, with the very bytes it would have written."""
-    for nbits, stored, version in ((3, 3, 1), (2.5, 2.5, 2), ([(30, 3), (7, 1)], [[30, 3], [7, 1]], 2)):
+def test_widths(tmp_path):
+    for nbits, stored in ((3, 3), (2.5, 2.5), ([(30, 3), (7, 1)], [[30, 3], [7, 1]])):
         saved(tmp_path / "a.tqv", nbits=nbits)
         with safe_open(tmp_path / "a.tqv", framework="numpy") as file:
-            header = json.loads(file.metadata()["tqvec"])
-        assert (header["nbits"], header["version"]) == (stored, version)
+            assert json.loads(file.metadata()["tqvec"])["nbits"] == stored
     for nbits in (2.7, [[37, 2]], [[30, 3], [8, 1]], [30, 7], "3"):
         with pytest.raises(FormatError, match=r"a\.tqv"):
             tqvec.Index.load(rewritten(tmp_path / "a.tqv", nbits=nbits))
@@ -124,7 +124,7 @@ def rewritten(path, **changes):
 
 def test_versions_and_fingerprints(tmp_path):
     saved(tmp_path / "a.tqv")
-    with pytest.raises(FormatError, match="format version 7; this tqvec reads up to 4: upgrade"):
+    with pytest.raises(FormatError, match="format version 7; this tqvec reads up to 5: upgrade"):
         tqvec.Index.load(rewritten(tmp_path / "a.tqv", version=7))
     saved(tmp_path / "a.tqv")
     with pytest.raises(FormatError, match="fingerprint 00ff, this tqvec makes"):
