@@ -1,6 +1,5 @@
 """Trained indexes: what training gains and what it must never cost, scores of all metrics, files."""
 
-
 import numpy as np
 import pytest
 import strategies as sts
