@@ -91,9 +91,9 @@ def test_what_can_not_be_merged(tmp_path):
 
 def test_old_files_become_new_ones(tmp_path, request):
     """Their tangents are unknown, and their ids those of the new file."""
-    golden = request.path.parents[1] / "golden" / "v1.tqv"
+    golden = request.path.parents[1] / "golden" / "indexes" / "v1.tqv"
     header = merge([golden, golden], tmp_path / "out.tqv")
-    assert (header.version, header.ntotal, header.next_id) == (6, 10, 10)
+    assert (header.version, header.ntotal, header.next_id) == (6, 40, 40)
     _, old, _ = persistence.load(golden)
     _, new, _ = persistence.load(tmp_path / "out.tqv", verify=True)
     for name, array in old.items():
