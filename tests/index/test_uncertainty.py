@@ -7,6 +7,7 @@ import strategies as sts
 import tqvec
 from tqvec.codec import tangents
 from tqvec.eval.sample import load_sample
+from tqvec.index.store import gathered
 from tqvec.index.uncertainty import Judge, expected, local_rates, reach, standard_errors, tail_rates
 
 LEVELS = ((0.994458, 0.68), (1.959964, 0.95), (2.575829, 0.99))
@@ -29,10 +30,16 @@ def true_scores(x, queries, metric):
     return products
 
 
+def stored(index, ids):
+    """What an index without removed rows has of the rows of results."""
+    blocks = index._core.store.blocks
+    return gathered(blocks, ids, [name for name in blocks[0].rows if name != "codes"])
+
+
 def all_errors(index, x, queries):
     """Errors of the scores of all rows, and what `standard_errors` says of them: no row has been selected."""
     scores, ids = index.search(queries, k=len(x))
-    sigma = standard_errors(index.codec, index.metric, index._rows, queries, scores, ids)
+    sigma = standard_errors(index.codec, index.metric, stored(index, ids), queries, scores)
     return scores - np.take_along_axis(true_scores(x, queries, index.metric), ids, axis=1), sigma
 
 
@@ -222,9 +229,10 @@ def test_unknown_tangents_are_taken_as_expected():
     index = tqvec.Index(64, nbits=2)
     index.add(x)
     results = index.search(queries, k=300)
-    known = standard_errors(index.codec, "ip", index._rows, queries, *results)
-    index._rows["scale"] = tangents.forgotten(index._rows["scale"])
-    assumed = standard_errors(index.codec, "ip", index._rows, queries, *results)
+    rows = stored(index, results[1])
+    known = standard_errors(index.codec, "ip", rows, queries, results[0])
+    rows["scale"] = tangents.forgotten(rows["scale"])
+    assumed = standard_errors(index.codec, "ip", rows, queries, results[0])
     assert np.sqrt(np.mean(assumed**2) / np.mean(known**2)) == pytest.approx(1, abs=0.02)
     np.testing.assert_allclose(assumed, known, rtol=0.4)
 
@@ -248,7 +256,7 @@ def test_the_lean_is_no_more_than_the_largest_error():
     index.add(x)
     queries = sts.normal(3, 64, seed=1)
     scores, ids = index.search(queries, k=reach(10))
-    judged = Judge(index.codec, "ip", index._rows, 500)(queries, scores, ids)
+    judged = Judge(index.codec, "ip", index._core.store.blocks, 500)(queries, scores, ids)
     lean = scores - judged.mean
     assert np.all(lean > 0)
     assert np.all(lean <= judged.deviation * np.sqrt(2 * np.log(500)) * 1.01)
