@@ -4,7 +4,11 @@ import contextlib
 import importlib
 import importlib.util
 import re
+import subprocess
+import sys
+import textwrap
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,6 +132,33 @@ def test_a_build_takes_memory_of_a_part(tmp_path, monkeypatch):
             tracemalloc.stop()
     assert peaks[2] < 1.2 * peaks[1]
     assert peaks[2] < 40_000 * 36 / 1.5
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_large_files_need_little_memory(tmp_path):
+    """128 MiB of vectors, in files with holes, and their codes; mapped pages count."""
+    for name, n in (("small", 10), ("large", 2**19)):
+        np.lib.format.open_memmap(tmp_path / f"{name}.npy", "w+", np.float32, (n, 64)).flush()
+    script = """
+        import sys
+        from pathlib import Path
+        from tqvec.cli import build, check, merge
+        def peak():
+            return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024
+        build._ROWS = 4096
+        peaks = []
+        for name in ("small", "large"):  # the first compiles
+            x, a, b = (Path(sys.argv[1]) / (name + end) for end in (".npy", ".tqv", "-twice.tqv"))
+            build.build(x, a, nbits=8, codebook="scalar", metric="ip", seed=0, threads=1)
+            merge.merge([a, a], b)
+            check.check(b)
+            peaks.append(peak())
+        assert peaks[1] - peaks[0] < 50, peaks
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "large-twice.tqv").stat().st_size > 2**20 * 68
 
 
 def test_merge_and_check(vectors):

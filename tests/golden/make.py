@@ -1,4 +1,5 @@
-"""Writes codes.json, the bytes that encoding must give for ever (docs/format.md, version 1).
+"""Writes codes.json, the bytes that encoding must give for ever, and indexes/v6-*.tqv, files of the newest version
+(docs/format.md). The files of versions 1 to 5, and what searches of them gave, were written by the code of their time.
 
 ``python tests/golden/make.py`` from the repository root; it refuses to overwrite without ``--force``. New bytes for old
 input are a new version of the format. The codec and the reference must agree before anything is written.
@@ -16,6 +17,8 @@ import numpy as np
 
 import tqvec
 from tqvec.codec import codebook
+from tqvec.index import persistence
+from tqvec.index.rows import encoded
 from tqvec.reference import packing, prod, quantize, splitmix
 
 PATH = Path(__file__).with_name("codes.json")
@@ -26,6 +29,11 @@ CASES += [(128, 2.5, 7), (100, 3.5, 8), (97, [[7, 5], [1, 1], [89, 8]], 9)]
 TRELLIS_CASES = [(16, 1, 0), (97, 3, 1), (128, 2, 2), (200, 4, 3), (384, 1, 4), (64, 5, 5)]
 TRELLIS_CASES += [(128, 2.5, 6), (100, [[20, 5], [16, 1], [64, 3]], 7)]
 PROD_CASES = [(3, 1, 0), (97, 3, 1), (128, 4, 2), (100, 2.5, 3)]
+INDEXES = {
+    "scalar": {"d": 97, "nbits": 4, "metric": "cosine", "seed": 1},
+    "bands": {"d": 64, "nbits": 2.5, "metric": "l2", "seed": 2},
+    "trellis": {"d": 32, "nbits": 3, "metric": "ip", "codebook": "trellis", "seed": 3},
+}
 CENTROIDS = [(2, 3, 5), (63, 8, 200), (64, 8, 255), (128, 4, 9), (768, 2, 3), (1536, 6, 40), (65536, 1, 1)]
 
 
@@ -73,6 +81,22 @@ def prod_case(d, nbits, seed):
     }
 
 
+def golden_index(name):
+    """An index of `INDEXES` that holds its input."""
+    options = INDEXES[name]
+    index = tqvec.Index(**options)
+    index.add(golden_input(options["d"], options["seed"]))
+    return index
+
+
+def save_with_ids(path):
+    """The vectors of the index "scalar" once more, with ids."""
+    codec = golden_index("scalar").codec
+    rows = encoded(codec, "ip", golden_input(codec.d, codec.seed))
+    rows["ids"] = np.array([2**62, 0, 7, 3, 2**40])
+    persistence.save(path, codec, "ip", ROWS, [rows], None, 2**62 + 1)
+
+
 def golden():
     """All of codes.json."""
     centroids = [[d, nbits, i, float(codebook.centroids(d, nbits)[i]).hex()] for d, nbits, i in CENTROIDS]
@@ -105,6 +129,11 @@ def main():
         assert codes.data.tobytes() == packing.pack(expected, bands).tobytes()
         assert codes.gamma.tobytes() == gamma.astype(np.float32).tobytes()
     PATH.write_text(json.dumps(golden(), indent=1) + "\n")
+    folder = PATH.with_name("indexes")
+    for name in INDEXES:
+        golden_index(name).save(folder / f"v6-{name}.tqv")
+    tqvec.Index.load(folder / "v5-trained.tqv").save(folder / "v6-trained.tqv")
+    save_with_ids(folder / "v6-ids.tqv")
 
 
 if __name__ == "__main__":

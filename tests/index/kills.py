@@ -23,7 +23,7 @@ from tqvec.index import atomic, journal, persistence
 from tqvec.index.rows import encoded
 
 WRITERS = {module.__file__ for module in (atomic, journal, persistence)}
-RANDOM_KILLS = 100  # of each kind
+RANDOM_KILLS = 60  # of each kind
 X = np.random.default_rng(10_040).standard_normal((4000, 16)).astype(np.float32)
 
 

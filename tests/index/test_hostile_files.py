@@ -93,7 +93,7 @@ def test_every_truncation_is_found(tmp_path, codec, version):
     if version == 6:
         written(path, codec, 400)
     else:
-        path.write_bytes((Path(__file__).parents[1] / "golden" / f"v{version}.tqv").read_bytes())
+        path.write_bytes((Path(__file__).parents[1] / "golden" / "indexes" / f"v{version}.tqv").read_bytes())
     content = path.read_bytes()
     persistence.load(path)
     for size in [*range(0, len(content), 512), *range(16), len(content) - 1]:
@@ -167,6 +167,9 @@ def test_every_field_is_checked(tmp_path, monkeypatch, codec):
         ({"ids": np.arange(40) * 40}, "ids up to 1560, but the next one is 1200"),
         ({"centre": np.full(16, np.inf, np.float32)}, "centre holds NaN or Inf"),
         ({"matrix": np.full((16, 16), np.nan, np.float32)}, "matrix holds NaN or Inf"),
+        ({"near": np.array([0, np.nan], np.float32)}, "near holds NaN or Inf"),
+        ({"near": np.array([0, -1], np.float32)}, "near of a calibration must be a mean and a standard deviation"),
+        ({"near": None}, "crc32"),
         ({"spreads": "zero"}, "spreads of a calibration must be positive"),
         ({"matrix": "reversed"}, "fingerprint"),
     ],

@@ -103,6 +103,7 @@ def other_header(notes, **changes):
         lambda part, notes: note(notes, request=REQUEST | {"nbits": 3}),
         lambda part, notes: note(notes, rows=251),
         lambda part, notes: note(notes, rows="x"),
+        lambda part, notes: note(notes, rows=-350),
         lambda part, notes: note(notes, rows=10**9),
         lambda part, notes: note(notes, header=None),
         lambda part, notes: note(notes, header=other_header(notes, version=5)),
@@ -122,6 +123,16 @@ def test_what_is_not_sound_is_not_taken_up(tmp_path, codec, spoil):
         writer.close()
     assert names(tmp_path) == ["a.tqv"]
     assert np.array_equal(persistence.load(path, verify=True)[1]["codes"], rows(codec, 0, 600)["codes"])
+
+
+def test_notes_that_were_half_written_are_deleted(tmp_path, codec):
+    path = tmp_path / "a.tqv"
+    stopped(path, codec)
+    for name in ("a.tqv.journal.01234567.tmp", "a.tqv.89abcdef.tmp"):
+        (tmp_path / name).write_bytes(b"{")
+    with Journal(path, REQUEST) as journal:
+        assert journal.resumed().rows == 250
+        assert names(tmp_path) == ["a.tqv.journal", "a.tqv.part"]
 
 
 def test_a_flipped_calibration(tmp_path):

@@ -1,7 +1,6 @@
 """Round trips of index files, and files of older, newer and foreign kinds."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +9,10 @@ from safetensors.numpy import load, save, save_file
 from strategies import normal
 
 import tqvec
-from tqvec.codec import tangents
 from tqvec.errors import FormatError
 from tqvec.index import layout, persistence
 from tqvec.index.rows import encoded
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 X = normal(50, 37, 10_001)
 
 
@@ -126,40 +123,6 @@ def test_what_the_header_says(tmp_path):
     assert (fields["version"], fields["nbits"]) == (layout.VERSION, [[30, 3], [7, 1]])
     assert (fields["bands"], fields["block_rows"]) == ([[0, 30, 3], [30, 37, 1]], 65536)
     assert fields["fingerprint"] == index.codec.fingerprint
-
-
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.tqv")), ids=lambda path: path.name)
-def test_files_of_all_versions(tmp_path, monkeypatch, path):
-    """They hold the rows of `golden_input`; those of the newest version are written just so."""
-    monkeypatch.syspath_prepend(GOLDEN)
-    from make import golden_input
-
-    version = int(path.name[1])
-    for mmap in (False, True):
-        header, rows, calibration = persistence.load(path, mmap=mmap, verify=True)
-        codec = persistence.codec_of(path, header, calibration)
-        assert (header.version, header.first_id, header.ntotal) == (version, 0, 5)
-        assert ("trained" in path.name or version == 4) == (calibration is not None)
-        expected = encoded(codec, header.metric, golden_input(header.d, header.seed))
-        if version < 5:
-            expected["scale"] = tangents.forgotten(
-                codec.stored_scale(
-                    codec.encode_sums(golden_input(header.d, header.seed), unit=header.metric == "cosine")
-                )
-            )
-        assert expected.keys() == rows.keys() - {"ids"}
-        for name, array in expected.items():
-            assert array.tobytes() == rows[name].tobytes()
-    index = tqvec.Index.load(path)
-    assert index.search(golden_input(header.d, header.seed), 1)[1].shape == (5, 1)
-    if version == layout.VERSION:
-        first = None if "ids" in rows else header.first_id
-        persistence.save(tmp_path / "a.tqv", codec, header.metric, 5, [rows], first, header.next_id)
-        assert (tmp_path / "a.tqv").read_bytes() == path.read_bytes()
-
-
-def test_there_is_a_file_of_each_version():
-    assert {int(path.name[1]) for path in GOLDEN.glob("*.tqv")} == set(range(1, layout.VERSION + 1))
 
 
 def test_newer_versions_and_other_codecs(tmp_path):

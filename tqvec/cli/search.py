@@ -22,7 +22,8 @@ def search(
     index_file: Annotated[Path, typer.Argument(metavar="INDEX", help="File that `tqvec build` wrote")],
     queries: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs, or .hdf5:NAME (default: test)")],
     k: Annotated[int, typer.Option("-k", help="Results a query")] = 10,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help=".npz: scores, ids")] = None,
+    errors: Annotated[bool, typer.Option(help="Standard errors of the scores too")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=".npz: scores, ids, error")] = None,
     threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
 ) -> None:
     """Search an index file; print the first results, and write all of them with -o."""
@@ -31,18 +32,19 @@ def search(
     index = Index.load(index_file)
     rows = float_rows(read_vectors(queries, "test"))
     start = time.perf_counter()
-    scores, ids = index.search(rows, k=k, threads=threads)
+    scores, ids, *error = index.search(rows, k=k, threads=threads, return_error=errors)
     seconds = time.perf_counter() - start
     table = Table(title=f"best ids (scores), {index.metric}; first {min(_SHOWN, len(ids))} of {len(ids)} queries")
     table.add_column("query", justify="right")
     table.add_column("results")
     for q in range(min(_SHOWN, len(ids))):
-        best = [f"{ids[q, r]} ({scores[q, r]:.4f})" for r in range(min(_SHOWN, k))]
+        after = [f" ± {value:.4f}" for value in error[0][q]] if errors else [""] * k
+        best = [f"{ids[q, r]} ({scores[q, r]:.4f}{after[r]})" for r in range(min(_SHOWN, k))]
         table.add_row(str(q), "  ".join(best))
     console.print(table)
     console.print(f"{len(ids):,} queries on {index.ntotal:,} vectors in {seconds:.3f} s", highlight=False)
     if output is not None:
         partial = output.with_suffix(".part.npz")
-        np.savez(partial, scores=scores, ids=ids)
+        np.savez(partial, scores=scores, ids=ids, **({"error": error[0]} if errors else {}))
         partial.replace(output)
         console.print(f"written: {output}", highlight=False)

@@ -329,7 +329,7 @@ class TurboQuant:
         return _as_float32(SCALES[self.scale](encoded.norm, encoded.dot, encoded.energy))
 
     def tangents(self, encoded: Encoded, threads: int | None = None) -> NDArray[np.float64]:
-        """tan θ of each vector, (n,), with θ the angle between it and what its codes stand for; 0/0 is NaN.
+        """tan θ of each vector, (n,), with θ the angle to what its codes stand for; of zero vectors not finite.
 
         cos θ = ⟨u, ũ⟩/‖ũ‖. A calibration multiplies the axes of a band, and its levels, by f: what codes stand for has
         f² times the level on an axis, so of the energy f²c² of a coordinate only f⁴c² counts.

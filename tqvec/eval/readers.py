@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._mapped import forget
 from tqvec.errors import FormatError, InputError, UnsupportedError
 
 _TEXMEX: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".ivecs": np.dtype("<i4"), ".bvecs": np.dtype("u1")}
+_CHECKED = 1 << 24  # bytes of rows at a time
 HDF5 = (".hdf5", ".h5")
 _NAMED = re.compile(r"(.+\.(?:hdf5|h5|parquet)):(.+)", re.DOTALL)
 
@@ -92,10 +94,13 @@ def _read_texmex(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     if d <= 0 or size % row:
         raise FormatError(f"{path}: damaged: {size} bytes are no whole number of rows of dimension {d}")
     rows = raw.reshape(-1, row)
-    lengths = np.ascontiguousarray(rows[:, :4]).view("<i4")[:, 0]
-    if np.any(lengths != d):
-        bad = int(np.flatnonzero(lengths != d)[0])
-        raise FormatError(f"{path}: row {bad} has dimension {lengths[bad]}, the first row {d}")
+    step = max(1, _CHECKED // row)
+    for first in range(0, rows.shape[0], step):
+        lengths = np.ascontiguousarray(rows[first : first + step, :4]).view("<i4")[:, 0]
+        bad = np.flatnonzero(lengths != d)
+        if bad.size:
+            raise FormatError(f"{path}: row {first + bad[0]} has dimension {lengths[bad[0]]}, the first row {d}")
+        forget(raw)
     return np.ndarray((rows.shape[0], d), dtype, buffer=raw, offset=4, strides=(row, dtype.itemsize))
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._mapped import forget
 from tqvec.errors import FormatError, InputError, UnsupportedError
 from tqvec.eval.readers import HDF5, hdf5_dataset, read_vectors, split_name
 
@@ -81,7 +82,13 @@ def open_vectors(path: str | os.PathLike[str]) -> Stream:
         return _hdf5(file, name or "train")
     x = read_vectors(file)
     n, d = x.shape
-    return Stream(file, None, n, d, lambda start, rows: (x[row : row + rows] for row in range(start, n, rows)))
+
+    def parts(start: int, rows: int) -> Parts:
+        for row in range(start, n, rows):
+            yield x[row : row + rows]
+            forget(x)
+
+    return Stream(file, None, n, d, parts)
 
 
 def _hdf5(path: Path, name: str) -> Stream:

@@ -21,7 +21,7 @@ except ImportError:  # Windows
 
 def create(path: Path) -> BinaryIO:
     """Open a new file that is to become `path`; those that killed processes left of earlier tries are deleted."""
-    _sweep(path)
+    sweep(path)
     while True:
         file = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp").open("xb+")
         if claim(file, without_locks=True):
@@ -94,9 +94,14 @@ def discard(file: BinaryIO) -> None:
     Path(file.name).unlink(missing_ok=True)
 
 
-def _sweep(path: Path) -> None:
+def sweep(path: Path) -> None:
+    """Delete what killed processes have left that were writing `path`."""
     left = re.compile(re.escape(path.name) + r"\.[0-9a-f]{8}\.tmp")
-    for name in filter(left.fullmatch, os.listdir(path.parent)):
+    try:
+        names = os.listdir(path.parent)
+    except PermissionError:  # to list a folder is another right than to write there
+        return
+    for name in filter(left.fullmatch, names):
         with suppress(OSError), open(path.parent / name, "rb") as file:
             if claim(file, without_locks=False):
                 os.unlink(file.name)

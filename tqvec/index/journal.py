@@ -43,6 +43,8 @@ class Journal:
         if file is None:
             raise InputError(f"{path}: another process is at work on it")
         self._file = file
+        for target in (path, self._notes):
+            atomic.sweep(target)
 
     def resumed(self) -> Writer | None:
         """A writer that goes on where the last one of this request was noted; None without a sound note of one."""

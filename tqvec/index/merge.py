@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._mapped import forget
 from tqvec.errors import InputError
 from tqvec.index import persistence
 from tqvec.index.layout import BLOCK_ROWS, Header
@@ -110,3 +111,4 @@ def _parts(files: list[_File], ids: list[Ids] | None) -> Iterator[Rows]:
         rows = file.rows if ids is None else file.rows | {"ids": ids[i]}
         for start in range(0, file.header.ntotal, BLOCK_ROWS):
             yield {name: array[start : start + BLOCK_ROWS] for name, array in rows.items()}
+            forget(file.rows["codes"])

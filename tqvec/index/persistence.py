@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._mapped import forget
 from tqvec.codec.calibration import Calibration
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.codec.tangents import forgotten
@@ -142,7 +143,7 @@ class Writer:
         arrays = _mapped(self._file, self._header, self._start)
         for name in self._header.row_names:
             self._sum(name, arrays[name][:rows])
-        if self.header != header:
+        if self.header != header or not 0 <= rows <= header.ntotal:
             raise FormatError(f"{self._file.name}: the first {rows} rows are not those that were noted")
         self.rows = rows
 
@@ -330,6 +331,7 @@ def _verify(path: Path, header: Header, name: str, array: NDArray) -> None:
             raise FormatError(f"{where} has checksum {_crc(part):08x}, the header says {told}")
         if part.dtype.kind == "f" and not np.isfinite(part).all():
             raise FormatError(f"{where} holds NaN or Inf")
+        forget(part)
 
 
 def _check_ids(path: Path, ids: NDArray[np.int64], next_id: int, distinct: bool) -> None:

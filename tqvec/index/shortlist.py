@@ -12,6 +12,7 @@ from tqvec.index.uncertainty import Find, Judge, reach, tail_rates
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)  # of the normal distribution of the k-th best true score
 _HALVINGS = 24  # of the interval that it is in
+_SMALL = 1e-30  # in place of no error at all
 _BLOCK = 1 << 20  # scores looked at together
 _GROWTH = 4  # of what is fetched, until it is enough
 
@@ -41,19 +42,21 @@ def shortlist(find: Find, judge: Judge, queries: Floats, k: int, confidence: flo
     ids : (nq, m) int64
     error : (nq, m) float32
     """
-    best = -1 if judge.metric == "l2" else 1
+    worst = np.inf if judge.metric == "l2" else -np.inf
     pending, m = np.arange(queries.shape[0]), min(reach(k), judge.ntotal)
     parts: list[tuple[Ids, Ids, tuple[NDArray, ...]]] = []
     while pending.size and m:
         scores, ids = find(queries[pending], m)
         judged = judge(queries[pending], scores, ids)
-        fetched = Fetched(best * scores - judged.lean, judged.deviation, tail_rates(scores), judge.ntotal - m)
+        rate = tail_rates(np.nan_to_num(scores))
+        deviation = np.maximum(judged.deviation, _SMALL)
+        fetched = Fetched(judged.mean, deviation, rate, judge.ntotal - m)
         need = np.minimum(lengths(fetched, k, confidence), judge.ntotal)
         done = need <= m
         parts.append((pending[done], need[done], (scores[done], ids[done], judged.error[done])))
         pending, m = pending[~done], min(_GROWTH * m, judge.ntotal)
     shape = queries.shape[0], max((int(need.max(initial=0)) for _, need, _ in parts), default=0)
-    scores, error = np.full(shape, -best * np.inf, np.float32), np.full(shape, np.inf, np.float32)
+    scores, error = np.full(shape, worst, np.float32), np.full(shape, np.inf, np.float32)
     ids = np.full(shape, -1, np.int64)
     results: tuple[NDArray, ...] = scores, ids, error
     for rows, need, found in parts:
@@ -124,7 +127,7 @@ def _kth_best(fetched: Fetched, k: int) -> tuple[Array, Array]:
     share = ndtr(steps)
     density = np.exp(-np.square(steps) / 2) / (np.sqrt(2 * np.pi) * deviation)
     spread = np.sqrt(np.sum(share * (1 - share), axis=1))
-    return low, spread / np.maximum(density.sum(axis=1), np.finfo(np.float64).tiny)
+    return low, spread / np.maximum(density.sum(axis=1), _SMALL)
 
 
 def _better_unseen(fetched: Fetched, threshold: Array) -> Array:

@@ -15,6 +15,7 @@ from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError
 from tqvec.index.rows import Rows
+from tqvec.index.scan import squared_lengths
 from tqvec.index.uncertainty import angles
 
 MIN_ROWS = 200  # below, a quarter held out says nothing
@@ -221,10 +222,16 @@ def _calibrated(codec: TurboQuant, rows: Floats, near: Floats | None = None) -> 
 def _distinct(rows: Floats, metric: str) -> Floats:
     """Each row once; for metric "cosine" their directions, without zero rows."""
     if metric == "cosine":
-        length = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-        rows = (rows[length > 0] / length[length > 0, None]).astype(np.float32)
+        rows = _directions(rows)
     whole = np.ascontiguousarray(rows).view(np.dtype((np.void, 4 * rows.shape[1])))
     return rows[np.unique(whole.ravel(), return_index=True)[1]]
+
+
+def _directions(rows: Floats) -> Floats:
+    """Rows of length 1; zero rows are left out."""
+    length = np.sqrt(squared_lengths(rows))
+    directions: Floats = (rows[length > 0] / length[length > 0, None]).astype(np.float32)
+    return directions
 
 
 def _exact(base: Floats, queries: Floats, metric: str) -> NDArray[np.float64]:
@@ -261,6 +268,8 @@ def _near_errors(codec: TurboQuant, metric: str, held: Floats, queries: Floats |
     Without queries each row asks for the nearest others. A sample is sparser than what it is from: only few are near.
     """
     asked = held if queries is None else queries[: held.shape[0]]
+    if metric == "cosine":
+        asked = _directions(asked)
     exact = _exact(held, asked, metric)
     if queries is None:
         np.fill_diagonal(exact, -np.inf)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec.codec.bands import integer_steps
 from tqvec.codec.calibration import errors
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.codec.tangents import unpacked
@@ -20,7 +21,6 @@ from tqvec.index.scan import squared_lengths
 from tqvec.index.store import Blocks, gathered
 
 _WINDOW = 20  # best scores at least, from which the density near a result is estimated
-_ARITHMETIC = 2.0**-16  # deviation of the integer scan and of the rounded scale, for a query and a residual of length 1
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -78,11 +78,14 @@ class Angles(NamedTuple):
         Of the query and the residual, as estimated.
     turn : array
         Root of κ: the estimate of a cosine s has variance κ (1 − s²).
+    rounding : float
+        Standard deviation of a cosine that is due to arithmetic.
     """
 
     size: Array
     cosine: Array
     turn: Array
+    rounding: float
 
     def deviation(self, lean: Array | float = 0.0) -> Array:
         """Standard deviation of scores that are too good by `lean`.
@@ -91,7 +94,7 @@ class Angles(NamedTuple):
         """
         excess = np.divide(lean, self.size, out=np.zeros_like(self.size), where=self.size > 0)
         unexplained = np.minimum(np.abs(1 - np.square(self.cosine - excess)) + 4 * self.turn**2, 1.0)
-        return self.size * np.sqrt(self.turn**2 * unexplained + _ARITHMETIC**2)
+        return self.size * np.sqrt(self.turn**2 * unexplained + self.rounding**2)
 
 
 def angles(codec: TurboQuant, metric: str, stored: Rows, queries: Floats, scores: Floats) -> Angles:
@@ -115,7 +118,14 @@ def angles(codec: TurboQuant, metric: str, stored: Rows, queries: Floats, scores
         size = residual if metric == "cosine" else length[:, None] * residual
         products = scores - centre_products(codec, metric, queries)[:, None]
     cosine = np.divide(products, size, out=np.zeros_like(size), where=size > 0)
-    return Angles(size, np.clip(cosine, -1, 1), turn)
+    return Angles(size, np.clip(cosine, -1, 1), turn, _rounding(codec))
+
+
+def _rounding(codec: TurboQuant) -> float:
+    """Of levels and queries to integers (kernels/scan/README.md) and of scales by up to 2⁻¹⁶, for lengths of 1: a
+    uniform error has a twelfth of its squared range as variance."""
+    steps = integer_steps(codec.d, float(np.abs(codec.quantizer.centroids).max()))
+    return float(np.sqrt((steps**-2 + 2 * 2.0**-30) / 12))
 
 
 def centre_products(codec: TurboQuant, metric: str, queries: Floats) -> Array:
@@ -186,7 +196,7 @@ def _hill(below: Array, windows: NDArray[np.int64]) -> Array:
     """Rates (nq, n_windows) of the best `windows` scores, of which `below` (nq, m) says how far the first is ahead."""
     last = windows - 1
     total = windows * below[:, last] - np.cumsum(below, axis=1)[:, last]
-    return last / np.maximum(total, np.finfo(np.float64).tiny)
+    return last / np.maximum(total, 1e-150)
 
 
 def reach(k: int) -> int:
@@ -213,15 +223,15 @@ class Judged(NamedTuple):
 
     Attributes
     ----------
-    lean : array
-        By how much scores are too good, on average.
+    mean : array
+        Expected true scores; of l2 with the sign turned, so that larger is better.
     deviation : array
-        Standard deviation of true scores around what is left.
+        Standard deviation of true scores around it.
     error : array
         Root mean square error of the scores as they are.
     """
 
-    lean: Array
+    mean: Array
     deviation: Array
     error: Array
 
@@ -241,9 +251,10 @@ class Judge(NamedTuple):
         but not by more than the largest of `ntotal` errors is expected to be, σ √(2 ln ntotal).
         """
         lean, spread = near(self.codec)
-        stored = gathered(self.blocks, ids, [name for name in ("scale", "squared_norm") if name in self.blocks[0].rows])
-        found = angles(self.codec, self.metric, stored, queries, scores)
-        rates, windows = local_rates(scores, self.ntotal)
+        names = [name for name in ("scale", "squared_norm") if name in self.blocks[0].rows]
+        finite = np.nan_to_num(scores)
+        found = angles(self.codec, self.metric, gathered(self.blocks, ids, names), queries, finite)
+        rates, windows = local_rates(finite, self.ntotal)
         limit = np.sqrt(2 * np.log(max(1, self.ntotal)))
         total = np.zeros_like(rates)
         for _ in range(2):  # the second time with cosines that don't lean
@@ -252,7 +263,8 @@ class Judge(NamedTuple):
             selected = own * np.minimum(own * rates, limit)
             total = lean * deviation + selected
         error = np.sqrt(own**2 + total**2 + selected**2 / windows)  # the last: of the estimated rate
-        return Judged(total, own, error)
+        mean = finite * (-1.0 if self.metric == "l2" else 1.0) - total
+        return Judged(mean, own, np.where(np.isfinite(scores), error, np.inf))
 
 
 def with_errors(find: Find, judge: Judge, queries: Floats, k: int) -> tuple[Floats, Ids, Floats]:
