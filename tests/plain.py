@@ -9,11 +9,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from tqvec.index.store import parts
+from tqvec.index import blocks, scan, store
 from tqvec.reference import codebook, quantize, rotation, trellis
 
 EPSILON = 3e-4  # of ‖query‖‖vector‖: the bound of kernels/scan/README.md, 3·10⁻⁵ √d at d = 100, and scales of 16 bits
-
 
 class PlainIndex:
     """Vectors by id, in the order in which they were added.
@@ -139,9 +138,17 @@ class PlainIndex:
         assert np.all(true[missing] <= limit + error[missing]), "one is missing"
 
 
+def small_blocks(patch, rows=100):
+    """Let blocks be of few rows, so that few vectors make many, and compaction and threads begin early."""
+    patch.setattr(blocks, "BLOCK_ROWS", rows)
+    patch.setattr(store, "BLOCK_ROWS", rows)
+    patch.setattr(store, "_PART", rows // 3)
+    patch.setattr(scan, "_GRAIN", 64)
+
+
 def contents(index):
     """Ids and stored rows, in order."""
-    found = list(parts(index._core.store.blocks))
+    found = list(store.parts(index._core.store.blocks))
     ids = np.concatenate([np.zeros(0, np.int64), *(ids for _, ids in found)])
     return ids, {name: np.concatenate([rows[name] for rows, _ in found]) for name in (found[0][0] if found else ())}
 

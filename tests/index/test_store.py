@@ -493,3 +493,21 @@ def test_a_copy_taken_while_an_index_is_trained():
     found = other.search(vectors(3, seed=900), k=20)
     untorn = trained if other.codec is trained.codec else filled()[0]
     assert np.array_equal(found[0], untorn.search(vectors(3, seed=900), k=20)[0])
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("ids", [[-1, -(2**63)], [2**63 - 1, 5], [-7, 3, 0], [2**63 - 2]])
+def test_all_ids_can_be_saved(tmp_path, ids, mmap):
+    index, plain = made()
+    index.add(vectors(len(ids)), ids=ids)
+    plain.add(vectors(len(ids)), ids=ids)
+    index.save(tmp_path / "a.tqv")
+    other = tqvec.Index.load(tmp_path / "a.tqv", mmap=mmap, verify=True)
+    compare(other, plain)
+    if max(ids) < 2**63 - 2:
+        other.add(vectors(1, seed=1))
+        plain.add(vectors(1, seed=1))
+        compare(other, plain)
+    else:
+        with pytest.raises(InputError, match="no 1 ids are left"):
+            other.add(vectors(1))

@@ -114,8 +114,8 @@ class Writer:
                 raise InputError(f"{name} must have shape {shape} and type {dtype}, got {array.shape} {array.dtype}")
         if self.rows + count > header.ntotal:
             raise InputError(f"{self._path}: {header.ntotal} rows were announced, got {self.rows + count}")
-        if "ids" in rows and count and not 0 <= rows["ids"].min() <= rows["ids"].max() < header.next_id:
-            raise InputError(f"ids must be from 0 to next_id - 1, {header.next_id - 1}")
+        if "ids" in rows and count and rows["ids"].max() >= header.next_id:
+            raise InputError(f"ids must be below next_id, {header.next_id}, got {rows['ids'].max()}")
         return count
 
     def _put(self, name: str, row: int, array: NDArray) -> None:

@@ -46,7 +46,7 @@ class Store:
     blocks : tuple of Block
         What is stored now.
     next_id : int
-        Id of the next row that is added without one: larger than any that was ever used.
+        Id of the next row that is added without one: larger than any that was ever used, so up to 2⁶³.
     """
 
     def __init__(self, like: Rows, prefixes: PrefixBlocks, lock: Lock):
@@ -124,7 +124,7 @@ class Store:
         else:
             blocks = (*blocks[:-1], self._tail.append(rows, given, blocks[-1].alive))
         largest = given + n - 1 if isinstance(given, int) else int(given.max())
-        self.next_id = max(self.next_id, min(largest, _LARGEST_ID - 1) + 1)
+        self.next_id = max(self.next_id, largest + 1)
         return blocks
 
     def remove(self, ids: Ids) -> int:
