@@ -49,7 +49,7 @@ def test_old_versions_give_what_they_gave(make, name, tmp_path):
     assert ids.tolist() == expected["ids"]
     size = np.abs(expected["scores"]).max()
     np.testing.assert_allclose(scores, expected["scores"], rtol=2**-15, atol=2**-15 * size)
-    assert np.isnan(unpacked(index._rows["scale"])).all()
+    assert np.isnan(unpacked(index._core.store.blocks[0].rows["scale"])).all()
     assert np.all(error > 0)
     assert np.isfinite(error).all()
     index.save(tmp_path / "new.tqv")

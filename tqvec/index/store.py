@@ -292,7 +292,9 @@ def find_in_order(blocks: Blocks, ids: Ids) -> Ids:
 
 
 def gathered(blocks: Blocks, rows: Ids, names: Iterable[str]) -> Rows:
-    """What is stored of rows by number, any shape; -1 gives any row."""
+    """What is stored of rows by number, any shape; -1 gives any row, and of no blocks zeros."""
+    if not blocks:
+        return {name: np.zeros(rows.shape, np.float32) for name in names}
     starts = np.cumsum([0, *(block.n for block in blocks)])
     place = np.clip(np.searchsorted(starts, rows, side="right") - 1, 0, len(blocks) - 1)
     out = {}

@@ -251,7 +251,7 @@ class Judge(NamedTuple):
         but not by more than the largest of `ntotal` errors is expected to be, σ √(2 ln ntotal).
         """
         lean, spread = near(self.codec)
-        names = [name for name in ("scale", "squared_norm") if name in self.blocks[0].rows]
+        names = ("scale", "squared_norm") if self.metric == "l2" else ("scale",)
         finite = np.nan_to_num(scores)
         found = angles(self.codec, self.metric, gathered(self.blocks, ids, names), queries, finite)
         rates, windows = local_rates(finite, self.ntotal)
