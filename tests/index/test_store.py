@@ -511,3 +511,15 @@ def test_all_ids_can_be_saved(tmp_path, ids, mmap):
     else:
         with pytest.raises(InputError, match="no 1 ids are left"):
             other.add(vectors(1))
+
+
+def test_an_emptied_index_can_be_saved(tmp_path):
+    for ids in ([3, 4], [2**63 - 1], [-4]):
+        index, plain = made()
+        index.add(vectors(len(ids)), ids=ids)
+        index.remove_ids(ids)
+        index.save(tmp_path / "a.tqv")
+        other = tqvec.Index.load(tmp_path / "a.tqv")
+        compare(other, plain)
+        other.add(vectors(1), ids=[7])
+        assert other.ids.tolist() == [7]

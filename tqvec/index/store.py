@@ -174,10 +174,13 @@ class Store:
             return self.blocks, self.find(ids)
 
     def fill(self, rows: Rows, ids: Ids | int, next_id: int, mapped: bool) -> None:
-        """Hold the rows of a file and nothing else; `mapped` ones are not read, but for the last few."""
+        """Hold the rows of a file, once, as the first; `mapped` ones are not read, but for the last few."""
         with self._lock:
+            self.next_id = next_id
+            if rows["scale"].shape[0] == 0:
+                return
             blocks, self._tail = cut(rows, ids, self._prefixes, mapped)
-            self.blocks, self.next_id, self._table = tuple(blocks), next_id, None
+            self.blocks = tuple(blocks)
             if not isinstance(ids, int):
                 self._table = _table_of(self.blocks)
 
