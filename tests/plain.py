@@ -14,6 +14,7 @@ from tqvec.reference import codebook, quantize, rotation, trellis
 
 EPSILON = 3e-4  # of ‖query‖‖vector‖: the bound of kernels/scan/README.md, 3·10⁻⁵ √d at d = 100, and scales of 16 bits
 
+
 class PlainIndex:
     """Vectors by id, in the order in which they were added.
 

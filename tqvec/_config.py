@@ -8,6 +8,7 @@ from tqvec.errors import InputError
 
 _MOST = 1024  # threads: each takes memory for its results
 
+
 def num_threads(threads: int | None = None) -> int:
     """Number of threads to use.
 

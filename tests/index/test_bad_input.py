@@ -439,10 +439,7 @@ def test_odd_k(index, k):
     ("arguments", "name"),
     [
         *(({"d": d}, "d") for d in (0, -5, 8.0, 70000, 2**70, True, None, "8", [8], np.float64(8))),
-        *(
-            ({"d": 8, "nbits": b}, "nbits")
-            for b in (0, 9, -1, "4", None, True, 2.6, 4.0, np.nan, 2**70, [], {8: 2})
-        ),
+        *(({"d": 8, "nbits": b}, "nbits") for b in (0, 9, -1, "4", None, True, 2.6, 4.0, np.nan, 2**70, [], {8: 2})),
         *(({"d": 8, "nbits": b}, "nbits") for b in ([(4, 2)], [(8, 2), (1, 2)], [(1, 2)] * 9, np.array([[8, 2]]))),
         *(({"d": 8, "nbits": b}, r"nbits\[0\]") for b in ([2], [8, 2], [(8,)], [(8, 2, 1)], ["82"], [{8, 2}])),
         *(

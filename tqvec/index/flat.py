@@ -157,7 +157,7 @@ class Index:
     def code_size(self) -> int:
         """Bytes a vector: codes, scale and, for l2, the squared length.
 
-        Ids that don't follow each other take 8 more, and 32 to find them.
+        Ids that don't follow each other take 8 more, and 32 to 64 to find them.
         """
         return self.codec.code_size + (4 if self.metric == "l2" else 0)
 

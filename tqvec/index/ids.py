@@ -5,24 +5,44 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.ids.portable import EMPTY
+
+_LEAST = 64  # slots
+
 Ids = NDArray[np.int64]
 
 
 class IdTable:
-    """Row numbers by id."""
+    """Row numbers by id; 16 bytes a slot, two to four slots an id (kernels/ids/README.md)."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, int] = {}
+        self._slots = _empty(_LEAST)
+        self._n = 0
 
     def insert(self, ids: Ids, first_row: int) -> None:
         """Put new ids in, whose rows are `first_row` and the following."""
-        self._rows.update(zip(ids.tolist(), range(first_row, first_row + ids.size), strict=True))
+        self._n += ids.size
+        if 2 * self._n > self._slots.shape[0]:
+            used = self._slots[self._slots[:, 1] != EMPTY]
+            self._slots = _empty(1 << (2 * self._n - 1).bit_length())
+            self._put(used[:, 0].copy(), used[:, 1].copy())
+        self._put(np.ascontiguousarray(ids), np.arange(first_row, first_row + ids.size))
+
+    def _put(self, ids: Ids, rows: Ids) -> None:
+        kernel("ids_insert")(self._slots, ids, rows)
 
     def find(self, ids: Ids) -> Ids:
         """Row of each id, -1 where there is none."""
-        return np.array([self._rows.get(i, -1) for i in ids.tolist()], np.int64)
+        rows = np.empty(ids.size, np.int64)
+        kernel("ids_find")(self._slots, np.ascontiguousarray(ids), rows)
+        return rows
 
     def remove(self, ids: Ids) -> None:
         """Take ids out that are in."""
-        for i in ids.tolist():
-            del self._rows[i]
+        self._n -= ids.size
+        kernel("ids_remove")(self._slots, np.ascontiguousarray(ids))
+
+
+def _empty(capacity: int) -> Ids:
+    return np.full((capacity, 2), EMPTY, np.int64)

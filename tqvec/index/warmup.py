@@ -21,6 +21,12 @@ def _encode_trellis() -> None:
     TurboQuant(16, codebook="trellis").encode(_X, threads=1)
 
 
+def _ids() -> None:
+    index = Index(16)
+    index.add(_X, ids=np.arange(0, -128, -1), threads=1)
+    index.remove_ids([-5])
+
+
 def _train() -> None:
     x = np.random.default_rng(0).standard_normal((256, 16), np.float32)
     Index(16, metric="cosine").train(x, threads=1)
@@ -46,6 +52,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "encode": _encode,
     "encode, trellis": _encode_trellis,
     "decode": _decode,
+    "ids": _ids,
     "train": _train,
     "search, all rows": _searches(queries=1, k=128),
     "search, one query": _searches(queries=1, k=1),

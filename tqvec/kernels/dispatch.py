@@ -16,6 +16,9 @@ _TABLE = {
     "decode_rows": {"portable": "quantize.portable"},
     "pack_rows": {"portable": "pack.portable"},
     "unpack_rows": {"portable": "pack.portable"},
+    "ids_insert": {"portable": "ids.portable"},
+    "ids_find": {"portable": "ids.portable"},
+    "ids_remove": {"portable": "ids.portable"},
     "adc_rows": {"portable": "scan.portable"},
     "dot_tiles": {
         "avx512": "scan.avx512",

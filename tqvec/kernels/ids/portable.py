@@ -1,0 +1,73 @@
+"""A hash table from ids to rows; README.md says how it works."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tqvec.kernels._jit import jit
+
+EMPTY = -1  # row of an empty slot
+
+
+@jit
+def home_of(key, mask):
+    """Slot where the search for an id begins."""
+    z = np.uint64(key)
+    z ^= z >> np.uint64(32)
+    z ^= z << np.uint64(13)
+    z ^= z >> np.uint64(7)
+    z ^= z << np.uint64(17)
+    z ^= z >> np.uint64(29)
+    return np.int64(z & np.uint64(mask))
+
+
+@jit
+def _slot_of(slots, key):
+    """The slot of an id, or the empty one where it would be put."""
+    mask = slots.shape[0] - 1
+    at = home_of(key, mask)
+    while slots[at, 1] != EMPTY and slots[at, 0] != key:
+        at = (at + 1) & mask
+    return at
+
+
+@jit
+def ids_insert_portable(slots, keys, rows):
+    """Put ids in, or change their rows; the table keeps at least one empty slot.
+
+    Parameters
+    ----------
+    slots : (capacity, 2) int64
+        Ids and rows; the capacity is a power of two.
+    keys, rows : (n,) int64
+    """
+    for i in range(keys.size):
+        at = _slot_of(slots, keys[i])
+        slots[at, 0] = keys[i]
+        slots[at, 1] = rows[i]
+
+
+@jit
+def ids_find_portable(slots, keys, rows):
+    """Rows of ids, -1 where there are none, into `rows` (n,) int64."""
+    for i in range(keys.size):
+        rows[i] = slots[_slot_of(slots, keys[i]), 1]
+
+
+@jit
+def ids_remove_portable(slots, keys):
+    """Take ids out; those that are not in are passed over."""
+    mask = slots.shape[0] - 1
+    for key in keys:
+        gap = _slot_of(slots, key)
+        if slots[gap, 1] == EMPTY:
+            continue
+        at = gap
+        while True:
+            at = (at + 1) & mask
+            if slots[at, 1] == EMPTY:
+                break
+            if (at - home_of(slots[at, 0], mask)) & mask >= (at - gap) & mask:  # its home is not behind the gap
+                slots[gap] = slots[at]
+                gap = at
+        slots[gap, 1] = EMPTY
