@@ -26,7 +26,7 @@ from tqvec.kernels.staged.codes import parity_plane
 from tqvec.kernels.staged.dots import prefetch_row, row_dot
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable
 
-sign_totals = kernel("sign_totals")
+prefix_totals = kernel("prefix_totals")
 plane_query = kernel("plane_query")
 plane_dot = kernel("plane_dot")
 
@@ -77,7 +77,7 @@ def prefix_estimates(prefixes, table, a, b, factor, bias, slack, start, stop, es
     shift = splat_f32x16(b)
     width = splat_f32x16(slack)
     for i in range(start, stop, ROWS):
-        t0, t1, t2, t3 = sign_totals(prefixes.ctypes.data + i * groups * 4, table.ctypes.data, groups)
+        t0, t1, t2, t3 = prefix_totals(prefixes.ctypes.data + i * groups * 4, table.ctypes.data, groups)
         f = factor.ctypes.data + 4 * i
         out = estimates.ctypes.data + 4 * (i - start)
         c = bias.ctypes.data + 4 * i if bias.size > 0 else 0
