@@ -80,6 +80,19 @@ def test_trained(metric, codebook, nbits, monkeypatch):
     check_all(index, sample.queries[:200], monkeypatch)
 
 
+def test_queries_in_bands_that_the_prefix_skips(monkeypatch):
+    """The prefix tells nothing of their scores, and its factor would be infinite."""
+    sample = load_sample()
+    index = tqvec.Index(384, seed=3)
+    assert index.train(sample.base[:4000]).used
+    index.add(sample.base)
+    skipped = np.array(index.codec.bands)[index._scanner._stages.skipped]
+    assert len(skipped) > 0
+    axes = np.concatenate([index.codec.rotation_tables.matrix[start:stop] for start, stop, _ in skipped])
+    mixed = axes[:50] + 0.01 * index.codec.rotation_tables.matrix[:50]
+    check_all(index, np.concatenate([axes[:50], mixed, np.zeros((1, 384), np.float32)]), monkeypatch)
+
+
 BANDS = [
     *((384, "scalar", nbits) for nbits in (2.5, 3.5, [(96, 8), (8, 1), (280, 3)], [(184, 1), (200, 6)])),
     *((384, "trellis", nbits) for nbits in (2.5, [(16, 5), (72, 1), (296, 2)])),

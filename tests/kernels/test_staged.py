@@ -93,7 +93,7 @@ def test_sign_blocks_are_the_sign_plane():
     data, codes = rows_of(72, 3, 200)
     signs = np.zeros((208, 96), np.uint8)
     signs[:200, :72] = codes >> 2
-    expected = sign_blocks(np.packbits(signs, axis=1, bitorder="little"), kernel("sign_axes"))
+    expected = sign_blocks(np.packbits(signs, axis=1, bitorder="little"), kernel("prefix_axes"))
     blocks = signs_of(72, 3)
     for ntotal in (1, 50, 64, 130, 200):  # as rows are added
         found = blocks.of(data, ntotal)
@@ -106,7 +106,7 @@ def test_sign_blocks_are_the_sign_plane():
 @pytest.mark.parametrize("groups", [1, 2, 3, 12, 255, 256, 257, 600])
 def test_sign_totals(groups, level):
     needs(level)
-    totals = implementation("sign_totals", level)
+    totals = implementation("prefix_totals", level)
     store = base.store_i32x16
 
     @numba.njit
@@ -115,7 +115,7 @@ def test_sign_totals(groups, level):
             store(out.ctypes.data + 64 * i, x)
 
     rows = sts.rng(1).integers(0, 256, (64, 4 * groups)).astype(np.uint8)
-    signs = sign_blocks(rows, implementation("sign_axes", level))
+    signs = sign_blocks(rows, implementation("prefix_axes", level))
     nibbles = np.stack([rows & 15, rows >> 4], axis=2).reshape(64, groups, 8)
     for table in (sts.rng(2).integers(0, 64, (groups, 128)).astype(np.uint8), np.full((groups, 128), 63, np.uint8)):
         out = np.zeros(64, np.int32)

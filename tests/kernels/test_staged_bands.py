@@ -145,7 +145,7 @@ def test_prefix_blocks(codebook):
     groups = -(-prefix.shape[1] // 32)
     packed = np.zeros((208, 4 * groups), np.uint8)
     packed[:200, : prefix.shape[1] // 8] = np.packbits(prefix.astype(np.uint8), axis=1, bitorder="little")
-    expected = packed.reshape(13, 16, groups, 4).transpose(kernel("sign_axes")).reshape(13, groups, 64)
+    expected = packed.reshape(13, 16, groups, 4).transpose(kernel("prefix_axes")).reshape(13, groups, 64)
     blocks = PrefixBlocks(leading_planes(bands, windows, counts))
     for ntotal in (1, 50, 64, 130, 200):  # as rows are added
         found = blocks.of(data, ntotal)

@@ -64,6 +64,6 @@ class PrefixBlocks:
             plane = codes[first:ntotal, start : start + size]
             prefixes[: ntotal - first, at : at + size] = parities(plane, mask) if mask else plane
             at += size
-        words = prefixes.reshape(-1, 16, self._groups, 4).transpose(kernel("sign_axes"))
+        words = prefixes.reshape(-1, 16, self._groups, 4).transpose(kernel("prefix_axes"))
         blocks[first // 16 : needed] = words.reshape(-1, self._groups, 64)
         self._blocks, self._rows = blocks, ntotal

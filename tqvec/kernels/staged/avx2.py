@@ -50,12 +50,12 @@ from tqvec.kernels.staged.codes import add_subset_bits, bits_at_seam, path_strea
 FLUSH_GROUPS = 256  # 256 sums of four table entries, each at most 63, stay below 2^16
 FLUSH_ENTRIES = 4096  # 4096 / 32 sums of two query bytes, each at most 127, stay below 2^15
 
-sign_axes_avx2 = (0, 2, 3, 1)  # byte 16 t + v: a lookup within 16 bytes takes one table for all of them
+prefix_axes_avx2 = (0, 2, 3, 1)  # byte 16 t + v: a lookup within 16 bytes takes one table for all of them
 
 
 @jit
 def _sums(x, low_table, high_table):
-    """For 32 coordinates of 16 rows: byte v plus byte 16 + v is the sum of the eight table entries of row v."""
+    """For 32 bits of 16 rows: byte v plus byte 16 + v is the sum of the eight table entries of row v."""
     low = lookup_i8x64(low_table, low_nibbles_i8x64(x))
     high = lookup_i8x64(high_table, high_nibbles_i8x64(x))
     return as_words_i16x16(add_halves_i8x32(add_i8x64(low, high)))
@@ -90,8 +90,8 @@ def _two_blocks(p0, p1, table, groups):
 
 
 @jit
-def sign_totals_avx2(p0, p1, p2, p3, table, groups):
-    """See `sign_totals_avx512`."""
+def prefix_totals_avx2(p0, p1, p2, p3, table, groups):
+    """See `prefix_totals_avx512`."""
     t0, t1 = _two_blocks(p0, p1, table, groups)
     t2, t3 = _two_blocks(p2, p3, table, groups)
     return t0, t1, t2, t3

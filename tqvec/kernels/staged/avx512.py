@@ -35,19 +35,19 @@ from tqvec.kernels.simd.x86 import (
 )
 from tqvec.kernels.staged.codes import add_subset_bits, bits_at_seam, path_stream, prefix_codes
 
-sign_axes_avx512 = (0, 2, 1, 3)  # byte 4 v + t: a byte product adds four of one row
+prefix_axes_avx512 = (0, 2, 1, 3)  # byte 4 v + t: a byte product adds four of one row
 
 
 @jit
-def _add_signs(sums, x, low_table, high_table, offsets, ones):
-    """Add the table entries of 32 coordinates of 16 rows."""
+def _add_bits(sums, x, low_table, high_table, offsets, ones):
+    """Add the table entries of 32 bits of 16 rows."""
     low = permute_i8x64(low_table, or_i8x64(low_nibbles_i8x64(x), offsets))
     high = permute_i8x64(high_table, or_i8x64(high_nibbles_i8x64(x), offsets))
     return dot_bytes_i32x16(dot_bytes_i32x16(sums, low, ones), high, ones)
 
 
 @jit
-def sign_totals_avx512(p0, p1, p2, p3, table, groups):
+def prefix_totals_avx512(p0, p1, p2, p3, table, groups):
     """Four registers of totals, of four blocks of 16 rows; all but `groups` are addresses."""
     offsets = table_offsets_i8x64()
     ones = splat_i8x64(np.int8(1))
@@ -59,10 +59,10 @@ def sign_totals_avx512(p0, p1, p2, p3, table, groups):
         low = load_i8x64(table + 128 * g)
         high = load_i8x64(table + 128 * g + 64)
         at = 64 * g
-        a0 = _add_signs(a0, load_i8x64(p0 + at), low, high, offsets, ones)
-        a1 = _add_signs(a1, load_i8x64(p1 + at), low, high, offsets, ones)
-        a2 = _add_signs(a2, load_i8x64(p2 + at), low, high, offsets, ones)
-        a3 = _add_signs(a3, load_i8x64(p3 + at), low, high, offsets, ones)
+        a0 = _add_bits(a0, load_i8x64(p0 + at), low, high, offsets, ones)
+        a1 = _add_bits(a1, load_i8x64(p1 + at), low, high, offsets, ones)
+        a2 = _add_bits(a2, load_i8x64(p2 + at), low, high, offsets, ones)
+        a3 = _add_bits(a3, load_i8x64(p3 + at), low, high, offsets, ones)
     return a0, a1, a2, a3
 
 

@@ -14,7 +14,7 @@ TINY = np.float32(1e-30)
 
 
 @jit
-def sign_table(worth):
+def prefix_table(worth):
     """Table of `StagedQuery` for bits of some worth, (32 * groups,) float32, and its step."""
     groups = worth.size // 32
     largest = TINY
@@ -71,7 +71,7 @@ def _worth_of_prefix(direction, bands, stages):
 def staged_query(direction, bands, stages, length, unit):
     """The forms of one rotated query of length 1 that the stages take; `unit` is that of its integer products."""
     worth, variance = _worth_of_prefix(direction, bands, stages)
-    table, step = sign_table(worth)
+    table, step = prefix_table(worth)
     # Entries are rounded, a quarter as many as bits.
     variance += np.float64(step) * np.float64(step) / 12.0 * (worth.size // 4)
     zero = (TABLE_STEPS + 1) * (worth.size // 4) * np.float64(step)

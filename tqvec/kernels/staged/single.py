@@ -32,7 +32,7 @@ from tqvec.kernels.staged.codes import parity_plane
 from tqvec.kernels.staged.dots import row_dot
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable
 
-sign_totals = kernel("sign_totals")
+prefix_totals = kernel("prefix_totals")
 plane_query = kernel("plane_query")
 plane_dot = kernel("plane_dot")
 
@@ -112,7 +112,7 @@ def prefix_estimates(prefixes, table, a, b, factor, bias, slack, allowed, places
             _prefetch_block(p, f, np.int64(places[r]), size)
         r0, r1, r2, r3 = np.int64(places[i]), np.int64(places[i + 1]), np.int64(places[i + 2]), np.int64(places[i + 3])
         step = 4 * groups
-        t0, t1, t2, t3 = sign_totals(
+        t0, t1, t2, t3 = prefix_totals(
             p + step * r0, p + step * r1, p + step * r2, p + step * r3, table.ctypes.data, groups
         )
         u0 = _store_estimates(t0, slope, shift, f, c, width, m, r0, out)
