@@ -160,10 +160,14 @@ class IntegerLevels(NamedTuple):
     unit: float
 
 
+def integer_steps(d: int, largest: float) -> float:
+    """Steps a unit for levels up to `largest`, as fine as the overflow bound allows."""
+    return float(min(_INT32_HEADROOM / (np.sqrt(d) * largest), 32767 / largest))
+
+
 def integer_levels(d: int, tables: QuantizerTables) -> IntegerLevels:
     """Round the centroids to int16 as finely as the overflow bound allows."""
-    largest = float(np.max(np.abs(tables.centroids)))
-    per_unit = float(min(_INT32_HEADROOM / (np.sqrt(d) * largest), 32767 / largest))
+    per_unit = integer_steps(d, float(np.max(np.abs(tables.centroids))))
     rounded = np.rint(tables.centroids.astype(np.float64) * per_unit).astype(np.int16)
     levels = rounded.view(np.uint16).astype(np.uint32)
     pairs = np.zeros_like(levels)

@@ -71,19 +71,30 @@ def allowed_rows(allowed, first, stop, most, places):
 
 @jit
 def allowed_blocks(allowed, start, stop, places):
-    """List the blocks of 16 rows that have allowed rows in ``start .. stop``, by their first rows; how many.
+    """List the blocks of 16 rows that have allowed rows in ``start .. stop``.
 
-    `start` is a multiple of 16, `allowed` as in `allowed_rows`. `places` (≥ blocks + 1,) int32 is filled.
+    Parameters
+    ----------
+    allowed : (⌈n / 64⌉,) uint64
+    start, stop : int
+        `start` is a multiple of 16.
+    places : (≥ (stop - start) / 16 + 4,) int32
+        Filled with the first rows of the blocks, rising; the last one again up to a multiple of four.
+
+    Returns
+    -------
+    int
+        Rows of the blocks below `stop`.
     """
-    if allowed.size == 0:
-        count = (stop - start + LANES - 1) // LANES
-        for r in range(count):
-            places[r] = start + LANES * r
-        return count
     count = 0
     for w in range(start // WORD, (stop + WORD - 1) // WORD):
         word = _word(allowed, w, start, stop)
         for part in range(0, WORD, LANES):
             places[count] = WORD * w + part
             count += (word >> np.uint64(part) & np.uint64(0xFFFF)) != 0
-    return count
+    if count == 0:
+        return 0
+    last = places[count - 1]
+    for r in range(count, (count + 3) // 4 * 4):
+        places[r] = last
+    return LANES * (count - 1) + min(LANES, stop - last)

@@ -20,7 +20,7 @@ def prefetch_row(address, size):
 def listed_row(rows, stride, places, i, count, size):
     """Address of the row that entry `i` of a list names; asks for `size` bytes of a later one.
 
-    `rows` is the address of row 0, whose next is `stride` bytes on; `places` that of the numbers of `count` rows, int32.
+    `rows` is the address of row 0, whose next is `stride` bytes on; `places` that of `count` row numbers, int32.
     """
     later = load_i32(places + 4 * min(i + AHEAD, count - 1))
     prefetch_row(rows + later * stride, size)

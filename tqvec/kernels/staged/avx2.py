@@ -27,6 +27,7 @@ from tqvec.kernels.simd.base import (
     low_nibbles_i8x64,
     lowest_bits_i8x32,
     next_bits_i8x32,
+    prefetch,
     select_negative_i8x64,
     shift_bytes_i16x16,
     splat_i8x64,
@@ -62,7 +63,7 @@ def _sums(x, low_table, high_table):
 
 
 @jit
-def _two_blocks(p0, p1, table, groups):
+def _two_blocks(p0, p1, n0, n1, table, groups):
     """Totals of two blocks of 16 rows.
 
     A 16-bit lane sums two bytes at once, the upper one 256-fold; the upper bytes are also summed alone, and taken off
@@ -78,6 +79,8 @@ def _two_blocks(p0, p1, table, groups):
         for g in range(first, min(first + FLUSH_GROUPS, groups)):
             low = load_i8x64(table + 128 * g)
             high = load_i8x64(table + 128 * g + 64)
+            prefetch(n0 + 64 * g)
+            prefetch(n1 + 64 * g)
             x = _sums(load_i8x64(p0 + 64 * g), low, high)
             both0 = add_i16x16(both0, x)
             odd0 = add_i16x16(odd0, high_bytes_i16x16(x))
@@ -90,10 +93,10 @@ def _two_blocks(p0, p1, table, groups):
 
 
 @jit
-def prefix_totals_avx2(p0, p1, p2, p3, table, groups):
+def prefix_totals_avx2(p0, p1, p2, p3, n0, n1, n2, n3, table, groups):
     """See `prefix_totals_avx512`."""
-    t0, t1 = _two_blocks(p0, p1, table, groups)
-    t2, t3 = _two_blocks(p2, p3, table, groups)
+    t0, t1 = _two_blocks(p0, p1, n0, n1, table, groups)
+    t2, t3 = _two_blocks(p2, p3, n2, n3, table, groups)
     return t0, t1, t2, t3
 
 

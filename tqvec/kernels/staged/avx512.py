@@ -17,6 +17,7 @@ from tqvec.kernels.simd.base import (
     load_u64,
     low_nibbles_i8x64,
     or_i8x64,
+    prefetch,
     select_negative_i8x64,
     splat_i8x64,
     sum_i32x16,
@@ -47,8 +48,8 @@ def _add_bits(sums, x, low_table, high_table, offsets, ones):
 
 
 @jit
-def prefix_totals_avx512(p0, p1, p2, p3, table, groups):
-    """Four registers of totals, of four blocks of 16 rows; all but `groups` are addresses."""
+def prefix_totals_avx512(p0, p1, p2, p3, n0, n1, n2, n3, table, groups):
+    """Four registers of totals, of four blocks of 16 rows. Addresses, but `groups`; blocks `n` come later."""
     offsets = table_offsets_i8x64()
     ones = splat_i8x64(np.int8(1))
     a0 = zero_i32x16()
@@ -59,6 +60,10 @@ def prefix_totals_avx512(p0, p1, p2, p3, table, groups):
         low = load_i8x64(table + 128 * g)
         high = load_i8x64(table + 128 * g + 64)
         at = 64 * g
+        prefetch(n0 + at)
+        prefetch(n1 + at)
+        prefetch(n2 + at)
+        prefetch(n3 + at)
         a0 = _add_bits(a0, load_i8x64(p0 + at), low, high, offsets, ones)
         a1 = _add_bits(a1, load_i8x64(p1 + at), low, high, offsets, ones)
         a2 = _add_bits(a2, load_i8x64(p2 + at), low, high, offsets, ones)

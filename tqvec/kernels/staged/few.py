@@ -129,13 +129,10 @@ def search_few_avx2(
     scores, ids : (nq, k) float32 and int64
         Heaps.
     """
-    blocks = (stop - start + LANES - 1) // LANES
-    places = room[: blocks + 4].view(np.int32)
-    count = allowed_blocks(allowed, start, stop, places)
-    if count == 0:
+    places = room[: (stop - start) // LANES + 4 if allowed.size > 0 else 0].view(np.int32)
+    n = stop - start if allowed.size == 0 else allowed_blocks(allowed, start, stop, places)
+    if n == 0:
         return
-    for r in range(count, (count + 3) // 4 * 4):
-        places[r] = places[count - 1]
     nq = queries.shape[0]
     directions = np.empty(queries.shape, np.float32)
     worth = np.empty(nq)
@@ -144,6 +141,6 @@ def search_few_avx2(
     for q in range(nq):
         query = staged_query(directions[q], bands, stages, worth[q], unit[q])
         search_staged_avx2(
-            data, factor, bias, prefixes, query, stages, allowed, places, count, room[blocks + 4 :], base, stop,
+            data, factor, bias, prefixes, query, stages, allowed, places, start, n, room[places.size :], base,
             scores[q], ids[q],
         )  # fmt: skip

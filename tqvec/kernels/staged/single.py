@@ -44,16 +44,23 @@ AHEAD_BYTES = 4096  # of prefixes that are on their way: a page, where the proce
 
 
 @jit
-def row_at(places, v):
-    """Row v of the blocks of 16 that begin at `places`."""
-    return places[v // LANES] + v % LANES
+def _four(places, first, i):
+    """First rows of blocks ``i .. i + 4``; see `prefix_estimates`."""
+    if places.size == 0:
+        row = first + LANES * i
+        return row, row + LANES, row + 2 * LANES, row + 3 * LANES
+    return np.int64(places[i]), np.int64(places[i + 1]), np.int64(places[i + 2]), np.int64(places[i + 3])
 
 
 @jit
-def _prefetch_block(prefixes, factor, place, size):
-    """Ask for the prefixes and the factors of the 16 rows from `place` on; `prefixes` and `factor` are addresses."""
-    prefetch_row(prefixes + place // LANES * size, size)
-    prefetch(factor + 4 * place)
+def _rows_at(places, first, found, count, rows):
+    """The rows that entries ``found[:count]`` of the estimates stand for; see `prefix_estimates`."""
+    if places.size == 0:
+        for r in range(count):
+            rows[r] = first + found[r]
+    else:
+        for r in range(count):
+            rows[r] = places[found[r] // LANES] + found[r] % LANES
 
 
 @jit
@@ -76,7 +83,7 @@ def _store_estimates(totals, a, b, factor, bias, width, allowed, place, out):
 
 
 @jit
-def prefix_estimates(prefixes, table, a, b, factor, bias, slack, allowed, places, count, estimates, tops):
+def prefix_estimates(prefixes, table, a, b, factor, bias, slack, allowed, places, first, count, estimates, tops):
     """Estimates ``(total a + b) factor (+ bias)`` of rows from their prefixes.
 
     Parameters
@@ -88,33 +95,38 @@ def prefix_estimates(prefixes, table, a, b, factor, bias, slack, allowed, places
     bias : (n,) or (0,) float32
     allowed : (⌈n / 64⌉,) or (0,) uint64
         Rows that are not allowed get -inf.
-    places : (≥ count,) int32
-        First rows of the blocks of 16 that are judged, filled up to a multiple of four.
-    count : int
+    places : (≥ count,) or (0,) int32
+        First rows of the blocks of 16 that are judged, filled up to a multiple of four. Empty stands for `count` blocks
+        from row `first` on.
+    first, count : int
     estimates : (≥ 16 count,) float32
         Filled, in the order of `places`.
     tops : (≥ count / 4, 16) float32
         Filled: the largest ``estimate + slack factor`` of rows v of each four blocks.
     """
     groups = prefixes.shape[1]
-    size = 64 * groups
+    step = 4 * groups  # bytes a row
     slope = splat_f32x16(a)
     shift = splat_f32x16(b)
     width = splat_f32x16(slack)
-    ahead = max(1, AHEAD_BYTES // (4 * size)) * 4
+    ahead = max(3, AHEAD_BYTES // (64 * groups)) | 1
+    last = (count - 1) // 4 * 4
     for i in range(0, count, 4):
         p = prefixes.ctypes.data
         f = factor.ctypes.data
         c = bias.ctypes.data if bias.size > 0 else 0
         m = allowed.ctypes.data if allowed.size > 0 else 0
         out = estimates.ctypes.data + 64 * i
-        for r in range(i + ahead, min(i + ahead + 4, count)):
-            _prefetch_block(p, f, np.int64(places[r]), size)
-        r0, r1, r2, r3 = np.int64(places[i]), np.int64(places[i + 1]), np.int64(places[i + 2]), np.int64(places[i + 3])
-        step = 4 * groups
+        r0, r1, r2, r3 = _four(places, first, i)
+        n0, n1, n2, n3 = _four(places, first, min(i + ahead, last))
+        prefetch(f + 4 * n0)
+        prefetch(f + 4 * n1)
+        prefetch(f + 4 * n2)
+        prefetch(f + 4 * n3)
         t0, t1, t2, t3 = prefix_totals(
-            p + step * r0, p + step * r1, p + step * r2, p + step * r3, table.ctypes.data, groups
-        )
+            p + step * r0, p + step * r1, p + step * r2, p + step * r3,
+            p + step * n0, p + step * n1, p + step * n2, p + step * n3, table.ctypes.data, groups,
+        )  # fmt: skip
         u0 = _store_estimates(t0, slope, shift, f, c, width, m, r0, out)
         u1 = _store_estimates(t1, slope, shift, f, c, width, m, r1, out + 64)
         u2 = _store_estimates(t2, slope, shift, f, c, width, m, r2, out + 128)
@@ -148,12 +160,12 @@ def first_probes(estimates, tops, n, best, rows):
 
 
 @jit
-def candidates(estimates, tops, factor, places, count, slack, threshold, positions, out):
-    """List v < count with ``estimates[v] + slack factor[row_at(places, v)] >= threshold``; how many.
+def candidates(estimates, tops, factor, places, first, count, slack, threshold, positions, out):
+    """List v < count with ``estimates[v] + slack factor >= threshold``, the factor being that of v's row; how many.
 
-    `tops` are those of `prefix_estimates`, for at least this `slack`. `count` is rounded up to a multiple of 64 rows,
-    which all arrays must have. `positions` is `POSITIONS`; `out` has room for 16 more than `count`. Every eight rows
-    are written without a branch, which would be hard to predict.
+    `estimates`, `tops`, `places` and `first` are those of `prefix_estimates`, whose `slack` was at least this one.
+    `count` is rounded up to a multiple of 64, which all arrays must have. `positions` is `POSITIONS`; `out` has room
+    for 16 more than `count`. Every eight are written without a branch, which would be hard to predict.
     """
     least = splat_f32x16(threshold)
     width = splat_f32x16(slack)
@@ -162,7 +174,8 @@ def candidates(estimates, tops, factor, places, count, slack, threshold, positio
         if at_least_f32x16(load_f32x16(tops.ctypes.data + group), least) == 0:
             continue
         for v in range(group, group + ROWS, LANES):
-            scale = load_f32x16(factor.ctypes.data + 4 * np.int64(places[v // LANES]))
+            row = first + v if places.size == 0 else np.int64(places[v // LANES])
+            scale = load_f32x16(factor.ctypes.data + 4 * row)
             upper = add_f32x16(load_f32x16(estimates.ctypes.data + 4 * v), mul_f32x16(scale, width))
             bits = at_least_f32x16(upper, least)
             for part in range(2):
@@ -174,18 +187,18 @@ def candidates(estimates, tops, factor, places, count, slack, threshold, positio
 
 
 @jit
-def _offer(data, places, rows, count, stages, integers, unit, factor, bias, base, scores, ids):
-    """Offer rows `rows[:count]` of the blocks at `places` to a heap, with the scores of the unstaged search.
+def _offer(data, rows, count, stages, integers, unit, factor, bias, base, scores, ids):
+    """Offer ``rows[:count]`` to a heap, with the scores that the unstaged search would give.
 
     `integers` and `unit` are the query's.
     """
     n_bands = stages.layout.shape[0]
     for r in range(min(AHEAD, count)):
-        prefetch_row(data.ctypes.data + row_at(places, rows[r]) * data.shape[1], data.shape[1])
+        prefetch_row(data.ctypes.data + rows[r] * data.shape[1], data.shape[1])
     for r in range(count):
         if r + AHEAD < count:
-            prefetch_row(data.ctypes.data + row_at(places, rows[r + AHEAD]) * data.shape[1], data.shape[1])
-        i = row_at(places, rows[r])
+            prefetch_row(data.ctypes.data + rows[r + AHEAD] * data.shape[1], data.shape[1])
+        i = rows[r]
         row = data.ctypes.data + i * data.shape[1]
         layout, table, query = stages.layout.ctypes.data, stages.level_bytes.ctypes.data, integers.ctypes.data
         score = np.float32(row_dot(row, layout, n_bands, table, query)) * unit * factor[i]
@@ -197,9 +210,9 @@ def _offer(data, places, rows, count, stages, integers, unit, factor, bias, base
 
 @jit
 def _judge_by_two(
-    data, places, rows, count, query, stages, bit, byte_sum, room, estimates, factor, bias, slack, threshold
+    data, found, rows, count, query, stages, bit, byte_sum, room, estimates, factor, bias, slack, threshold
 ):
-    """Keep those of rows `rows[:count]` of the blocks at `places` that two bits let reach `threshold`; how many.
+    """Keep those of ``rows[:count]``, whose estimates are at `found`, that two bits let reach `threshold`; how many.
 
     The estimate is linear in the signs and the second bits (README.md). The first part is a share of the estimate from
     signs, which is struck out: no row is judged twice. The second is ``bit`` times the sum of the query's entries, each
@@ -214,33 +227,32 @@ def _judge_by_two(
     shift = slack - byte_sum * bit
     kept = 0
     for c in range(min(AHEAD, count)):
-        prefetch_row(data.ctypes.data + row_at(places, rows[c]) * row_bytes + at, plane_bytes)
+        prefetch_row(data.ctypes.data + rows[c] * row_bytes + at, plane_bytes)
     for c in range(count):
         if c + AHEAD < count:
-            prefetch_row(data.ctypes.data + row_at(places, rows[c + AHEAD]) * row_bytes + at, plane_bytes)
-        v = rows[c]
-        i = row_at(places, v)
+            prefetch_row(data.ctypes.data + rows[c + AHEAD] * row_bytes + at, plane_bytes)
+        i = rows[c]
         if mask == 0:
             total = plane_dot(data.ctypes.data + i * row_bytes + at, query.ctypes.data, query.size)
         else:
             parity_plane(data.ctypes.data + i * row_bytes, plane_bytes, planes, mask, room.ctypes.data)
             total = plane_dot(room.ctypes.data, query.ctypes.data, query.size)
-        estimate = estimates[v]
-        estimates[v] = -np.inf
+        estimate = estimates[found[c]]
+        estimates[found[c]] = -np.inf
         added = (np.float32(total) * (2 * bit) + shift) * factor[i]
         if bias.size > 0:
             estimate = (estimate - bias[i]) * share + added + bias[i]
         else:
             estimate = estimate * share + added
         if estimate >= threshold:
-            rows[kept] = v
+            rows[kept] = i
             kept += 1
     return kept
 
 
 @jit
 def search_staged_avx2(
-    data, factor, bias, prefixes, query, stages, allowed, places, count, room, base, stop, scores, ids
+    data, factor, bias, prefixes, query, stages, allowed, places, first, n, room, base, scores, ids
 ):
     """Offer the allowed rows of some blocks to the heap of one query, judging most of them by a few bits.
 
@@ -255,38 +267,38 @@ def search_staged_avx2(
     stages : StageTables
     allowed, base
         As in `search_rows_portable`.
-    places : (≥ count + 3,) int32
-        First rows of the blocks of 16, rising; the last one again up to a multiple of four.
-    count : int
-        Of blocks, at least 1.
-    room : (≥ 20 count + 128,) float32
+    places, first
+        Blocks, as in `prefix_estimates`.
+    n : int
+        Rows of these blocks, without those of the last one that don't count.
+    room : (≥ 5/4 n + 128,) float32
         For estimates and their tops. A fresh array each time would cost more in page faults than the arithmetic on it.
-    stop : int
-        Rows from here on don't count.
     scores, ids : (k,) float32 and int64
         A heap.
     """
-    n = LANES * (count - 1) + min(LANES, stop - places[count - 1])
+    count = (n + LANES - 1) // LANES
     length = np.float32(query.length)
     a = np.float32(query.table_step) * length
     b = np.float32(-query.table_zero) * length
     slack = np.float32(query.slack) * length
     estimates = room[: n + ROWS]
     tops = room[n + ROWS : n + ROWS + (n // ROWS + 1) * LANES].reshape(-1, LANES)
-    prefix_estimates(prefixes, query.table, a, b, factor, bias, slack, allowed, places, count, estimates, tops)
+    prefix_estimates(prefixes, query.table, a, b, factor, bias, slack, allowed, places, first, count, estimates, tops)
     estimates[n : n + ROWS] = -np.inf
     integers, unit = query.integers, query.unit
+    found = np.empty(CHUNK + ROWS, np.int32)
+    rows = np.empty(CHUNK + ROWS, np.int32)
     if ids[0] == EMPTY_ID:  # no threshold yet
         best = np.full(scores.size + PROBES, -np.inf, np.float32)
         probes = np.full(best.size, EMPTY_ID, np.int64)
-        found = first_probes(estimates, tops, n, best, probes)
-        _offer(data, places, probes, found, stages, integers, unit, factor, bias, base, scores, ids)
-        for v in probes[:found]:
+        m = first_probes(estimates, tops, n, best, probes)
+        for v in probes[:m]:
             estimates[v] = -np.inf  # done
+        _rows_at(places, first, probes, m, probes)
+        _offer(data, probes, m, stages, integers, unit, factor, bias, base, scores, ids)
     bytes_ = plane_query(query.bytes_)
     bit = np.float32(stages.second_level * query.byte_unit) * length
     second_slack = np.float32(stages.second_slack) * length
-    rows = np.empty(CHUNK + ROWS, np.int32)
     parities = np.empty(bytes_.size // 8 + 63, np.uint8)
     # First the rows that half the slack lets in: they bring the threshold near its end, which spares many of the rest.
     for share in (np.float32(0.5), np.float32(1.0)):
@@ -295,13 +307,15 @@ def search_staged_avx2(
             here = estimates[c : c + m + ROWS]
             blocks = places[c // LANES :]
             least = max(scores[0], LOWEST)  # below it are the rows that are done
-            found = candidates(here, tops[c // ROWS :], factor, blocks, m, slack * share, least, POSITIONS, rows)
+            width = slack * share
+            m = candidates(here, tops[c // ROWS :], factor, blocks, first + c, m, width, least, POSITIONS, found)
+            _rows_at(blocks, first + c, found, m, rows)
             if stages.second_level != 0:
-                found = _judge_by_two(
-                    data, blocks, rows, found, bytes_, stages, bit, np.float32(query.byte_sum), parities, here,
-                    factor, bias, second_slack, scores[0],
+                m = _judge_by_two(
+                    data, found, rows, m, bytes_, stages, bit, np.float32(query.byte_sum), parities, here, factor, bias,
+                    second_slack, scores[0],
                 )  # fmt: skip
             else:
-                for r in range(found):
-                    here[rows[r]] = -np.inf
-            _offer(data, blocks, rows, found, stages, integers, unit, factor, bias, base, scores, ids)
+                for r in range(m):
+                    here[found[r]] = -np.inf
+            _offer(data, rows, m, stages, integers, unit, factor, bias, base, scores, ids)
