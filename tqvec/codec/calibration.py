@@ -5,7 +5,6 @@ docs/explanation/calibration.md has the derivations, and the measurements behind
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -241,7 +240,7 @@ def _rotated(axes: Array, first_round: int, seed: int) -> Floats:
     return out.T
 
 
-def calibrate(rows: Floats, centre: Floats, budget: Budget, bands: Sequence[Band] | None = None) -> Calibration:
+def calibrate(rows: Floats, centre: Floats, budget: Budget) -> Calibration:
     """Fit a calibration.
 
     Parameters
@@ -250,8 +249,6 @@ def calibrate(rows: Floats, centre: Floats, budget: Budget, bands: Sequence[Band
         A sample of what will be coded.
     centre : (d,) float32
     budget : Budget
-    bands : sequence of Band, optional
-        Those of an earlier calibration, to keep. Default: what suits the rows.
 
     Returns
     -------
@@ -260,8 +257,7 @@ def calibrate(rows: Floats, centre: Floats, budget: Budget, bands: Sequence[Band
     d = rows.shape[1]
     axes, shares = principal_axes(rows - centre)
     table = errors(d, budget.codebook)
-    if bands is None:
-        bands = choose_bands(shares**_WEIGHT, budget)
+    bands = choose_bands(shares**_WEIGHT, budget)
     gain = np.sqrt([1 / (1 - table[band.nbits]) for band in bands])
     gain /= gain.max()
     matrix = np.ascontiguousarray(axes.T, np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,7 +161,7 @@ def fit(
     used = bool(error < _ENOUGH and recalls[-1] >= recalls[0] - by_chance)
     loss = Loss(recalls, tuple(_squared_error(index, base) for index in indexes)) if from_codes else None
     near = _near_errors(candidate, metric, rows[:held], samples.queries, threads)
-    final = _fitted(codec, rows, candidate.bands)._replace(near=near)  # what has been measured is about these bands
+    final = _fitted(codec, rows)._replace(near=near)
     helped = "it helps at equal bytes" + (" what is added from now on" if from_codes else "")
     reason = helped if used else "it would not help: the index stays as it was"
     shares = tuple(final.shares(errors(codec.d, codec.codebook)).tolist())
@@ -212,11 +212,11 @@ def _check(d: int, metric: str, samples: Samples) -> None:
             raise InputError(f"{name} row {row} is too long to train with: it has a value above {_LONGEST:g}")
 
 
-def _fitted(codec: TurboQuant, rows: Floats, bands: Sequence[Band] | None = None) -> Calibration:
+def _fitted(codec: TurboQuant, rows: Floats) -> Calibration:
     untrained = parse(codec.nbits, codec.d)[1]
     bits = sum((band.stop - band.start) * band.nbits for band in untrained)
     budget = Budget(bits, codec.codebook, codec.seed)
-    return calibrate(rows, spatial_median(rows), budget, bands)
+    return calibrate(rows, spatial_median(rows), budget)
 
 
 def _distinct(rows: Floats, metric: str) -> Floats:
