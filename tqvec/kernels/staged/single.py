@@ -251,9 +251,7 @@ def _judge_by_two(
 
 
 @jit
-def search_staged_avx2(
-    data, factor, bias, prefixes, query, stages, allowed, places, first, n, room, base, scores, ids
-):
+def search_staged_avx2(data, factor, bias, prefixes, query, stages, allowed, places, first, n, room, base, scores, ids):
     """Offer the allowed rows of some blocks to the heap of one query, judging most of them by a few bits.
 
     Parameters
