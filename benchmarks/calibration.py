@@ -2,8 +2,9 @@
 
 For each seed a rotation and a sample to train on, drawn from the base vectors, 8,000 of them unless told otherwise.
 "from codes" is the untrained index, trained after adding without its vectors. FAISS trains on all base vectors, which
-favours it. `--isotropic 128` takes Gaussian vectors instead, in which there is nothing to learn: training must not cost
-anything there. Similarity is the cosine. datasets/README.md tells which folders there are.
+favours it; OPQ trains for long, so results are written before it starts, and again at the end. `--isotropic 128` takes
+Gaussian vectors instead, in which there is nothing to learn: training must not cost anything there. Similarity is the
+cosine. datasets/README.md tells which folders there are.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 from _common import THREADS, console, report  # isort: skip - sets threads first
 
 import argparse
+import itertools
 import statistics
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,20 +58,25 @@ def ours(x: Floats, queries: Floats, sample: Floats, nbits: int, codebook: str, 
     yield f"{name}, from codes", indexes[0].code_size, seconds, 0.0, indexes[0].search(queries, k=K)[1]
 
 
-def product_quantizer(d: int, nbits: int) -> str:
+def product_quantizer(d: int, nbits: int, rotated: bool = False) -> str:
     """Factory string of the product quantiser with exactly d·nbits bits a vector: of 8 bits a part where `d` allows."""
     part = next(b for b in (8, 10, 6, 12, 4) if d * nbits % b == 0 and d % (d * nbits // b) == 0)
-    return f"PQ{d * nbits // part}x{part}np"
+    parts = d * nbits // part
+    return (f"OPQ{parts}," if rotated else "") + f"PQ{parts}x{part}np"
+
+
+def faiss(factory: str, x: Floats, queries: Floats) -> Row:
+    """A FAISS index."""
+    built = build_faiss(factory, x, threads=THREADS)
+    found = built.index.search(queries, K)[1]
+    return f"FAISS {factory}", built.code_size, built.train_s, built.build_s - built.train_s, found
 
 
 def rivals(x: Floats, queries: Floats, sample: Floats, nbits: int) -> Iterator[Row]:
     """FAISS product quantisation and RaBitQ; turbovec where it has the width and the dimension."""
     d = x.shape[1]
-    pq = product_quantizer(d, nbits)
-    for factory in (pq, f"O{pq.split('x')[0]},{pq}", f"RR,RaBitQfs{nbits if nbits > 1 else ''}"):
-        built = build_faiss(factory, x, threads=THREADS)
-        found = built.index.search(queries, K)[1]
-        yield f"FAISS {factory}", built.code_size, built.train_s, built.build_s - built.train_s, found
+    yield faiss(product_quantizer(d, nbits), x, queries)
+    yield faiss(f"RR,RaBitQfs{nbits if nbits > 1 else ''}", x, queries)
     if nbits in (2, 4) and d % 8 == 0:
         import turbovec
 
@@ -95,6 +103,39 @@ def data(arguments: argparse.Namespace) -> tuple[str, Floats, Floats]:
     return folder.resolve().name, normalized(base.astype(np.float32)), normalized(queries.astype(np.float32))
 
 
+def stages(x: Floats, queries: Floats, arguments: argparse.Namespace) -> Iterator[Iterator[tuple[int, Row]]]:
+    """Bits and results of everything asked for: ours, what trains fast, what trains for long."""
+    samples = [
+        x[np.random.default_rng(DATA_SEED + seed).choice(len(x), min(arguments.train, len(x)), replace=False)]
+        for seed in range(arguments.seeds)
+    ]
+    yield (
+        (nbits, found)
+        for nbits, codebook in itertools.product(arguments.bits, ("scalar", "trellis"))
+        for seed, sample in enumerate(samples)
+        for found in ours(x, queries, sample, nbits, codebook, seed)
+    )
+    if not arguments.no_rivals:
+        yield ((nbits, found) for nbits in arguments.bits for found in rivals(x, queries, samples[0], nbits))
+        yield ((nbits, faiss(product_quantizer(x.shape[1], nbits, True), x, queries)) for nbits in arguments.bits)
+
+
+def summary(runs: dict[tuple[int, str], list[tuple[int, float, float, float]]], title: str) -> list[dict[str, Any]]:
+    """Print a table of bytes, recall and seconds of all runs, and return it for the record."""
+    table = Table(title=title)
+    for column in ("bits", "index", "bytes", "mean", "from … to", "train s", "add s"):
+        table.add_column(column, justify="right")
+    rows = []
+    for (nbits, index), found in sorted(runs.items()):
+        sizes, values, train_s, add_s = (list(column) for column in zip(*found, strict=True))
+        times = {"train_s": statistics.median(train_s), "add_s": statistics.median(add_s)}
+        rows.append({"nbits": nbits, "index": index, "bytes": sizes[0], "recall": values, **times})
+        numbers = f"{statistics.mean(values):.4f}", f"{min(values):.4f} … {max(values):.4f}"
+        table.add_row(str(nbits), index, str(sizes[0]), *numbers, *(f"{seconds:.1f}" for seconds in times.values()))
+    console.print(table)
+    return rows
+
+
 def main() -> None:
     """Index the set and print recall 10@10 against exact search."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,42 +147,18 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--train", type=int, default=8000, help="rows to train on")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--no-rivals", action="store_true", help="FAISS takes minutes to train at 4 bits")
+    parser.add_argument("--no-rivals", action="store_true", help="tqvec alone")
     arguments = parser.parse_args()
     name, x, queries = data(arguments)
-    samples = [
-        x[np.random.default_rng(DATA_SEED + seed).choice(len(x), min(arguments.train, len(x)), replace=False)]
-        for seed in range(arguments.seeds)
-    ]
     truth = exact_search(x, queries, K)[1]
+    title = f"recall 10@10 on {name}, {len(x):,} x {x.shape[1]}, {len(queries)} queries"
     runs: dict[tuple[int, str], list[tuple[int, float, float, float]]] = {}
-
-    def note(nbits: int, found: Row) -> None:
-        index, size, train_s, add_s, ids = found
-        value = recall(ids, truth, K, K)
-        runs.setdefault((nbits, index), []).append((size, value, train_s, add_s))
-        console.print(f"{nbits} bits, {index}: {value:.4f}, {train_s:.1f} s to train, {add_s:.1f} s to add")
-
-    for nbits in arguments.bits:
-        for codebook in ("scalar", "trellis"):
-            for seed, sample in enumerate(samples):
-                for found in ours(x, queries, sample, nbits, codebook, seed):
-                    note(nbits, found)
-        if not arguments.no_rivals:
-            for found in rivals(x, queries, samples[0], nbits):
-                note(nbits, found)
-    table = Table(title=f"recall 10@10 on {name}, {len(x):,} x {x.shape[1]}, {len(queries)} queries")
-    for column in ("bits", "index", "bytes", "mean", "from … to", "train s", "add s"):
-        table.add_column(column, justify="right")
-    rows = []
-    for (nbits, index), found in runs.items():
-        sizes, values, train_s, add_s = (list(column) for column in zip(*found, strict=True))
-        times = {"train_s": statistics.median(train_s), "add_s": statistics.median(add_s)}
-        rows.append({"nbits": nbits, "index": index, "bytes": sizes[0], "recall": values, **times})
-        numbers = f"{statistics.mean(values):.4f}", f"{min(values):.4f} … {max(values):.4f}"
-        table.add_row(str(nbits), index, str(sizes[0]), *numbers, *(f"{seconds:.1f}" for seconds in times.values()))
-    console.print(table)
-    report(f"calibration-{name}", rows)
+    for stage in stages(x, queries, arguments):
+        for nbits, (index, size, train_s, add_s, ids) in stage:
+            value = recall(ids, truth, K, K)
+            runs.setdefault((nbits, index), []).append((size, value, train_s, add_s))
+            console.print(f"{nbits} bits, {index}: {value:.4f}, {train_s:.1f} s to train, {add_s:.1f} s to add")
+        report(f"calibration-{name}", summary(runs, title))
 
 
 if __name__ == "__main__":
