@@ -1,11 +1,12 @@
-"""Check the files of ``wordnet_minilm`` against its manifest.
+"""Check the files of the sets against their manifests.
 
 Examples
 --------
-The sample of this folder, or also a full set that ``build.py`` wrote to ``full/``::
+The sample of this folder, or also a full set that ``build.py`` wrote to ``full/``, or another set::
 
     python verify.py
     python verify.py full
+    python verify.py FOLDER --set glove_50
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent / "wordnet_minilm"
+OTHERS = Path(__file__).resolve().parent / "word_vectors" / "manifest.json"
 MIN_COSINE = 0.999
 BLOCK = 1 << 20
 
@@ -137,17 +139,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0 if every file is as the manifest says, else 1.
     """
-    parser = argparse.ArgumentParser(description="Check wordnet_minilm against its manifest.")
+    others = json.loads(OTHERS.read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser(description="Check wordnet_minilm, or another set, against its manifest.")
     parser.add_argument("full", nargs="?", type=Path, help="a folder with the full set")
+    parser.add_argument("--set", choices=sorted(others), help="the folder has this set, not wordnet_minilm")
     args = parser.parse_args(argv)
+    if args.set is not None and args.full is None:
+        parser.error("argument --set: needs a folder")
 
-    manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
-    folders = [("sample", HERE / "sample")]
+    manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8")) | others
+    folders = [("sample", HERE / "sample")] if args.set is None else []
     if args.full is not None:
-        folders.append(("full", args.full))
+        folders.append((args.set or "full", args.full))
 
     good = True
-    print(f"{'set':<7} {'file':<20} {'bytes':>11}  result")
+    print(f"{'set':<10} {'file':<20} {'bytes':>11}  result")
     for name, folder in folders:
         for file, entry in manifest[name]["files"].items():
             path = folder / file
@@ -159,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     result = f"ok (rounding; least cosine {cosine:.6f} on the sample's rows)"
             good = good and result.startswith("ok")
             size = f"{path.stat().st_size:,}" if path.is_file() else "-"
-            print(f"{name:<7} {file:<20} {size:>11}  {result}")
+            print(f"{name:<10} {file:<20} {size:>11}  {result}")
     return 0 if good else 1
 
 

@@ -12,7 +12,7 @@
 
 from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
-from tqvec.errors import FormatError, InputError, TqvecError, UnsupportedError
+from tqvec.errors import FormatError, InputError, LossWarning, TqvecError, UnsupportedError
 from tqvec.index import selectors
 from tqvec.index.flat import Index
 from tqvec.kernels.features import simd_info
@@ -24,6 +24,7 @@ __all__ = [
     "FormatError",
     "Index",
     "InputError",
+    "LossWarning",
     "TqvecError",
     "TurboQuant",
     "UnsupportedError",

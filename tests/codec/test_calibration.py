@@ -82,6 +82,23 @@ def test_allocation_is_the_best_there_is(codebook):
         assert widths.sum() == 128
 
 
+@pytest.mark.parametrize(("nbits", "power", "size"), [(2, 0.6, 32), (2, 1.0, 16), (4, 1.0, 16), (1, 0.8, 16)])
+def test_short_trellis_bands_are_chosen_where_they_err_less(nbits, power, size, monkeypatch):
+    """By the errors measured along each axis, in the weights of the allocation: seams cost more at few bits."""
+    d, costs = 50, {}
+    x = sts.normal(12_000, d) * np.arange(1, d + 1, dtype=np.float32) ** np.float32(-power / 2)
+    shares = np.square(x).mean(axis=0)
+    for least in (16, 32):
+        monkeypatch.setattr(calibration, "LEAST_GROUPS", {"trellis": (least,)})
+        codec = calibrated(x[:6000], nbits, "trellis")
+        errs = np.square(codec.decode(codec.encode(x[6000:])) - x[6000:]).mean(axis=0)
+        costs[least] = float(np.sum(shares**0.5 * errs)), codec.bands
+    monkeypatch.undo()
+    assert costs[16][1] != costs[32][1]
+    assert min(costs, key=lambda least: costs[least][0]) == size
+    assert calibrated(x[:6000], nbits, "trellis").bands == costs[size][1]
+
+
 @pytest.mark.parametrize("codebook", ["scalar", "trellis"])
 @pytest.mark.parametrize("nbits", [1, 2, 2.5, 4, 5])
 @pytest.mark.parametrize("d", [64, 72, 100, 384])

@@ -14,7 +14,7 @@ def test_a_faiss_index(monkeypatch):
     assert baselines.has_faiss()
     assert built.code_size == 2
     assert built.index.ntotal == 2000
-    assert built.build_s > 0
+    assert built.build_s > built.train_s > 0
 
 
 def test_without_faiss(monkeypatch):

@@ -27,12 +27,15 @@ class Built(NamedTuple):
     index : faiss.Index
     build_s : float
         Seconds of training and adding.
+    train_s : float
+        Of these, training.
     code_size : int
         Bytes a vector.
     """
 
     index: Any
     build_s: float
+    train_s: float
     code_size: int
 
 
@@ -61,5 +64,6 @@ def build_faiss(factory: str, x: Floats, train: Floats | None = None, threads: i
     index = faiss.index_factory(x.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     start = time.perf_counter()
     index.train(x if train is None else train)
+    trained = time.perf_counter()
     index.add(x)
-    return Built(index, time.perf_counter() - start, int(index.sa_code_size()))
+    return Built(index, time.perf_counter() - start, trained - start, int(index.sa_code_size()))
