@@ -25,6 +25,10 @@ LEVELS = ("avx2", "avx512")
 needs_staged = pytest.mark.skipif(not available("search_few"), reason="no staged search at this level")
 
 
+ALL, EVERYWHERE = np.zeros(0, np.uint64), np.zeros(0, np.int32)  # no filter
+SOME = np.delete(np.arange(33, dtype=np.int32), 7)
+
+
 def rows_of(d, nbits, n, seed=1):
     """Codes with 64 spare rows, and their values as an (n, d) array."""
     codes = sts.rng(seed).integers(0, 2**nbits, (n, d))
@@ -111,7 +115,12 @@ def test_sign_totals(groups, level):
 
     @numba.njit
     def run(signs, table, out):
-        for i, x in enumerate(totals(signs.ctypes.data, table.ctypes.data, signs.shape[1])):
+        size = 64 * signs.shape[1]
+        p0 = signs.ctypes.data
+        p1, p2, p3 = p0 + size, p0 + 2 * size, p0 + 3 * size
+        # in any order
+        x3, x0, x2, x1 = totals(p3, p0, p2, p1, p0, p1, p2, p3, table.ctypes.data, signs.shape[1])
+        for i, x in enumerate((x0, x1, x2, x3)):
             store(out.ctypes.data + 64 * i, x)
 
     rows = sts.rng(1).integers(0, 256, (64, 4 * groups)).astype(np.uint8)
@@ -140,7 +149,21 @@ def test_estimates_from_signs(d):
     a, b = np.float32(query.table_step), np.float32(-query.table_zero)
     for start, added in ((0, np.zeros(0, np.float32)), (64, bias)):
         out, tops = np.zeros(n - start + 64, np.float32), np.zeros((3, 16), np.float32)
-        prefix_estimates(signs, query.table, a, b, factor, added, np.float32(0.3), start, n, out, tops)
+        prefix_estimates(
+            signs,
+            query.table,
+            a,
+            b,
+            factor,
+            added,
+            np.float32(0.3),
+            ALL,
+            EVERYWHERE,
+            start,
+            -(-(n - start) // 16),
+            out,
+            tops,
+        )
         whole = (n - start) // 64
         upper = out[: 64 * whole] + np.float32(0.3) * factor[start : start + 64 * whole]
         np.testing.assert_allclose(tops[:whole], upper.reshape(whole, 4, 16).max(axis=1), rtol=1e-6)
@@ -148,6 +171,43 @@ def test_estimates_from_signs(d):
         # Each of d/4 table entries is off by at most half a step.
         np.testing.assert_allclose(out[: n - start], expected, atol=query.table_step * (d / 8 + 4) * 2 + 1e-4)
         assert np.abs(out[: n - start] - expected).mean() < query.table_step * (0.5 * np.sqrt(d / 4) + 1)
+
+
+@needs_staged
+def test_estimates_of_allowed_rows():
+    """Those of the blocks that have any, in their order; rows that are not allowed are at -inf."""
+    from tqvec.kernels.scan.allowed import allowed_blocks
+    from tqvec.kernels.staged.single import prefix_estimates
+
+    n, d = 1000, 72
+    data, _ = rows_of(d, 2, n)
+    query = query_of(d, 2)
+    numbers = np.float32(query.table_step), np.float32(-query.table_zero)
+    factor, bias = (sts.rng(seed).uniform(0.5, 2, n + 64).astype(np.float32) for seed in (3, 4))
+    signs = signs_of(d, 2).of(data, n)
+    whole, tops = np.zeros(n + 64, np.float32), np.zeros((20, 16), np.float32)
+    slack = np.float32(0.3)
+    prefix_estimates(signs, query.table, *numbers, factor, bias, slack, ALL, EVERYWHERE, 0, -(-n // 16), whole, tops)
+    for share in (0.0, 0.004, 0.03, 0.5, 1.0):
+        chosen = sts.rng(5).random(n) < share
+        words = np.zeros(-(-n // 64) * 8, np.uint8)
+        words[: -(-n // 8)] = np.packbits(chosen, bitorder="little")
+        places = np.zeros(n // 16 + 8, np.int32)
+        rows = allowed_blocks(words.view(np.uint64), 128, n, places)
+        blocks = [i for i in range(128, n, 16) if chosen[i : i + 16].any()]
+        assert places[: len(blocks)].tolist() == blocks
+        assert rows == sum(min(16, n - i) for i in blocks)
+        out = np.zeros(16 * len(blocks) + 64, np.float32)
+        count = len(blocks)
+        table = words.view(np.uint64)
+        prefix_estimates(signs, query.table, *numbers, factor, bias, slack, table, places, 0, count, out, tops)
+        for i, place in enumerate(blocks):
+            here = slice(place, min(place + 16, n))
+            expected = np.where(chosen[here], whole[here], -np.inf)
+            np.testing.assert_array_equal(out[16 * i :][: expected.size], expected)
+        upper = out[: 16 * (count // 4 * 4)].reshape(-1, 4, 16).copy()
+        upper += slack * np.array([factor[i : i + 16] for i in blocks[: count // 4 * 4]]).reshape(-1, 4, 16)
+        np.testing.assert_allclose(tops[: count // 4], upper.max(axis=1), rtol=1e-6)
 
 
 @needs_staged
@@ -186,7 +246,9 @@ def test_candidates(threshold):
     estimates, factor, upper, tops = upper_bounds(1, 0.3)
     for count in (256, 150):
         out = np.zeros(256 + 64, np.int32)
-        found = candidates(estimates, tops, factor, 64, count, np.float32(0.3), np.float32(threshold), POSITIONS, out)
+        found = candidates(
+            estimates, tops, factor, EVERYWHERE, 64, count, np.float32(0.3), np.float32(threshold), POSITIONS, out
+        )
         whole = -(-count // 64) * 64
         np.testing.assert_array_equal(out[:found], np.flatnonzero(upper[:whole] >= np.float32(threshold)))
 
@@ -258,14 +320,14 @@ def test_full_dots(d, level):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("d", DIMS)
 def test_unpacked_levels(d, level):
-    """Of the first planes of any width, from the second of 33 rows on, into the middle of wider ones."""
+    """Of the first planes of any width, of 32 out of 33 rows, into the middle of wider ones."""
     needs(level)
     unpack = implementation("unpack_levels", level)
 
     @numba.njit
-    def run(data, plane_bytes, planes, table, words, out):
-        row, to = data.ctypes.data + data.shape[1], out.ctypes.data + 64
-        unpack(row, data.shape[1], 32, plane_bytes, planes, 0, table.ctypes.data, words, to, out.shape[1])
+    def run(data, places, plane_bytes, planes, table, words, out):
+        row, to, at = data.ctypes.data, out.ctypes.data + 64, places.ctypes.data
+        unpack(row, data.shape[1], at, 32, plane_bytes, planes, 0, table.ctypes.data, words, to, out.shape[1])
 
     words = -(-d // 64)
     for nbits in range(1, 9):
@@ -273,8 +335,8 @@ def test_unpacked_levels(d, level):
         planes = min(nbits, 7)
         table = np.resize(sts.rng(3).integers(0, 256, max(16, 2**planes)).astype(np.uint8), 128)
         found = np.full((32, 64 * words + 128), 9, np.uint8)
-        run(data, d // 8, planes, table, words, found)
-        np.testing.assert_array_equal(found[:, 64 : 64 + d], table[codes[1:] >> (nbits - planes)])
+        run(data, SOME, d // 8, planes, table, words, found)
+        np.testing.assert_array_equal(found[:, 64 : 64 + d], table[codes[SOME] >> (nbits - planes)])
         assert np.all(found[:, :64] == 9)
         assert np.all(found[:, -64:] == 9)
 

@@ -104,16 +104,28 @@ def own_row_dot():
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("codebook", PAIRS)
 def test_unpacked_levels(codebook, level):
-    """Every band to its place, from the second of 33 rows on."""
+    """Every band to its place, of all but the first of 33 rows."""
     needs(level)
     unpack = implementation("unpack_levels", level)
 
     @numba.njit
-    def run(data, fields, planes, tables, out):
+    def run(data, places, fields, planes, tables, out):
         for b in range(fields.shape[0]):
-            row, to = data.ctypes.data + data.shape[1] + fields[b, 0], out.ctypes.data + fields[b, 4]
+            row, to = data.ctypes.data + fields[b, 0], out.ctypes.data + fields[b, 4]
             size, table, words = fields[b, 1], tables.ctypes.data + 128 * b, fields[b, 5]
-            unpack(row, data.shape[1], 32, size, planes[b], fields[b, 3], table, words, to, out.shape[1])
+            unpack(
+                row,
+                data.shape[1],
+                places.ctypes.data,
+                32,
+                size,
+                planes[b],
+                fields[b, 3],
+                table,
+                words,
+                to,
+                out.shape[1],
+            )
 
     bands, windows, data, indices = rows_of(codebook, 33)
     fields = layout(bands, windows)
@@ -124,7 +136,7 @@ def test_unpacked_levels(codebook, level):
         if windows[b] == 0 and band.nbits <= 4:
             ordered[b] = tables[b] = np.tile(tables[b, :16], 8)
     found = np.zeros((32, 64 * fields[:, 5].sum()), np.uint8)
-    run(data, fields, planes, ordered, found)
+    run(data, np.arange(1, 33, dtype=np.int32), fields, planes, ordered, found)
     for b, (start, stop, nbits) in enumerate(bands):
         codes = indices[b][1:] if windows[b] else indices[b][1:] >> (nbits - planes[b])
         np.testing.assert_array_equal(found[:, fields[b, 4] :][:, : stop - start], tables[b, codes])
@@ -185,7 +197,8 @@ def estimates(codec, stages, blocks, codes, direction):
     query = staged_query(direction, codec.quantizer.bands, stages, 1.0, np.float32(1))
     out, tops, ones = np.zeros(n + 64, np.float32), np.zeros((n // 64 + 1, 16), np.float32), np.ones(n + 64, np.float32)
     numbers = np.float32(query.table_step), np.float32(-query.table_zero), ones, ones[:0], np.float32(query.slack)
-    prefix_estimates(blocks, query.table, *numbers, 0, n, out, tops)
+    everywhere = np.zeros(0, np.uint64), np.zeros(0, np.int32)
+    prefix_estimates(blocks, query.table, *numbers, *everywhere, 0, -(-n // 16), out, tops)
     return out[:n], query.slack
 
 

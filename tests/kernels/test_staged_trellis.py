@@ -82,15 +82,27 @@ def test_unpacked_levels(d, nbits, level):
     unpack = implementation("unpack_levels", level)
 
     @numba.njit
-    def run(data, plane_bytes, planes, table, words, out):
-        row, stride, to = data.ctypes.data + data.shape[1], data.shape[1], out.ctypes.data
-        unpack(row, stride, 32, plane_bytes, planes, 8 - planes, table.ctypes.data, words, to, out.shape[1])
+    def run(data, places, plane_bytes, planes, table, words, out):
+        row, stride, to = data.ctypes.data, data.shape[1], out.ctypes.data
+        unpack(
+            row,
+            stride,
+            places.ctypes.data,
+            32,
+            plane_bytes,
+            planes,
+            8 - planes,
+            table.ctypes.data,
+            words,
+            to,
+            out.shape[1],
+        )
 
     data, _, index = rows_of(d, nbits, 33)
     words, windows = -(-d // 64), 8 - nbits
     table = sts.rng(3).integers(0, 256, 128).astype(np.uint8)
     found = np.zeros((32, 64 * words), np.uint8)
-    run(data, d // 8, nbits, table[plane_order(windows)], words, found)
+    run(data, np.arange(1, 33, dtype=np.int32), d // 8, nbits, table[plane_order(windows)], words, found)
     np.testing.assert_array_equal(found[:, :d], table[index[1:]])
 
 
