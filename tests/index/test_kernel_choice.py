@@ -86,7 +86,7 @@ def test_queries_in_bands_that_the_prefix_skips(monkeypatch):
     index = tqvec.Index(384, seed=3)
     assert index.train(sample.base[:4000]).used
     index.add(sample.base)
-    skipped = np.array(index.codec.bands)[index._scanner._stages.skipped]
+    skipped = np.array(index.codec.bands)[index._core.scanner._stages.skipped]
     assert len(skipped) > 0
     axes = np.concatenate([index.codec.rotation_tables.matrix[start:stop] for start, stop, _ in skipped])
     mixed = axes[:50] + 0.01 * index.codec.rotation_tables.matrix[:50]

@@ -52,8 +52,8 @@ class Index:
     d : int
         Dimension, 1 to 65,536.
     nbits : int, float or sequence of (int, int)
-        Bits a coordinate, 1 to 8; 2.5, 3.5 or bands as in `TurboQuant`. Several bands, and so a trained index, are
-        always searched in full.
+        Bits a coordinate, 1 to 8; 2.5, 3.5 or bands as in `TurboQuant`. Bands whose coordinates are no multiple of 8
+        are searched in full, which is slow for a few queries.
     metric : {"ip", "cosine", "l2"}
         Inner product and cosine: larger is better. l2: squared Euclidean distance, smaller is better; it keeps 4 more
         bytes a vector (its squared length).
