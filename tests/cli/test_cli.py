@@ -49,6 +49,12 @@ def test_build_search_info(vectors, monkeypatch):
         scores, ids = index.search(X[:7], k=4)
         assert np.array_equal(results["scores"], scores)
         assert np.array_equal(results["ids"], ids)
+        assert "error" not in results
+    found = run("search", vectors / "x.tqv", vectors / "q.npy", "-k", 4, "--errors", "-o", vectors / "r.npz")
+    error = index.search(X[:7], k=4, return_error=True)[2]
+    assert f"{ids[0, 0]} ({scores[0, 0]:.4f} ± {error[0, 0]:.4f})" in found.output
+    with np.load(vectors / "r.npz") as results:
+        assert np.array_equal(results["error"], error)
     told = run("info", vectors / "x.tqv").output
     for part in ("300 of d=24", "cosine", "version 6", index.codec.fingerprint, "seed"):
         assert part in told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tqvec.codec import tangents
 from tqvec.codec.bands import Band, parse
-from tqvec.codec.calibration import MAX_D, Budget, calibrate, errors, spatial_median
+from tqvec.codec.calibration import MAX_D, Budget, Calibration, calibrate, errors, spatial_median
 from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError
@@ -23,7 +23,9 @@ _LONGEST = 1e18  # value whose square float32 still holds
 _HELD_OUT = 2000  # rows at most
 _QUERIES = 200  # asked at most
 _NEAR = 100  # true neighbours on which errors are compared: far ones don't compete
-_NEAREST = 3  # on which the errors of near scores are measured
+_NEAREST = 3  # at least, on which the errors of near scores are measured
+_PAIRS = 2000  # of queries and their nearest, if they are near enough
+_FAR = 100  # a row among so many isn't near
 _TOP = 10
 _ENOUGH = 0.9  # of the squared error of scores: less is no accident
 _ORDER = 0x7261696E  # of the generator that shuffles the sample, beside the codec's seed
@@ -113,7 +115,7 @@ def fit(
         queries, base = order.permutation(samples.queries)[:_QUERIES], rows[:held]
     exact = _exact(base, queries, metric)
     results = []
-    candidate = _calibrated(codec, rows[held:])
+    candidate = codec.calibrated(_fitted(codec, rows[held:]))
     for one in (codec, candidate):
         index = make(one)
         index.add(base, threads)
@@ -124,11 +126,11 @@ def fit(
     error = error_after / error_before if error_before > 0 else 1.0
     by_chance = np.sqrt(recall_before * (1 - recall_before) / (_TOP * queries.shape[0]))
     used = bool(error < _ENOUGH and recall_after >= recall_before - by_chance)
-    final = _calibrated(codec, rows, near)
+    final = _fitted(codec, rows, candidate.bands)._replace(near=near)  # what has been measured is about these bands
     reason = "it helps at equal bytes" if used else "it would not help: the index stays as it was"
-    assert final.calibration is not None
-    shares = tuple(final.calibration.shares(errors(codec.d, codec.codebook)).tolist())
-    return final, Training(used, reason, rows.shape[0], final.bands, shares, (recall_before, recall_after), error)
+    shares = tuple(final.shares(errors(codec.d, codec.codebook)).tolist())
+    recall = recall_before, recall_after
+    return codec.calibrated(final), Training(used, reason, rows.shape[0], final.bands, shares, recall, error)
 
 
 def _check(d: int, metric: str, samples: Samples) -> None:
@@ -144,12 +146,11 @@ def _check(d: int, metric: str, samples: Samples) -> None:
             raise InputError(f"{name} row {row} is too long to train with: it has a value above {_LONGEST:g}")
 
 
-def _calibrated(codec: TurboQuant, rows: Floats, near: Floats | None = None) -> TurboQuant:
+def _fitted(codec: TurboQuant, rows: Floats, bands: Sequence[Band] | None = None) -> Calibration:
     untrained = parse(codec.nbits, codec.d)[1]
     bits = sum((band.stop - band.start) * band.nbits for band in untrained)
     budget = Budget(bits, codec.codebook, codec.seed)
-    calibration = calibrate(rows, spatial_median(rows), budget)
-    return codec.calibrated(calibration if near is None else calibration._replace(near=near))
+    return calibrate(rows, spatial_median(rows), budget, bands)
 
 
 def _distinct(rows: Floats, metric: str) -> Floats:
@@ -198,7 +199,8 @@ def _near_errors(codec: TurboQuant, metric: str, held: Floats, queries: Floats |
     exact = _exact(held, asked, metric)
     if queries is None:
         np.fill_diagonal(exact, -np.inf)
-    best = np.argsort(-exact, axis=1, kind="stable")[:, :_NEAREST]
+    count = np.clip(_PAIRS // max(1, asked.shape[0]), _NEAREST, max(_NEAREST, held.shape[0] // _FAR))
+    best = np.argsort(-exact, axis=1, kind="stable")[:, :count]
     if metric == "l2":
         asked = asked - codec.centre
     encoded = codec.encode_sums(held, threads)
