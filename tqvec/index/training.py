@@ -24,6 +24,7 @@ _HELD_OUT = 2000  # rows at most
 _QUERIES = 200  # asked at most
 _NEAR = 100  # true neighbours on which errors are compared: far ones don't compete
 _NEAREST = 3  # at least, on which the errors of near scores are measured
+_ASKED = 1000  # queries at most for that
 _PAIRS = 2000  # of queries and their nearest, if they are near enough
 _FAR = 100  # a row among so many isn't near
 _TOP = 10
@@ -193,20 +194,20 @@ def _near_errors(codec: TurboQuant, metric: str, held: Floats, queries: Floats |
 
     Without queries each row asks for the nearest others. A sample is sparser than what it is from: only few are near.
     """
-    asked = held if queries is None else queries[: held.shape[0]]
+    asked = (held if queries is None else queries)[:_ASKED]
     if metric == "cosine":
         asked = _directions(asked)
     exact = _exact(held, asked, metric)
     if queries is None:
         np.fill_diagonal(exact, -np.inf)
-    count = np.clip(_PAIRS // max(1, asked.shape[0]), _NEAREST, max(_NEAREST, held.shape[0] // _FAR))
-    best = np.argsort(-exact, axis=1, kind="stable")[:, :count]
+    count = int(np.clip(_PAIRS // max(1, asked.shape[0]), _NEAREST, max(_NEAREST, held.shape[0] // _FAR)))
+    best = np.argpartition(-exact, count, axis=1)[:, :count]
     if metric == "l2":
         asked = asked - codec.centre
     encoded = codec.encode_sums(held, threads)
     codes = Codes(encoded.data, tangents.packed(codec.stored_scale(encoded), codec.tangents(encoded, threads)))
     scores = np.take_along_axis(codec.inner_product(asked, codes, threads), best, axis=1)
-    error = scores - np.take_along_axis(asked.astype(np.float64) @ held.T, best, axis=1)
+    error = scores - np.einsum("qd,qkd->qk", asked, held[best], dtype=np.float64)
     deviation = angles(codec, "ip", {"scale": codes.scale}, asked, scores, best).deviation()
     judged = error[deviation > 0] / deviation[deviation > 0]
     return np.array([judged.mean(), judged.std()] if judged.size else [0, 1], np.float32)
