@@ -10,6 +10,8 @@ from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_merge_portable, topk_sort_portable, topk_update_portable
 from tqvec.reference import scoring
 
+PLACES = np.arange(100_000, dtype=np.int32)
+
 
 def empty(*shape):
     return np.full(shape, -np.inf, np.float32), np.full(shape, EMPTY_ID, np.int64)
@@ -33,7 +35,7 @@ def test_any_stream(values, k, block):
     scores, ids = empty(k)
     for at in range(0, len(values), block):
         part = values[at : at + block]
-        topk_update_portable(part, len(part), at, scores, ids)
+        topk_update_portable(part, PLACES, len(part), at, scores, ids)
     topk_sort_portable(scores, ids)
     best, order = expected(values, k)
     np.testing.assert_array_equal(ids, order)
@@ -46,7 +48,7 @@ def test_long_streams(k):
     scores, ids = empty(k)
     for at in range(0, 3000, 257):
         part = np.concatenate([values[at : at + 257], [np.float32(1e9)]])  # what lies past n doesn't count
-        topk_update_portable(part, len(part) - 1, at, scores, ids)
+        topk_update_portable(part, PLACES, len(part) - 1, at, scores, ids)
     topk_sort_portable(scores, ids)
     best, order = expected(values, k)
     np.testing.assert_array_equal(ids, order)
@@ -58,7 +60,7 @@ def test_order_of_arrival_does_not_matter(order):
     values = sts.rng(1).integers(0, 5, 200).astype(np.float32)
     scores, ids = empty(17)
     for row in range(200)[::order]:
-        topk_update_portable(values[row : row + 1], 1, row, scores, ids)
+        topk_update_portable(values[row : row + 1], PLACES[row:], 1, 0, scores, ids)
     topk_sort_portable(scores, ids)
     np.testing.assert_array_equal(ids, expected(values, 17)[1])
 
@@ -72,7 +74,7 @@ def test_finish_merges_and_sorts(parts, k):
     for part in range(parts):
         for q in range(nq):
             chunk = np.ascontiguousarray(values[q, part * n : part * n + n])
-            topk_update_portable(chunk, n, part * n, scores[part, q], ids[part, q])
+            topk_update_portable(chunk, PLACES, n, part * n, scores[part, q], ids[part, q])
     kernel("topk_finish")(scores, ids)
     for q in range(nq):
         best, order = expected(values[q], k)
@@ -82,7 +84,7 @@ def test_finish_merges_and_sorts(parts, k):
 
 def test_merging_an_empty_heap_changes_nothing():
     scores, ids = empty(4)
-    topk_update_portable(np.array([3, 1, 2], np.float32), 3, 0, scores, ids)
+    topk_update_portable(np.array([3, 1, 2], np.float32), PLACES, 3, 0, scores, ids)
     before = sorted(zip(scores.tolist(), ids.tolist(), strict=True))
     topk_merge_portable(*empty(4), scores, ids)
     assert sorted(zip(scores.tolist(), ids.tolist(), strict=True)) == before
