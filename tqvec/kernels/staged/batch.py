@@ -28,6 +28,7 @@ pair_products = kernel("pair_products")
 end_products = kernel("end_products")
 
 TINY = np.float32(1e-30)  # stands for a factor of 0
+LEAST_WORTH = np.finfo(np.float32).tiny  # stands for that of a zero query, whose rows all reach a threshold of 0
 PAIR = 2 * LANES  # rows, and queries, of one step
 BLOCK_BYTES = 1 << 19  # of unpacked levels, a part of the second-level cache that all queries share
 
@@ -85,7 +86,7 @@ def search_batch_avx2(data, factor, bias, stages, batch, allowed, base, start, s
     unpacked = np.zeros((rows, width), np.uint8)
     products = np.empty((PAIR, PAIR), np.int32)
     extremes = np.empty((rows // PAIR, 3), np.float32)
-    inverse = np.float32(1.0) / batch.worth  # infinite for zero queries: rows pass while there is no threshold
+    inverse = np.float32(1.0) / np.maximum(batch.worth, LEAST_WORTH)
     threshold = np.full(batch.worth.size, np.inf, np.float32)  # of the queries that only fill up a tile
     for q in range(nq):
         threshold[q] = scores[q, 0]

@@ -258,7 +258,7 @@ def search_staged_avx2(data, factor, bias, prefixes, query, stages, allowed, pla
     ----------
     data, factor, bias
         As in `search_rows_portable`. Planes of all bands start at whole bytes. All have at least 64 rows after `stop`,
-        of any content.
+        of any finite content.
     prefixes : (n_blocks, groups, 64) uint8
         At least up to the multiple of 64 after `stop`.
     query : StagedQuery
