@@ -5,6 +5,7 @@ docs/explanation/calibration.md has the derivations, and the measurements behind
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -240,7 +241,7 @@ def _rotated(axes: Array, first_round: int, seed: int) -> Floats:
     return out.T
 
 
-def calibrate(rows: Floats, centre: Floats, budget: Budget) -> Calibration:
+def calibrate(rows: Floats, centre: Floats, budget: Budget, bands: Sequence[Band] | None = None) -> Calibration:
     """Fit a calibration.
 
     Parameters
@@ -249,6 +250,8 @@ def calibrate(rows: Floats, centre: Floats, budget: Budget) -> Calibration:
         A sample of what will be coded.
     centre : (d,) float32
     budget : Budget
+    bands : sequence of Band, optional
+        Of another calibration, to use here too. Default: what suits the rows.
 
     Returns
     -------
@@ -257,7 +260,8 @@ def calibrate(rows: Floats, centre: Floats, budget: Budget) -> Calibration:
     d = rows.shape[1]
     axes, shares = principal_axes(rows - centre)
     table = errors(d, budget.codebook)
-    bands = choose_bands(shares**_WEIGHT, budget)
+    if bands is None:
+        bands = choose_bands(shares**_WEIGHT, budget)
     gain = np.sqrt([1 / (1 - table[band.nbits]) for band in bands])
     gain /= gain.max()
     matrix = np.ascontiguousarray(axes.T, np.float32)

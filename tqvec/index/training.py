@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,8 +161,10 @@ def fit(
     by_chance = np.sqrt(recalls[0] * (1 - recalls[0]) / (_TOP * queries.shape[0]))
     used = bool(error < _ENOUGH and recalls[-1] >= recalls[0] - by_chance)
     loss = Loss(recalls, tuple(_squared_error(index, base) for index in indexes)) if from_codes else None
-    near = _near_errors(candidate, metric, rows[:held], samples.queries, threads)
-    final = _fitted(codec, rows)._replace(near=near)
+    final = _fitted(codec, rows)
+    if final.bands != candidate.bands:  # what near neighbours' errors are hangs on the bands
+        candidate = codec.calibrated(_fitted(codec, rows[held:], final.bands))
+    final = final._replace(near=_near_errors(candidate, metric, rows[:held], samples.queries, threads))
     helped = "it helps at equal bytes" + (" what is added from now on" if from_codes else "")
     reason = helped if used else "it would not help: the index stays as it was"
     shares = tuple(final.shares(errors(codec.d, codec.codebook)).tolist())
@@ -213,11 +215,11 @@ def _check(d: int, metric: str, samples: Samples) -> None:
             raise InputError(f"{name} row {row} is too long to train with: it has a value above {_LONGEST:g}")
 
 
-def _fitted(codec: TurboQuant, rows: Floats) -> Calibration:
+def _fitted(codec: TurboQuant, rows: Floats, bands: Sequence[Band] | None = None) -> Calibration:
     untrained = parse(codec.nbits, codec.d)[1]
     bits = sum((band.stop - band.start) * band.nbits for band in untrained)
     budget = Budget(bits, codec.codebook, codec.seed)
-    return calibrate(rows, spatial_median(rows), budget)
+    return calibrate(rows, spatial_median(rows), budget, bands)
 
 
 def _distinct(rows: Floats, metric: str) -> Floats:
