@@ -1,104 +1,202 @@
-"""Searches beside one writer: each sees one moment of the index, never half of a change."""
+"""Threads that search while another changes the index: every answer must be that of one moment.
 
+Vectors come in groups of four ids that always change together, in one call: all get the same new vector, or all are
+removed. The length of a vector tells its version, and the score of a group's own direction is that length. A search
+notes which versions were complete when it began and which were begun when it ended: what it finds of a group must be
+all of one version between these. Stores that are broken on purpose show that this finds what is wrong.
+"""
+
+import copy
+import sys
 import threading
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import strategies as sts
+from plain import small_blocks
 
 import tqvec
-from tqvec.index import blocks, store
-from tqvec.index.selectors import Ids
+from tqvec.errors import InputError
+from tqvec.index.rows import empty_rows
+from tqvec.index.store import Store
 
-PAIRS, D, ROUNDS = 40, 32, 60
-
-
-def filled(vectors):
-    """Pairs of ids 2 j and 2 j + 1 that hold one vector and always change together; and others between them."""
-    index = tqvec.Index(D, nbits=8, seed=3)
-    index.add(np.repeat(vectors, 2, axis=0))
-    index.add(sts.normal(300, D, seed=5), ids=np.arange(1000, 1300) * 3)
-    return index
+D, GROUPS, SIZE = 64, 8, 4
+DIRECTIONS = np.linalg.qr(sts.rng(1).standard_normal((D, GROUPS)))[0].T.astype(np.float32)
+READERS = 3
 
 
-def change(index, vectors, stop, errors):
-    """Replace pairs by longer vectors; remove and add others, so that blocks end, and are compacted, in between."""
-    try:
-        for turn in range(ROUNDS):
-            for j in range(PAIRS):
-                if stop.is_set():
-                    return
-                index.update([2 * j, 2 * j + 1], np.repeat(vectors[j : j + 1] * (2 + turn), 2, axis=0))
-            index.remove_ids(np.arange(3000 + 3 * turn, 3003 + 3 * turn))
-            index.add(vectors[:3] + 9)
-    except BaseException as error:
-        errors.append(error)
-    finally:
-        stop.set()
+class Torn(Store):
+    """Replaces in two steps that both can be seen."""
+
+    def append(self, rows, ids, replace):
+        if replace:
+            self.remove(np.sort(ids))
+            time.sleep(1e-3)
+        super().append(rows, ids, replace)
 
 
-def watch(index, vectors, stop, errors, seed):
-    """Search pairs until the writer is done; anything but both rows of one version is an error."""
-    rng = sts.rng(seed)
-    try:
-        while not stop.is_set():
-            j = int(rng.integers(PAIRS))
-            scores, ids = index.search(vectors[j], k=4, threads=1, filter=Ids([2 * j, 2 * j + 1]))
-            if sorted(ids[0, :2].tolist()) != [2 * j, 2 * j + 1] or ids[0, 2] != -1:
-                errors.append(f"pair {j}: found {ids[0].tolist()}")
-            elif scores[0, 0] != scores[0, 1]:
-                errors.append(f"pair {j}: two versions, {scores[0].tolist()}")
-            if errors:
-                break
-    except BaseException as error:
-        errors.append(error)
-    finally:
-        stop.set()
+class Overwriting(Store):
+    """Writes new rows over the old ones, one by one."""
+
+    def append(self, rows, ids, replace):
+        places = self.find(ids) if replace else np.array([-1])
+        if (places < 0).any():
+            super().append(rows, ids, replace)
+            return
+        starts = np.cumsum([0, *(block.n for block in self.blocks)])
+        for i, place in enumerate(places):
+            at = np.searchsorted(starts, place, side="right") - 1
+            for name, array in rows.items():
+                self.blocks[at].rows[name][place - starts[at]] = array[i]
+            time.sleep(1e-3)
 
 
-def violations():
-    """What three searching threads see beside a writer that they must not."""
-    vectors = sts.normal(PAIRS, D, seed=4)
-    index, stop, errors = filled(vectors), threading.Event(), []
-    watchers = [threading.Thread(target=watch, args=(index, vectors, stop, errors, seed)) for seed in (6, 7, 8)]
-    writer = threading.Thread(target=change, args=(index, vectors, stop, errors))
-    for thread in (*watchers, writer):
-        thread.start()
-    for thread in (*watchers, writer):
-        thread.join()
-    return errors
+class Unfinished(Store):
+    """Shows rows before it has removed those that they replace."""
 
-
-@contextmanager
-def small(monkeypatch):
-    """Blocks and compaction at sizes that a short test reaches."""
-    with monkeypatch.context() as patch:
-        for module in (blocks, store):
-            patch.setattr(module, "BLOCK_ROWS", 128)
-        patch.setattr(store, "_PART", 64)
-        yield
-
-
-def test_searches_see_all_of_a_change_or_nothing(monkeypatch):
-    with small(monkeypatch):
-        assert violations() == []
-
-
-@pytest.mark.parametrize("half", ["without the old rows", "with both rows"])
-def test_the_watchers_would_see_half_a_change(half, monkeypatch):
-    """A store that shows replacements in two steps, or leaves the old rows, is found out."""
-    vacated = store.Store._vacated
-
-    def torn(self, ids, replace):
-        left = vacated(self, ids, replace)
-        if half == "with both rows":
-            return self.blocks
-        self.blocks = left
+    def append(self, rows, ids, replace):
+        if not replace or self._table is None:
+            super().append(rows, ids, replace)
+            return
+        old = self.find(ids)
+        self._table.remove(ids[old >= 0])
+        super().append(rows, ids, False)
         time.sleep(1e-3)
-        return left
+        start = 0
+        for at, block in enumerate(self.blocks):
+            mine = old[(old >= start) & (old < start + block.n)] - start
+            if mine.size:
+                self.blocks = (*self.blocks[:at], block.without(mine), *self.blocks[at + 1 :])
+            start += block.n
 
-    monkeypatch.setattr(store.Store, "_vacated", torn)
-    with small(monkeypatch):
-        assert violations()
+
+class Run:
+    """An index, one thread that changes it, and some that search it."""
+
+    def __init__(self, filler, store=Store):
+        self.index = tqvec.Index(D, nbits=4, seed=3)
+        core = self.index._core
+        rows = empty_rows(core.codec, "ip")
+        self.index._core = core._replace(store=store(rows, core.scanner.prefixes, self.index._lock))
+        self.index.add(sts.normal(filler, D, seed=2) * np.float32(0.01), ids=-2 - np.arange(filler))
+        self.begun, self.complete = np.zeros(GROUPS, np.int64), np.zeros(GROUPS, np.int64)
+        self.stop, self.wrong, self.reads = threading.Event(), [], 0
+        for group in range(GROUPS):
+            self.write(group)
+
+    def ids(self, group):
+        return 100 * np.arange(SIZE) + group
+
+    def state(self, version):
+        """Length of the vectors of a version, 0 where they are removed."""
+        return 0 if version % 5 == 4 else 100 + version % 64
+
+    def write(self, group):
+        version = self.begun[group] = self.begun[group] + 1
+        length, ids = self.state(version), self.ids(group)
+        if length:
+            self.index.add(np.repeat(DIRECTIONS[group : group + 1] * length, SIZE, axis=0), ids=ids, upsert=True)
+        else:
+            self.index.remove_ids(ids)
+        self.complete[group] = version
+
+    def writer(self, changes, deadline):
+        rng = np.random.default_rng(10_007)
+        while changes and not self.stop.is_set() and time.monotonic() < deadline:
+            self.write(rng.integers(GROUPS))
+            changes -= 1
+        self.stop.set()
+
+    def reader(self, seed):
+        rng = np.random.default_rng(10_100 + seed)
+        reads = (self.filtered, self.best, self.range, self.copied, self.reconstructed, self.listed)
+        try:
+            while not self.stop.is_set():
+                self.check(reads[rng.integers(len(reads))], rng.integers(GROUPS))
+        except Exception as error:
+            self.wrong.append(f"{type(error).__name__}: {error}")
+            self.stop.set()
+
+    def check(self, read, group):
+        first = self.complete[group]
+        lengths = read(group, self.ids(group))
+        allowed = {self.state(version) for version in range(first, self.begun[group] + 1)}
+        told = f"{read.__name__} found {lengths} of group {group}, allowed are {allowed}"
+        assert lengths.size in (0, SIZE), told
+        if lengths.size == 0:
+            assert 0 in allowed, told
+        elif np.isnan(lengths).all():
+            assert allowed != {0}, told
+        else:
+            assert np.ptp(lengths) < 0.1, told
+            assert round(float(lengths[0])) in allowed, told
+        self.reads += 1
+
+    def of(self, found, scores, ids):
+        """Scores of a group's ids among those that were found, none of them twice."""
+        real = found[found != -1]
+        assert len(set(real.tolist())) == real.size, f"an id twice: {sorted(real.tolist())}"
+        return scores[np.isin(found, ids)]
+
+    def filtered(self, group, ids):
+        scores, found = self.index.search(DIRECTIONS[group], k=SIZE + 2, threads=1, filter=ids)
+        return self.of(found[0], scores[0], ids)
+
+    def best(self, group, ids):
+        scores, found = self.index.search(DIRECTIONS[group], k=2 * SIZE, threads=1)
+        return self.of(found[0], scores[0], ids)
+
+    def range(self, group, ids):
+        _, scores, found = self.index.range_search(DIRECTIONS[group], 80, threads=1)
+        return self.of(found, scores, ids)
+
+    def copied(self, group, ids):
+        scores, found = copy.copy(self.index).search(DIRECTIONS[group], k=2 * SIZE, threads=1)
+        return self.of(found[0], scores[0], ids)
+
+    def reconstructed(self, group, ids):
+        try:
+            vectors = self.index.reconstruct(ids, threads=1)
+        except InputError:
+            return np.zeros(0)
+        products = vectors @ DIRECTIONS[group]
+        return products / (1 - self.index.codec.distortion)
+
+    def listed(self, group, ids):
+        """Ids alone tell no version."""
+        found = self.index.ids
+        return self.of(found, np.full(found.size, np.nan), ids)
+
+    def violations(self, changes, seconds):
+        """What the readers found to be wrong during so many changes, in at most this time."""
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        threads = [threading.Thread(target=self.reader, args=(seed,)) for seed in range(READERS)]
+        try:
+            for thread in threads:
+                thread.start()
+            self.writer(changes, time.monotonic() + seconds)
+        finally:
+            self.stop.set()
+            for thread in threads:
+                thread.join()
+            sys.setswitchinterval(before)
+        return self.wrong
+
+
+@pytest.mark.parametrize("filler", [0, 2000])
+def test_every_answer_is_that_of_one_moment(filler, monkeypatch):
+    """Without other vectors removed rows are dropped again and again; among many the search goes in stages."""
+    small_blocks(monkeypatch, rows=90)
+    run = Run(filler)
+    assert run.violations(changes=1500, seconds=6) == []
+    assert run.reads > READERS
+    assert run.index.ntotal == filler + sum(SIZE for version in run.complete if run.state(version))
+
+
+@pytest.mark.parametrize("store", [Torn, Overwriting, Unfinished])
+def test_broken_stores_are_found_out(store, monkeypatch):
+    small_blocks(monkeypatch, rows=90)
+    run = Run(0, store)
+    assert run.violations(changes=10**6, seconds=15)

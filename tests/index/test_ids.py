@@ -25,21 +25,21 @@ def test_an_empty_table():
     table = IdTable()
     check(table, {}, ENDS)
     assert table.find(array([])).shape == (0,)
-    table.insert(array([]), 7)
+    table.insert(array([]), array([]))
     table.remove(array([]))
     check(table, {}, ENDS)
 
 
 def test_ids_at_the_ends_of_int64():
     table = IdTable()
-    table.insert(array(ENDS), 10**9)
+    table.insert(array(ENDS), 10**9 + np.arange(len(ENDS)))
     rows = dict(zip(ENDS, range(10**9, 10**9 + len(ENDS)), strict=True))
     check(table, rows, [*ENDS, 2, 2**31, -(2**62)])
     for one in ENDS[::2]:
         table.remove(array([one]))
         del rows[one]
         check(table, rows, ENDS)
-    table.insert(array(ENDS[::2]), 0)
+    table.insert(array(ENDS[::2]), np.arange(len(ENDS[::2])))
     check(table, rows | {one: row for row, one in enumerate(ENDS[::2])}, ENDS)
 
 
@@ -65,7 +65,7 @@ def test_many_ids(ids):
     table, rows = IdTable(), {}
     for start in range(0, ids.size, 3_000):
         part = ids[start : start + 3_000]
-        table.insert(part, start)
+        table.insert(part, np.arange(start, start + part.size))
         rows |= zip(part.tolist(), range(start, start + part.size), strict=True)
     check(table, rows, ids.tolist())
     check(table, rows, (ids[:2000] + 1).tolist())
@@ -73,7 +73,7 @@ def test_many_ids(ids):
     for one in ids[::2].tolist():
         del rows[one]
     check(table, rows, ids.tolist())
-    table.insert(ids[::4], 10**6)
+    table.insert(ids[::4], 10**6 + np.arange(ids[::4].size))
     rows |= {one: 10**6 + i for i, one in enumerate(ids[::4].tolist())}
     check(table, rows, ids.tolist())
     table.remove(ids[1::2])
@@ -87,7 +87,7 @@ def test_any_order_of_changes(steps):
     for number, (insert, ids) in enumerate(steps):
         if insert:
             new = sorted(ids - set(rows))
-            table.insert(array(new), 100 * number)
+            table.insert(array(new), 100 * number + np.arange(len(new)))
             rows |= {one: 100 * number + i for i, one in enumerate(new)}
         else:
             old = sorted(ids & set(rows))
@@ -101,7 +101,7 @@ def test_ids_that_come_and_go_forever():
     """As when the oldest are removed and new ones added: what is gone leaves nothing behind."""
     table = IdTable()
     for start in range(0, 60_000, 500):
-        table.insert(np.arange(start, start + 500), start)
+        table.insert(np.arange(start, start + 500), np.arange(start, start + 500))
         if start >= 2_000:
             table.remove(np.arange(start - 2_000, start - 1_500))
     check(table, {i: i for i in range(58_000, 60_000)}, range(57_000, 61_000))

@@ -22,8 +22,8 @@ LAST = 2**63 - 1  # and no id comes by itself that none could follow
 ENDS = (-(2**63), LAST, LAST - 1, -1, 10**12)
 seeds = st.integers(0, 20)
 which = st.integers(0, 2)
-sizes = st.sampled_from([1, 2, 5, 13, 30])
-ids = st.one_of(st.integers(-5, 60), st.sampled_from(ENDS))
+sizes = st.sampled_from([1, 2, 5, 13, 30, 70])
+ids = st.one_of(st.integers(-5, 300), st.sampled_from(ENDS))
 some_ids = st.lists(ids, min_size=1, max_size=25, unique=True)
 filters = st.recursive(
     st.one_of(
@@ -66,7 +66,6 @@ class Machine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        small_blocks(self.patch, rows=24)
         self.folder = tempfile.TemporaryDirectory()
         self.pairs = []
         self.files = 0
@@ -75,10 +74,22 @@ class Machine(RuleBasedStateMachine):
         self.patch.undo()
         self.folder.cleanup()
 
-    @initialize(metric=st.sampled_from(["ip", "cosine", "l2"]), nbits=st.sampled_from([1, 2, 4]))
-    def begin(self, metric, nbits):
-        index = tqvec.Index(D, nbits=nbits, metric=metric, seed=3)
-        self.pairs = [(index, PlainIndex(index))]
+    @initialize(
+        metric=st.sampled_from(["ip", "cosine", "l2"]),
+        rows=st.sampled_from([24, 150]),
+        counting=st.booleans(),
+        n=st.sampled_from([50, 200, 0]),
+    )
+    def begin(self, metric, rows, counting, n):
+        small_blocks(self.patch, rows)
+        index = tqvec.Index(D, nbits=2, metric=metric, seed=3)
+        plain = PlainIndex(index)
+        for start in range(0, n, 20):
+            given = None if counting else sts.rng(start).permutation(20) + 3 * start
+            index.add(vectors(20, start), ids=given)
+            plain.add(vectors(20, start), ids=given)
+        self.pairs = [(index, plain), (copy.copy(index), plain.copy())]
+        self.counting = counting  # ids are never given, so that they need no table for long
 
     def pair(self, number):
         return self.pairs[number % len(self.pairs)]
@@ -96,6 +107,7 @@ class Machine(RuleBasedStateMachine):
             index.add(vectors(n, seed))
             plain.add(vectors(n, seed))
 
+    @precondition(lambda self: not self.counting)
     @rule(number=which, ids=some_ids, seed=seeds, upsert=st.booleans())
     def add_with_ids(self, number, ids, seed, upsert):
         index, plain = self.pair(number)
@@ -107,6 +119,7 @@ class Machine(RuleBasedStateMachine):
             index.add(x, ids=ids, upsert=upsert)
             plain.add(x, ids=ids)
 
+    @precondition(lambda self: not self.counting)
     @rule(number=which, seed=seeds, share=st.floats(0, 0.5), stranger=st.one_of(st.none(), ids))
     def update(self, number, seed, share, stranger):
         index, plain = self.pair(number)
@@ -122,6 +135,12 @@ class Machine(RuleBasedStateMachine):
     @rule(number=which, ids=some_ids)
     def remove(self, number, ids):
         index, plain = self.pair(number)
+        assert index.remove_ids(ids) == plain.remove(ids)
+
+    @rule(number=which, n=sizes, newest=st.booleans())
+    def remove_at_an_end(self, number, n, newest):
+        index, plain = self.pair(number)
+        ids = plain.ids[-n:] if newest else plain.ids[:n]
         assert index.remove_ids(ids) == plain.remove(ids)
 
     @rule(number=which, seed=seeds, share=st.sampled_from([0.1, 0.5, 0.9, 1.0]))
@@ -208,4 +227,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestIndex = Machine.TestCase
-TestIndex.settings = settings(max_examples=60, stateful_step_count=40)
+TestIndex.settings = settings(max_examples=100, stateful_step_count=40)

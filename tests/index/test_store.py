@@ -523,3 +523,23 @@ def test_an_emptied_index_can_be_saved(tmp_path):
         compare(other, plain)
         other.add(vectors(1), ids=[7])
         assert other.ids.tolist() == [7]
+
+
+@pytest.mark.parametrize("again", ["pickle", "file", "map"])
+def test_ids_jump_where_the_last_were_removed(tmp_path, again):
+    """What was read anew goes on after ids that are gone, and still finds those before and after."""
+    index, plain = filled(n=130)
+    index.remove_ids(range(120, 130))
+    plain.remove(range(120, 130))
+    if again == "pickle":
+        index = pickle.loads(pickle.dumps(index))
+    else:
+        index.save(tmp_path / "a.tqv")
+        index = tqvec.Index.load(tmp_path / "a.tqv", mmap=again == "map")
+    for seed in (1, 2):
+        index.add(vectors(7, seed))
+        plain.add(vectors(7, seed))
+        compare(index, plain)
+    assert [i in index for i in (119, 120, 129, 130, 143, 144)] == [True, False, False, True, True, False]
+    assert index.remove_ids([3, 125, 131]) == plain.remove([3, 125, 131]) == 2
+    compare(index, plain)

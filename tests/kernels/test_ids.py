@@ -18,7 +18,7 @@ def test_any_sequence_of_changes():
     for _ in range(400):
         chosen = rng.permutation(pool)[: rng.integers(0, 40)]
         fresh = np.array([i for i in chosen.tolist() if i not in known], np.int64)
-        table.insert(fresh, row)
+        table.insert(fresh, np.arange(row, row + fresh.size))
         known.update(zip(fresh.tolist(), range(row, row + fresh.size), strict=True))
         row += fresh.size
         gone = np.array([i for i in rng.permutation(pool)[:40].tolist() if i in known], np.int64)

@@ -144,6 +144,11 @@ class Tail:
         self._prefixes = prefixes.fresh()
         self.n = 0
 
+    @property
+    def end(self) -> int | None:
+        """Id that would follow, if all ids here follow each other."""
+        return self._ids + self.n if isinstance(self._ids, int) else None
+
     def append(self, rows: Rows, ids: Ids | int, alive: Words = ALL) -> Block:
         """The tail with more rows; `alive` are the words of its block before."""
         n = self.n

@@ -20,17 +20,14 @@ class IdTable:
         self._slots = _empty(_LEAST)
         self._n = 0
 
-    def insert(self, ids: Ids, first_row: int) -> None:
-        """Put new ids in, whose rows are `first_row` and the following."""
+    def insert(self, ids: Ids, rows: Ids) -> None:
+        """Put new ids in, with their rows."""
         self._n += ids.size
         if 2 * self._n > self._slots.shape[0]:
             used = self._slots[self._slots[:, 1] != EMPTY]
             self._slots = _empty(1 << (2 * self._n - 1).bit_length())
-            self._put(used[:, 0].copy(), used[:, 1].copy())
-        self._put(np.ascontiguousarray(ids), np.arange(first_row, first_row + ids.size))
-
-    def _put(self, ids: Ids, rows: Ids) -> None:
-        kernel("ids_insert")(self._slots, ids, rows)
+            kernel("ids_insert")(self._slots, used[:, 0].copy(), used[:, 1].copy())
+        kernel("ids_insert")(self._slots, np.ascontiguousarray(ids), np.ascontiguousarray(rows))
 
     def find(self, ids: Ids) -> Ids:
         """Row of each id, -1 where there is none."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -117,9 +116,11 @@ class Store:
         if not isinstance(given, int) and self._table is None:
             self._table = _table_of(blocks)
         if self._table is not None:
-            self._table.insert(np.arange(given, given + n) if isinstance(given, int) else given, _count(blocks))
-        if self._tail is None or self._tail.n >= BLOCK_ROWS:
-            self._tail = Tail(self._like, self._prefixes)
+            start = _count(blocks)
+            new = np.arange(given, given + n) if isinstance(given, int) else given
+            self._table.insert(new, np.arange(start, start + n))
+        if self._tail is None or self._tail.n >= BLOCK_ROWS or (self._table is None and self._tail.end != given):
+            self._tail = Tail(self._like, self._prefixes)  # without a table, ids follow each other in every block
             blocks = (*blocks, self._tail.append(rows, given))
         else:
             blocks = (*blocks[:-1], self._tail.append(rows, given, blocks[-1].alive))
@@ -222,8 +223,7 @@ def _table_of(blocks: Blocks) -> IdTable:
     start = 0
     for block in blocks:
         rows = block.live_rows()
-        for first, last in _runs(rows):
-            table.insert(block.ids_of(rows[first:last]), start + int(rows[first]))
+        table.insert(block.ids_of(rows), rows + start)
         start += block.n
     return table
 
@@ -257,13 +257,6 @@ def first_id(blocks: Blocks, next_id: int) -> int | None:
 def _follow(ids: Ids, first: int) -> bool:
     """Whether ids are `first` and the following; one beyond the last of them must be an int64 too."""
     return bool(ids[0] == first and first + ids.size <= _LARGEST_ID and np.all(np.diff(ids) == 1))
-
-
-def _runs(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Where consecutive numbers begin and end."""
-    cuts = np.flatnonzero(np.diff(rows) != 1) + 1
-    edges = [0, *cuts.tolist(), rows.size]
-    return ((a, b) for a, b in pairwise(edges) if b > a)
 
 
 def _without(blocks: Blocks, rows: Ids) -> Blocks:
