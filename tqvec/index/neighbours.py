@@ -316,15 +316,12 @@ def judged(stored: Stored, found: Found, k: int) -> Neighbours:
     for step in range(_STEPS):
         if step in _CROWDS and codec.d >= LEAST_D:
             cosine = float(np.clip(np.median(errors.cosines(true)[:, :top]), 0, 0.99))
-            group = crowd(codec, cosine)
-            single = double = np.interp(similar, group.decoded, group.single)[:, None]
+            group = crowd(codec, cosine, similar)
+            single = double = group.single
             if found.blur is not None:
-                more = np.interp(similar, group.decoded, group.double - group.single)[:, None]
-                double, slope = single + more * found.blur, group.slope(cosine)
-                lean = float(np.interp(cosine, group.cosine, group.decoded)) - cosine
-                middle = np.median(found.scores[:, :top], axis=1, keepdims=True)
-                size = np.median(errors.size[:, :top], axis=1, keepdims=True)
-                scores = (found.scores - middle) / slope + middle - lean * size
+                double, slope = single + (group.double - single) * found.blur, group.slope
+                middle, size = (np.median(x[:, :top], axis=1, keepdims=True) for x in (found.scores, errors.size))
+                scores = (found.scores - middle) / slope + middle - group.lean * size
         ratio = np.sqrt(double) / slope
         deviation = ratio * errors.at(true)
         unit = units(scores, deviation, k)
@@ -340,7 +337,7 @@ def judged(stored: Stored, found: Found, k: int) -> Neighbours:
     return Neighbours(
         np.where(found.own, _FAR, np.where(inside, place - down, -_FAR)),
         np.where(found.own | ~inside, 0.0, weight * np.sqrt(1 - shrunk)),
-        np.where(found.own, 0.0, weight * np.sqrt(single) / (ratio * slope) * slope),
+        np.where(found.own, 0.0, weight * np.sqrt(single) / ratio),
         same_codes(stored, found.ids),
         found.blur is None,
         float(np.median(fitted.curvature)),
