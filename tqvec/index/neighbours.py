@@ -239,7 +239,9 @@ def errors_of(stored: Stored, found: Found) -> Errors:
     rows = gathered(stored.blocks, found.ids, names)
     known = angles(stored.codec, stored.metric, rows, found.queries, scores)
     turn = np.broadcast_to(known.turn, level.shape)
-    return Errors(known.size.astype(np.float64), turn, known.rounding, level[:, :1], known.cosine, near(stored.codec)[1])
+    return Errors(
+        known.size.astype(np.float64), turn, known.rounding, level[:, :1], known.cosine, near(stored.codec)[1]
+    )
 
 
 class Tail(NamedTuple):
