@@ -18,7 +18,7 @@ from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError
 from tqvec.index.foresight import Recall, estimated, measured, shifted, simulated
 from tqvec.index.limits import Limit, limits
-from tqvec.index.neighbours import Stored, asked, stored_rows
+from tqvec.index.neighbours import Neighbours, Stored, asked, stored_rows
 from tqvec.index.rows import encoded
 from tqvec.index.store import live_rows
 from tqvec.index.training import MIN_ROWS, Samples, Training, fit
@@ -33,6 +33,7 @@ _KEPT = 0.99  # part of the true results that a shortlist must hold
 _OFF = 0.01  # usual error of an estimate, beyond that of the choice of queries,
 _HIDDEN_OFF = 0.05  # where errors hide the neighbours:
 _HIDDEN = 0.5  # where they are this part of the differences between estimates
+_SURE = 0.9  # recall from which they can't be hidden
 _ORDER = 0x64696167  # of the generator, beside the codec's seed
 
 Floats = NDArray[np.float32]
@@ -166,13 +167,14 @@ def diagnose(subject: Subject, sample: Floats | None, queries: Floats | None, k:
         recall, variance, way = found.value, found.variance, f"measured on all {stored.ntotal:,} vectors"
     else:
         found = _estimated(stored, sample, queries, k, rng)
-        hidden = found.near.curvature > _HIDDEN
+        hidden = found.near.curvature > _HIDDEN and found.value < _SURE
         recall, variance = found.value, found.variance + (_HIDDEN_OFF if hidden else _OFF) ** 2
         way = f"estimated from {stored.ntotal:,} codes" + (", roughly: errors hide the neighbours" if hidden else "")
         if sample is not None:
             recall, variance, way = _checked(subject, sample, queries, found, k, rng)
     training = _training(subject, sample, queries)
-    predict = partial(_predicted, found, recall, k, stored.codec.seed)
+    near, seed = found.near._replace(ordered=False), stored.codec.seed
+    predict = partial(_predicted, near, k, seed, simulated(near, k, 1.0, seed).value, recall)
     margin = 1.96 * float(np.sqrt(variance))
     count = found.by_query.size
     return Diagnosis(
@@ -264,10 +266,8 @@ def _training(subject: Subject, sample: Floats | None, queries: Floats | None) -
     return fit(subject.make, codec, subject.stored.metric, Samples(part, queries), subject.threads)[1]
 
 
-def _predicted(found: Recall, recall: float, k: int, seed: int, factor: float) -> float:
-    """Recall if errors were `factor` times what they are."""
-    near = found.near._replace(ordered=False)
-    base = simulated(near, k, 1.0, seed).value
+def _predicted(near: Neighbours, k: int, seed: int, base: float, recall: float, factor: float) -> float:
+    """Recall if errors were `factor` times what they are, given what is simulated and true for a factor of 1."""
     return shifted(simulated(near, k, factor, seed).value, base, recall)
 
 

@@ -35,7 +35,7 @@ class Recall(NamedTuple):
     near : Neighbours
         What it was found from.
     gaps : (nq,) float64
-        How far the true k-th row is ahead of the next, in standard errors.
+        How far the true k-th row is ahead of the next, in standard errors; of estimates, in one draw.
     depths : (m + 1,) int64
         Number of true results by their rank among those of the index; the last: of those not among its first `m`.
     ids : (nq, m) int64
@@ -115,20 +115,18 @@ def simulated(near: Neighbours, k: int, factor: float, seed: int) -> Recall:
     """
     rng = np.random.default_rng([seed, _ORDER])
     nq, m = near.mean.shape
-    overlaps, gaps, depths = np.empty((_DRAWS, nq)), np.zeros(nq), np.zeros(m + 1, np.int64)
+    overlaps, depths = np.empty((_DRAWS, nq)), np.zeros(m + 1, np.int64)
     for draw in range(_DRAWS):
         truth = near.truth(rng)
         wanted = truth >= -np.partition(-truth, k - 1, axis=1)[:, k - 1 : k]
-        gaps += _gaps(truth, k) / _DRAWS
         estimates = near.estimates(truth, factor, rng)
-        if near.ordered and factor == 1:
-            ranks = np.nonzero(wanted)[1]
-        else:
-            ranks = np.argsort(np.argsort(-estimates, axis=1), axis=1)[wanted]
+        if not near.ordered or factor != 1:
+            wanted = np.take_along_axis(wanted, np.argsort(-estimates, axis=1), axis=1)
+        ranks = np.nonzero(wanted)[1]
         overlaps[draw] = np.sum(ranks.reshape(nq, k) < k, axis=1) / k
         depths += np.bincount(ranks, minlength=m + 1)
     variance = float(overlaps.var(axis=1).mean() / nq)
-    return Recall(overlaps.mean(axis=0), variance, near, gaps, depths, np.empty((nq, 0), np.int64))
+    return Recall(overlaps.mean(axis=0), variance, near, _gaps(truth, k), depths, np.empty((nq, 0), np.int64))
 
 
 def shifted(value: float, base: float, anchor: float) -> float:

@@ -25,10 +25,11 @@ _STEPS = 8  # of the iteration between true scores and their standard errors
 _CROWDS = (2, 5)  # steps at which errors of neighbours are measured anew
 _ALIKE = 20  # best rows whose likeness is looked at
 _MOST_SHRUNK = 0.97  # part of a difference of estimates that the fit may take for noise
-_TIE = 1e-9  # standard errors between columns, so that of equals the first wins
+_TIE = 1e-6  # standard errors between columns, so that of equals the first wins
 _OWN = 64  # best results among which copies of the query are looked for
 _FEW = 0.1  # part of the queries whose window may be cut off
-_FAR = 1e6  # position of what is certain to be best
+_NONE = 1e-100  # error of what has none, such as a product with zero
+_FAR = 1e3  # standard errors that leave no doubt
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.float32]
@@ -226,9 +227,9 @@ class Errors(NamedTuple):
         return np.clip(self.cosine + away, -1.0, 1.0)
 
     def at(self, true: Array) -> Array:
-        """Standard errors at some scores, at least a tiny number."""
+        """Standard errors at some scores, at least `_NONE`."""
         turned = self.turn**2 * (1 - np.square(self.cosines(true))) + self.rounding**2
-        return np.maximum(self.spread * self.size * np.sqrt(turned), 1e-100)
+        return np.maximum(self.spread * self.size * np.sqrt(turned), _NONE)
 
 
 def errors_of(stored: Stored, found: Found) -> Errors:
@@ -261,12 +262,13 @@ def tail(place: Array, k: int) -> Tail:
     """Fit by the first two moments: a normal distribution cut off, or an exponential one where it is heavier."""
     edge = np.maximum(place[:, k - 1 : k] - _WINDOW, place[:, -1:])
     inside = place >= edge
-    first = np.maximum(_mean(place - edge, inside), 1e-9)
+    first = np.maximum(_mean(place - edge, inside), _TIE)
     ratio = _mean(np.square(place - edge), inside) / np.square(first)
     z = np.interp(ratio, _RATIO, _Z)
     deviation = first / np.interp(z, _Z, _EXCESS)
-    heavy = ratio >= _RATIO[-1]
-    return Tail(np.where(heavy, 1 / first, z / deviation), np.where(heavy, 0.0, deviation**-2), edge)
+    heavy, flat = ratio >= _RATIO[-1], first <= _TIE
+    rate = np.where(flat, 0.0, np.where(heavy, 1 / first, z / deviation))
+    return Tail(rate, np.where(heavy | flat, 0.0, deviation**-2), edge)
 
 
 def units(scores: Array, errors: Array, k: int) -> Array:
@@ -334,12 +336,12 @@ def judged(stored: Stored, found: Found, k: int) -> Neighbours:
         shrunk = np.minimum(fitted.curvature * own * np.square(weight), _MOST_SHRUNK)
         down = np.square(weight) * fitted.rate * own + shrunk * (place - fitted.edge)
         true = (true + scores - down * unit) / 2
-    inside = place >= fitted.edge
+    inside, sure = place >= fitted.edge, found.own | (deviation <= _NONE)
     cut = np.mean(place[:, -1] >= place[:, k - 1] - _WINDOW)
     return Neighbours(
-        np.where(found.own, _FAR, np.where(inside, place - down, -_FAR)),
-        np.where(found.own | ~inside, 0.0, weight * np.sqrt(1 - shrunk)),
-        np.where(found.own, 0.0, weight * np.sqrt(single) / ratio),
+        np.where(found.own, _FAR, np.where(inside, place - down, place - _FAR)),
+        np.where(sure | ~inside, 0.0, weight * np.sqrt(1 - shrunk)),
+        np.where(sure, 0.0, weight * np.sqrt(single) / ratio),
         same_codes(stored, found.ids),
         found.blur is None,
         float(np.median(fitted.curvature)),
@@ -353,4 +355,5 @@ def known(stored: Stored, found: Found, k: int) -> Neighbours:
     unit = units(found.scores, deviation, k)
     place = positions(found.scores, unit)
     same = same_codes(stored, found.ids)
-    return Neighbours(place, np.zeros_like(place), deviation / unit, same, False, 0.0, True)
+    noise = np.where(deviation <= _NONE, 0.0, deviation / unit)
+    return Neighbours(place, np.zeros_like(place), noise, same, False, 0.0, True)
