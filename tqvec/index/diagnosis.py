@@ -252,7 +252,7 @@ def _checked(
     guess = estimated(trial, lambda count, m: asked(trial, rows[:count], m, own is not None), rows.shape[0], k)
     count = guess.by_query.size
     off = truth.by_query[:count] - guess.by_query
-    recall = shifted(found.value, guess.value, guess.value + float(off.mean()))
+    recall = float(np.clip(found.value + off.mean(), 0, 1))
     way = f"estimated from {subject.stored.ntotal:,} codes and corrected by {recall - found.value:+.3f}, "
     return recall, found.variance + float(off.var() / count), way + f"measured on {part.shape[0]:,} rows of the sample"
 

@@ -494,6 +494,11 @@ class Index:
 
     def _best(self, core: _Core, view: View, threads: int, queries: Floats, k: int) -> tuple[Floats, Ids]:
         """Scores as `search` returns them, and row numbers through all blocks; there are at least `k` rows."""
+        scores, found = self._estimates(core, view, threads, queries, k)
+        return np.maximum(scores, 0.0) if self.metric == "l2" else scores, found
+
+    def _estimates(self, core: _Core, view: View, threads: int, queries: Floats, k: int) -> tuple[Floats, Ids]:
+        """The same, with the estimates of small squared distances that came out below 0."""
         codec = core.codec
         rows = queries - codec.centre if self.metric == "l2" else queries  # distances don't change
         scores, found = np.empty((rows.shape[0], k), np.float32), np.empty((rows.shape[0], k), np.int64)
@@ -502,8 +507,7 @@ class Index:
             part = slice(q, q + batch)
             scores[part], found[part] = core.scanner.search(view, rows[part], k, threads)
         if self.metric == "l2":
-            distances = np.maximum(squared_lengths(rows)[:, None] - scores.astype(np.float64), 0.0)
-            return distances.astype(np.float32), found
+            return (squared_lengths(rows)[:, None] - scores.astype(np.float64)).astype(np.float32), found
         if codec.calibration is None:
             return scores, found
         return (scores + centre_products(codec, self.metric, rows)[:, None]).astype(np.float32), found
@@ -559,7 +563,7 @@ class Index:
         """What a search sees now."""
         core = self._core
         view = View(core.store.blocks, [block.alive for block in core.store.blocks])
-        return Stored(core.codec, self.metric, view.blocks, view.size, partial(self._best, core, view, threads))
+        return Stored(core.codec, self.metric, view.blocks, view.size, partial(self._estimates, core, view, threads))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file, which any framework can open (docs/format.md).

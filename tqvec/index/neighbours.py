@@ -18,7 +18,7 @@ from tqvec.index.crowd import LEAST_D, crowd
 from tqvec.index.rows import encoded
 from tqvec.index.scan import squared_lengths
 from tqvec.index.store import Blocks, gathered
-from tqvec.index.uncertainty import Find, angles, expected, near
+from tqvec.index.uncertainty import Find, angles, centre_products, expected, near
 
 _WINDOW = 4.0  # standard errors below the k-th estimate that the density is fitted to
 _STEPS = 8  # of the iteration between true scores and their standard errors
@@ -200,16 +200,14 @@ def without(drop: Flags, scores: NDArray, ids: Ids) -> tuple[NDArray, Ids]:
 
 
 class Errors(NamedTuple):
-    """Standard errors of a query's scores, as a function of the true ones.
+    """Standard errors of scores, as a function of the true ones.
 
     Attributes
     ----------
     size, turn, rounding
         As in `uncertainty.Angles`.
-    level : (nq, 1) float64
-        A score below all others.
-    cosine : (nq, m) float64
-        Cosines at that score.
+    offset : (nq, m) or (nq, 1) float64
+        What is added to a score to make it a product of query and residual, times `size`.
     spread : float
         What the errors of near neighbours are multiplied by.
     """
@@ -217,32 +215,30 @@ class Errors(NamedTuple):
     size: Array
     turn: Array
     rounding: float
-    level: Array
-    cosine: Array
+    offset: Array
     spread: float
 
-    def cosines(self, true: Array) -> Array:
-        """Cosines of query and residual at some scores."""
-        away = np.divide(true - self.level, self.size, out=np.zeros_like(self.size), where=self.size > 0)
-        return np.clip(self.cosine + away, -1.0, 1.0)
+    def cosines(self, scores: Array) -> Array:
+        """Products of the directions of query and residual; of estimates they may be above 1."""
+        products = scores + self.offset
+        return np.divide(products, self.size, out=np.zeros_like(products), where=self.size > 0)
 
     def at(self, true: Array) -> Array:
         """Standard errors at some scores, at least `_NONE`."""
-        turned = self.turn**2 * (1 - np.square(self.cosines(true))) + self.rounding**2
+        turned = self.turn**2 * np.maximum(1 - np.square(self.cosines(true)), 0) + self.rounding**2
         return np.maximum(self.spread * self.size * np.sqrt(turned), _NONE)
 
 
 def errors_of(stored: Stored, found: Found) -> Errors:
     """What `uncertainty.standard_errors` knows, for true scores yet to be found."""
-    level = np.broadcast_to(found.scores[:, -1:], found.scores.shape)
-    names = ("scale", "squared_norm") if stored.metric == "l2" else ("scale",)
-    scores = (-level if stored.metric == "l2" else level).astype(np.float32)
-    rows = gathered(stored.blocks, found.ids, names)
-    known = angles(stored.codec, stored.metric, rows, found.queries, scores)
-    turn = np.broadcast_to(known.turn, level.shape)
-    return Errors(
-        known.size.astype(np.float64), turn, known.rounding, level[:, :1], known.cosine, near(stored.codec)[1]
-    )
+    codec, metric = stored.codec, stored.metric
+    rows = gathered(stored.blocks, found.ids, ("scale", "squared_norm") if metric == "l2" else ("scale",))
+    known = angles(codec, metric, rows, found.queries, np.zeros(found.ids.shape, np.float32))
+    if metric == "l2":
+        offset = squared_lengths(found.queries - codec.centre)[:, None] + rows["squared_norm"]
+    else:
+        offset = -centre_products(codec, metric, found.queries)[:, None]
+    return Errors(known.size.astype(np.float64), known.turn, known.rounding, offset, near(codec)[1])
 
 
 class Tail(NamedTuple):
@@ -314,7 +310,7 @@ def judged(stored: Stored, found: Found, k: int) -> Neighbours:
     """
     errors, codec = errors_of(stored, found), stored.plain()
     similar, top = likeness(stored, found.ids), min(2 * k, found.ids.shape[1])
-    scores, true = found.scores, np.broadcast_to(errors.level, found.scores.shape)
+    scores, true = found.scores, np.broadcast_to(found.scores[:, -1:], found.scores.shape)
     single, slope = np.ones((1, 1)), 1.0
     double = single if found.blur is None else 1 + found.blur * (1 + expected(codec).tangent ** 2)
     for step in range(_STEPS):
@@ -324,8 +320,8 @@ def judged(stored: Stored, found: Found, k: int) -> Neighbours:
             single = double = group.single
             if found.blur is not None:
                 double, slope = single + (group.double - single) * found.blur, group.slope
-                middle, size = (np.median(x[:, :top], axis=1, keepdims=True) for x in (found.scores, errors.size))
-                scores = (found.scores - middle) / slope + middle - group.lean * size
+                excess = errors.cosines(found.scores) - cosine
+                scores = found.scores - errors.size * (excess - (excess - group.lean) / slope)
         ratio = np.sqrt(double) / slope
         deviation = ratio * errors.at(true)
         unit = units(scores, deviation, k)
