@@ -20,6 +20,8 @@ from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError, LossWarning
 from tqvec.index import persistence, selectors
 from tqvec.index.blocks import View
+from tqvec.index.diagnosis import Diagnosis, Subject, diagnose
+from tqvec.index.neighbours import Stored
 from tqvec.index.rerank import judged, source
 from tqvec.index.rows import METRICS, empty_rows, encoded
 from tqvec.index.scan import Scanner, squared_lengths
@@ -492,6 +494,11 @@ class Index:
 
     def _best(self, core: _Core, view: View, threads: int, queries: Floats, k: int) -> tuple[Floats, Ids]:
         """Scores as `search` returns them, and row numbers through all blocks; there are at least `k` rows."""
+        scores, found = self._estimates(core, view, threads, queries, k)
+        return np.maximum(scores, 0.0) if self.metric == "l2" else scores, found
+
+    def _estimates(self, core: _Core, view: View, threads: int, queries: Floats, k: int) -> tuple[Floats, Ids]:
+        """The same, with the estimates of small squared distances that came out below 0."""
         codec = core.codec
         rows = queries - codec.centre if self.metric == "l2" else queries  # distances don't change
         scores, found = np.empty((rows.shape[0], k), np.float32), np.empty((rows.shape[0], k), np.int64)
@@ -500,11 +507,63 @@ class Index:
             part = slice(q, q + batch)
             scores[part], found[part] = core.scanner.search(view, rows[part], k, threads)
         if self.metric == "l2":
-            distances = np.maximum(squared_lengths(rows)[:, None] - scores.astype(np.float64), 0.0)
-            return distances.astype(np.float32), found
+            return (squared_lengths(rows)[:, None] - scores.astype(np.float64)).astype(np.float32), found
         if codec.calibration is None:
             return scores, found
         return (scores + centre_products(codec, self.metric, rows)[:, None]).astype(np.float32), found
+
+    def diagnose(
+        self,
+        queries: ArrayLike | None = None,
+        sample: ArrayLike | None = None,
+        k: int = 10,
+        threads: int | None = None,
+    ) -> Diagnosis:
+        """Recall k@k of this index on these data, what limits it and what would help (docs/explanation/diagnose.md).
+
+        With a `sample`, and no vectors or the very same ones stored, recall is measured. Otherwise it is estimated from
+        the codes, by the standard errors of scores and their gaps; a sample of other vectors then corrects the
+        estimate. The index doesn't change.
+
+        Parameters
+        ----------
+        queries : (nq, d), optional
+            Queries like those to come; of many, 500 are drawn. Default: rows of the sample, or stored ones, each asking
+            for the others.
+        sample : (n, d) float16, float32, float64 or bfloat16, optional
+            What the index holds, in the order of `ids`, or is to hold, or vectors like them.
+        k : int
+            At least 1.
+        threads : int, optional
+
+        Returns
+        -------
+        Diagnosis
+            Prints as a table.
+
+        Raises
+        ------
+        InputError
+            Bad vectors, with the row; no rows; an empty index without a sample; one vector without queries; values
+            above 10¹⁸ in a sample for ip or l2.
+        """
+        k = _validate.integer(k, "k", 1, 2**31 - 1)
+        workers = num_threads(threads)
+        rows = None if sample is None else _validate.vectors(sample, self.d, "sample")
+        asked = None if queries is None else _validate.vectors(queries, self.d, "queries")
+
+        def fill(codec: TurboQuant, x: Floats) -> Stored:
+            other = self._like(codec)
+            other.add(x, threads=threads)
+            return other._stored(workers)
+
+        return diagnose(Subject(self._stored(workers), self._like, fill, workers), rows, asked, k)
+
+    def _stored(self, threads: int) -> Stored:
+        """What a search sees now."""
+        core = self._core
+        view = View(core.store.blocks, [block.alive for block in core.store.blocks])
+        return Stored(core.codec, self.metric, view.blocks, view.size, partial(self._estimates, core, view, threads))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file, which any framework can open (docs/format.md).

@@ -146,7 +146,7 @@ def _turns(codec: TurboQuant, model: Expected, queries: Floats, length: Array) -
     edges = [0, *(band.stop for band in codec.bands), codec.d]
     energies = np.square(codec.rotate(queries), dtype=np.float64)
     sums = np.stack([energies[:, a:b].sum(axis=1) for a, b in pairwise(edges)], axis=1)
-    weights = model.squares / np.append(codec.axis_factors(), 1.0) / model.tangent**2
+    weights = model.squares / np.append(codec.axis_factors(), 1.0) / max(model.tangent**2, 1e-30)
     turns: Array = np.sqrt(spread * sums @ weights)
     return np.divide(turns, length, out=np.zeros_like(length), where=length > 0)
 
