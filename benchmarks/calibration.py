@@ -72,11 +72,22 @@ def faiss(factory: str, x: Floats, queries: Floats) -> Row:
     return f"FAISS {factory}", built.code_size, built.train_s, built.build_s - built.train_s, found
 
 
+def factories(d: int, nbits: int) -> Iterator[str]:
+    """Factory strings of FAISS indexes of these bits a coordinate that train within minutes."""
+    yield product_quantizer(d, nbits)
+    if d * nbits % 4 == 0 and d % (d * nbits // 4) == 0:
+        yield f"PQ{d * nbits // 4}x4fs"
+    yield f"RR,RaBitQfs{nbits if nbits > 1 else ''}"
+    yield f"RR,EDEN{nbits}"
+    if nbits in (2, 4):
+        yield "RR,SQtqmse2" if nbits == 2 else "SQ4"
+
+
 def rivals(x: Floats, queries: Floats, sample: Floats, nbits: int) -> Iterator[Row]:
-    """FAISS product quantisation and RaBitQ; turbovec where it has the width and the dimension."""
+    """FAISS; turbovec where it has the width and the dimension."""
     d = x.shape[1]
-    yield faiss(product_quantizer(d, nbits), x, queries)
-    yield faiss(f"RR,RaBitQfs{nbits if nbits > 1 else ''}", x, queries)
+    for factory in factories(d, nbits):
+        yield faiss(factory, x, queries)
     if nbits in (2, 4) and d % 8 == 0:
         import turbovec
 
