@@ -4,7 +4,8 @@ For each seed a rotation and a sample to train on, drawn from the base vectors, 
 "from codes" is the untrained index, trained after adding without its vectors. FAISS trains on all base vectors, which
 favours it; OPQ trains for long, so results are written before it starts, and again at the end. `--isotropic 128` takes
 Gaussian vectors instead, in which there is nothing to learn: training must not cost anything there. Similarity is the
-cosine. Seconds are those of the processor, so that a run of hours need not have the machine for itself. datasets/README.md tells which folders there are.
+cosine. Seconds are those of the processor, so that a run of hours need not have the machine for itself.
+datasets/README.md tells which folders there are.
 """
 
 from __future__ import annotations
