@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from tqvec.cli import build, check, demo, info, merge, search, warmup
+from tqvec.cli import build, check, demo, diagnose, info, merge, search, warmup
 from tqvec.errors import TqvecError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(build.build)
 app.command()(search.search)
+app.command()(diagnose.diagnose)
 app.command()(info.info)
 app.command()(check.check)
 app.command()(merge.merge)

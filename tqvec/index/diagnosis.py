@@ -21,7 +21,7 @@ from tqvec.index.limits import Limit, limits
 from tqvec.index.neighbours import Neighbours, Stored, asked, stored_rows
 from tqvec.index.rows import encoded
 from tqvec.index.store import live_rows
-from tqvec.index.training import MIN_ROWS, Samples, Training, fit
+from tqvec.index.training import MIN_ROWS, Samples, Training, check_lengths, fit
 from tqvec.index.uncertainty import expected
 
 _QUERIES = 500  # asked at most
@@ -154,7 +154,7 @@ def diagnose(subject: Subject, sample: Floats | None, queries: Floats | None, k:
     """
     stored = subject.stored
     rng = np.random.default_rng([stored.codec.seed, _ORDER])
-    _check(stored.ntotal, sample, queries)
+    _check(stored, sample, queries)
     if queries is not None:
         queries = queries[_drawn(queries.shape[0], _QUERIES, rng)]
     if sample is not None and stored.ntotal == 0:
@@ -191,13 +191,15 @@ def diagnose(subject: Subject, sample: Floats | None, queries: Floats | None, k:
     )
 
 
-def _check(ntotal: int, sample: Floats | None, queries: Floats | None) -> None:
+def _check(stored: Stored, sample: Floats | None, queries: Floats | None) -> None:
     for name, rows in (("sample", sample), ("queries", queries)):
         if rows is not None and rows.shape[0] == 0:
             raise InputError(f"{name} must have at least one row, or be None")
-    if sample is None and ntotal == 0:
+    if sample is not None:
+        check_lengths(stored.metric, Samples(sample, queries))
+    elif stored.ntotal == 0:
         raise InputError("sample must be given, vectors like those to be stored: the index is empty")
-    if queries is None and 1 in (ntotal, None if sample is None else sample.shape[0]):
+    if queries is None and 1 in (stored.ntotal, None if sample is None else sample.shape[0]):
         raise InputError("queries must be given: one vector alone has no neighbours")
 
 
@@ -274,6 +276,7 @@ def _predicted(near: Neighbours, k: int, seed: int, base: float, recall: float, 
 def _options(stored: Stored, recall: float, training: Training | None, predict: Predict) -> tuple[Option, ...]:
     """The index as it is, with a bit more or fewer, with the other codebook, and trained."""
     codec, more = stored.plain(), 4 if stored.metric == "l2" else 0
+    trained = "" if stored.codec.calibration is None else ", trained"
     bits = mean(codec.d, codec.bands, [band.nbits for band in codec.bands])
     others = []
     for nbits in sorted({int(np.ceil(bits)) - 1, round(bits), int(bits) + 1} & set(range(1, MAX_NBITS + 1))):
@@ -284,11 +287,10 @@ def _options(stored: Stored, recall: float, training: Training | None, predict: 
                 continue  # the trellis takes neither all widths nor all dimensions
             if (other.bands, codebook) != (codec.bands, codec.codebook):
                 factor = expected(other).tangent / max(expected(codec).tangent, 1e-30)
-                others.append(Option(_named(nbits, codebook), predict(factor), other.code_size + more))
+                others.append(Option(_named(nbits, codebook) + trained, predict(factor), other.code_size + more))
     name = _named(codec.nbits, codec.codebook)
     if training is not None and training.used:
         others.append(Option(f"{name}, trained", predict(float(np.sqrt(training.error))), codec.code_size + more))
-    trained = ", trained" if stored.codec.calibration is not None else ""
     now = Option(f"{name}{trained} (now)", recall, stored.codec.code_size + more)
     return (now, *sorted(others, key=lambda option: (option.code_size, option.recall)))
 
