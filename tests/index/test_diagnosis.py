@@ -1,4 +1,4 @@
-"""Diagnoses: recall against the true one by all three ways, limits on data that have them, the pieces by exact cases."""
+"""Diagnoses: recall against the true one by all three ways, limits on data that have them, pieces by exact cases."""
 
 import copy
 from itertools import pairwise
@@ -57,7 +57,7 @@ def built(x, nbits=2, metric="ip", codebook="scalar", train=False):
     return index
 
 
-def glosses(n=5000):
+def glosses(n=2500):
     sample = load_sample()
     return sample.base[:n].astype(np.float32), sample.queries.astype(np.float32)
 
@@ -95,31 +95,32 @@ def test_estimates_on_glosses(nbits, codebook, train):
     index = built(x, nbits, "cosine", codebook, train)
     true, among = index.diagnose(queries, x).recall, index.diagnose(sample=x).recall
     found = index.diagnose(queries)
-    assert found.way == "estimated from 5,000 codes; 500 queries"
+    rough = ", roughly: errors of a trained index are known on average" if train else ""
+    assert found.way == f"estimated from 2,500 codes{rough}; 500 queries"
     assert found.recall == pytest.approx(true, abs=0.02)
     assert found.interval[0] <= true <= found.interval[1]
     alone = index.diagnose()
-    assert alone.way == "estimated from 5,000 codes; 500 of them as queries"
+    assert alone.way == f"estimated from 2,500 codes{rough}; 500 of them as queries"
     assert alone.recall == pytest.approx(among, abs=0.03)
     corrected = index.diagnose(queries, x[::4])
     assert "corrected by" in corrected.way
-    assert "measured on 1,250 rows of the sample" in corrected.way
+    assert "measured on 625 rows of the sample" in corrected.way
     assert corrected.recall == pytest.approx(true, abs=0.02)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("make", [sts.normal, uneven])
 def test_estimates_on_made_data(metric, make):
-    x, queries = make(6000, 64), make(300, 64, seed=1)
+    x, queries = make(3000, 64), make(100, 64, seed=1)
     index = built(x, 3, metric)
-    true = true_recall(index, x[:6000], queries[:100])
-    assert index.diagnose(queries[:100]).recall == pytest.approx(true, abs=0.04)
+    true = true_recall(index, x, queries)
+    assert index.diagnose(queries).recall == pytest.approx(true, abs=0.04)
     among = index.diagnose(sample=x).recall
     assert index.diagnose().recall == pytest.approx(among, abs=0.04)
 
 
 def test_other_k():
-    x, queries = glosses(3000)
+    x, queries = glosses()
     index = built(x, 2, "cosine")
     for k in (1, 50):
         found = index.diagnose(queries, k=k)
@@ -241,7 +242,7 @@ def test_options_at_the_ends_of_the_widths():
 
 
 def test_the_shortlist_holds_what_it_promises():
-    x, queries = glosses(3000)
+    x, queries = glosses()
     index = built(x, 1, "cosine")
     found = index.diagnose(queries, x)
     best = np.argsort(-scores("cosine", queries, x), axis=1)[:, :10]
@@ -373,7 +374,7 @@ def pair(gap, deviation, noise, ordered, same=False, nq=20_000):
     return Neighbours(place, np.full(shape, deviation), np.full(shape, noise), equal, ordered, 0.0, True)
 
 
-@pytest.mark.parametrize("gap", [0.0, 0.4, 1.5])
+@pytest.mark.parametrize("gap", [0.1, 0.4, 1.5])
 def test_two_rows(gap):
     """The first stays first with probability Φ(gap/(√2 error))."""
     for error in (0.5, 1.0):
@@ -384,6 +385,7 @@ def test_two_rows(gap):
     assert simulated(pair(gap, 0.0, 1.0, False, same=True), 1, 3.0, 0).value == 1
     assert simulated(pair(gap, 0.0, 1.0, False), 1, 0.0, 0).value == 1
     assert simulated(pair(gap, 1.0, 1.0, True), 2, 1.0, 0).value == 1
+    assert simulated(pair(0.0, 0.0, 1.0, False), 1, 1.0, 0).value == 1  # they tie
 
 
 def test_what_is_judged_from_estimates_is_what_they_hold():

@@ -56,12 +56,12 @@ def diagnose(
         if sample is not None:
             raise InputError(f"--sample goes with an index file; {file} holds vectors")
         index, rows = _built(open_vectors(file), settings, train, threads)
+        found = index.diagnose(asked, rows, k, threads)
     else:
         if settings or train:
             raise InputError(f"{file}: an index file has its settings; those given go with a file of vectors")
         index = Index.load(file, mmap=True)
-        rows = None if sample is None else _sample(open_vectors(sample))
-    found = index.diagnose(asked, rows, k, threads)
+        found = index.diagnose(asked, None if sample is None else _sample(open_vectors(sample)), k, threads)
     if as_json:
         print(json.dumps(_plain(found), indent=1))
     else:

@@ -31,8 +31,8 @@ _TRAINED = 8192  # rows that training is tried on
 _COMPARED = 256  # rows that tell whether a sample is what is stored
 _KEPT = 0.99  # part of the true results that a shortlist must hold
 _OFF = 0.01  # usual error of an estimate, beyond that of the choice of queries,
-_HIDDEN_OFF = 0.05  # where errors hide the neighbours:
-_HIDDEN = 0.5  # where they are this part of the differences between estimates
+_ROUGH_OFF = 0.05  # or where it is rough, twice that where queries are known by their codes alone
+_HIDDEN = 0.5  # errors hide the neighbours where they are this part of the differences between estimates
 _SURE = 0.9  # recall from which they can't be hidden
 _ORDER = 0x64696167  # of the generator, beside the codec's seed
 
@@ -167,11 +167,13 @@ def diagnose(subject: Subject, sample: Floats | None, queries: Floats | None, k:
         recall, variance, way = found.value, found.variance, f"measured on all {stored.ntotal:,} vectors"
     else:
         found = _estimated(stored, sample, queries, k, rng)
-        hidden = found.near.curvature > _HIDDEN and found.value < _SURE
-        recall, variance = found.value, found.variance + (_HIDDEN_OFF if hidden else _OFF) ** 2
-        way = f"estimated from {stored.ntotal:,} codes" + (", roughly: errors hide the neighbours" if hidden else "")
+        recall, variance, way = found.value, found.variance, f"estimated from {stored.ntotal:,} codes"
         if sample is not None:
             recall, variance, way = _checked(subject, sample, queries, found, k, rng)
+        reason = _rough(stored, found, sample)
+        rough = _ROUGH_OFF if found.near.ordered else 2 * _ROUGH_OFF
+        variance += (rough if reason else _OFF) ** 2
+        way += f", roughly: {reason}" if reason else ""
     training = _training(subject, sample, queries)
     near, seed = found.near._replace(ordered=False), stored.codec.seed
     predict = partial(_predicted, near, k, seed, simulated(near, k, 1.0, seed).value, recall)
@@ -238,6 +240,15 @@ def _estimated(
         assert sample is not None
         queries = sample[_drawn(sample.shape[0], _QUERIES, rng)]
     return estimated(stored, lambda count, m: asked(stored, queries[:count], m, leave_out), queries.shape[0], k)
+
+
+def _rough(stored: Stored, found: Recall, sample: Floats | None) -> str:
+    """Why an estimate may be far off; empty if it isn't."""
+    if found.near.curvature > _HIDDEN and found.value < _SURE:
+        return "errors hide the neighbours"
+    if stored.codec.calibration is not None and sample is None:
+        return "errors of a trained index are known on average"
+    return ""
 
 
 def _checked(
