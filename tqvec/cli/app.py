@@ -6,6 +6,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from tqvec.cli import build, check, demo, diagnose, info, merge, search, warmup
 from tqvec.errors import TqvecError
@@ -31,7 +32,7 @@ def main() -> None:
     try:
         app()
     except (TqvecError, OSError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, markup=True)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, markup=True)
         sys.exit(1)
 
 
