@@ -78,12 +78,11 @@ def test_an_index_file(files):
         assert (told["recall"], told["way"]) == (expected.recall, expected.way)
 
 
-def test_trained_with_the_trellis(files):
+def test_trained_and_with_the_trellis(files):
     x = np.random.default_rng(10_092).standard_normal((3000, 32)) / np.sqrt(np.arange(1, 33))
     np.save("y.npy", x.astype(np.float32))
-    told = run("y.npy", "--nbits", 2, "--codebook", "trellis", "--train")
-    assert "measured on all 3,000 vectors" in told
-    assert "│ 2 bits, trellis, trained (now)" in told
+    assert "│ 2 bits, trained (now)" in run("y.npy", "--nbits", 2, "--train")
+    assert "│ 2 bits, trellis (now)" in run("x.npy", "--nbits", 2, "--codebook", "trellis")
 
 
 def test_of_many_vectors_a_part_corrects(files, monkeypatch):

@@ -123,9 +123,10 @@ def test_other_k():
     x, queries = glosses()
     index = built(x, 2, "cosine")
     for k in (1, 50):
-        found = index.diagnose(queries, k=k)
+        found, true = index.diagnose(queries, k=k), index.diagnose(queries, x, k=k).recall
         assert found.k == k
-        assert found.recall == pytest.approx(index.diagnose(queries, x, k=k).recall, abs=0.03)
+        assert found.interval[0] <= true <= found.interval[1]
+        assert ("roughly" in found.way) == (k == 1)  # one neighbour is easily hidden
 
 
 def test_a_sample_of_other_rows_is_not_taken_for_what_is_stored():
