@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,10 +36,7 @@ def diagnose(
     ] = None,
     codebook: Annotated[str | None, typer.Option(help="scalar or trellis; default: scalar")] = None,
     metric: Annotated[str | None, typer.Option(help="ip, cosine or l2; default: ip")] = None,
-    train: Annotated[bool, typer.Option("--train", help="Fit the codec to the vectors first")] = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw recall and gaps: .png, .svg or .pdf")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables")] = False,
-    threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
 ) -> None:
     """Tell the recall of an index on its data, what limits it and what would help.
 
@@ -55,39 +51,30 @@ def diagnose(
     if split_name(file)[0].suffix in _VECTORS:
         if sample is not None:
             raise InputError(f"--sample goes with an index file; {file} holds vectors")
-        index, rows = _built(open_vectors(file), settings, train, threads)
-        found = index.diagnose(asked, rows, k, threads)
+        index, rows = _built(open_vectors(file), settings)
+        found = index.diagnose(asked, rows, k)
     else:
-        if settings or train:
+        if settings:
             raise InputError(f"{file}: an index file has its settings; those given go with a file of vectors")
         index = Index.load(file, mmap=True)
-        found = index.diagnose(asked, None if sample is None else _sample(open_vectors(sample)), k, threads)
-    if as_json:
-        print(json.dumps(_plain(found), indent=1))
-    else:
-        _show(found, str(file))
+        found = index.diagnose(asked, None if sample is None else _sample(open_vectors(sample)), k)
+    _show(found, str(file))
     if plot is not None:
         _draw(found, file.name, plot)
-        if not as_json:
-            console.print(f"written: {plot}", highlight=False)
+        console.print(f"written: {plot}", highlight=False)
 
 
-def _built(stream: Stream, settings: dict[str, Any], train: bool, threads: int | None) -> tuple[Index, NDArray[Any]]:
+def _built(stream: Stream, settings: dict[str, Any]) -> tuple[Index, NDArray[Any]]:
     """An index of all vectors of a file, and all or some of them."""
     if stream.n == 0:
         raise InputError(f"{stream.path}: holds no vectors")
     index = Index(stream.d, **settings)
     rows = _sample(stream)
-    try:
-        if train:
-            index.train(rows, threads=threads)
-    except InputError as error:
-        raise InputError(f"{stream.path}: {error}") from error
     with progress() as bar:
         task = bar.add_task("compressing", total=stream.n)
         for x in stream.parts(0, _ROWS):
             try:
-                index.add(float_rows(x), threads=threads)
+                index.add(float_rows(x))
             except InputError as error:
                 raise InputError(f"{stream.path}, rows from {index.ntotal}: {error}") from error
             bar.advance(task, len(x))
@@ -121,15 +108,6 @@ def _show(found: Diagnosis, name: str) -> None:
     for table in (limits, options):
         if table.row_count:
             console.print(table)
-
-
-def _plain(found: Diagnosis) -> dict[str, Any]:
-    """What JSON can hold; gaps that are infinite, of rows that nothing follows, are null."""
-    return found._asdict() | {
-        "limits": [limit._asdict() for limit in found.limits],
-        "options": [option._asdict() for option in found.options],
-        "gaps": [float(gap) if np.isfinite(gap) else None for gap in found.gaps],
-    }
 
 
 def _draw(found: Diagnosis, name: str, path: Path) -> None:
