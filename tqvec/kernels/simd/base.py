@@ -391,6 +391,18 @@ def multiply_add_f32x16(typingctx, a, b, acc):
     return f32x16(f32x16, f32x16, f32x16), codegen
 
 
+@intrinsic
+def round_i32x16(typingctx, a):
+    """Each float32 lane as the nearest int32, the even one of two; not for numbers beyond int32."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(f32x16)
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), "llvm.rint.v16f32")
+        return builder.fptosi(builder.call(function, args), llvm_type(i32x16))
+
+    return i32x16(f32x16), codegen
+
+
 def make_same_bits(vector: Vector, source: Vector):
     """``f(a) -> vector``: the same register seen as lanes of another kind."""
 
@@ -677,6 +689,7 @@ load_where_i8x64 = make_load_where(i8x64)
 load_where_f32x16 = make_load_where(f32x16)
 store_where_f32x16 = make_store_where(f32x16)
 as_numbers_i32x16 = make_same_bits(i32x16, i8x64)
+as_floats_f32x16 = make_same_bits(f32x16, i32x16)
 word_bytes_i8x64 = make_same_bits(i8x64, i16x32)
 word_pairs_i32x16 = make_same_bits(i32x16, i16x32)
 at_least_f32x16 = make_compare(f32x16, ">=")
