@@ -162,6 +162,13 @@ def add_values_avx512(tables, weights, codes, scale, least, out, skipped):
     kept = np.empty(BLOCK, np.int32)
     block = np.empty((runs, AT_ONCE * 64), np.float32)  # sums of a block of rows
     total = np.zeros((g, 64 * runs), np.float32)
+    places = np.empty(64 * runs, np.int64)  # coordinate of each sum, -1 where it only fills up
+    for k in range(64 * runs):
+        places[k] = tables.coordinates[k // 64 * 64 + column_of_sum(k % 64, plan.bits)]
+    for q in range(g):
+        for k in range(64 * runs):
+            if places[k] >= 0:
+                total[q, k] = out[q, places[k]]
     for start in range(0, n, BLOCK):
         count = min(BLOCK, n - start)
         found = _kept_rows(weights, start, count, least, kept, skipped)
@@ -187,6 +194,5 @@ def add_values_avx512(tables, weights, codes, scale, least, out, skipped):
                         total[q + r, 64 * c + k] += block[c, 64 * r + k]
     for q in range(g):
         for k in range(64 * runs):
-            j = tables.coordinates[k // 64 * 64 + column_of_sum(k % 64, plan.bits)]
-            if j >= 0:
-                out[q, j] += total[q, k]
+            if places[k] >= 0:
+                out[q, places[k]] = total[q, k]
