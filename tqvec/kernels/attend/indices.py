@@ -7,13 +7,16 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec.kernels._jit import jit
-from tqvec.kernels.simd.base import load_i8x64, load_where_i8x64, select_negative_i8x64
+from tqvec.kernels.simd.base import load_i8x64, load_where_i8x64, prefetch, select_negative_i8x64
 from tqvec.kernels.simd.x86 import (
     fields_of_words_i8x64,
     permute_i8x64,
     permute_two_i8x64,
     transpose_bits_i8x64,
 )
+
+
+AHEAD = 4096  # bytes
 
 
 class RowPlan(NamedTuple):
@@ -45,6 +48,14 @@ def row_plan(tables, row_bytes):
 def bytes_kept(count):
     """Bits of the first `count` of 64 bytes, all if there are more."""
     return np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(max(0, 64 - count))
+
+
+@jit
+def ask_ahead(plan, row):
+    """Ask for the row that will be read some time after that at address `row`: processors stop at the page's end."""
+    prefetch(row + AHEAD)
+    if plan.registers > 1:
+        prefetch(row + AHEAD + 64)
 
 
 @jit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.attend.indices import bytes_kept, indices_of_run, look_up, row_plan
+from tqvec.kernels.attend.indices import ask_ahead, bytes_kept, indices_of_run, look_up, row_plan
 from tqvec.kernels.attend.portable import BLOCK, code_scores_portable, widen_scales
 from tqvec.kernels.simd.base import (
     add_i32x16,
@@ -73,8 +73,10 @@ def word_queries(tables, queries, packed, unit):
 def unpack_bytes(plan, row, count, to):
     """Byte levels of `count` rows from address `row` on to address `to`, 64 * runs bytes each."""
     for i in range(count):
+        at = row + i * plan.row_bytes
+        ask_ahead(plan, at)
         for c in range(plan.runs):
-            index = indices_of_run(plan, row + i * plan.row_bytes, c)
+            index = indices_of_run(plan, at, c)
             store_i8x64(to + 64 * (i * plan.runs + c), look_up(plan.level_bytes + 256 * c, index, plan.bits))
 
 
@@ -82,8 +84,10 @@ def unpack_bytes(plan, row, count, to):
 def _unpack_words(plan, row, count, to):
     """Levels as int16, 128 * runs bytes a row; the rest as in `unpack_bytes`."""
     for i in range(count):
+        at = row + i * plan.row_bytes
+        ask_ahead(plan, at)
         for c in range(plan.runs):
-            index = indices_of_run(plan, row + i * plan.row_bytes, c)
+            index = indices_of_run(plan, at, c)
             low = look_up(plan.level_words + 512 * c, index, plan.bits)
             high = look_up(plan.level_words + 512 * c + 256, index, plan.bits)
             out = to + 128 * (i * plan.runs + c)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.attend.indices import bytes_kept, indices_of_run, look_up, row_plan
+from tqvec.kernels.attend.indices import ask_ahead, bytes_kept, indices_of_run, look_up, row_plan
 from tqvec.kernels.attend.portable import BLOCK, add_values_portable, widen_scales
 from tqvec.kernels.simd.base import (
     and_i32x16,
@@ -120,7 +120,10 @@ def _add_one(plan, codes, run, kept, n, factors, sums):
     total = load_4(sums, 64)
     for i in range(n):
         t = load_i32(kept + 4 * i)
-        levels = _levels(plan, codes + t * plan.row_bytes, run)
+        row = codes + t * plan.row_bytes
+        if run == 0:
+            ask_ahead(plan, row)
+        levels = _levels(plan, row, run)
         total = add_multiples_1(total, levels, factors + 4 * t, 4 * BLOCK)
     store_4(sums, 64, total)
 
@@ -131,7 +134,10 @@ def _add_two(plan, codes, run, kept, n, factors, sums):
     total = load_8(sums, 64)
     for i in range(n):
         t = load_i32(kept + 4 * i)
-        levels = _levels(plan, codes + t * plan.row_bytes, run)
+        row = codes + t * plan.row_bytes
+        if run == 0:
+            ask_ahead(plan, row)
+        levels = _levels(plan, row, run)
         total = add_multiples_2(total, levels, factors + 4 * t, 4 * BLOCK)
     store_8(sums, 64, total)
 
@@ -142,7 +148,10 @@ def _add_four(plan, codes, run, kept, n, factors, sums):
     total = load_16(sums, 64)
     for i in range(n):
         t = load_i32(kept + 4 * i)
-        levels = _levels(plan, codes + t * plan.row_bytes, run)
+        row = codes + t * plan.row_bytes
+        if run == 0:
+            ask_ahead(plan, row)
+        levels = _levels(plan, row, run)
         total = add_multiples_4(total, levels, factors + 4 * t, 4 * BLOCK)
     store_16(sums, 64, total)
 
