@@ -15,7 +15,6 @@ from tqvec.kernels.simd.x86 import (
     transpose_bits_i8x64,
 )
 
-
 ONE_REGISTER = 6  # bits of an index up to which a table of bytes is one register
 
 

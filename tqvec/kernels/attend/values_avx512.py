@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.attend.indices import bytes_kept, indices_of_run, look_up, row_plan
+from tqvec.kernels.attend.indices import aligned_bytes, bytes_kept, indices_of_run, look_up, row_plan
 from tqvec.kernels.attend.portable import BLOCK, add_values_portable, widen_scales
 from tqvec.kernels.simd.base import (
+    add_f32x16,
+    add_i32x16,
     and_i32x16,
     as_numbers_i32x16,
     at_least_f32x16,
@@ -16,6 +18,7 @@ from tqvec.kernels.simd.base import (
     load_f32x16,
     load_i8x64,
     load_i32,
+    load_i32x16,
     load_where_f32x16,
     lowest_bit,
     max_f32x16,
@@ -24,6 +27,8 @@ from tqvec.kernels.simd.base import (
     shift_right_i32x16,
     splat_f32x16,
     splat_i32x16,
+    store_f32x16,
+    store_i32x16,
     to_f32x16,
     word_pairs_i32x16,
 )
@@ -42,6 +47,7 @@ from tqvec.kernels.simd.x86 import permute_f32x16, permute_two_f32x16
 
 ONE_TABLE = 4  # bits of an index up to which one register holds all levels
 TWO_TABLES = 5
+SMALLEST = np.float32(1e-45)  # float32 above 0
 AT_ONCE = 4  # queries whose sums fit the registers
 RUN_BYTES = 256 * AT_ONCE  # of the sums of a run
 _ALL = np.uint64(0xFFFF)
@@ -89,27 +95,31 @@ def column_of_sum(k, index_bits):
 
 
 @jit
-def _kept_rows(weights, start, count, least, kept, skipped):
-    """List the rows of ``start .. start + count`` that are not skipped, from `start` on; add the others up."""
+def _kept_rows(weights, start, count, least, lanes, kept, skipped):
+    """List those of rows ``start .. start + count`` that are not skipped, from `start` on; add the others up.
+
+    `lanes` is 0 … 15, int32. `kept` (BLOCK,) int32 is filled; how many there are is returned.
+    """
     g, n = weights.shape
-    least = np.float32(max(least, np.float32(1e-45)))  # of weights of 0 nothing comes
+    nothing = splat_f32x16(np.float32(0.0))
+    least = splat_f32x16(max(least, SMALLEST))  # of weights of 0 nothing comes
     found = 0
     for i in range(0, count, LANES):
         valid = bytes_kept(count - i) & _ALL
         at = weights.ctypes.data + 4 * (start + i)
-        heaviest = splat_f32x16(np.float32(0.0))
+        heaviest = nothing
         for q in range(g):
-            heaviest = max_f32x16(heaviest, load_where_f32x16(valid, at + 4 * q * n, splat_f32x16(np.float32(0.0))))
-        bits = at_least_f32x16(heaviest, splat_f32x16(least)) & valid
+            heaviest = max_f32x16(heaviest, load_where_f32x16(valid, at + 4 * q * n, nothing))
+        bits = at_least_f32x16(heaviest, least) & valid
         if bits == _ALL:
-            for lane in range(LANES):
-                kept[found + lane] = i + lane
+            rows = add_i32x16(load_i32x16(lanes.ctypes.data), splat_i32x16(np.int32(i)))
+            store_i32x16(kept.ctypes.data + 4 * found, rows)
             found += LANES
             continue
         for q in range(g):
-            for lane in range(min(LANES, count - i)):
-                if bits >> np.uint64(lane) & np.uint64(1) == 0:
-                    skipped[q] += weights[q, start + i + lane]
+            light = load_where_f32x16(valid & ~bits, at + 4 * q * n, nothing)
+            sums = skipped.ctypes.data + 64 * q
+            store_f32x16(sums, add_f32x16(load_f32x16(sums), light))
         while bits != 0:
             kept[found] = i + lowest_bit(bits)
             found += 1
@@ -180,9 +190,10 @@ def add_values_avx512(tables, weights, codes, scale, least, out, skipped):
     plan = row_plan(tables, row_bytes)
     unit = np.float32(1.0) if plan.bits <= TWO_TABLES else np.float32(tables.word_unit / 65536.0)
     wide, factors = np.empty(BLOCK, np.float32), np.zeros((AT_ONCE, BLOCK), np.float32)
-    kept = np.empty(BLOCK, np.int32)
+    lanes, kept = np.arange(LANES).astype(np.int32), np.empty(BLOCK, np.int32)
+    light = np.zeros((g, LANES), np.float32)  # weights of skipped rows
     step = row_bytes // runs
-    block = np.empty((runs, AT_ONCE * 64), np.float32)  # sums of a block of rows
+    block = aligned_bytes(runs, RUN_BYTES).view(np.float32)  # sums of a block of rows
     total = np.zeros((g, 64 * runs), np.float32)
     places = np.empty(64 * runs, np.int64)  # coordinate of each sum, -1 where it only fills up
     for k in range(64 * runs):
@@ -193,13 +204,17 @@ def add_values_avx512(tables, weights, codes, scale, least, out, skipped):
                 total[q, k] = out[q, places[k]]
     for start in range(0, n, BLOCK):
         count = min(BLOCK, n - start)
-        found = _kept_rows(weights, start, count, least, kept, skipped)
+        found = _kept_rows(weights, start, count, least, lanes, kept, light)
+        if found == 0:
+            continue
         widen_scales(scale, start, count, wide)
+        wide *= unit
         for q in range(0, g, AT_ONCE):
             m = min(AT_ONCE, g - q)
             for r in range(m):
+                weight, factor = weights[q + r, start : start + count], factors[r]
                 for i in range(count):
-                    factors[r, i] = weights[q + r, start + i] * (wide[i] * unit)
+                    factor[i] = weight[i] * wide[i]
             block[:] = np.float32(0.0)
             at = codes.ctypes.data + start * row_bytes
             for c in range(0, runs, 2 if m == 1 else 1):
@@ -216,6 +231,7 @@ def add_values_avx512(tables, weights, codes, scale, least, out, skipped):
                     for k in range(64):
                         total[q + r, 64 * c + k] += block[c, 64 * r + k]
     for q in range(g):
+        skipped[q] += light[q].sum()
         for k in range(64 * runs):
             if places[k] >= 0:
                 out[q, places[k]] = total[q, k]
