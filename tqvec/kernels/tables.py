@@ -195,3 +195,49 @@ class BatchTables(NamedTuple):
     planes: np.ndarray
     table: np.ndarray
     config: np.ndarray
+
+
+class AttentionTables(NamedTuple):
+    """What attention on codes knows of a codec (attend/README.md). `columns` runs are 64 coordinates each.
+
+    Attributes
+    ----------
+    bands, windows, centroids
+        As in `QuantizerTables`.
+    source : (runs, 64) uint8
+        Byte of a row, or of what fills it up, that goes to each byte of a run's eight 64-bit numbers. No runs: the
+        layout has no vector kernel.
+    fields : (runs, 64) uint8
+        First of the eight bits that each byte takes from its 64-bit number then.
+    filler : (128,) uint8
+        What follows a row in its registers: zeros, and 255 as the last byte of each register.
+    coordinates : (64 * runs,) int64
+        Coordinate of each column, or -1 where it only fills up a run.
+    levels : (runs, 32) float32
+        Of each index of at most 5 bits, over and over.
+    level_bytes : (runs, 256) uint8
+        Levels in steps of `byte_unit`, plus 128.
+    level_words : (runs, 512) uint8
+        Levels in steps of `word_unit`: low bytes of 256 int16, then high bytes.
+    registers : int
+        Of 64 bytes, that a row fills.
+    index_bits : int
+        Of the largest index of all runs.
+    byte_unit, word_unit : float
+        `byte_unit` is 0 if products take words.
+    """
+
+    bands: np.ndarray
+    windows: np.ndarray
+    centroids: np.ndarray
+    source: np.ndarray
+    fields: np.ndarray
+    filler: np.ndarray
+    coordinates: np.ndarray
+    levels: np.ndarray
+    level_bytes: np.ndarray
+    level_words: np.ndarray
+    registers: int
+    index_bits: int
+    byte_unit: float
+    word_unit: float

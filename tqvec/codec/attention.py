@@ -1,0 +1,203 @@
+"""Attention on codes: the tables of a codec, and the three steps of which attention is made.
+
+Keys and values of one head are rows of packed codes, (n, code bytes) uint8, with a bfloat16 scale each, (n,) uint16:
+the upper half of a float32. All arrays are C-contiguous. The mathematics and the bounds are in kernels/attend/README.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqvec.codec.bands import code_bytes, integer_levels
+from tqvec.codec.quantizer import TurboQuant
+from tqvec.codec.runs import runs_of
+from tqvec.errors import InputError
+from tqvec.kernels.attend.portable import BLOCK
+from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.tables import AttentionTables
+
+__all__ = ["BLOCK", "Part", "add_values", "attention_tables", "code_scores", "merge", "softmax_in_place"]
+
+Floats = NDArray[np.float32]
+
+_FILLER = np.zeros(128, np.uint8)
+_FILLER[63::64] = 255
+_BYTES_UP_TO = 4  # bits a coordinate: products of bytes are precise enough
+_STEPS = range(96, 128)  # that the largest byte level may have
+
+
+def attention_tables(codec: TurboQuant) -> AttentionTables:
+    """What attention on codes needs to know of a codec; make it once a codec.
+
+    Parameters
+    ----------
+    codec : TurboQuant
+        Of mode ``"mse"`` and not calibrated; any `d`, `nbits` and `codebook`.
+
+    Raises
+    ------
+    InputError
+        Another codec.
+    """
+    if codec.mode != "mse" or codec.calibration is not None:
+        raise InputError(f"codec must have mode 'mse' and no calibration, got {codec!r}")
+    quantizer = codec.quantizer
+    integers = integer_levels(codec.d, quantizer)
+    words = integers.levels.astype(np.uint16)
+    narrow = all(band.nbits <= _BYTES_UP_TO for band in codec.bands)
+    bytes_, byte_unit = _byte_levels(quantizer.centroids.astype(np.float64))
+    runs, registers = runs_of(codec.bands, quantizer, code_bytes(codec.bands))
+
+    def entries(table: NDArray) -> NDArray:
+        """Of each index of each run, (runs, 256)."""
+        return np.array([table[tuple(run.entries)] for run in runs], table.dtype).reshape(-1, 256)
+
+    return AttentionTables(
+        quantizer.bands,
+        quantizer.windows,
+        quantizer.centroids,
+        np.array([run.source for run in runs], np.uint8).reshape(-1, 64),
+        np.array([run.fields for run in runs], np.uint8).reshape(-1, 64),
+        _FILLER,
+        np.array([run.coordinates for run in runs], np.int64).ravel(),
+        np.ascontiguousarray(entries(quantizer.centroids)[:, :32]),
+        entries(bytes_),
+        np.hstack([entries((words & 255).astype(np.uint8)), entries((words >> 8).astype(np.uint8))]),
+        registers,
+        max((run.bits for run in runs), default=0),
+        byte_unit if narrow else 0.0,
+        integers.unit,
+    )
+
+
+def _byte_levels(centroids: NDArray[np.float64]) -> tuple[NDArray[np.uint8], float]:
+    """Levels, (n_bands, 256), in steps, plus 128, and the step: the one that leaves the least squared error."""
+    largest = float(np.abs(centroids).max())
+    found = []
+    for steps in _STEPS:
+        levels = np.rint(centroids * (steps / largest))
+        unit = float(np.sum(levels * centroids) / np.sum(levels * levels))
+        found.append((float(np.sum(np.square(centroids - unit * levels))), unit, levels))
+    _, unit, levels = min(found, key=lambda one: one[0])
+    return (levels + 128).astype(np.uint8), unit
+
+
+def code_scores(
+    tables: AttentionTables, queries: Floats, codes: NDArray[np.uint8], scale: NDArray[np.uint16], out: Floats
+) -> None:
+    """Scores of some queries and all rows: ``out[i, t] = scale[t] * <queries[i], c_t>``.
+
+    A score depends on its query and its row alone, not on the other rows.
+
+    Parameters
+    ----------
+    tables : AttentionTables
+    queries : (g, d) float32
+        Rotated, and multiplied by what scores are to be multiplied by.
+    codes, scale : (n, code bytes) uint8 and (n,) uint16
+    out : (g, n) float32
+        Filled.
+    """
+    kernel("code_scores")(tables, queries, codes, scale, out)
+
+
+def softmax_in_place(scores: Floats, seen: NDArray[np.int64] | None = None) -> tuple[Floats, Floats]:
+    """Replace scores by weights, ``e**(score - largest score of the query)``; any finite scores are safe.
+
+    Parameters
+    ----------
+    scores : (g, n) float32
+    seen : (g,) int64, optional
+        Query i sees the first ``seen[i]`` rows, none if that is not positive; rows that it does not see get weight 0.
+        Default: all see all.
+
+    Returns
+    -------
+    largest : (g,) float32
+        The largest score of each query; -infinity if it sees no row.
+    total : (g,) float32
+        Sum of its weights.
+    """
+    g, n = scores.shape
+    largest, total = np.empty(g, np.float32), np.empty(g, np.float32)
+    kernel("softmax_rows")(scores, np.full(g, n) if seen is None else seen, largest, total)
+    return largest, total
+
+
+def add_values(
+    tables: AttentionTables,
+    weights: Floats,
+    codes: NDArray[np.uint8],
+    scale: NDArray[np.uint16],
+    out: Floats,
+    least: float = 0.0,
+) -> Floats:
+    """Add the weighted values of rows: ``out[i] += Σ_t weights[i, t] * scale[t] * c_t``, in the rotated basis.
+
+    Rows are added up `BLOCK` at a time. So the calls for consecutive parts of the rows give the same bits as one call
+    for all, if all parts but the last are multiples of `BLOCK` rows.
+
+    Parameters
+    ----------
+    tables : AttentionTables
+    weights : (g, n) float32
+        At least 0.
+    codes, scale : (n, code bytes) uint8 and (n,) uint16
+    out : (g, d) float32
+    least : float
+        Rows are skipped where the weights of all queries are less.
+
+    Returns
+    -------
+    (g,) float32
+        Sum of the weights of each query that were skipped.
+    """
+    skipped = np.zeros(len(weights), np.float32)
+    kernel("add_values")(tables, weights, codes, scale, np.float32(least), out, skipped)
+    return skipped
+
+
+class Part(NamedTuple):
+    """Attention over some of the tokens, not yet divided by its total.
+
+    Attributes
+    ----------
+    largest, total, skipped : (g,) float32
+        Of `softmax_in_place` and `add_values`.
+    out : (g, d) float32
+        Sum of values times weights, of all parts in one basis.
+    """
+
+    largest: Floats
+    total: Floats
+    skipped: Floats
+    out: Floats
+
+
+def merge(parts: Sequence[Part]) -> tuple[Floats, Floats]:
+    """Attention over the tokens of all parts.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        At least one. The order decides the last bits.
+
+    Returns
+    -------
+    out : (g, d) float32
+        0 for a query that sees no token.
+    skipped : (g,) float32
+        Which share of each query's weights was skipped.
+    """
+    highest = np.max([part.largest for part in parts], axis=0)
+    safe = np.where(np.isfinite(highest), highest, np.float32(0))
+    factors = [np.exp(part.largest - safe) for part in parts]
+    total = sum(f * part.total for f, part in zip(factors, parts, strict=True))
+    divisor = np.where(total > 0, total, np.float32(1))
+    out = sum(f[:, None] * part.out for f, part in zip(factors, parts, strict=True)) / divisor[:, None]
+    skipped = sum(f * part.skipped for f, part in zip(factors, parts, strict=True)) / divisor
+    return np.asarray(out, np.float32), np.asarray(skipped, np.float32)
