@@ -7,6 +7,7 @@ have written there: if not, they begin anew.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,8 +42,9 @@ class Hot(NamedTuple):
         """Tokens that its arrays have memory for."""
         return self.keys.shape[1]
 
-    def longer(self, keys: Halves, values: Halves, mine: bool) -> Hot:
-        """With more tokens, (heads, m, head_dim)."""
+    def longer(self, new: Sequence[Halves], mine: bool) -> Hot:
+        """With more tokens: their keys and values, (heads, m, head_dim) each."""
+        keys, values = new
         before, total = slice(0, self.n), self.n + keys.shape[1]
         held = self
         if not mine or room(total) != self.room:
@@ -168,13 +170,24 @@ class State(NamedTuple):
 
 def empty_state(heads: int, d: int, dtype: str) -> State:
     """Of a layer without tokens."""
-    none = Hot(halves.empty((heads, 0, d), dtype), halves.empty((heads, 0, d), dtype), 0)
+    kind = halves.type_of(dtype)
+    none = Hot(np.empty((heads, 0, d), kind), np.empty((heads, 0, d), kind), 0)
     return State(none, (), (), none, None, 0)
 
 
 def count(segments: Segments) -> int:
     """Tokens of all."""
     return sum(segment.n for segment in segments)
+
+
+def joined(parts: Sequence[Codes]) -> Codes:
+    """Codes of the same heads, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return tuple(
+        Coded(*(np.concatenate(arrays, axis=1) for arrays in zip(*group, strict=True)))
+        for group in zip(*parts, strict=True)
+    )
 
 
 def longer(segments: Segments, sides: Sides, coded: tuple[Codes, Codes], mine: bool) -> Segments:
