@@ -35,6 +35,7 @@ class Layer:
 
     def __init__(self, policy: Policy, codecs: LayerCodecs, state: State):
         self.policy, self.codecs, self.state = policy, codecs, state
+        self._sizes = memory.segment_sizes(policy, codecs.old is not None)
         self._lock = RLock()
         self._disown()
 
@@ -99,7 +100,7 @@ class Layer:
                 values -= state.means.values[:, None]
             parts.append((sides.keys.encode(keys, threads), sides.values.encode(values, threads)))
         coded = tiers.joined([part[0] for part in parts]), tiers.joined([part[1] for part in parts])
-        cold = tiers.longer(state.cold, sides, coded, self._own_cold)
+        cold = tiers.longer(state.cold, sides, coded, self._sizes.cold, self._own_cold)
         self._own_cold = True
         return state._replace(cold=cold)
 
@@ -113,7 +114,7 @@ class Layer:
         step = max(1, _PART // len(old.keys.places))
         for keys, values in _decoded(tiers.first(state.cold, leaving), self.codecs.cold, step, threads):
             coded = (old.keys.encode(keys, threads), old.values.encode(values, threads))
-            segments = tiers.longer(segments, old, coded, self._own_old)
+            segments = tiers.longer(segments, old, coded, self._sizes.old, self._own_old)
             self._own_old = True
         return state._replace(old=segments, cold=tiers.without_first(state.cold, leaving))
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from tqvec.kvcache import halves
 from tqvec.kvcache.codecs import Coded, Group, Sides
 from tqvec.kvcache.halves import Halves
-from tqvec.kvcache.memory import SEGMENT, Nbytes, room
+from tqvec.kvcache.memory import Nbytes, room
 
-_COPIED = 1024  # tokens: a last segment of others with fewer is copied, so that there are never many small ones
+_COPIED = 8  # a last segment of others is copied while it has less than this part of a full one: few stay small
 
 
 Codes = tuple[Coded, ...]  # an entry for each group of heads
@@ -190,15 +190,15 @@ def joined(parts: Sequence[Codes]) -> Codes:
     )
 
 
-def longer(segments: Segments, sides: Sides, coded: tuple[Codes, Codes], mine: bool) -> Segments:
-    """Segments with more tokens, given as codes of keys and of values."""
+def longer(segments: Segments, sides: Sides, coded: tuple[Codes, Codes], size: int, mine: bool) -> Segments:
+    """Segments of at most `size` tokens, with more tokens, given as codes of keys and of values."""
     found = list(segments)
     done, n = 0, coded[0][0].scales.shape[1]
     while done < n:
-        if not found or found[-1].stop >= SEGMENT or (not mine and found[-1].n >= _COPIED):
+        if not found or found[-1].stop >= size or (not mine and found[-1].n >= size // _COPIED):
             found.append(_empty_segment(sides))
             mine = True
-        part = slice(done, done + min(n - done, SEGMENT - found[-1].stop))
+        part = slice(done, done + min(n - done, size - found[-1].stop))
         keys, values = (tuple(Coded(one.codes[:, part], one.scales[:, part]) for one in side) for side in coded)
         found[-1] = found[-1].longer(keys, values, mine)
         done, mine = part.stop, True
