@@ -48,9 +48,9 @@ _TABLE = {
     "add_dots": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "topk_finish": {"portable": "topk.portable"},
     "search_rows": {"portable": "scan.search"},
-    "code_scores": {"portable": "attend.portable"},
-    "softmax_rows": {"portable": "attend.portable"},
-    "add_values": {"portable": "attend.portable"},
+    "code_scores": {"avx512": "attend.scores_avx512", "portable": "attend.portable"},
+    "softmax_rows": {"avx512": "attend.softmax_avx512", "portable": "attend.portable"},
+    "add_values": {"avx512": "attend.values_avx512", "portable": "attend.portable"},
 }
 
 
