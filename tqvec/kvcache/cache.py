@@ -170,7 +170,9 @@ class KVCache:
         rows = inputs.queries(q, (self.n_kv_heads, self.head_dim), factor, layer)
         newest = state.n - (state.sinks.n if state.evicted and state.n > state.sinks.n else 0)
         if not 1 <= rows.shape[1] <= newest:
-            raise InputError(f"q must have 1 to {newest} queries, the newest tokens of layer {layer}, got {rows.shape[1]}")
+            raise InputError(
+                f"q must have 1 to {newest} queries, the newest tokens of layer {layer}, got {rows.shape[1]}"
+            )
         share = inputs.share(least, "least")
         task = Task(state, target.codecs, basis(self.head_dim, self.policy.seed), share)
         out, skipped = attend(task, rows, num_threads(threads))
