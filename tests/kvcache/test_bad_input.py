@@ -79,7 +79,7 @@ def test_bfloat16_takes_larger_numbers():
     ("arguments", "message"),
     [
         ({"layer": 2}, "layer must be"),
-        ({"q": GOOD}, "q must have 1 to 40 queries, of layer 1's newest tokens, got 50"),
+        ({"q": GOOD}, "q must have 1 to 40 queries, the newest tokens of layer 1, got 50"),
         ({"q": GOOD[:, :0]}, "q must have 1 to 40 queries"),
         ({"q": GOOD[:, :1], "layer": 0}, "q must have 1 to 0 queries"),
         ({"q": GOOD[:1, :1]}, r"q must have shape \(multiple of 2, n_queries, 20\), got \(1, 1, 20\)"),
