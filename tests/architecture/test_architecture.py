@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "tqvec"
 FLOORS = {
-    **dict.fromkeys(("errors", "_validate", "_config", "_threads", "_mapped"), 0),
+    **dict.fromkeys(("errors", "_validate", "_config", "_threads", "_mapped", "_atomic"), 0),
     **dict.fromkeys(("reference", "kernels"), 1),
     "codec": 2,
     **dict.fromkeys(("index", "kvcache", "oracle"), 3),

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 
 import tqvec
+from tqvec import _atomic
 from tqvec.cli import build
 from tqvec.errors import FormatError
-from tqvec.index import atomic, journal, persistence
+from tqvec.index import journal, persistence
 from tqvec.index.rows import encoded
 
-WRITERS = {module.__file__ for module in (atomic, journal, persistence)}
+WRITERS = {module.__file__ for module in (_atomic, journal, persistence)}
 RANDOM_KILLS = 60  # of each kind
 X = np.random.default_rng(10_040).standard_normal((4000, 16)).astype(np.float32)
 

@@ -13,8 +13,9 @@ import pytest
 from strategies import normal
 
 import tqvec
+from tqvec import _atomic
 from tqvec.errors import InputError
-from tqvec.index import atomic, persistence
+from tqvec.index import persistence
 from tqvec.index.rows import encoded
 
 X = normal(40, 20, 10_020)
@@ -104,8 +105,8 @@ def test_what_killed_processes_left_is_deleted(tmp_path):
     script = """
         import os, signal, sys
         from pathlib import Path
-        from tqvec.index import atomic
-        file = atomic.create(Path(sys.argv[1]))
+        from tqvec import _atomic
+        file = _atomic.create(Path(sys.argv[1]))
         file.write(b"half")
         file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -176,7 +177,7 @@ def test_memory_of_one_part(tmp_path):
 
 def test_without_locks(tmp_path, monkeypatch):
     """On systems that have none files are written all the same, and left ones stay."""
-    monkeypatch.setattr(atomic, "fcntl", None)
+    monkeypatch.setattr(_atomic, "fcntl", None)
     (tmp_path / "a.tqv.01234567.tmp").write_bytes(b"")
     persistence.save(tmp_path / "a.tqv", CODEC, "ip", 40, [ROWS])
     assert names(tmp_path) == ["a.tqv", "a.tqv.01234567.tmp"]

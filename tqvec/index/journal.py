@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tqvec import _atomic
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import InputError, TqvecError
-from tqvec.index import atomic, layout
+from tqvec.index import layout
 from tqvec.index.persistence import Writer, calibration_in, codec_of
 
 
@@ -39,12 +40,12 @@ class Journal:
     def __init__(self, path: Path, request: dict[str, Any]):
         self._path, self._request = path, request
         self._notes = path.with_name(path.name + ".journal")
-        file = atomic.take(path.with_name(path.name + ".part"))
+        file = _atomic.take(path.with_name(path.name + ".part"))
         if file is None:
             raise InputError(f"{path}: another process is at work on it")
         self._file = file
         for target in (path, self._notes):
-            atomic.sweep(target)
+            _atomic.sweep(target)
 
     def resumed(self) -> Writer | None:
         """A writer that goes on where the last one of this request was noted; None without a sound note of one."""
@@ -72,12 +73,12 @@ class Journal:
         """What has been written will be there for the next process, even after a loss of power."""
         writer.flush()
         notes = {"request": self._request, "rows": writer.rows, "header": writer.header.fields()}
-        file = atomic.create(self._notes)
+        file = _atomic.create(self._notes)
         try:
             file.write(json.dumps(notes).encode())
-            atomic.publish(file, self._notes)
+            _atomic.publish(file, self._notes)
         finally:
-            atomic.discard(file)
+            _atomic.discard(file)
 
     def __enter__(self) -> Journal:
         return self
@@ -90,4 +91,4 @@ class Journal:
             return
         self._notes.unlink(missing_ok=True)
         if not self._file.closed:  # it has not become the file
-            atomic.discard(self._file)
+            _atomic.discard(self._file)

@@ -17,12 +17,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec import _atomic
 from tqvec._mapped import forget
 from tqvec.codec.calibration import Calibration
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.codec.tangents import forgotten
 from tqvec.errors import FormatError, InputError
-from tqvec.index import atomic, layout
+from tqvec.index import layout
 from tqvec.index.layout import FIRST_WITH_TANGENTS, Header
 from tqvec.index.rows import Rows
 
@@ -72,7 +73,7 @@ class Writer:
         self._tensors = self._header.tensors()
         self._start = len(self._header.head())
         self._crc = {name: [0] * len(values) for name, values in self._header.crc32.items()}
-        self._file = atomic.create(path) if file is None else file
+        self._file = _atomic.create(path) if file is None else file
         try:
             self._file.truncate(self._start + self._header.data_bytes)
             for name in self._header.learned_names:
@@ -149,7 +150,7 @@ class Writer:
 
     def flush(self) -> None:
         """What was written so far survives a loss of power."""
-        atomic.flush(self._file)
+        _atomic.flush(self._file)
 
     def close(self) -> None:
         """Write the header, and give the file its name.
@@ -163,11 +164,11 @@ class Writer:
             raise InputError(f"{self._path}: {self._header.ntotal} rows were announced, {self.rows} written")
         self._file.seek(0)
         self._file.write(self.header.head())
-        atomic.publish(self._file, self._path)
+        _atomic.publish(self._file, self._path)
 
     def discard(self) -> None:
         """Delete what was written, unless it has its name."""
-        atomic.discard(self._file)
+        _atomic.discard(self._file)
 
     def __enter__(self) -> Writer:
         return self
