@@ -138,6 +138,7 @@ def test_truncate():
         ({"sinks": None}, "sinks must be an integer"),
         ({"chunk": 0}, "chunk must be"),
         ({"mean_tokens": 1.5}, "mean_tokens must be"),
+        ({"value_means": 1}, "value_means must be True or False"),
         ({"protected": -1}, "protected must be"),
         ({"seed": 2**64}, "seed must be"),
         ({"old_after": 10}, "must be given together"),

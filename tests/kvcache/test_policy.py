@@ -36,7 +36,7 @@ def test_widths_of_layers_and_heads():
     "policy",
     [
         *PRESETS.values(),
-        Policy([3, (2, Bands([[32, 3], [96, 2]]))], Bands(((64, 4), (64, 2))), "trellis", None, 0, 1, 0),
+        Policy([3, (2, Bands([[32, 3], [96, 2]]))], Bands(((64, 4), (64, 2))), "trellis", None, 0, 1, 0, True),
         Policy(4, 4, old_after=100, old_key_nbits=2.5, old_value_nbits=[1, (2, 3)], max_tokens=500, seed=2**64 - 1),
     ],
 )
