@@ -23,7 +23,7 @@ def total(terms: NDArray) -> NDArray:
 
 def product(a: NDArray, b: NDArray, dtype: DTypeLike) -> NDArray:
     """Matrix product Σ_j a[:, j] b[j], added up in order of j in `dtype`."""
-    left, right = a.astype(dtype), b.astype(dtype)
+    left, right = a.astype(dtype), b.astype(dtype, order="C")  # rows of b one after the other
     found = np.zeros((len(left), right.shape[1]), dtype)
     for j in range(len(right)):
         found += left[:, j, None] * right[j]

@@ -341,7 +341,6 @@ def _layout(name: str, says: str, layout: str, least: int = 1) -> None:
 
 _layout("planes swapped", "bit planes are in the opposite order: the least significant first", "planes, low first", 2)
 _layout("bits of a byte reversed", "bytes are filled from the highest bit", "planes, high bit first")
-_layout("planes for fields", "codes are packed as bit planes, not one after the other", "planes", 2)
 _layout("fields for planes", "codes are packed one after the other, not as bit planes", "fields", 2)
 _layout(
     "fields from the high bit", "codes are packed one after the other, from the highest bit", "fields, high first", 2

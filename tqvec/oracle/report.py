@@ -1,4 +1,4 @@
-"""Reports: a table for people, JSON, and JUnit for CI."""
+"""Reports: a sentence, JSON for programs, and JUnit for CI. The table for people is in the verb ``verify``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import json
 from dataclasses import asdict
 from xml.etree import ElementTree
 
-from rich.table import Table
-
 from tqvec.oracle.runner import Report, Result, explain
-
-_SIGNS = {"passed": "[green]✓[/green]", "failed": "[red]✗[/red]", "absent": "·"}
 
 
 def summary(result: Result) -> str:
@@ -21,20 +17,6 @@ def summary(result: Result) -> str:
         return f"all {count} stages that the port has" if count else "the port has no stage of this profile"
     why = "; or ".join(explain(reason) for reason in broken.reasons[:2]) or "no known mistake gives this"
     return f"{broken.stage}: {why}"
-
-
-def table(report: Report) -> Table:
-    """A line for each profile and dimension: a sign for each stage, and the first broken one with its reason."""
-    found = Table(
-        title=f"{report.port}, {report.dtype}", caption="✓ passed  ✗ failed  · not there; in order of the data"
-    )
-    for heading in ("profile", "d", "stages", "verdict"):
-        found.add_column(heading, justify="right" if heading == "d" else "left", no_wrap=heading != "verdict")
-    for result in report.results:
-        stages = "".join(_SIGNS[verdict.status] for verdict in result.verdicts)
-        verdict = "[green]passed[/green], " if result.passed else "[red]failed[/red] at "
-        found.add_row(result.profile, str(result.d), stages, verdict + summary(result))
-    return found
 
 
 def details(report: Report) -> list[str]:

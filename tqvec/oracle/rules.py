@@ -125,7 +125,7 @@ def _conversion(y: NDArray, dtype: DTypeLike) -> NDArray:
 def _path_fault(
     s: Setup, got: NDArray, expected: NDArray, y: NDArray, epsilon: NDArray, dtype: DTypeLike, case: Case
 ) -> Fault | None:
-    """Trellis: a path may cost more than the right one by what rounding explains, and not at all for equal values.
+    """Trellis: a path may cost more than the right one by what rounding explains; of equal values it must be the same.
 
     A value that is off by δ changes the difference of two paths' costs by at most 2 δ (|e| + |e′|), e their errors.
     """
@@ -133,10 +133,12 @@ def _path_fault(
         return Fault("codes", f"a code of {int(got.max())}, but there are {2**s.profile.nbits}")
     errors = [np.abs(y - s("dequantize", np.float64, codes)) for codes in (got, expected)]
     cost, least = ((e * e).sum(axis=1) for e in errors)
-    off = epsilon + _conversion(y, dtype).max(axis=1)
+    table = s.tables["levels"].astype(np.float64)
+    off = epsilon + _conversion(y, dtype).max(axis=1) + _conversion(table, dtype).max()
     slack = 2 * off * sum(e.sum(axis=1) for e in errors) + 2 * s.d * _unit(dtype) * (cost + least)
     differs = (got != expected).any(axis=1)
-    wrong = differs & ((cost - least > slack) | (np.ptp(y, axis=1) == 0))
+    exact = (np.ptp(y, axis=1) == 0) & (np.dtype(dtype) != np.float16)
+    wrong = differs & ((cost - least > slack) | exact)
     if not wrong.any():
         return None
     row = int(np.argmax(wrong))
