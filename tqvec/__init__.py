@@ -5,6 +5,7 @@
 - ``kernels``: Numba code for each step, arrays in, arrays out.
 - ``codec``: rotation, codebook, bands, scale: `TurboQuant`.
 - ``index``: `Index`, search and files.
+- ``oracle``: profiles, golden vectors and a conformance runner for ports to other languages.
 - ``eval``: recall, baselines, dataset readers.
 - ``cli``: the ``tqvec`` command.
 - ``reference``: the same mathematics in plain NumPy, to test against.

@@ -44,7 +44,7 @@ _LAYOUTS = {
 }
 _TIES = {"down": "the lower code", "up": "the upper code"}
 
-_DEFINED = ("rotation", "layout", "zero vector", "lengths", "scale type", "ties")
+_DEFINED = ("dimensions", "rotation", "layout", "zero vector", "lengths", "scale type", "ties")
 _STATUS = {"tqvec": "defined", "paper": "confirmed"}
 
 
@@ -52,7 +52,6 @@ def fields(p: Profile) -> Iterator[Field]:
     """Every choice of a profile."""
     origin = p.name.split("_")[0]
     trellis = p.codebook == "trellis"
-    code = 2**p.nbits if p.family != "prod" else 2 ** (p.nbits - 1)
     told = {
         "bits": f"{p.nbits} a code" + (", the sign of the second stage included" if p.family == "prod" else ""),
         "dimensions": f"from {p.least}" if p.multiple == 1 else f"multiples of {p.multiple}",
@@ -60,7 +59,11 @@ def fields(p: Profile) -> Iterator[Field]:
         "codebook": _CODEBOOKS[p.codebook],
         "ties": "as format.md section 7" if trellis else f"a value on a threshold gets {_TIES[p.ties]}",
         "zero vector": "direction 0, so "
-        + ("the path that the ties of format.md section 7 choose" if trellis else f"code {_zero(p, code)} everywhere")
+        + (
+            "the path that the ties of format.md section 7 choose"
+            if trellis
+            else f"the {'lower' if p.ties == 'down' else 'upper'} of the two middle codes"
+        )
         + "; scale 0",
         "lengths": f"squares and sums in {p.norm_dtype}",
         "scale": f"{_SCALES[p.scale]}, one a vector",
@@ -79,10 +82,6 @@ def fields(p: Profile) -> Iterator[Field]:
     for name, text in told.items():
         defined = name in (*_DEFINED, "S", "packed code") or (origin == "paper" and name == "bits")
         yield Field(name, text, "defined" if defined else _STATUS[origin])
-
-
-def _zero(p: Profile, codes: int) -> int:
-    return codes // 2 - (p.ties == "down")
 
 
 def hexadecimal(table: NDArray) -> list[str]:
