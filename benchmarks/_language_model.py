@@ -57,6 +57,11 @@ class Model:
     ----------
     n_tokens : int
         Tokens of the text to predict.
+
+    Attributes
+    ----------
+    rope_theta : float
+        Base of the rotary embedding.
     """
 
     def __init__(self, n_tokens: int):
@@ -68,9 +73,11 @@ class Model:
         self._net = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32).eval()
         self._net.set_attn_implementation("replaced")
         ids = tokenizer((PROSE / "northanger_abbey.txt").read_text(encoding="utf-8")).input_ids
-        if len(ids) <= n_tokens:
+        if len(ids) <= 2 * n_tokens:
             raise SystemExit(f"the text has {len(ids)} tokens, too few to predict {n_tokens}")
-        self._ids = torch.tensor(ids[: n_tokens + 1])
+        self._ids, self._later = torch.tensor(ids[: n_tokens + 1]), torch.tensor(ids[-n_tokens - 1 :])
+        self.n_tokens = n_tokens
+        self.rope_theta = float(self._net.config.rope_parameters["rope_theta"])
         self._replace: Replace | None = None
         self._hot = 0
         self._captured: list[Layer] | None = None
@@ -84,15 +91,15 @@ class Model:
 
     @torch.no_grad()
     def run(self, replace: Replace | None = None, hot: int = 0) -> Run:
-        """Predict the whole text, teacher-forced.
+        """Predict the text, teacher-forced.
 
         Parameters
         ----------
         replace : callable, optional
             Without it the pass is exact, and what later ones are compared with.
         hot : int
-            Each query sees so many of the newest keys and values, its own included, as they are; the number of tokens must
-        be a multiple of it.
+            Each query sees so many of the newest keys and values, its own included, as they are. The number of tokens
+            must be a multiple of it.
         """
         self._replace, self._hot = replace, hot
         if replace is None:
@@ -109,10 +116,11 @@ class Model:
                 kl[rows] = (self._exact[i].exp() * (self._exact[i] - logs)).sum(dim=-1)
         return Run(nll, kl)
 
-    def capture(self) -> list[Layer]:
-        """Queries, keys and values of all layers in an exact pass."""
-        self._captured = []
-        self.run()
+    @torch.no_grad()
+    def capture(self, later: bool = False) -> list[Layer]:
+        """Queries, keys and values of all layers in an exact pass; `later`: of the end of the text, for choices."""
+        self._replace, self._captured = None, []
+        self._net.model(input_ids=(self._later if later else self._ids)[None, :-1], use_cache=False, owner=self)
         captured, self._captured = self._captured, None
         return captured
 
