@@ -61,7 +61,7 @@ class Side:
     ----------
     coder : callable
         Rows and bits to rows.
-    nbits : int
+    nbits : float
     overhead : int
         Bytes a vector, beside its codes.
     mean : int
@@ -70,8 +70,8 @@ class Side:
         The mean is that of keys before rotary embedding, and rotated to each token's position.
     """
 
-    coder: Callable[[Floats, int], Floats]
-    nbits: int
+    coder: Callable[[Floats, float], Floats]
+    nbits: float
     overhead: int
     mean: int = 0
     unrotated: bool = False
@@ -126,7 +126,7 @@ def bfloat16(x: NDArray) -> Floats:
     return rounded
 
 
-def minmax(x: Floats, nbits: int) -> Floats:
+def minmax(x: Floats, nbits: float) -> Floats:
     """Round each row between its extremes, which are kept in float16: 4 bytes."""
     low = x.min(axis=1, keepdims=True).astype(np.float16).astype(np.float32)
     step = ((x.max(axis=1, keepdims=True) - low) / (2**nbits - 1)).astype(np.float16).astype(np.float32)
@@ -134,17 +134,17 @@ def minmax(x: Floats, nbits: int) -> Floats:
     return np.clip(np.rint((x - low) / step), 0, 2**nbits - 1) * step + low
 
 
-def prod(x: Floats, nbits: int) -> Floats:
+def prod(x: Floats, nbits: float) -> Floats:
     """Algorithm 2 of the paper, with both scales rounded to bfloat16: 4 bytes."""
     codec = TurboQuant(x.shape[1], nbits, mode="prod")
     codes = codec.encode(x)
     return codec.decode(Codes(codes.data, bfloat16(codes.scale), bfloat16(codes.gamma)))
 
 
-def trellis(scale: str) -> Callable[[Floats, int], Floats]:
+def trellis(scale: str) -> Callable[[Floats, float], Floats]:
     """The trellis codebook with another rule for the scale, a bfloat16: 2 bytes."""
 
-    def coder(x: Floats, nbits: int) -> Floats:
+    def coder(x: Floats, nbits: float) -> Floats:
         codec = TurboQuant(x.shape[1], nbits, codebook="trellis", scale=scale)
         codes = codec.encode(x)
         return codec.unshrunk(Codes(codes.data, bfloat16(codes.scale)))

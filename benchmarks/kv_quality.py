@@ -18,9 +18,10 @@ The error is the standard one of the mean difference a token, as if tokens were 
 
 from __future__ import annotations
 
-from _common import console, report  # isort: skip - sets threads first
+from _common import RESULTS, console, report  # isort: skip - sets threads first
 
 import argparse
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,7 +42,7 @@ QUERIES = 64  # newest ones, for metrics of attention
 Rows = list[dict[str, Any]]
 
 
-def widths(key_nbits: int, value_nbits: int) -> Iterator[tuple[str, Coder]]:
+def widths(key_nbits: float, value_nbits: float) -> Iterator[tuple[str, Coder]]:
     """All codecs at one pair of widths."""
     pair = (key_nbits, value_nbits)
     name = f"K{key_nbits}V{value_nbits}"
@@ -50,53 +51,55 @@ def widths(key_nbits: int, value_nbits: int) -> Iterator[tuple[str, Coder]]:
     yield f"{name} prod + mean", Rival(*(Side(prod, nbits, 4, MEAN) for nbits in pair))
     yield f"{name} scalar + mean", Cached(Policy(*pair, mean_tokens=MEAN))
     yield f"{name} trellis + mean", Cached(Policy(*pair, codebook="trellis", mean_tokens=MEAN))
+    yield f"{name} trellis + mean of keys", keys_mean(*pair)
 
 
-def means() -> Iterator[tuple[str, Coder]]:
-    """Means of other tokens, of keys or values alone, or of keys before rotary embedding; other scales and sinks."""
+def keys_mean(
+    key_nbits: float, value_nbits: float, tokens: int = MEAN, key_scale: str = "unbiased", before_rope: bool = False
+) -> Rival:
+    """Trellis codes as in `KVCache`, but only keys are less a mean."""
+    keys = Side(trellis(key_scale), key_nbits, 2, tokens, before_rope)
+    return Rival(keys, Side(trellis("least_squares"), value_nbits, 2))
+
+
+def variants(model: Model) -> Iterator[tuple[str, Coder]]:
+    """3 bits a value, with other means and scales, or spread in other ways over keys and values, layers and heads."""
     base = Policy(3, 3, "trellis", mean_tokens=MEAN)
-    yield "trellis, mean of 64", Cached(base)
-    for n in (0, 16, 512):
-        yield f"mean of {n}", Cached(replace(base, mean_tokens=n))
-    unbiased, least = trellis("unbiased"), trellis("least_squares")
-    yield "mean of keys alone", Rival(Side(unbiased, 3, 2, MEAN), Side(least, 3, 2))
-    yield "mean of values alone", Rival(Side(unbiased, 3, 2), Side(least, 3, 2, MEAN))
-    yield "mean key before RoPE", Rival(Side(unbiased, 3, 2, MEAN, True), Side(least, 3, 2, MEAN))
-    yield "values' scale unbiased", Rival(*[Side(unbiased, 3, 2, MEAN)] * 2)
-    yield "keys' scale least squares", Rival(*[Side(least, 3, 2, MEAN)] * 2)
-    for n in (0, 1, 16):
-        yield f"{n} sinks", Cached(base, sinks=n)
-
-
-def spread(model: Model) -> Iterator[tuple[str, Coder]]:
-    """3 bits a value, spread in other ways over keys and values, layers and heads."""
-    base = Policy(3, 3, "trellis", mean_tokens=MEAN)
-    for pair in ((3.5, 2.5), (4, 2), (2.5, 3.5), (2, 4)):
-        yield f"K{pair[0]}V{pair[1]}", Cached(replace(base, key_nbits=pair[0], value_nbits=pair[1]))
+    yield "mean", Cached(base)
+    yield "mean of keys", keys_mean(3, 3)
+    yield "no mean", Cached(replace(base, mean_tokens=0))
+    yield "mean of keys, before RoPE", keys_mean(3, 3, before_rope=True)
+    yield "mean of 512 keys", keys_mean(3, 3, 512)
+    yield "mean of keys, their scale least squares", keys_mean(3, 3, key_scale="least_squares")
+    yield "mean, 16 sinks", Cached(base, sinks=16)
+    for pair in ((3.5, 2.5), (4, 2), (2.5, 3.5)):
+        yield f"mean of keys, K{pair[0]}V{pair[1]}", keys_mean(*pair)
     n_layers, heads, d = model.shape
     bits = [4 if min(i, n_layers - 1 - i) < 2 else 2.5 if 4 <= i < 12 else 3 for i in range(n_layers)]
-    yield "2 layers at either end 4, layers 4 to 11 2.5", Cached(replace(base, key_nbits=bits, value_nbits=bits))
+    yield "mean, 2 layers at either end 4, layers 4 to 11 2.5", Cached(replace(base, key_nbits=bits, value_nbits=bits))
     later = [(x.keys, x.values, x.queries[:, -4 * QUERIES :]) for x in model.capture(later=True)]
     size = 2 * n_layers * heads * (3 * d // 8 + 2)
-    yield "allocated", Cached(allocate(later, size, replace(base, hot=0, chunk=1), (2, 3, 4, 5)).policy)
+    yield "mean, allocated", Cached(allocate(later, size, replace(base, hot=0, chunk=1), (2, 3, 4, 5)).policy)
 
 
 def coders(part: str, model: Model) -> Iterator[tuple[str, Coder]]:
     """Names and codecs of a part."""
     if part == "variants":
-        yield from means()
-        yield from spread(model)
+        yield from variants(model)
         return
     pairs = {"window": ((3, 3), (4, 4), (4, 2), (2, 2)), "everything": ((4, 4), (3, 3)), "attention": ((3, 3), (4, 4))}
     for pair in pairs[part]:
         yield from widths(*pair)
 
 
-def perplexities(part: str, model: Model) -> Iterator[dict[str, Any]]:
-    """A pass over the text for each codec."""
+def perplexities(part: str, model: Model, known: set[str]) -> Iterator[dict[str, Any]]:
+    """A pass over the text for each codec that is not `known`."""
     exact = model.run()
-    yield {"codec": "exact", "bits": 32.0, "perplexity": math.exp(exact.nll.mean())}
+    if "exact" not in known:
+        yield {"codec": "exact", "bits": 32.0, "perplexity": math.exp(exact.nll.mean())}
     for name, coder in coders(part, model):
+        if name in known:
+            continue
         run = model.run(coder.make(model, PARTS[part]), PARTS[part].hot)
         change = run.nll - exact.nll
         yield {
@@ -110,10 +113,12 @@ def perplexities(part: str, model: Model) -> Iterator[dict[str, Any]]:
         }
 
 
-def fidelities(model: Model) -> Iterator[dict[str, Any]]:
-    """Metrics of attention for each codec: means over layers, but of the last two the worst layer's."""
+def fidelities(model: Model, known: set[str]) -> Iterator[dict[str, Any]]:
+    """Metrics of attention of codecs that are not `known`: means over layers, but of the last two the worst layer's."""
     layers: list[Layer] = model.capture()
     for name, coder in coders("attention", model):
+        if name in known:
+            continue
         through = coder.make(model, PARTS["attention"])
         found = np.array(
             [
@@ -139,21 +144,62 @@ def _texts(row: dict[str, Any]) -> list[str]:
     return [f"{value:.4f}" if isinstance(value, float) else value for value in row.values()]
 
 
+def earlier(part: str, n: int) -> Rows:
+    """Rows of a part that lie there, of as many tokens."""
+    for path in RESULTS.glob(f"kv_quality-{part}-*.json"):
+        first, *rows = json.loads(path.read_text())["rows"]
+        if first["tokens"] == n:
+            return rows
+    return []
+
+
+def draw(path: str) -> None:
+    """KL against bits, from the results that lie there of the parts with and without a window."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
+    for axis, part in zip(axes, ("window", "everything"), strict=True):
+        _, exact, *rows = json.loads(next(RESULTS.glob(f"kv_quality-{part}-*.json")).read_text())["rows"]
+        kinds = dict.fromkeys(row["codec"].split(" ", 1)[1] for row in rows)
+        for kind in kinds:
+            points = sorted((row["bits"], row["kl"]) for row in rows if row["codec"].split(" ", 1)[1] == kind)
+            style = "o-" if kind.startswith(("scalar", "trellis")) else "s:"
+            axis.plot(*zip(*points, strict=True), style, markersize=4, linewidth=1, label=kind)
+        hot, sinks = PARTS[part]
+        title = f"{hot} newest tokens and {sinks} sinks exact" if hot else "every token coded"
+        axis.set(title=title, xlabel="bits a value, scales and means included", yscale="log")
+        axis.grid(alpha=0.3)
+    axes[0].set(ylabel="KL of the next token's distribution, nats")
+    axes[0].legend(fontsize=8)
+    figure.suptitle(f"SmolLM2-135M, 4,096 tokens of prose, exact perplexity {exact['perplexity']:.2f}")
+    figure.savefig(path, dpi=90)
+    console.print(f"written: {path}")
+
+
 def main() -> None:
-    """Run the parts asked for; what there is of a part is written after each row."""
+    """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--resume", action="store_true", help="keep rows that were written before")
+    parser.add_argument("--plot", metavar="FILE", help="only draw what was measured before; needs matplotlib")
     parser.add_argument("-n", type=int, default=4096, help="tokens; a multiple of 128")
     arguments = parser.parse_args()
+    if arguments.plot:
+        draw(arguments.plot)
+        return
     model = Model(arguments.n)
     console.print(f"{prose_name()}: {arguments.n} tokens")
     for part in arguments.parts:
-        rows: Rows = []
-        for row in fidelities(model) if part == "attention" else perplexities(part, model):
+        rows = earlier(part, arguments.n) if arguments.resume else []
+        known = {row["codec"] for row in rows}
+        for row in fidelities(model, known) if part == "attention" else perplexities(part, model, known):
             rows.append(row)
             console.print(", ".join(_texts(row)))
+            report(f"kv_quality-{part}", [{"tokens": arguments.n}, *rows])
         show(part, rows)
-        report(f"kv_quality-{part}", [{"tokens": arguments.n}, *rows])
 
 
 if __name__ == "__main__":

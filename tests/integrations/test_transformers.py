@@ -1,29 +1,14 @@
 """TurboQuantCache in a tiny random model: what transformers' own cache does if all is hot, and close if not."""
 
-import subprocess
-import sys
+import doctest
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tqvec.errors import InputError
 from tqvec.kvcache import Policy
-
-BLOCKED = """
-import sys
-sys.modules["transformers"] = None
-try:
-    import tqvec.integrations.transformers
-except Exception as error:
-    print(type(error).__name__, error)
-"""
-
-
-def test_without_transformers_the_error_has_the_command():
-    result = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("UnsupportedError")
-    assert "pip install 'tqvec[llm]'" in result.stdout
-
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers", minversion="5.0")
@@ -209,3 +194,15 @@ def test_models_with_windows_are_refused():
     config = transformers.Gemma2Config(num_hidden_layers=2)
     with pytest.raises(InputError, match="sliding_attention"):
         TurboQuantCache(config)
+
+
+def test_examples(tmp_path, monkeypatch):
+    """Of the docstrings, and of the page in docs/, where they are marked ``py`` for tests without transformers."""
+    result = doctest.testmod(cache_module)
+    assert (result.failed, result.attempted > 0) == (0, True)
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "kv-quality.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        exec(compile(block, "kv-quality.md", "exec"), {})
