@@ -7,6 +7,7 @@ from tqvec.kvcache import Bands, Policy
 D = 20
 POLICIES = {
     "plain": Policy(3, 3, hot=24, chunk=8, mean_tokens=16),
+    "mean values too": Policy(3, 3, hot=24, chunk=8, mean_tokens=16, value_means=True),
     "mean later than the window": Policy(4, 2, hot=10, chunk=4, mean_tokens=70, sinks=1),
     "no mean": Policy(2, 3, hot=0, chunk=1, mean_tokens=0, sinks=0),
     "trellis": Policy(3, 3, "trellis", hot=16, chunk=16, mean_tokens=8),

@@ -69,6 +69,7 @@ class PlainLayer:
                 if self.means is None:
                     first = np.array(self.hot[: p.mean_tokens], np.float64)
                     self.means = first.mean(axis=0).astype(np.float32) if p.mean_tokens else np.zeros_like(token)
+                    self.means[1] *= p.value_means
                 self.cold += [self._coded(one, self.widths.keys, self.widths.values) for one in self.hot[: p.chunk]]
                 del self.hot[: p.chunk]
         if self.widths.old_keys:
@@ -83,7 +84,7 @@ class PlainLayer:
     def _coded(self, token, *widths):
         """What the codes of a token stand for."""
         out = np.empty_like(token)
-        for side, (rule, of_heads) in enumerate(zip(("unbiased", "least_squares"), widths, strict=True)):
+        for side, (rule, of_heads) in enumerate(zip(("least_squares", "unbiased"), widths, strict=True)):
             for head, width in enumerate(of_heads):
                 nbits = tuple(width) if isinstance(width, tuple) else width
                 tq = tqvec.TurboQuant(self.d, nbits, codebook=self.policy.codebook, seed=self.policy.seed)
@@ -109,5 +110,6 @@ def arrays_of(state):
     """All arrays that a state holds, each once."""
     segments = [one for segment in (*state.old, *state.cold) for side in (segment.keys, segment.values) for one in side]
     found = [x for tier in (state.sinks, state.hot) for x in (tier.keys, tier.values)]
-    found += [x for one in segments for x in (one.codes, one.scales)] + list(state.means or ())
+    found += [x for one in segments for x in (one.codes, one.scales)]
+    found += [mean for mean in state.means or () if mean is not None]
     return list({id(x): x for x in found}.values())

@@ -8,6 +8,7 @@ from plain_cache import attention
 from tqvec.kvcache import PRESETS, Bands, KVCache, Policy
 
 POLICIES = {
+    "mean values too": Policy(4, 4, value_means=True),
     **{name: PRESETS[name] for name in ("turbo4", "turbo2", "k4v2", "quality", "small", "exact")},
     "everything coded": Policy(3, 3, hot=0, sinks=0, chunk=1, mean_tokens=0),
     "old": Policy(4, 4, old_after=100, old_key_nbits=3, old_value_nbits=2, chunk=16, hot=20),
@@ -52,13 +53,13 @@ def test_is_that_of_the_decoded_tokens(policy, n_heads, nq):
     close(cache.attend(1, q, scale=0.01), attention(q, cache.keys(1), cache.values(1), 0.01))
 
 
-@pytest.mark.parametrize("policy", ["turbo4", "quality", "exact"])
+@pytest.mark.parametrize("policy", ["mean values too", "turbo4", "quality", "exact"])
 def test_is_near_the_true_one(policy):
     """Close enough to notice a wrong mean, scale or order; how close it is for real tensors is docs' matter."""
     cache, k, v = filled(POLICIES[policy])
     q = sts.normal(4, 40, 7_401).reshape(4, 1, 40)
     error = cache.attend(1, q) - attention(q, k, v)
-    limit = {"turbo4": 0.15, "quality": 0.1, "exact": 1e-3}[policy]
+    limit = {"mean values too": 0.15, "turbo4": 0.35, "quality": 0.25, "exact": 1e-3}[policy]
     spread = np.linalg.norm(attention(q, k, v) - np.repeat(v.mean(axis=1), 2, axis=0)[:, None])
     assert np.linalg.norm(error) < limit * spread
 
@@ -105,7 +106,7 @@ def peaked():
     """A query that a few tokens get nearly all attention of."""
     k, v = tensors(2000)
     q = np.repeat(k[:, 700:701], 2, axis=0) * np.float32(1.5)
-    cache = KVCache(1, 2, 40, POLICIES["turbo4"])
+    cache = KVCache(1, 2, 40, POLICIES["mean values too"])
     cache.append(0, k, v)
     return cache, q
 

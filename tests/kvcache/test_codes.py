@@ -80,13 +80,13 @@ def test_the_mean_costs_little_and_helps_much():
 
 @pytest.mark.parametrize("rule", ["unbiased", "least_squares"])
 def test_rules_of_scales(rule):
-    """Keys give unbiased scores, values have the least error: as the codec's own rules do, but for the rounding."""
+    """Keys have the least error, values no bias: as the codec's own rules do, but for the rounding."""
     k, v = (x.astype(np.float16).astype(np.float32) for x in tokens(4000, seed=9))
     policy = Policy(2, 2, hot=0, chunk=1, sinks=0, mean_tokens=0)
     cache = KVCache(1, 2, D, policy)
     cache.append(0, k, v)
     tq = tqvec.TurboQuant(D, 2, scale=rule)
-    x, found = (k, cache.keys(0)) if rule == "unbiased" else (v, cache.values(0))
+    x, found = (k, cache.keys(0)) if rule == "least_squares" else (v, cache.values(0))
     expected = tq.unshrunk(tq.encode(x.reshape(-1, D))).reshape(x.shape)
     ratio = np.linalg.norm(found, axis=2) / np.linalg.norm(expected, axis=2)
     assert np.all(np.abs(ratio - 1) <= 2**-8)

@@ -101,7 +101,9 @@ class Machine(RuleBasedStateMachine):
                 for both in ((*widths.keys, *widths.values), (*widths.old_keys, *widths.old_values))
             )
             assert told.codes == cold * row + old * row_old
-            assert told.means == (2 * 2 * D * 4 if self.policy.mean_tokens and old + cold else 0)
+            assert told.means == (
+                (1 + self.policy.value_means) * 2 * D * 4 if self.policy.mean_tokens and old + cold else 0
+            )
             if untouched:
                 n = len(plain.tokens) + plain.evicted
                 assert told.items() == memory.layer_nbytes(self.policy, widths, D, n).items()

@@ -2,7 +2,6 @@
 
 from tqvec.kvcache.allocation import Allocation, allocate
 from tqvec.kvcache.cache import KVCache, Tiers
-from tqvec.kvcache.fidelity import Fidelity, fidelity
 from tqvec.kvcache.memory import Nbytes, bits_per_value, nbytes
 from tqvec.kvcache.policy import PRESETS, Bands, Policy
 
@@ -10,13 +9,11 @@ __all__ = [
     "PRESETS",
     "Allocation",
     "Bands",
-    "Fidelity",
     "KVCache",
     "Nbytes",
     "Policy",
     "Tiers",
     "allocate",
     "bits_per_value",
-    "fidelity",
     "nbytes",
 ]

@@ -15,6 +15,8 @@ from tqvec.kernels.simd.x86 import (
     transpose_bits_i8x64,
 )
 
+ONE_REGISTER = 6  # bits of an index up to which a table of bytes is one register
+
 
 class RowPlan(NamedTuple):
     """`AttentionTables` as numbers and addresses: arrays are not passed on for single rows (staged/dots.py)."""
@@ -42,15 +44,22 @@ def row_plan(tables, row_bytes):
 
 
 @jit
+def aligned_bytes(rows, width):
+    """Zeros, (rows, width) uint8, that begin with a cache line."""
+    flat = np.zeros(rows * width + 64, np.uint8)
+    first = -flat.ctypes.data % 64
+    return flat[first : first + rows * width].reshape(rows, width)
+
+
+@jit
 def bytes_kept(count):
     """Bits of the first `count` of 64 bytes, all if there are more."""
     return np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(max(0, 64 - count))
 
 
 @jit
-def indices_of_run(plan, row, run):
-    """Index of each coordinate of a run of a row at an address."""
-    source, fields = load_i8x64(plan.source + 64 * run), load_i8x64(plan.fields + 64 * run)
+def indices_of_run(plan, row, source, fields):
+    """Index of each coordinate of a run of a row at an address; the two registers are those of `AttentionTables`."""
     if plan.registers == 1:
         chosen = permute_i8x64(load_where_i8x64(bytes_kept(plan.row_bytes), row, load_i8x64(plan.filler)), source)
     else:
@@ -62,7 +71,7 @@ def indices_of_run(plan, row, run):
 @jit
 def look_up(table, index, bits):
     """Bytes of a table of 256 at an address, whose entries repeat after ``2**bits``."""
-    if bits <= 6:
+    if bits <= ONE_REGISTER:
         return permute_i8x64(load_i8x64(table), index)
     low = permute_two_i8x64(load_i8x64(table), load_i8x64(table + 64), index)
     if bits == 7:
