@@ -42,44 +42,35 @@ QUERIES = 64  # newest ones, for metrics of attention
 Rows = list[dict[str, Any]]
 
 
-def widths(key_nbits: float, value_nbits: float) -> Iterator[tuple[str, Coder]]:
+def widths(key_nbits: int, value_nbits: int) -> Iterator[tuple[str, Coder]]:
     """All codecs at one pair of widths."""
     pair = (key_nbits, value_nbits)
     name = f"K{key_nbits}V{value_nbits}"
+    yield f"{name} trellis", Cached(Policy(*pair, codebook="trellis"))
+    yield f"{name} scalar", Cached(Policy(*pair))
     yield f"{name} min/max", Rival(*(Side(minmax, nbits, 4) for nbits in pair))
-    yield f"{name} scalar", Cached(Policy(*pair, mean_tokens=0))
-    yield f"{name} prod + mean", Rival(*(Side(prod, nbits, 4, MEAN) for nbits in pair))
-    yield f"{name} scalar + mean", Cached(Policy(*pair, mean_tokens=MEAN))
-    yield f"{name} trellis + mean", Cached(Policy(*pair, codebook="trellis", mean_tokens=MEAN))
-    yield f"{name} trellis + mean of keys", keys_mean(*pair)
-
-
-def keys_mean(
-    key_nbits: float, value_nbits: float, tokens: int = MEAN, key_scale: str = "unbiased", before_rope: bool = False
-) -> Rival:
-    """Trellis codes as in `KVCache`, but only keys are less a mean."""
-    keys = Side(trellis(key_scale), key_nbits, 2, tokens, before_rope)
-    return Rival(keys, Side(trellis("least_squares"), value_nbits, 2))
+    yield f"{name} prod", Rival(Side(prod, key_nbits, 4, MEAN), Side(prod, value_nbits, 4))
+    yield f"{name} scalar, no mean", Cached(Policy(*pair, mean_tokens=0))
 
 
 def variants(model: Model) -> Iterator[tuple[str, Coder]]:
     """3 bits a value, with other means and scales, or spread in other ways over keys and values, layers and heads."""
-    base = Policy(3, 3, "trellis", mean_tokens=MEAN)
-    yield "mean", Cached(base)
-    yield "mean of keys", keys_mean(3, 3)
+    base = Policy(3, 3, "trellis")
+    yield "trellis", Cached(base)
     yield "no mean", Cached(replace(base, mean_tokens=0))
-    yield "mean of keys, before RoPE", keys_mean(3, 3, before_rope=True)
-    yield "mean of 512 keys", keys_mean(3, 3, 512)
-    yield "mean of keys, their scale least squares", keys_mean(3, 3, key_scale="least_squares")
-    yield "mean, 16 sinks", Cached(base, sinks=16)
-    for pair in ((3.5, 2.5), (4, 2), (2.5, 3.5)):
-        yield f"mean of keys, K{pair[0]}V{pair[1]}", keys_mean(*pair)
+    yield "means of keys and values", Cached(replace(base, value_means=True))
+    least, unbiased = trellis("least_squares"), trellis("unbiased")
+    yield "mean key before RoPE", Rival(Side(least, 3, 2, MEAN, True), Side(unbiased, 3, 2))
+    yield "K3.5V2.5", Cached(replace(base, key_nbits=3.5, value_nbits=2.5))
+    yield "K2.5V3.5", Cached(replace(base, key_nbits=2.5, value_nbits=3.5))
     n_layers, heads, d = model.shape
-    bits = [4 if min(i, n_layers - 1 - i) < 2 else 2.5 if 4 <= i < 12 else 3 for i in range(n_layers)]
-    yield "mean, 2 layers at either end 4, layers 4 to 11 2.5", Cached(replace(base, key_nbits=bits, value_nbits=bits))
-    later = [(x.keys, x.values, x.queries[:, -4 * QUERIES :]) for x in model.capture(later=True)]
+    later = [(x.keys, x.values, x.queries[:, -2 * QUERIES :]) for x in model.capture(later=True)]
     size = 2 * n_layers * heads * (3 * d // 8 + 2)
-    yield "mean, allocated", Cached(allocate(later, size, replace(base, hot=0, chunk=1), (2, 3, 4, 5)).policy)
+    yield "allocated", Cached(allocate(later, size, replace(base, hot=0, chunk=1), (2, 3, 4, 5)).policy)
+    bits = [4 if min(i, n_layers - 1 - i) < 2 else 2.5 if 4 <= i < 12 else 3 for i in range(n_layers)]
+    yield "2 layers at either end 4, layers 4 to 11 2.5", Cached(replace(base, key_nbits=bits, value_nbits=bits))
+    yield "scales the other way round", Rival(Side(unbiased, 3, 2, MEAN), Side(least, 3, 2))
+    yield "mean of 512", Cached(replace(base, mean_tokens=512))
 
 
 def coders(part: str, model: Model) -> Iterator[tuple[str, Coder]]:
