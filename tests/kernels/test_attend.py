@@ -63,7 +63,9 @@ def test_values(level, kind, nbits, d):
         assert not skipped.any()
 
 
-@pytest.mark.parametrize("nbits", [[(8, 6), (56, 2)], [(24, 8), (40, 1), (64, 3)], [(3, 2), (61, 4)]])
+@pytest.mark.parametrize(
+    "nbits", [[(8, 6), (56, 2)], [(24, 8), (40, 1), (64, 3)], [(3, 2), (61, 4)], [(40, 4), (88, 4)]]
+)
 @pytest.mark.parametrize("level", SCORES)
 def test_bands(level, nbits):
     rows = Rows("scalar", nbits, sum(count for count, _ in nbits), 40)

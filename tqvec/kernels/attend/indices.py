@@ -23,6 +23,7 @@ class RowPlan(NamedTuple):
 
     row_bytes: int
     registers: int
+    whole: bool
     runs: int
     bits: int
     filler: int
@@ -37,8 +38,8 @@ class RowPlan(NamedTuple):
 def row_plan(tables, row_bytes):
     """The plan of rows of codes; `tables` must stay alive as long as it."""
     return RowPlan(
-        row_bytes, tables.registers, tables.source.shape[0], tables.index_bits, tables.filler.ctypes.data,
-        tables.source.ctypes.data, tables.fields.ctypes.data, tables.levels.ctypes.data,
+        row_bytes, tables.registers, tables.whole, tables.source.shape[0], tables.index_bits,
+        tables.filler.ctypes.data, tables.source.ctypes.data, tables.fields.ctypes.data, tables.levels.ctypes.data,
         tables.level_bytes.ctypes.data, tables.level_words.ctypes.data,
     )  # fmt: skip
 
@@ -61,11 +62,18 @@ def bytes_kept(count):
 def indices_of_run(plan, row, source, fields):
     """Index of each coordinate of a run of a row at an address; the two registers are those of `AttentionTables`."""
     if plan.registers == 1:
-        chosen = permute_i8x64(load_where_i8x64(bytes_kept(plan.row_bytes), row, load_i8x64(plan.filler)), source)
+        first = (
+            load_i8x64(row)
+            if plan.row_bytes == 64
+            else load_where_i8x64(bytes_kept(plan.row_bytes), row, load_i8x64(plan.filler))
+        )
+        chosen = permute_i8x64(first, source)
     else:
         rest = load_where_i8x64(bytes_kept(plan.row_bytes - 64), row + 64, load_i8x64(plan.filler + 64))
         chosen = permute_two_i8x64(load_i8x64(row), rest, source)
-    return transpose_bits_i8x64(fields_of_words_i8x64(chosen, fields))
+    if not plan.whole:
+        chosen = fields_of_words_i8x64(chosen, fields)
+    return transpose_bits_i8x64(chosen)
 
 
 @jit
