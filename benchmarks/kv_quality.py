@@ -154,11 +154,15 @@ def draw(path: str) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
     for axis, part in zip(axes, ("window", "everything"), strict=True):
         _, exact, *rows = json.loads(next(RESULTS.glob(f"kv_quality-{part}-*.json")).read_text())["rows"]
-        kinds = dict.fromkeys(row["codec"].split(" ", 1)[1] for row in rows)
-        for kind in kinds:
-            points = sorted((row["bits"], row["kl"]) for row in rows if row["codec"].split(" ", 1)[1] == kind)
+        named = [(*row["codec"].split(" ", 1), (row["bits"], row["kl"])) for row in rows]
+        for number, kind in enumerate(dict.fromkeys(kind for _, kind, _ in named)):
+            mine = {pair: point for pair, other, point in named if other == kind}
+            mixed = mine.pop("K4V2", None)
             style = "o-" if kind.startswith(("scalar", "trellis")) else "s:"
-            axis.plot(*zip(*points, strict=True), style, markersize=4, linewidth=1, label=kind)
+            look = {"color": f"C{number}", "markersize": 4, "linewidth": 1}
+            axis.plot(*zip(*sorted(mine.values()), strict=True), style, label=kind, **look)
+            if mixed:
+                axis.plot(*mixed, style[0], markerfacecolor="none", label="K4V2" if number == 0 else None, **look)
         hot, sinks = PARTS[part]
         title = f"{hot} newest tokens and {sinks} sinks exact" if hot else "every token coded"
         axis.set(title=title, xlabel="bits a value, scales and means included", yscale="log")
