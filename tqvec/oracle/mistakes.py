@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tqvec.oracle import stages, tables
+from tqvec.oracle.arithmetic import lengths
 from tqvec.oracle.layouts import LAYOUTS
 from tqvec.oracle.setup import Setup
 from tqvec.reference import trellis
@@ -78,7 +79,7 @@ def _signs_reversed(s: Setup) -> Setup | None:
 
 @_mistake("rounds reversed", "the rounds of the rotation run backwards", "rotate")
 def _rounds_reversed(s: Setup) -> Setup | None:
-    if not _hadamard(s) or len(s.tables["signs"]) < 2:
+    if "permutation" not in s.tables:
         return None
     return s.with_tables(permutation=s.tables["permutation"][::-1], signs=s.tables["signs"][::-1])
 
@@ -141,7 +142,7 @@ def _codebook(name: str, says: str, make: Callable[[int, int], NDArray[np.float6
     """Register a wrong codebook; narrower than `least` bits it would be the right one."""
 
     def change(s: Setup) -> Setup | None:
-        return _with_levels(s, make(s.d, _first_bits(s))) if _first_bits(s) >= least else None
+        return _with_levels(s, make(s.profile.group or s.d, _first_bits(s))) if _first_bits(s) >= least else None
 
     MISTAKES[name] = Mistake(name, says, ("quantize", "dequantize"), change)
 
@@ -225,7 +226,7 @@ def _greedy(s: Setup) -> Setup | None:
 
 def _scale_rule(name: str, says: str, rule: str) -> None:
     def change(s: Setup) -> Setup | None:
-        return None if s.profile.scale == rule else replace(s, profile=replace(s.profile, scale=rule))
+        return None if s.profile.scale in (rule, "corrected") else replace(s, profile=replace(s.profile, scale=rule))
 
     MISTAKES[name] = Mistake(name, says, ("scale",), change)
 
@@ -235,9 +236,24 @@ _scale_rule("unbiased for scale", "the scale is ‖x‖/⟨y, c⟩", "unbiased")
 _scale_rule("least squares for scale", "the scale is ‖x‖⟨y, c⟩/‖c‖²", "least squares")
 
 
+@_mistake(
+    "length not corrected", "the scale is ‖x‖, not ‖x‖/‖c‖: what the codes lose of the length stays lost", "scale"
+)
+def _not_corrected(s: Setup) -> Setup | None:
+    if s.profile.scale != "corrected":
+        return None
+
+    def plain(t: Setup, dtype: DTypeLike, x: NDArray, codes: NDArray) -> NDArray:
+        norm = lengths(x.reshape(-1, t.profile.group), t.profile.norm_dtype).reshape(len(x), -1)
+        return np.repeat(norm, t.profile.group // t.profile.block, axis=1)
+
+    return s.with_stage("scale", plain)
+
+
 @_mistake("scale squared", "the scale is squared: a square root is missing", "scale")
 def _squared(s: Setup) -> Setup:
-    return s.with_stage("scale", lambda t, dtype, *inputs: stages.scale(t, dtype, *inputs) ** 2)
+    right = s.stages["scale"].function
+    return s.with_stage("scale", lambda t, dtype, *inputs: right(t, dtype, *inputs) ** 2)
 
 
 @_mistake("scale in half precision", "the scale is rounded to float16", "scale")
@@ -362,9 +378,43 @@ def _replacing_last(s: Setup, stage: str, position: int, value: Callable[[NDArra
 @_mistake("length not restored", "decoded vectors and scores lack the factor of the stored scale", "decode")
 def _not_restored(s: Setup) -> Setup | None:
     if "scale" not in s.stages["decode"].inputs:
-        return None
+        return _unit_blocks(s)
     at = s.stages["decode"].inputs.index("scale")
     return _replacing_last(_replacing_last(s, "decode", at, np.ones_like), "score", at + 1, np.ones_like)
+
+
+def _unit_blocks(s: Setup) -> Setup:
+    """Blocks whose scale counts as 1, in decoding and in scores."""
+    found = s
+    for stage in ("decode", "score"):
+        right = s.stages[stage].function
+
+        def wrong(t: Setup, dtype: DTypeLike, *inputs: NDArray, right: Callable[..., Any] = right) -> Any:
+            unpack = t.stages["unpack"].function
+
+            def ones(u: Setup, kind: DTypeLike, packed: NDArray) -> Any:
+                codes, scale = unpack(u, kind, packed)
+                return codes, np.ones_like(scale)
+
+            return right(t.with_stage("unpack", ones), dtype, *inputs)
+
+        found = found.with_stage(stage, wrong)
+    return found
+
+
+@_mistake("high bits first", "blocks have the high bits of 3-bit codes before the low ones", "pack")
+def _high_first(s: Setup) -> Setup | None:
+    if s.profile.layout != "turbo" or s.profile.nbits != 3:
+        return None
+    low, high = s.profile.block // 4, s.profile.block // 8
+    right = s.stages["pack"].function
+
+    def pack(t: Setup, dtype: DTypeLike, *inputs: NDArray) -> NDArray:
+        rows = right(t, dtype, *inputs)
+        parts = rows.reshape(-1, 2 + low + high)
+        return np.concatenate([parts[:, :2], parts[:, 2 + low :], parts[:, 2 : 2 + low]], axis=1).reshape(rows.shape)
+
+    return s.with_stage("pack", pack)
 
 
 @_mistake("not shrunk", "decoded vectors lack the factor 1 − D", "decode")

@@ -43,8 +43,8 @@ class Profile:
         Coordinates that are normalised and rotated together; 0: all.
     block : int
         Coordinates of a stored block, each with its scale; 0: the scale is apart.
-    value_bits : int
-        Of values in a cache of keys and values; 0: there are none.
+    tiny : float
+        Groups that are no longer than this count as zero.
     multiple, least : int
         Dimensions are multiples of `multiple`, from `least` on.
     version : int
@@ -64,7 +64,7 @@ class Profile:
     shrink: bool = True
     group: int = 0
     block: int = 0
-    value_bits: int = 0
+    tiny: float = 0.0
     multiple: int = 1
     least: int = 4
     version: int = 1
@@ -91,7 +91,33 @@ def _paper() -> list[Profile]:
     return mse + prod
 
 
-PROFILES: dict[str, Profile] = {profile.name: profile for profile in (*_tqvec(), *_paper())}
+def _turbo() -> list[Profile]:
+    """Blocks of llama.cpp forks; 4 bits have one size of block under both names."""
+    return [
+        Profile(
+            f"turbo{b}@{block}",
+            "blocks",
+            b,
+            "signed_wht",
+            "decimal",
+            ties="up",
+            layout="turbo",
+            scale="corrected",
+            scale_dtype="float16",
+            norm_dtype="float32",
+            shrink=False,
+            group=128,
+            block=128 if b == 4 else block,
+            tiny=1e-10,
+            multiple=128,
+            least=128,
+        )
+        for b in (2, 3, 4)
+        for block in (32, 128)
+    ]
+
+
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in (*_tqvec(), *_paper(), *_turbo())}
 
 
 def find(names: str) -> list[Profile]:

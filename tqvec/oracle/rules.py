@@ -74,12 +74,12 @@ def _place(wrong: NDArray, case: Case) -> str:
 def float_fault(output: str, got: NDArray, truth: NDArray, limit: NDArray, case: Case) -> Fault | None:
     """The fault of an array of floats, or None."""
     error = np.abs(got.astype(np.float64) - truth)
-    wrong = ~(error <= (limit if limit.ndim == error.ndim else limit[:, None]))
+    bound = np.broadcast_to(limit if limit.ndim == error.ndim else limit[:, None], error.shape)
+    wrong = ~(error <= bound) & np.isfinite(bound)
     if not wrong.any():
         return None
     at = tuple(np.argwhere(wrong)[0])
-    row = limit[at] if limit.ndim == error.ndim else limit[at[0]]
-    return Fault(output, f"{_place(wrong, case)}: {got[at]:.9g}, not {truth[at]:.9g} ± {row:.2g}")
+    return Fault(output, f"{_place(wrong, case)}: {got[at]:.9g}, not {truth[at]:.9g} ± {bound[at]:.2g}")
 
 
 def exact_fault(output: str, got: NDArray, expected: NDArray, case: Case) -> Fault | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from tqvec.oracle import blocks
 from tqvec.oracle.arithmetic import at_least_single, exponential, lengths, product, total
 from tqvec.oracle.layouts import LAYOUTS
 from tqvec.oracle.setup import Setup, Stage
@@ -21,10 +22,11 @@ Type = DTypeLike
 
 
 def normalize(s: Setup, dtype: Type, x: NDArray) -> NDArray:
-    """x/‖x‖, and 0 where ‖x‖ is 0."""
-    norm = lengths(x, s.profile.norm_dtype)
-    inverse = np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)
-    return (x.astype(norm.dtype) * inverse[:, None]).astype(dtype)
+    """x/‖x‖, group by group, and 0 where ‖x‖ is 0 or counts as 0."""
+    groups = x.reshape(-1, s.profile.group or s.d)
+    norm = lengths(groups, s.profile.norm_dtype)
+    inverse = np.divide(1, norm, out=np.zeros_like(norm), where=norm > s.profile.tiny)
+    return (groups.astype(norm.dtype) * inverse[:, None]).astype(dtype).reshape(x.shape)
 
 
 def _factors(s: Setup, dtype: Type) -> NDArray:
@@ -57,9 +59,24 @@ def _dense_inverse(s: Setup, dtype: Type, v: NDArray) -> NDArray:
     return product(v, s.tables["matrix"], dtype)
 
 
+def _wht(s: Setup, dtype: Type, v: NDArray, before: NDArray, after: NDArray) -> NDArray:
+    size = int(s.tables["blocks"][0])
+    w = rotation.transform_blocks(v.astype(dtype) * before.astype(dtype), s.tables["blocks"].tolist())
+    return np.asarray(w * (after / np.sqrt(size)).astype(dtype))
+
+
+def _signed_wht(s: Setup, dtype: Type, v: NDArray) -> NDArray:
+    return _wht(s, dtype, v, s.tables["signs"][0], s.tables["signs"][1])
+
+
+def _signed_wht_inverse(s: Setup, dtype: Type, v: NDArray) -> NDArray:
+    return _wht(s, dtype, v, s.tables["signs"][1], s.tables["signs"][0])
+
+
 ROTATIONS: dict[str, tuple[Callable[..., NDArray], Callable[..., NDArray]]] = {
     "hadamard": (_hadamard, _hadamard_inverse),
     "dense": (_dense, _dense_inverse),
+    "signed_wht": (_signed_wht, _signed_wht_inverse),
 }
 
 
@@ -222,6 +239,11 @@ def attention_prod(s: Setup, dtype: Type, queries: NDArray, *codes: NDArray) -> 
     return attend(s, dtype, s("score", dtype, queries, *codes[:3]), s("decode", dtype, *codes[3:]))
 
 
+def attention_blocks(s: Setup, dtype: Type, queries: NDArray, packed: NDArray, packed_v: NDArray) -> NDArray:
+    """As `attention`, of blocks."""
+    return attend(s, dtype, s("score", dtype, queries, packed), s("decode", dtype, packed_v))
+
+
 def _first(rotated: Type) -> dict[str, Stage]:
     """Stages of all families; `rotated` is the type whose bits the rotation has."""
     return {
@@ -257,9 +279,19 @@ _PROD = {
     "score": Stage(("queries", *_PROD_KEYS), ("scores",), score_prod),
     "attention": Stage(("queries", *_PROD_KEYS, "packed_v", "scale_v", "gamma_v"), ("output",), attention_prod),
 }
+_BLOCKS = {
+    "scale": Stage(("x", "codes"), ("scale",), blocks.group_scale),
+    "pack": Stage(("codes", "scale"), ("packed",), blocks.pack_blocks),
+    "unpack": Stage(("packed",), ("codes", "scale"), blocks.unpack_blocks),
+    "encode": Stage(("x",), ("packed",), blocks.encode_blocks, None),
+    "decode": Stage(("packed",), ("decoded",), blocks.decode_blocks),
+    "score": Stage(("queries", "packed"), ("scores",), blocks.score_blocks),
+    "attention": Stage(("queries", "packed", "packed_v"), ("output",), attention_blocks),
+}
 FAMILIES: dict[str, dict[str, Stage]] = {
     "scalar": {**_first(np.float32), **_LAST},
     "paper": {**_first(np.float64), **_LAST},
     "prod": {**_first(np.float64), **_PROD},
+    "blocks": {**_first(np.float32), **_BLOCKS},
 }
 """Stages of each family, in the order in which they are judged."""
