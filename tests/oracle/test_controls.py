@@ -11,6 +11,7 @@ from tqvec.oracle.profiles import PROFILES
 from tqvec.oracle.setup import setup
 
 DIMS = {"tqvec_scalar@1": 64, "tqvec_scalar@3": 100, "tqvec_trellis@2": 32, "paper_mse@2": 64, "paper_prod@3": 64}
+DIMS |= {"turbo3@32": 128, "vllm_k3v4_nc": 64}
 PLANTED = [
     (profile, name)
     for profile, d in DIMS.items()

@@ -25,7 +25,7 @@ def group_scale(s: Setup, dtype: Type, x: NDArray, codes: NDArray) -> NDArray:
 
 
 def pack_blocks(s: Setup, dtype: Type, codes: NDArray, scale: NDArray) -> NDArray:
-    """Each block: the scale, little-endian; 4 bits: two zero bytes; the low bits of codes; 3 bits: then the high bit."""
+    """Each block: the scale, little-endian; 4 bits: two zero bytes; low bits of codes; 3 bits: then high bits."""
     b = s.profile.nbits
     c = codes.reshape(-1, s.profile.block)
     low = min(b, 2) if b < 4 else 4

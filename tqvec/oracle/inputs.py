@@ -103,7 +103,8 @@ def _values(s: Setup) -> tuple[Arrays, tuple[str, ...]]:
     odd = adversarial_rows(s.d, s.profile.scale_dtype == "float16")
     x = np.concatenate([ordinary_rows(s.d, ORDINARY, 0), np.array(list(odd.values()))])
     names = (*(f"ordinary {i}" for i in range(ORDINARY)), *odd)
-    found: Arrays = {"x": x, "queries": ordinary_rows(s.d, QUERIES, 1)}
+    values = np.concatenate([ordinary_rows(s.d, ORDINARY, 7), x[ORDINARY:]])
+    found: Arrays = {"x": x, "values": values, "queries": ordinary_rows(s.d, QUERIES, 1)}
     for name, stage in s.stages.items():
         if name in ("attention", "encode"):
             continue  # attention has inputs of its own; the parts of encode are there already
@@ -118,6 +119,8 @@ def _attention(s: Setup) -> tuple[NDArray, ...]:
     keys = near_normal(SEED, 4, (2 * ORDINARY, s.d))
     values = near_normal(SEED, 5, (2 * ORDINARY, s.d))
     queries = near_normal(SEED, 6, (QUERIES, s.d)) * np.float32(2)
+    if "values" in s.stages["encode"].inputs:
+        return (queries, *s.outputs("encode", None, keys, values))
     return (queries, *s.outputs("encode", None, keys), *s.outputs("encode", None, values))
 
 
@@ -142,7 +145,7 @@ def cases(s: Setup, stage: str) -> Iterator[Case]:
         yield Case(stage, (np.array(list(extra.values())),), tuple(extra), len(extra))
     if stage == "sign":
         yield Case(stage, (special_values()[None],), ("special values",), 1)
-    if stage in ("pack", "unpack", "dequantize"):
+    if stage == "dequantize" or (stage in ("pack", "unpack") and s.profile.family != "cache"):
         yield from _codes_cases(s, stage)
 
 
@@ -151,7 +154,7 @@ def _codes_cases(s: Setup, stage: str) -> Iterator[Case]:
     rows = code_rows(s, s.profile.nbits - signed)
     codes = np.array(list(rows.values()))
     inputs: tuple[NDArray, ...] = (codes, codes & 1) if signed and stage != "dequantize" else (codes,)
-    if "scale" in s.stages["pack"].inputs and stage != "dequantize":
+    if s.profile.family == "blocks" and stage != "dequantize":
         count = s.d // s.profile.block
         inputs = (codes, np.ldexp(1.0, np.arange(len(codes) * count) % 20 - 9).reshape(-1, count).astype(np.float16))
     if stage == "unpack":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tqvec.oracle import stages, tables
+from tqvec.oracle import cache, stages, tables
 from tqvec.oracle.arithmetic import lengths
 from tqvec.oracle.layouts import LAYOUTS
 from tqvec.oracle.setup import Setup
@@ -142,6 +142,8 @@ def _codebook(name: str, says: str, make: Callable[[int, int], NDArray[np.float6
     """Register a wrong codebook; narrower than `least` bits it would be the right one."""
 
     def change(s: Setup) -> Setup | None:
+        if make is tables.gaussian_centroids and s.profile.codebook != "beta":
+            return None  # it is the right one, but for its last digits
         return _with_levels(s, make(s.profile.group or s.d, _first_bits(s))) if _first_bits(s) >= least else None
 
     MISTAKES[name] = Mistake(name, says, ("quantize", "dequantize"), change)
@@ -357,6 +359,7 @@ def _layout(name: str, says: str, layout: str, least: int = 1) -> None:
 
 _layout("planes swapped", "bit planes are in the opposite order: the least significant first", "planes, low first", 2)
 _layout("bits of a byte reversed", "bytes are filled from the highest bit", "planes, high bit first")
+_layout("planes for fields", "codes are packed as bit planes, not one after the other", "planes", 2)
 _layout("fields for planes", "codes are packed one after the other, not as bit planes", "fields", 2)
 _layout(
     "fields from the high bit", "codes are packed one after the other, from the highest bit", "fields, high first", 2
@@ -393,8 +396,8 @@ def _unit_blocks(s: Setup) -> Setup:
             unpack = t.stages["unpack"].function
 
             def ones(u: Setup, kind: DTypeLike, packed: NDArray) -> Any:
-                codes, scale = unpack(u, kind, packed)
-                return codes, np.ones_like(scale)
+                codes, scale, *rest = unpack(u, kind, packed)
+                return codes, np.ones_like(scale), *rest
 
             return right(t.with_stage("unpack", ones), dtype, *inputs)
 
@@ -415,6 +418,26 @@ def _high_first(s: Setup) -> Setup | None:
         return np.concatenate([parts[:, :2], parts[:, 2 + low :], parts[:, 2 : 2 + low]], axis=1).reshape(rows.shape)
 
     return s.with_stage("pack", pack)
+
+
+@_mistake(
+    "norm correction missing",
+    "levels are not divided by their length before the key's length is restored",
+    "renormalize",
+)
+def _no_correction(s: Setup) -> Setup | None:
+    return s.with_stage("renormalize", _identity) if s.profile.family == "cache" else None
+
+
+@_mistake("values rounded down", "values are rounded down to a step, not to the nearest", "value_codes")
+def _rounded_down(s: Setup) -> Setup | None:
+    if s.profile.family != "cache":
+        return None
+
+    def down(t: Setup, dtype: DTypeLike, values: NDArray) -> NDArray:
+        return np.maximum(np.floor(cache.value_place(t, dtype, values) - 0.5), 0).astype(np.uint8)
+
+    return s.with_stage("value_codes", down)
 
 
 @_mistake("not shrunk", "decoded vectors lack the factor 1 − D", "decode")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from tqvec.oracle.cache import value_place
 from tqvec.oracle.inputs import Case
 from tqvec.oracle.setup import KINDS, Setup
 
@@ -60,7 +61,7 @@ def _magnitude(s: Setup, case: Case, output: str, truth: NDArray) -> NDArray:
     if KINDS[output] == "scalars":
         return np.abs(truth)
     if KINDS[output] == "scores":
-        decoded = s("decode", np.float64, *case.inputs[1:])
+        decoded = s.outputs("decode", np.float64, *case.inputs[1:])[0]
         return np.linalg.norm(case.inputs[0].astype(np.float64), axis=1)[:, None] * np.linalg.norm(decoded, axis=1)
     return np.abs(truth).max(axis=1)
 
@@ -88,8 +89,12 @@ def exact_fault(output: str, got: NDArray, expected: NDArray, case: Case) -> Fau
     if not wrong.any():
         return None
     at = tuple(np.argwhere(wrong)[0])
-    show = "{:#04x}, not {:#04x}" if KINDS[output] == "bytes" else "{}, not {}"
-    return Fault(output, f"{_place(wrong, case)}: {show.format(int(got[at]), int(expected[at]))}")
+    shown = (
+        f"{int(got[at]):#04x}, not {int(expected[at]):#04x}"
+        if KINDS[output] == "bytes"
+        else f"{got[at]}, not {expected[at]}"
+    )
+    return Fault(output, f"{_place(wrong, case)}: {shown}")
 
 
 def code_fault(
@@ -149,7 +154,7 @@ def _path_fault(
 
 def shape_fault(output: str, got: NDArray, expected: NDArray) -> Fault | None:
     """The fault of an array of another shape or kind, or None."""
-    whole = KINDS[output] in ("bytes", "codes", "signs")
+    whole = KINDS[output] in ("bytes", "codes", "signs", "steps")
     if got.shape != expected.shape:
         return Fault(output, f"shape {got.shape}, not {expected.shape}")
     if whole and not (np.issubdtype(got.dtype, np.integer) or got.dtype == bool):
@@ -172,13 +177,15 @@ def _faults(s: Setup, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault |
     faults = [shape_fault(*each) for each in zip(outputs, got, expected, strict=True)]
     if any(faults):
         return faults
-    special = {"quantize": _quantize, "sign": _sign, "encode": _encode}.get(case.stage, _each)
+    special = {"quantize": _quantize, "sign": _sign, "value_codes": _value_codes, "encode": _encode}.get(
+        case.stage, _each
+    )
     return special(s, case, got, dtype)
 
 
 def _each(s: Setup, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault | None]:
     outputs = s.stages[case.stage].outputs
-    if KINDS[outputs[0]] in ("bytes", "codes"):
+    if case.stage in ("pack", "unpack"):
         expected = s.outputs(case.stage, None, *case.inputs)
         return [exact_fault(*each, case) for each in zip(outputs, got, expected, strict=True)]
     yards = s.outputs(case.stage, dtype, *case.inputs)
@@ -206,6 +213,27 @@ def _quantize(s: Setup, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault
 
 def _whole(codes: NDArray) -> NDArray[np.int64]:
     return codes.astype(np.int64)
+
+
+def _value_codes(s: Setup, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault | None]:
+    return [_steps_fault(s, got[0], case.inputs[0], dtype, case)]
+
+
+def _steps_fault(s: Setup, got: NDArray, values: NDArray, dtype: DTypeLike, case: Case) -> Fault | None:
+    """Codes in equal steps: the place in steps may be off by the rounding of four operations and of the values."""
+    place = value_place(s, np.float64, values.astype(np.float64))
+    step, least = s("value_range", np.float64, values.astype(np.float64))
+    rounding = (
+        _conversion(values, dtype) + (_conversion(least, dtype) + _conversion(values, dtype).max(axis=1))[:, None]
+    )
+    off = rounding / step[:, None] + 4 * _unit(np.float32) * (np.abs(place) + 2 * np.abs(least / step)[:, None])
+    top = 2**s.profile.value_bits - 1
+    low, high = (np.clip(np.floor(place + sign * off), 0, top) for sign in (-1, 1))
+    wrong = ~((got >= low) & (got <= high))
+    if not wrong.any():
+        return None
+    at = tuple(np.argwhere(wrong)[0])
+    return Fault("value_codes", f"{_place(wrong, case)}: code {int(got[at])}, not {int(low[at])}")
 
 
 def _sign(s: Setup, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault | None]:
@@ -242,6 +270,9 @@ def _encode(s: Setup, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault |
                 found.append(_float(s, case, output, own[output], t, y, dtype))
                 continue
             truths[output] = yards[output] = own[output]
+            if KINDS[output] == "steps":
+                found.append(_steps_fault(s, own[output], truths[of], dtype, case))
+                continue
             epsilon = allowed(truths[of], yards[of], np.abs(truths[of]).max(axis=1), dtype, case.ordinary)
             check = _signs_of if KINDS[output] == "signs" else code_fault
             found.append(check(s, own[output], right.get(output, t), truths[of], epsilon, dtype, case))

@@ -141,7 +141,8 @@ def judge(port: Port, s: Setup, stage: str) -> Verdict:
 def run(port: Port, s: Setup, whole: bool = True) -> Result:
     """Verdicts on all stages; where none failed, on the statistics too, unless `whole` is False."""
     verdicts = [judge(port, s, stage) for stage in s.stages]
-    whole = whole and {"encode", "decode"} <= port.stages.keys() and s.d <= statistics.LARGEST_D
+    vectors_only = s.stages["encode"].inputs == ("x",)
+    whole = whole and vectors_only and {"encode", "decode"} <= port.stages.keys() and s.d <= statistics.LARGEST_D
     if whole and not any(verdict.status == "failed" for verdict in verdicts):
         message = statistics.fault(port, s)
         verdicts.append(Verdict("statistics", "failed" if message else "passed", False, message))

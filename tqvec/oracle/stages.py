@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tqvec.oracle import blocks
+from tqvec.oracle import blocks, cache
 from tqvec.oracle.arithmetic import at_least_single, exponential, lengths, product, total
 from tqvec.oracle.layouts import LAYOUTS
 from tqvec.oracle.setup import Setup, Stage
@@ -25,7 +25,8 @@ def normalize(s: Setup, dtype: Type, x: NDArray) -> NDArray:
     """x/‖x‖, group by group, and 0 where ‖x‖ is 0 or counts as 0."""
     groups = x.reshape(-1, s.profile.group or s.d)
     norm = lengths(groups, s.profile.norm_dtype)
-    inverse = np.divide(1, norm, out=np.zeros_like(norm), where=norm > s.profile.tiny)
+    divisor = norm + np.asarray(s.profile.epsilon, norm.dtype)
+    inverse = np.divide(1, divisor, out=np.zeros_like(norm), where=norm > s.profile.tiny)
     return (groups.astype(norm.dtype) * inverse[:, None]).astype(dtype).reshape(x.shape)
 
 
@@ -244,6 +245,11 @@ def attention_blocks(s: Setup, dtype: Type, queries: NDArray, packed: NDArray, p
     return attend(s, dtype, s("score", dtype, queries, packed), s("decode", dtype, packed_v))
 
 
+def attention_slot(s: Setup, dtype: Type, queries: NDArray, packed: NDArray) -> NDArray:
+    """As `attention`, of slots that hold a key and a value."""
+    return attend(s, dtype, s("score", dtype, queries, packed), s("decode", dtype, packed)[1])
+
+
 def _first(rotated: Type) -> dict[str, Stage]:
     """Stages of all families; `rotated` is the type whose bits the rotation has."""
     return {
@@ -288,10 +294,23 @@ _BLOCKS = {
     "score": Stage(("queries", "packed"), ("scores",), blocks.score_blocks),
     "attention": Stage(("queries", "packed", "packed_v"), ("output",), attention_blocks),
 }
+_SLOT = ("codes", "scale", "value_codes", "value_scale", "value_zero")
+_CACHE = {
+    "renormalize": Stage(("levels",), ("normal",), cache.renormalize),
+    "value_range": Stage(("values",), ("value_scale", "value_zero"), cache.value_range),
+    "value_codes": Stage(("values",), ("value_codes",), cache.value_codes),
+    "pack": Stage(_SLOT, ("packed",), cache.pack_slot),
+    "unpack": Stage(("packed",), _SLOT, cache.unpack_slot),
+    "encode": Stage(("x", "values"), ("packed",), cache.encode_slot, None),
+    "decode": Stage(("packed",), ("decoded", "decoded_values"), cache.decode_slot),
+    "score": Stage(("queries", "packed"), ("scores",), cache.score_slot),
+    "attention": Stage(("queries", "packed"), ("output",), attention_slot),
+}
 FAMILIES: dict[str, dict[str, Stage]] = {
     "scalar": {**_first(np.float32), **_LAST},
     "paper": {**_first(np.float64), **_LAST},
     "prod": {**_first(np.float64), **_PROD},
     "blocks": {**_first(np.float32), **_BLOCKS},
+    "cache": {**_first(np.float32), **_CACHE},
 }
 """Stages of each family, in the order in which they are judged."""
