@@ -158,6 +158,7 @@ def test_ports_that_raise_or_return_nonsense():
     assert judged(hand_written(rotate=lambda view, unit: 1 / 0), s).message.startswith("raised ZeroDivisionError")
     assert "shape (28,), not (28, 64)" in judged(hand_written(rotate=lambda view, unit: unit[:, 0]), s).message
     assert "not integers" in judged(hand_written(quantize=lambda view, y: y), s).message
+    assert "no bytes" in judged(hand_written(quantize=lambda view, y: np.full(y.shape, -1)), s).message
     assert "2 outputs, not 1" in judged(hand_written(rotate=lambda view, unit: (unit, unit)), s).message
     assert "nan" in judged(hand_written(rotate=lambda view, unit: unit * np.nan), s).message
     assert "levels" in judged(hand_written(quantize=lambda view, y: np.full(y.shape, 9)), s).message

@@ -27,11 +27,12 @@ WIDE += [("tqvec_trellis@4", d) for d in DIMS[:6]] + [("paper_prod@3", d) for d 
 @pytest.mark.parametrize("dtype", ports.DTYPES)
 @pytest.mark.parametrize("name", [name for name in PROFILES if "trellis" not in name])
 def test_the_oracle_passes_in_either_precision(name, dtype):
-    """Statistics too."""
+    """In float32 the statistics too, where a profile codes vectors and not pairs of them."""
     d = max(64, PROFILES[name].least)  # turbo: 128
-    result = runner.run(ports.of_setup(setup(PROFILES[name], d), dtype), setup(PROFILES[name], d))
+    s, whole = setup(PROFILES[name], d), dtype == "float32"
+    result = runner.run(ports.of_setup(s, dtype), s, whole)
     assert result.passed, result.first_broken
-    assert len(result.verdicts) == len(setup(PROFILES[name], d).stages) + (not name.startswith("vllm"))
+    assert len(result.verdicts) == len(s.stages) + (whole and not name.startswith("vllm"))
 
 
 @pytest.mark.parametrize("dtype", ports.DTYPES)
@@ -45,7 +46,7 @@ def test_trellis_in_either_precision(nbits, dtype):
 def test_dimensions(name, d):
     s = setup(PROFILES[name], d)
     assert runner.run(ports.of_setup(s), s, whole=False).passed
-    if d <= 256:
+    if d <= (100 if name.startswith("paper") else 256):  # sums in half precision are slow in NumPy
         assert runner.run(ports.of_setup(s, "float16"), s, whole=False).passed
 
 
@@ -95,8 +96,13 @@ def unmatmul(view, levels):
 @pytest.mark.parametrize("d", [64, 100])
 def test_another_way_to_write_the_paper(d):
     """BLAS for the rotation passes, and so do plain sums of squares."""
+
+    def normalize(view, x):
+        norm = np.linalg.norm(x, axis=1, keepdims=True)
+        return x / np.where(norm > 0, norm, np.inf)
+
     port = SimpleNamespace(
-        normalize=lambda view, x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30),
+        normalize=normalize,
         rotate=matmul,
         unrotate=unmatmul,
         dequantize=lambda view, codes: np.take(view.tables["centroids"], codes),

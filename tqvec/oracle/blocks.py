@@ -18,7 +18,7 @@ Type = DTypeLike
 def group_scale(s: Setup, dtype: Type, x: NDArray, codes: NDArray) -> NDArray:
     """‖x‖/‖c‖ of each group, for each of its blocks: decoding restores the length."""
     wide, group = at_least_single(dtype), s.profile.group
-    norm = lengths(x.reshape(-1, group), s.profile.norm_dtype).astype(wide)
+    norm = lengths(x.reshape(-1, group), s.length_type(dtype)).astype(wide)
     c = s("dequantize", dtype, codes).astype(wide).reshape(-1, group)
     found = (norm / np.sqrt(total(c * c))).reshape(len(x), -1)
     return np.repeat(found, group // s.profile.block, axis=1)

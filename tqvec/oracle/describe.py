@@ -80,7 +80,7 @@ def fields(p: Profile) -> Iterator[Field]:
             else f"the {'lower' if p.ties == 'down' else 'upper'} of the two middle codes"
         )
         + "; scale 0",
-        "lengths": f"squares and sums in {p.norm_dtype}",
+        "lengths": f"squares and sums in {p.norm_dtype}" + (" or better" if p.norm_dtype == "float32" else ""),
         "scale": f"{_SCALES[p.scale]}, one a {'block' if p.block else 'vector'}",
         "scale type": p.scale_dtype,
         "layout": _LAYOUTS[p.layout],

@@ -246,7 +246,7 @@ def _not_corrected(s: Setup) -> Setup | None:
         return None
 
     def plain(t: Setup, dtype: DTypeLike, x: NDArray, codes: NDArray) -> NDArray:
-        norm = lengths(x.reshape(-1, t.profile.group), t.profile.norm_dtype).reshape(len(x), -1)
+        norm = lengths(x.reshape(-1, t.profile.group), t.length_type(dtype)).reshape(len(x), -1)
         return np.repeat(norm, t.profile.group // t.profile.block, axis=1)
 
     return s.with_stage("scale", plain)

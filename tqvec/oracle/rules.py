@@ -46,24 +46,24 @@ def allowed(truth: NDArray, yard: NDArray, magnitude: NDArray, dtype: DTypeLike,
     Twice the yardstick's own error on it, or, if that is more, twice its largest on ordinary rows in proportion to the
     magnitude; and one rounding of the result. Unlimited where the yardstick overflows.
     """
-    error = np.abs(yard.astype(np.float64) - truth)
+    error, size = np.abs(yard.astype(np.float64) - truth), np.abs(truth)
     if error.ndim > magnitude.ndim:
-        error = error.max(axis=1)
+        error, size = error.max(axis=1), size.max(axis=1)
     ratio = np.divide(error, magnitude, out=np.zeros_like(error), where=magnitude > 0)[:ordinary]
     common = float(np.max(ratio[np.isfinite(ratio)], initial=0.0))
-    limit = FACTOR * np.maximum(error, common * magnitude) + _unit(dtype) * magnitude
+    limit = FACTOR * np.maximum(error, common * magnitude) + _unit(dtype) * size
     tiny = float(np.finfo(np.dtype(dtype)).smallest_subnormal)
     return np.where(np.isfinite(error), limit + tiny * (magnitude > 0), np.inf)
 
 
 def _magnitude(s: Setup, case: Case, output: str, truth: NDArray) -> NDArray:
-    """What errors are measured against: the largest value of a row; of a score, the product of the lengths."""
+    """What errors are in proportion to: the length of a row; of a score, the product of the lengths."""
     if KINDS[output] == "scalars":
         return np.abs(truth)
     if KINDS[output] == "scores":
         decoded = s.outputs("decode", np.float64, *case.inputs[1:])[0]
         return np.linalg.norm(case.inputs[0].astype(np.float64), axis=1)[:, None] * np.linalg.norm(decoded, axis=1)
-    return np.abs(truth).max(axis=1)
+    return np.linalg.norm(truth, axis=1)
 
 
 def _place(wrong: NDArray, case: Case) -> str:
@@ -153,12 +153,14 @@ def _path_fault(
 
 
 def shape_fault(output: str, got: NDArray, expected: NDArray) -> Fault | None:
-    """The fault of an array of another shape or kind, or None."""
+    """The fault of an array of another shape or kind, or of integers that are no bytes, or None."""
     whole = KINDS[output] in ("bytes", "codes", "signs", "steps")
     if got.shape != expected.shape:
         return Fault(output, f"shape {got.shape}, not {expected.shape}")
     if whole and not (np.issubdtype(got.dtype, np.integer) or got.dtype == bool):
         return Fault(output, f"dtype {got.dtype}, not integers")
+    if whole and got.size and not 0 <= int(got.min()) <= int(got.max()) <= 255:
+        return Fault(output, f"values from {got.min()} to {got.max()}, which are no bytes")
     return None
 
 
@@ -273,7 +275,7 @@ def _encode(s: Setup, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault |
             if KINDS[output] == "steps":
                 found.append(_steps_fault(s, own[output], truths[of], dtype, case))
                 continue
-            epsilon = allowed(truths[of], yards[of], np.abs(truths[of]).max(axis=1), dtype, case.ordinary)
+            epsilon = allowed(truths[of], yards[of], np.linalg.norm(truths[of], axis=1), dtype, case.ordinary)
             check = _signs_of if KINDS[output] == "signs" else code_fault
             found.append(check(s, own[output], right.get(output, t), truths[of], epsilon, dtype, case))
     return found

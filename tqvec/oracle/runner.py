@@ -87,7 +87,7 @@ def _factor(got: NDArray, truth: NDArray, d: int) -> str | None:
     if not np.isfinite(got).all() or not got.any():
         return None
     a = float((got * truth).sum() / (truth * truth).sum())
-    if np.abs(got - a * truth).max() > 1e-4 * np.abs(got).max():
+    if abs(a - 1) < 1e-4 or np.abs(got - a * truth).max() > 1e-4 * np.abs(got).max():
         return None
     name = next((label for label, value in known.items() if abs(a / value - 1) < 1e-4), f"{a:.6g}")
     return f"constant factor: values are {name} times the right ones"

@@ -86,6 +86,10 @@ class Setup:
             return np.dtype(np.uint8)
         return np.dtype(self.profile.scale_dtype if name.startswith(("scale", "value_")) else np.float32)
 
+    def length_type(self, dtype: DTypeLike) -> np.dtype:
+        """In which lengths of inputs are computed: the profile's own type, but float64 for the truth."""
+        return np.dtype(np.float64) if np.dtype(dtype) == np.float64 else np.dtype(self.profile.norm_dtype)
+
     def outputs(self, stage: str, dtype: DTypeLike | None, *inputs: NDArray) -> Arrays:
         """Like a call, but always a tuple."""
         found = self(stage, dtype, *inputs)

@@ -24,7 +24,7 @@ Type = DTypeLike
 def normalize(s: Setup, dtype: Type, x: NDArray) -> NDArray:
     """x/‖x‖, group by group, and 0 where ‖x‖ is 0 or counts as 0."""
     groups = x.reshape(-1, s.profile.group or s.d)
-    norm = lengths(groups, s.profile.norm_dtype)
+    norm = lengths(groups, s.length_type(dtype))
     divisor = norm + np.asarray(s.profile.epsilon, norm.dtype)
     inverse = np.divide(1, divisor, out=np.zeros_like(norm), where=norm > s.profile.tiny)
     return (groups.astype(norm.dtype) * inverse[:, None]).astype(dtype).reshape(x.shape)
@@ -110,7 +110,7 @@ def dequantize(s: Setup, dtype: Type, codes: NDArray) -> NDArray:
 def scale(s: Setup, dtype: Type, x: NDArray, rotated: NDArray, codes: NDArray) -> NDArray:
     """What is kept of the length: ‖x‖/⟨y, c⟩, or ‖x‖; 0 for the zero vector."""
     wide = at_least_single(dtype)
-    norm = lengths(x, s.profile.norm_dtype)
+    norm = lengths(x, s.length_type(dtype))
     if s.profile.scale == "norm":
         return norm
     y, c = rotated.astype(dtype).astype(wide), s("dequantize", dtype, codes).astype(wide)
