@@ -36,7 +36,7 @@ def value_place(s: Setup, dtype: Type, values: NDArray) -> NDArray:
     """(v − least)/step + 1/2, whose integer part is the code; the step is not yet rounded for storage."""
     step, least = s("value_range", dtype, values)
     v = values.astype(dtype).astype(step.dtype)
-    return np.asarray((v - least[:, None]) / step[:, None] + np.asarray(0.5, step.dtype))
+    return np.asarray((v - least[:, None]) / step[:, None] + np.asarray(s.profile.rounding, step.dtype))
 
 
 def value_codes(s: Setup, dtype: Type, values: NDArray) -> NDArray:

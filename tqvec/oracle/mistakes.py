@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tqvec.oracle import cache, stages, tables
+from tqvec.oracle import stages, tables
 from tqvec.oracle.arithmetic import lengths
 from tqvec.oracle.layouts import LAYOUTS
 from tqvec.oracle.setup import Setup
@@ -52,7 +52,13 @@ def _mistake(name: str, says: str, *where: str) -> Callable[[Change], Change]:
 
 
 def _hadamard(s: Setup) -> bool:
-    return "signs" in s.tables
+    """Whether the rotation is made of signs and transforms, and some signs are −1."""
+    return "signs" in s.tables and bool((s.tables["signs"] < 0).any())
+
+
+def _symmetric(s: Setup) -> bool:
+    """Whether the rotation is its own inverse: one transform without signs."""
+    return s.profile.rotation == "signed_wht" and not _hadamard(s)
 
 
 @_mistake("not normalised", "vectors are rotated without dividing by their length", "normalize")
@@ -108,7 +114,9 @@ def _rotation_ignored(s: Setup) -> Setup:
 
 
 @_mistake("rotation transposed", "the rotation is transposed: Πᵀu for Πu", "rotate")
-def _transposed(s: Setup) -> Setup:
+def _transposed(s: Setup) -> Setup | None:
+    if _symmetric(s):
+        return None
     return s.with_stage("rotate", stages.unrotate).with_stage("unrotate", stages.rotate)
 
 
@@ -118,8 +126,8 @@ def _not_undone(s: Setup) -> Setup:
 
 
 @_mistake("rotation done twice", "decoding rotates forwards: Πc for Πᵀc", "unrotate")
-def _twice(s: Setup) -> Setup:
-    return s.with_stage("unrotate", stages.rotate)
+def _twice(s: Setup) -> Setup | None:
+    return None if _symmetric(s) else s.with_stage("unrotate", stages.rotate)
 
 
 @_mistake("ties flipped", "a value on a threshold (and so zero) gets the code on the other side", "quantize")
@@ -431,13 +439,7 @@ def _no_correction(s: Setup) -> Setup | None:
 
 @_mistake("values rounded down", "values are rounded down to a step, not to the nearest", "value_codes")
 def _rounded_down(s: Setup) -> Setup | None:
-    if s.profile.family != "cache":
-        return None
-
-    def down(t: Setup, dtype: DTypeLike, values: NDArray) -> NDArray:
-        return np.maximum(np.floor(cache.value_place(t, dtype, values) - 0.5), 0).astype(np.uint8)
-
-    return s.with_stage("value_codes", down)
+    return replace(s, profile=replace(s.profile, rounding=0.0)) if s.profile.family == "cache" else None
 
 
 @_mistake("not shrunk", "decoded vectors lack the factor 1 − D", "decode")

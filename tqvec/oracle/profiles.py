@@ -49,6 +49,8 @@ class Profile:
         Added to lengths before vectors are divided by them.
     value_bits : int
         Of values in a cache of keys and values; 0: there are none.
+    rounding : float
+        Added to the place of a value in steps before its integer part is taken.
     multiple, least : int
         Dimensions are multiples of `multiple`, from `least` on; 0: powers of two.
     version : int
@@ -71,6 +73,7 @@ class Profile:
     tiny: float = 0.0
     epsilon: float = 0.0
     value_bits: int = 0
+    rounding: float = 0.5
     multiple: int = 1
     least: int = 4
     version: int = 1
