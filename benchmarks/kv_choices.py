@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from _language_model import Layer, Model
 from numpy.typing import NDArray
+from rich.table import Table
 
 import tqvec
 from tqvec.codec.scales import SCALES
@@ -42,13 +43,16 @@ def error(tq: tqvec.TurboQuant, layer: Layer, side: str, rule: str, mean: bool, 
 
 
 def main() -> None:
-    """Print one row a choice, and for means one number a layer."""
+    """Print one row a choice, with the error of each layer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--queries", type=int, default=128)
     arguments = parser.parse_args()
     layers = Model(arguments.tokens).capture()[::3]
     rows: list[dict[str, Any]] = []
+    table = Table(title="error of attention's output")
+    for column in ("bits", "coded", "scale", "mean", "error", "by layer"):
+        table.add_column(column)
     for nbits in (2, 3, 4):
         tq = tqvec.TurboQuant(layers[0].keys.shape[2], nbits)
         for side in ("keys", "values"):
@@ -57,7 +61,9 @@ def main() -> None:
                     errors = [error(tq, layer, side, rule, mean, arguments.queries) for layer in layers]
                     row = {"nbits": nbits, "side": side, "scale": rule, "mean": mean}
                     rows.append({**row, "error": np.mean(errors) ** 0.5, "by layer": np.sqrt(errors).tolist()})
-                    console.print({**row, "error": f"{rows[-1]['error']:.4f}"}, np.sqrt(errors).round(3).tolist())
+                    by_layer = " ".join(f"{value:.3f}" for value in np.sqrt(errors))
+                    table.add_row(str(nbits), side, rule, "yes" if mean else "", f"{rows[-1]['error']:.4f}", by_layer)
+    console.print(table)
     report("kv_choices", rows)
 
 

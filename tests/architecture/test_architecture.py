@@ -1,6 +1,7 @@
 """The house rules (design): imports point downward, Numba stays in its rooms, files and functions stay small."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,18 @@ def test_numba_stays_in_kernels(path):
     assert not top_levels(path) & {"numba", "llvmlite"}
     if room(path) == "reference":
         assert not top_levels(path) & {"scipy", "safetensors"}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room(p) == "oracle"], ids=name_of)
+def test_the_oracle_needs_numpy_alone(path):
+    """It runs on GPU machines that have nothing else, and shares with the codec only what both take for granted."""
+    allowed = {"tqvec.errors", "tqvec.codec.splitmix", "tqvec.oracle", "tqvec.reference"}
+    for name in imports(TREES[path]):
+        top = name.split(".")[0]
+        if top == "tqvec":
+            assert any(f"{name}.".startswith(f"{each}.") for each in allowed), name
+        else:
+            assert top in sys.stdlib_module_names | {"numpy", "pytest"}, name
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if p not in OUTSIDE_KERNELS], ids=name_of)

@@ -23,8 +23,8 @@ def profiles() -> None:
     for heading in ("profile", "bits", "rotation", "codebook", "scale", "layout", "dimensions"):
         table.add_column(heading, justify="right" if heading == "bits" else "left")
     for p in PROFILES.values():
-        dims = f"from {p.least}" if p.multiple == 1 else f"multiples of {p.multiple}"
-        table.add_row(p.name, str(p.nbits), p.rotation, p.codebook, f"{p.scale}, {p.scale_dtype}", p.layout, dims)
+        scale = f"{p.scale}, {p.scale_dtype}"
+        table.add_row(p.name, str(p.nbits), p.rotation, p.codebook, scale, p.layout, describe.dimensions(p))
     console.print(table)
 
 

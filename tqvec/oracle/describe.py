@@ -33,29 +33,44 @@ class Field(NamedTuple):
 _ROTATIONS = {
     "hadamard": "format.md section 2: rounds of permutation, signs and Walsh-Hadamard blocks, from SplitMix64",
     "dense": "y = Πu, Π the float32 `matrix` (that of format.md section 2 with this seed)",
+    "signed_wht": "of each group: y = s₂ · H(s₁ · u)/√size, H the unnormalised Walsh-Hadamard transform, s₁ and "
+    "s₂ the rows of `signs`",
 }
 _CODEBOOKS = {
     "beta": "Lloyd-Max levels of a coordinate of random unit vectors, format.md section 3; `thresholds` are midpoints",
+    "decimal": "Lloyd-Max levels of N(0, 1/128) and their midpoints, six decimals each, as one fork has them",
+    "trapezoid": "Lloyd-Max levels of N(0, 1/d), solved by 200 trapezoids a cell, and their midpoints",
     "trellis": "trellis, format.md section 7; `levels` by in-subset bits and window",
 }
-_SCALES = {"unbiased": "‖x‖/⟨y, c⟩", "norm": "‖x‖"}
+_SCALES = {"unbiased": "‖x‖/⟨y, c⟩", "norm": "‖x‖", "corrected": "‖x‖/‖c‖ of the group of 128"}
 _LAYOUTS = {
     "planes": "bit planes, the most significant first; bytes are filled from the lowest bit, the last one with zeros",
+    "turbo": "block after block: the scale; 4 bits: a second float16, zero; the low two bits of codes (4 bits: all), "
+    "from the lowest bit of each byte; 3 bits: then the high bits, likewise",
+    "fields": "a slot: key codes one after the other, lowest bit first; scale; value codes likewise; step; min",
 }
 _TIES = {"down": "the lower code", "up": "the upper code"}
 
 _DEFINED = ("dimensions", "rotation", "layout", "zero vector", "lengths", "scale type", "ties")
-_STATUS = {"tqvec": "defined", "paper": "confirmed"}
+_STATUS = {"tqvec": "defined", "paper": "confirmed", "turbo": "confirmed"}
+_PUBLISHED = ("blocks", "cache")
+"""Families that others have defined."""
+_ASSUMED = ("dimensions", "codebook", "layout")
+
+
+def dimensions(p: Profile) -> str:
+    """Which dimensions a profile takes."""
+    return {0: f"powers of two from {p.least}", 1: f"from {p.least}"}.get(p.multiple, f"multiples of {p.multiple}")
 
 
 def fields(p: Profile) -> Iterator[Field]:
     """Every choice of a profile."""
-    origin = p.name.split("_")[0]
+    origin = "turbo" if p.family in _PUBLISHED else p.name.split("_")[0]
     trellis = p.codebook == "trellis"
     told = {
         "bits": f"{p.nbits} a code" + (", the sign of the second stage included" if p.family == "prod" else ""),
-        "dimensions": f"from {p.least}" if p.multiple == 1 else f"multiples of {p.multiple}",
-        "rotation": f"{_ROTATIONS[p.rotation]}; seed {p.seed}",
+        "dimensions": dimensions(p),
+        "rotation": _ROTATIONS[p.rotation] + ("" if p.family in _PUBLISHED else f"; seed {p.seed}"),
         "codebook": _CODEBOOKS[p.codebook],
         "ties": "as format.md section 7" if trellis else f"a value on a threshold gets {_TIES[p.ties]}",
         "zero vector": "direction 0, so "
@@ -65,10 +80,11 @@ def fields(p: Profile) -> Iterator[Field]:
             else f"the {'lower' if p.ties == 'down' else 'upper'} of the two middle codes"
         )
         + "; scale 0",
-        "lengths": f"squares and sums in {p.norm_dtype}",
-        "scale": f"{_SCALES[p.scale]}, one a vector",
+        "lengths": f"squares and sums in {p.norm_dtype}" + (" or better" if p.norm_dtype == "float32" else ""),
+        "scale": f"{_SCALES[p.scale]}, one a {'block' if p.block else 'vector'}",
         "scale type": p.scale_dtype,
         "layout": _LAYOUTS[p.layout],
+        "group, block": f"{p.group}, {p.block} coordinates" if p.group else "the whole vector; no blocks",
         "decoding": "shrink · scale · Πᵀc, shrink = 1 − D" if p.shrink else "scale · Πᵀc",
     }
     if p.family == "prod":
@@ -80,6 +96,10 @@ def fields(p: Profile) -> Iterator[Field]:
         )
         told["packed code"] = "2 · first-stage code + sign bit"
     for name, text in told.items():
+        if origin == "turbo":
+            open_ = name in _ASSUMED or (p.block == 32 and name in ("scale", "group, block"))
+            yield Field(name, text, "assumed" if open_ else "confirmed")
+            continue
         defined = name in (*_DEFINED, "S", "packed code") or (origin == "paper" and name == "bits")
         yield Field(name, text, "defined" if defined else _STATUS[origin])
 

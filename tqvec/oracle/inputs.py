@@ -42,15 +42,17 @@ def ordinary_rows(d: int, n: int, number: int) -> NDArray[np.float32]:
     return near_normal(SEED, number, (n, d)) * np.ldexp(np.float32(1), np.arange(n) % 4 - 1)[:, None].astype(np.float32)
 
 
-def adversarial_rows(d: int) -> dict[str, NDArray[np.float32]]:
-    """Vectors that ports get wrong, by name."""
+def adversarial_rows(d: int, half: bool = False) -> dict[str, NDArray[np.float32]]:
+    """Vectors that ports get wrong, by name; `half`: lengths must fit float16, since the profile keeps them so."""
     j = np.arange(d)
     noise = near_normal(SEED, 3, (1, d))[0]
     rows = {
         "zero": np.zeros(d),
         "minus zero": np.full(d, -0.0),
         "denormal": (j % 7 - 3) * 2.0**-149,
-        "norm beyond float16": np.ldexp(noise, 17) / np.float32(2) ** int(np.log2(d) / 2),
+        "large, float16 can hold it" if half else "norm beyond float16": np.ldexp(noise, 15 if half else 17)
+        / np.float32(2) ** ((d.bit_length() - 1) // 2),
+        "tiny": np.ldexp(noise, -60),
         "one-hot first": j == 0,
         "one-hot last": -1.0 * (j == d - 1),
         "two-sparse": 1.0 * (j == 1) - (j == d // 2),
@@ -98,10 +100,11 @@ def code_rows(s: Setup, width: int) -> dict[str, NDArray[np.uint8]]:
 @lru_cache(maxsize=8)
 def _values(s: Setup) -> tuple[Arrays, tuple[str, ...]]:
     """Every value of the chain on ordinary and adversarial rows, and the names of the rows."""
-    odd = adversarial_rows(s.d)
+    odd = adversarial_rows(s.d, s.profile.scale_dtype == "float16")
     x = np.concatenate([ordinary_rows(s.d, ORDINARY, 0), np.array(list(odd.values()))])
     names = (*(f"ordinary {i}" for i in range(ORDINARY)), *odd)
-    found: Arrays = {"x": x, "queries": ordinary_rows(s.d, QUERIES, 1)}
+    values = np.concatenate([ordinary_rows(s.d, ORDINARY, 7), x[ORDINARY:]])
+    found: Arrays = {"x": x, "values": values, "queries": ordinary_rows(s.d, QUERIES, 1)}
     for name, stage in s.stages.items():
         if name in ("attention", "encode"):
             continue  # attention has inputs of its own; the parts of encode are there already
@@ -116,6 +119,8 @@ def _attention(s: Setup) -> tuple[NDArray, ...]:
     keys = near_normal(SEED, 4, (2 * ORDINARY, s.d))
     values = near_normal(SEED, 5, (2 * ORDINARY, s.d))
     queries = near_normal(SEED, 6, (QUERIES, s.d)) * np.float32(2)
+    if "values" in s.stages["encode"].inputs:
+        return (queries, *s.outputs("encode", None, keys, values))
     return (queries, *s.outputs("encode", None, keys), *s.outputs("encode", None, values))
 
 
@@ -140,7 +145,7 @@ def cases(s: Setup, stage: str) -> Iterator[Case]:
         yield Case(stage, (np.array(list(extra.values())),), tuple(extra), len(extra))
     if stage == "sign":
         yield Case(stage, (special_values()[None],), ("special values",), 1)
-    if stage in ("pack", "unpack", "dequantize"):
+    if stage == "dequantize" or (stage in ("pack", "unpack") and s.profile.family != "cache"):
         yield from _codes_cases(s, stage)
 
 
@@ -149,6 +154,9 @@ def _codes_cases(s: Setup, stage: str) -> Iterator[Case]:
     rows = code_rows(s, s.profile.nbits - signed)
     codes = np.array(list(rows.values()))
     inputs: tuple[NDArray, ...] = (codes, codes & 1) if signed and stage != "dequantize" else (codes,)
+    if s.profile.family == "blocks" and stage != "dequantize":
+        count = s.d // s.profile.block
+        inputs = (codes, np.ldexp(1.0, np.arange(len(codes) * count) % 20 - 9).reshape(-1, count).astype(np.float16))
     if stage == "unpack":
         inputs = s.outputs("pack", None, *inputs)
     yield Case(stage, inputs, tuple(rows), len(rows))

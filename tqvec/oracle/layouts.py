@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tqvec.reference import packing
 
-Codes = NDArray[np.uint8]
+Codes = NDArray  # of uint8
 Bytes = NDArray[np.uint8]
 
 

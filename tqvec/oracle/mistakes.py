@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tqvec.oracle import stages, tables
+from tqvec.oracle.arithmetic import lengths
 from tqvec.oracle.layouts import LAYOUTS
 from tqvec.oracle.setup import Setup
 from tqvec.reference import trellis
@@ -51,7 +52,13 @@ def _mistake(name: str, says: str, *where: str) -> Callable[[Change], Change]:
 
 
 def _hadamard(s: Setup) -> bool:
-    return "signs" in s.tables
+    """Whether the rotation is made of signs and transforms, and some signs are −1."""
+    return "signs" in s.tables and bool((s.tables["signs"] < 0).any())
+
+
+def _symmetric(s: Setup) -> bool:
+    """Whether the rotation is its own inverse: one transform without signs."""
+    return s.profile.rotation == "signed_wht" and not _hadamard(s)
 
 
 @_mistake("not normalised", "vectors are rotated without dividing by their length", "normalize")
@@ -78,7 +85,7 @@ def _signs_reversed(s: Setup) -> Setup | None:
 
 @_mistake("rounds reversed", "the rounds of the rotation run backwards", "rotate")
 def _rounds_reversed(s: Setup) -> Setup | None:
-    if not _hadamard(s) or len(s.tables["signs"]) < 2:
+    if "permutation" not in s.tables:
         return None
     return s.with_tables(permutation=s.tables["permutation"][::-1], signs=s.tables["signs"][::-1])
 
@@ -107,7 +114,9 @@ def _rotation_ignored(s: Setup) -> Setup:
 
 
 @_mistake("rotation transposed", "the rotation is transposed: Πᵀu for Πu", "rotate")
-def _transposed(s: Setup) -> Setup:
+def _transposed(s: Setup) -> Setup | None:
+    if _symmetric(s):
+        return None
     return s.with_stage("rotate", stages.unrotate).with_stage("unrotate", stages.rotate)
 
 
@@ -117,8 +126,8 @@ def _not_undone(s: Setup) -> Setup:
 
 
 @_mistake("rotation done twice", "decoding rotates forwards: Πc for Πᵀc", "unrotate")
-def _twice(s: Setup) -> Setup:
-    return s.with_stage("unrotate", stages.rotate)
+def _twice(s: Setup) -> Setup | None:
+    return None if _symmetric(s) else s.with_stage("unrotate", stages.rotate)
 
 
 @_mistake("ties flipped", "a value on a threshold (and so zero) gets the code on the other side", "quantize")
@@ -141,7 +150,9 @@ def _codebook(name: str, says: str, make: Callable[[int, int], NDArray[np.float6
     """Register a wrong codebook; narrower than `least` bits it would be the right one."""
 
     def change(s: Setup) -> Setup | None:
-        return _with_levels(s, make(s.d, _first_bits(s))) if _first_bits(s) >= least else None
+        if make is tables.gaussian_centroids and s.profile.codebook != "beta":
+            return None  # it is the right one, but for its last digits
+        return _with_levels(s, make(s.profile.group or s.d, _first_bits(s))) if _first_bits(s) >= least else None
 
     MISTAKES[name] = Mistake(name, says, ("quantize", "dequantize"), change)
 
@@ -225,7 +236,7 @@ def _greedy(s: Setup) -> Setup | None:
 
 def _scale_rule(name: str, says: str, rule: str) -> None:
     def change(s: Setup) -> Setup | None:
-        return None if s.profile.scale == rule else replace(s, profile=replace(s.profile, scale=rule))
+        return None if s.profile.scale in (rule, "corrected") else replace(s, profile=replace(s.profile, scale=rule))
 
     MISTAKES[name] = Mistake(name, says, ("scale",), change)
 
@@ -235,9 +246,24 @@ _scale_rule("unbiased for scale", "the scale is ‖x‖/⟨y, c⟩", "unbiased")
 _scale_rule("least squares for scale", "the scale is ‖x‖⟨y, c⟩/‖c‖²", "least squares")
 
 
+@_mistake(
+    "length not corrected", "the scale is ‖x‖, not ‖x‖/‖c‖: what the codes lose of the length stays lost", "scale"
+)
+def _not_corrected(s: Setup) -> Setup | None:
+    if s.profile.scale != "corrected":
+        return None
+
+    def plain(t: Setup, dtype: DTypeLike, x: NDArray, codes: NDArray) -> NDArray:
+        norm = lengths(x.reshape(-1, t.profile.group), t.length_type(dtype)).reshape(len(x), -1)
+        return np.repeat(norm, t.profile.group // t.profile.block, axis=1)
+
+    return s.with_stage("scale", plain)
+
+
 @_mistake("scale squared", "the scale is squared: a square root is missing", "scale")
 def _squared(s: Setup) -> Setup:
-    return s.with_stage("scale", lambda t, dtype, *inputs: stages.scale(t, dtype, *inputs) ** 2)
+    right = s.stages["scale"].function
+    return s.with_stage("scale", lambda t, dtype, *inputs: right(t, dtype, *inputs) ** 2)
 
 
 @_mistake("scale in half precision", "the scale is rounded to float16", "scale")
@@ -341,6 +367,7 @@ def _layout(name: str, says: str, layout: str, least: int = 1) -> None:
 
 _layout("planes swapped", "bit planes are in the opposite order: the least significant first", "planes, low first", 2)
 _layout("bits of a byte reversed", "bytes are filled from the highest bit", "planes, high bit first")
+_layout("planes for fields", "codes are packed as bit planes, not one after the other", "planes", 2)
 _layout("fields for planes", "codes are packed one after the other, not as bit planes", "fields", 2)
 _layout(
     "fields from the high bit", "codes are packed one after the other, from the highest bit", "fields, high first", 2
@@ -362,9 +389,57 @@ def _replacing_last(s: Setup, stage: str, position: int, value: Callable[[NDArra
 @_mistake("length not restored", "decoded vectors and scores lack the factor of the stored scale", "decode")
 def _not_restored(s: Setup) -> Setup | None:
     if "scale" not in s.stages["decode"].inputs:
-        return None
+        return _unit_blocks(s)
     at = s.stages["decode"].inputs.index("scale")
     return _replacing_last(_replacing_last(s, "decode", at, np.ones_like), "score", at + 1, np.ones_like)
+
+
+def _unit_blocks(s: Setup) -> Setup:
+    """Blocks whose scale counts as 1, in decoding and in scores."""
+    found = s
+    for stage in ("decode", "score"):
+        right = s.stages[stage].function
+
+        def wrong(t: Setup, dtype: DTypeLike, *inputs: NDArray, right: Callable[..., Any] = right) -> Any:
+            unpack = t.stages["unpack"].function
+
+            def ones(u: Setup, kind: DTypeLike, packed: NDArray) -> Any:
+                codes, scale, *rest = unpack(u, kind, packed)
+                return codes, np.ones_like(scale), *rest
+
+            return right(t.with_stage("unpack", ones), dtype, *inputs)
+
+        found = found.with_stage(stage, wrong)
+    return found
+
+
+@_mistake("high bits first", "blocks have the high bits of 3-bit codes before the low ones", "pack")
+def _high_first(s: Setup) -> Setup | None:
+    if s.profile.layout != "turbo" or s.profile.nbits != 3:
+        return None
+    low, high = s.profile.block // 4, s.profile.block // 8
+    right = s.stages["pack"].function
+
+    def pack(t: Setup, dtype: DTypeLike, *inputs: NDArray) -> NDArray:
+        rows = right(t, dtype, *inputs)
+        parts = rows.reshape(-1, 2 + low + high)
+        return np.concatenate([parts[:, :2], parts[:, 2 + low :], parts[:, 2 : 2 + low]], axis=1).reshape(rows.shape)
+
+    return s.with_stage("pack", pack)
+
+
+@_mistake(
+    "norm correction missing",
+    "levels are not divided by their length before the key's length is restored",
+    "renormalize",
+)
+def _no_correction(s: Setup) -> Setup | None:
+    return s.with_stage("renormalize", _identity) if s.profile.family == "cache" else None
+
+
+@_mistake("values rounded down", "values are rounded down to a step, not to the nearest", "value_codes")
+def _rounded_down(s: Setup) -> Setup | None:
+    return replace(s, profile=replace(s.profile, rounding=0.0)) if s.profile.family == "cache" else None
 
 
 @_mistake("not shrunk", "decoded vectors lack the factor 1 − D", "decode")

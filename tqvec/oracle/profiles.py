@@ -43,10 +43,16 @@ class Profile:
         Coordinates that are normalised and rotated together; 0: all.
     block : int
         Coordinates of a stored block, each with its scale; 0: the scale is apart.
+    tiny : float
+        Groups that are no longer than this count as zero.
+    epsilon : float
+        Added to lengths before vectors are divided by them.
     value_bits : int
         Of values in a cache of keys and values; 0: there are none.
+    rounding : float
+        Added to the place of a value in steps before its integer part is taken.
     multiple, least : int
-        Dimensions are multiples of `multiple`, from `least` on.
+        Dimensions are multiples of `multiple`, from `least` on; 0: powers of two.
     version : int
     """
 
@@ -64,14 +70,17 @@ class Profile:
     shrink: bool = True
     group: int = 0
     block: int = 0
+    tiny: float = 0.0
+    epsilon: float = 0.0
     value_bits: int = 0
+    rounding: float = 0.5
     multiple: int = 1
     least: int = 4
     version: int = 1
 
     def takes(self, d: int) -> bool:
         """Whether the profile is defined for dimension `d`."""
-        return d >= self.least and d % self.multiple == 0
+        return d >= self.least and (d & d - 1 if self.multiple == 0 else d % self.multiple) == 0
 
     def as_dict(self) -> dict[str, object]:
         """All fields, for JSON."""
@@ -91,7 +100,57 @@ def _paper() -> list[Profile]:
     return mse + prod
 
 
-PROFILES: dict[str, Profile] = {profile.name: profile for profile in (*_tqvec(), *_paper())}
+def _turbo() -> list[Profile]:
+    """Blocks of llama.cpp forks; 4 bits have one size of block under both names."""
+    return [
+        Profile(
+            f"turbo{b}@{block}",
+            "blocks",
+            b,
+            "signed_wht",
+            "decimal",
+            ties="up",
+            layout="turbo",
+            scale="corrected",
+            scale_dtype="float16",
+            norm_dtype="float32",
+            shrink=False,
+            group=128,
+            block=128 if b == 4 else block,
+            tiny=1e-10,
+            multiple=128,
+            least=128,
+        )
+        for b in (2, 3, 4)
+        for block in (32, 128)
+    ]
+
+
+def _vllm() -> list[Profile]:
+    """Presets whose keys are coded by Algorithm 1: keys and values of equal or different widths."""
+    return [
+        Profile(
+            f"vllm_{name}",
+            "cache",
+            keys,
+            "signed_wht",
+            "trapezoid",
+            ties="up",
+            layout="fields",
+            scale="norm",
+            scale_dtype="float16",
+            norm_dtype="float32",
+            shrink=False,
+            epsilon=1e-8,
+            value_bits=values,
+            multiple=0,
+            least=16,
+        )
+        for name, keys, values in (("4bit_nc", 4, 4), ("k3v4_nc", 3, 4), ("3bit_nc", 3, 3))
+    ]
+
+
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in (*_tqvec(), *_paper(), *_turbo(), *_vllm())}
 
 
 def find(names: str) -> list[Profile]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from tqvec.oracle.cache import value_place
 from tqvec.oracle.inputs import Case
 from tqvec.oracle.setup import KINDS, Setup
 
@@ -45,24 +46,24 @@ def allowed(truth: NDArray, yard: NDArray, magnitude: NDArray, dtype: DTypeLike,
     Twice the yardstick's own error on it, or, if that is more, twice its largest on ordinary rows in proportion to the
     magnitude; and one rounding of the result. Unlimited where the yardstick overflows.
     """
-    error = np.abs(yard.astype(np.float64) - truth)
+    error, size = np.abs(yard.astype(np.float64) - truth), np.abs(truth)
     if error.ndim > magnitude.ndim:
-        error = error.max(axis=1)
+        error, size = error.max(axis=1), size.max(axis=1)
     ratio = np.divide(error, magnitude, out=np.zeros_like(error), where=magnitude > 0)[:ordinary]
     common = float(np.max(ratio[np.isfinite(ratio)], initial=0.0))
-    limit = FACTOR * np.maximum(error, common * magnitude) + _unit(dtype) * magnitude
+    limit = FACTOR * np.maximum(error, common * magnitude) + _unit(dtype) * size
     tiny = float(np.finfo(np.dtype(dtype)).smallest_subnormal)
     return np.where(np.isfinite(error), limit + tiny * (magnitude > 0), np.inf)
 
 
 def _magnitude(s: Setup, case: Case, output: str, truth: NDArray) -> NDArray:
-    """What errors are measured against: the largest value of a row; of a score, the product of the lengths."""
+    """What errors are in proportion to: the length of a row; of a score, the product of the lengths."""
     if KINDS[output] == "scalars":
         return np.abs(truth)
     if KINDS[output] == "scores":
-        decoded = s("decode", np.float64, *case.inputs[1:])
+        decoded = s.outputs("decode", np.float64, *case.inputs[1:])[0]
         return np.linalg.norm(case.inputs[0].astype(np.float64), axis=1)[:, None] * np.linalg.norm(decoded, axis=1)
-    return np.abs(truth).max(axis=1)
+    return np.linalg.norm(truth, axis=1)
 
 
 def _place(wrong: NDArray, case: Case) -> str:
@@ -74,12 +75,12 @@ def _place(wrong: NDArray, case: Case) -> str:
 def float_fault(output: str, got: NDArray, truth: NDArray, limit: NDArray, case: Case) -> Fault | None:
     """The fault of an array of floats, or None."""
     error = np.abs(got.astype(np.float64) - truth)
-    wrong = ~(error <= (limit if limit.ndim == error.ndim else limit[:, None]))
+    bound = np.broadcast_to(limit if limit.ndim == error.ndim else limit[:, None], error.shape)
+    wrong = ~(error <= bound) & np.isfinite(bound)
     if not wrong.any():
         return None
     at = tuple(np.argwhere(wrong)[0])
-    row = limit[at] if limit.ndim == error.ndim else limit[at[0]]
-    return Fault(output, f"{_place(wrong, case)}: {got[at]:.9g}, not {truth[at]:.9g} ± {row:.2g}")
+    return Fault(output, f"{_place(wrong, case)}: {got[at]:.9g}, not {truth[at]:.9g} ± {bound[at]:.2g}")
 
 
 def exact_fault(output: str, got: NDArray, expected: NDArray, case: Case) -> Fault | None:
@@ -88,8 +89,12 @@ def exact_fault(output: str, got: NDArray, expected: NDArray, case: Case) -> Fau
     if not wrong.any():
         return None
     at = tuple(np.argwhere(wrong)[0])
-    show = "{:#04x}, not {:#04x}" if KINDS[output] == "bytes" else "{}, not {}"
-    return Fault(output, f"{_place(wrong, case)}: {show.format(int(got[at]), int(expected[at]))}")
+    shown = (
+        f"{int(got[at]):#04x}, not {int(expected[at]):#04x}"
+        if KINDS[output] == "bytes"
+        else f"{got[at]}, not {expected[at]}"
+    )
+    return Fault(output, f"{_place(wrong, case)}: {shown}")
 
 
 def code_fault(
@@ -148,12 +153,14 @@ def _path_fault(
 
 
 def shape_fault(output: str, got: NDArray, expected: NDArray) -> Fault | None:
-    """The fault of an array of another shape or kind, or None."""
-    whole = KINDS[output] in ("bytes", "codes", "signs")
+    """The fault of an array of another shape or kind, or of integers that are no bytes, or None."""
+    whole = KINDS[output] in ("bytes", "codes", "signs", "steps")
     if got.shape != expected.shape:
         return Fault(output, f"shape {got.shape}, not {expected.shape}")
     if whole and not (np.issubdtype(got.dtype, np.integer) or got.dtype == bool):
         return Fault(output, f"dtype {got.dtype}, not integers")
+    if whole and got.size and not 0 <= int(got.min()) <= int(got.max()) <= 255:
+        return Fault(output, f"values from {got.min()} to {got.max()}, which are no bytes")
     return None
 
 
@@ -172,13 +179,15 @@ def _faults(s: Setup, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault |
     faults = [shape_fault(*each) for each in zip(outputs, got, expected, strict=True)]
     if any(faults):
         return faults
-    special = {"quantize": _quantize, "sign": _sign, "encode": _encode}.get(case.stage, _each)
+    special = {"quantize": _quantize, "sign": _sign, "value_codes": _value_codes, "encode": _encode}.get(
+        case.stage, _each
+    )
     return special(s, case, got, dtype)
 
 
 def _each(s: Setup, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault | None]:
     outputs = s.stages[case.stage].outputs
-    if KINDS[outputs[0]] in ("bytes", "codes"):
+    if case.stage in ("pack", "unpack"):
         expected = s.outputs(case.stage, None, *case.inputs)
         return [exact_fault(*each, case) for each in zip(outputs, got, expected, strict=True)]
     yards = s.outputs(case.stage, dtype, *case.inputs)
@@ -206,6 +215,27 @@ def _quantize(s: Setup, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault
 
 def _whole(codes: NDArray) -> NDArray[np.int64]:
     return codes.astype(np.int64)
+
+
+def _value_codes(s: Setup, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault | None]:
+    return [_steps_fault(s, got[0], case.inputs[0], dtype, case)]
+
+
+def _steps_fault(s: Setup, got: NDArray, values: NDArray, dtype: DTypeLike, case: Case) -> Fault | None:
+    """Codes in equal steps: the place in steps may be off by the rounding of four operations and of the values."""
+    place = value_place(s, np.float64, values.astype(np.float64))
+    step, least = s("value_range", np.float64, values.astype(np.float64))
+    rounding = (
+        _conversion(values, dtype) + (_conversion(least, dtype) + _conversion(values, dtype).max(axis=1))[:, None]
+    )
+    off = rounding / step[:, None] + 4 * _unit(np.float32) * (np.abs(place) + 2 * np.abs(least / step)[:, None])
+    top = 2**s.profile.value_bits - 1
+    low, high = (np.clip(np.floor(place + sign * off), 0, top) for sign in (-1, 1))
+    wrong = ~((got >= low) & (got <= high))
+    if not wrong.any():
+        return None
+    at = tuple(np.argwhere(wrong)[0])
+    return Fault("value_codes", f"{_place(wrong, case)}: code {int(got[at])}, not {int(low[at])}")
 
 
 def _sign(s: Setup, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault | None]:
@@ -242,7 +272,10 @@ def _encode(s: Setup, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault |
                 found.append(_float(s, case, output, own[output], t, y, dtype))
                 continue
             truths[output] = yards[output] = own[output]
-            epsilon = allowed(truths[of], yards[of], np.abs(truths[of]).max(axis=1), dtype, case.ordinary)
+            if KINDS[output] == "steps":
+                found.append(_steps_fault(s, own[output], truths[of], dtype, case))
+                continue
+            epsilon = allowed(truths[of], yards[of], np.linalg.norm(truths[of], axis=1), dtype, case.ordinary)
             check = _signs_of if KINDS[output] == "signs" else code_fault
             found.append(check(s, own[output], right.get(output, t), truths[of], epsilon, dtype, case))
     return found

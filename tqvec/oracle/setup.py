@@ -40,10 +40,11 @@ class Stage:
 
 KINDS = {
     **dict.fromkeys(("x", "unit", "rotated", "levels", "vectors", "decoded", "queries", "output"), "rows"),
-    **dict.fromkeys(("residual", "projected", "correction"), "rows"),
-    **dict.fromkeys(("scale", "scale_v", "gamma", "gamma_v"), "scalars"),
+    **dict.fromkeys(("residual", "projected", "correction", "values", "normal", "decoded_values"), "rows"),
+    **dict.fromkeys(("scale", "scale_v", "gamma", "gamma_v", "value_scale", "value_zero"), "scalars"),
     **dict.fromkeys(("packed", "packed_v"), "bytes"),
     "codes": "codes",
+    "value_codes": "steps",
     "signs": "signs",
     "scores": "scores",
 }
@@ -75,14 +76,19 @@ class Setup:
             return step.function(self, dtype, *inputs)
         found = step.function(self, step.dtype, *inputs)
         parts = found if isinstance(found, tuple) else (found,)
-        rounded = tuple(part.astype(self.type_of(name)) for name, part in zip(step.outputs, parts, strict=True))
+        with np.errstate(over="ignore"):
+            rounded = tuple(part.astype(self.type_of(name)) for name, part in zip(step.outputs, parts, strict=True))
         return rounded if isinstance(found, tuple) else rounded[0]
 
     def type_of(self, name: str) -> np.dtype:
         """Type in which a value is handed over."""
-        if KINDS[name] in ("bytes", "codes", "signs"):
+        if KINDS[name] in ("bytes", "codes", "signs", "steps"):
             return np.dtype(np.uint8)
-        return np.dtype(self.profile.scale_dtype if name.startswith("scale") else np.float32)
+        return np.dtype(self.profile.scale_dtype if name.startswith(("scale", "value_")) else np.float32)
+
+    def length_type(self, dtype: DTypeLike) -> np.dtype:
+        """In which lengths of inputs are computed: the profile's own type, but float64 for the truth."""
+        return np.dtype(np.float64) if np.dtype(dtype) == np.float64 else np.dtype(self.profile.norm_dtype)
 
     def outputs(self, stage: str, dtype: DTypeLike | None, *inputs: NDArray) -> Arrays:
         """Like a call, but always a tuple."""

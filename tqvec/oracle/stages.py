@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from tqvec.oracle import blocks, cache
 from tqvec.oracle.arithmetic import at_least_single, exponential, lengths, product, total
 from tqvec.oracle.layouts import LAYOUTS
 from tqvec.oracle.setup import Setup, Stage
@@ -21,10 +22,12 @@ Type = DTypeLike
 
 
 def normalize(s: Setup, dtype: Type, x: NDArray) -> NDArray:
-    """x/‖x‖, and 0 where ‖x‖ is 0."""
-    norm = lengths(x, s.profile.norm_dtype)
-    inverse = np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)
-    return (x.astype(norm.dtype) * inverse[:, None]).astype(dtype)
+    """x/‖x‖, group by group, and 0 where ‖x‖ is 0 or counts as 0."""
+    groups = x.reshape(-1, s.profile.group or s.d)
+    norm = lengths(groups, s.length_type(dtype))
+    divisor = norm + np.asarray(s.profile.epsilon, norm.dtype)
+    inverse = np.divide(1, divisor, out=np.zeros_like(norm), where=norm > s.profile.tiny)
+    return (groups.astype(norm.dtype) * inverse[:, None]).astype(dtype).reshape(x.shape)
 
 
 def _factors(s: Setup, dtype: Type) -> NDArray:
@@ -57,9 +60,24 @@ def _dense_inverse(s: Setup, dtype: Type, v: NDArray) -> NDArray:
     return product(v, s.tables["matrix"], dtype)
 
 
+def _wht(s: Setup, dtype: Type, v: NDArray, before: NDArray, after: NDArray) -> NDArray:
+    size = int(s.tables["blocks"][0])
+    w = rotation.transform_blocks(v.astype(dtype) * before.astype(dtype), s.tables["blocks"].tolist())
+    return np.asarray(w * (after / np.sqrt(size)).astype(dtype))
+
+
+def _signed_wht(s: Setup, dtype: Type, v: NDArray) -> NDArray:
+    return _wht(s, dtype, v, s.tables["signs"][0], s.tables["signs"][1])
+
+
+def _signed_wht_inverse(s: Setup, dtype: Type, v: NDArray) -> NDArray:
+    return _wht(s, dtype, v, s.tables["signs"][1], s.tables["signs"][0])
+
+
 ROTATIONS: dict[str, tuple[Callable[..., NDArray], Callable[..., NDArray]]] = {
     "hadamard": (_hadamard, _hadamard_inverse),
     "dense": (_dense, _dense_inverse),
+    "signed_wht": (_signed_wht, _signed_wht_inverse),
 }
 
 
@@ -92,7 +110,7 @@ def dequantize(s: Setup, dtype: Type, codes: NDArray) -> NDArray:
 def scale(s: Setup, dtype: Type, x: NDArray, rotated: NDArray, codes: NDArray) -> NDArray:
     """What is kept of the length: ‖x‖/⟨y, c⟩, or ‖x‖; 0 for the zero vector."""
     wide = at_least_single(dtype)
-    norm = lengths(x, s.profile.norm_dtype)
+    norm = lengths(x, s.length_type(dtype))
     if s.profile.scale == "norm":
         return norm
     y, c = rotated.astype(dtype).astype(wide), s("dequantize", dtype, codes).astype(wide)
@@ -222,6 +240,16 @@ def attention_prod(s: Setup, dtype: Type, queries: NDArray, *codes: NDArray) -> 
     return attend(s, dtype, s("score", dtype, queries, *codes[:3]), s("decode", dtype, *codes[3:]))
 
 
+def attention_blocks(s: Setup, dtype: Type, queries: NDArray, packed: NDArray, packed_v: NDArray) -> NDArray:
+    """As `attention`, of blocks."""
+    return attend(s, dtype, s("score", dtype, queries, packed), s("decode", dtype, packed_v))
+
+
+def attention_slot(s: Setup, dtype: Type, queries: NDArray, packed: NDArray) -> NDArray:
+    """As `attention`, of slots that hold a key and a value."""
+    return attend(s, dtype, s("score", dtype, queries, packed), s("decode", dtype, packed)[1])
+
+
 def _first(rotated: Type) -> dict[str, Stage]:
     """Stages of all families; `rotated` is the type whose bits the rotation has."""
     return {
@@ -257,9 +285,32 @@ _PROD = {
     "score": Stage(("queries", *_PROD_KEYS), ("scores",), score_prod),
     "attention": Stage(("queries", *_PROD_KEYS, "packed_v", "scale_v", "gamma_v"), ("output",), attention_prod),
 }
+_BLOCKS = {
+    "scale": Stage(("x", "codes"), ("scale",), blocks.group_scale),
+    "pack": Stage(("codes", "scale"), ("packed",), blocks.pack_blocks),
+    "unpack": Stage(("packed",), ("codes", "scale"), blocks.unpack_blocks),
+    "encode": Stage(("x",), ("packed",), blocks.encode_blocks, None),
+    "decode": Stage(("packed",), ("decoded",), blocks.decode_blocks),
+    "score": Stage(("queries", "packed"), ("scores",), blocks.score_blocks),
+    "attention": Stage(("queries", "packed", "packed_v"), ("output",), attention_blocks),
+}
+_SLOT = ("codes", "scale", "value_codes", "value_scale", "value_zero")
+_CACHE = {
+    "renormalize": Stage(("levels",), ("normal",), cache.renormalize),
+    "value_range": Stage(("values",), ("value_scale", "value_zero"), cache.value_range),
+    "value_codes": Stage(("values",), ("value_codes",), cache.value_codes),
+    "pack": Stage(_SLOT, ("packed",), cache.pack_slot),
+    "unpack": Stage(("packed",), _SLOT, cache.unpack_slot),
+    "encode": Stage(("x", "values"), ("packed",), cache.encode_slot, None),
+    "decode": Stage(("packed",), ("decoded", "decoded_values"), cache.decode_slot),
+    "score": Stage(("queries", "packed"), ("scores",), cache.score_slot),
+    "attention": Stage(("queries", "packed"), ("output",), attention_slot),
+}
 FAMILIES: dict[str, dict[str, Stage]] = {
     "scalar": {**_first(np.float32), **_LAST},
     "paper": {**_first(np.float64), **_LAST},
     "prod": {**_first(np.float64), **_PROD},
+    "blocks": {**_first(np.float32), **_BLOCKS},
+    "cache": {**_first(np.float32), **_CACHE},
 }
 """Stages of each family, in the order in which they are judged."""

@@ -29,8 +29,13 @@ def unit_rows(d: int) -> NDArray[np.float32]:
 
 
 def expected_error(s: Setup) -> float:
-    """E‖u − x̃‖² of unit vectors: D, or γ²(π/2 − 1/d) for two stages, with E γ² = D of the first."""
+    """E‖u − x̃‖² of unit vectors.
+
+    D; for two stages γ²(π/2 − 1/d) with E γ² = D of the first; with the length restored 2 − 2 cos θ, cos²θ = 1 − D.
+    """
     found = tables.distortion(s.profile, s.d)
+    if s.profile.scale == "corrected":
+        return 2 - 2 * math.sqrt(1 - found)
     return found * (math.pi / 2 - 1 / s.d) if s.profile.family == "prod" else found
 
 
@@ -50,6 +55,8 @@ def fault(port: Port, s: Setup) -> str:
         return f"mean squared error {squared:.6g} of unit vectors, not {expected:.6g} ± {100 * tolerance:.1f} %"
     along = (u * decoded).sum(axis=1)
     right = 1.0 if s.profile.family == "prod" else 1 - tables.distortion(s.profile, s.d)
+    if s.profile.scale == "corrected":
+        right = math.sqrt(right)
     allowance = 7 * float(along.std()) / math.sqrt(len(u)) + tolerance * tables.distortion(s.profile, s.d)
     if not abs(float(along.mean()) - right) <= allowance:
         return f"⟨u, decoded⟩ is {along.mean():.6g} on average, not {right:.6g} ± {allowance:.2g}: a bias"

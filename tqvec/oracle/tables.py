@@ -56,7 +56,24 @@ def dense(profile: Profile, d: int) -> Tables:
     return {"matrix": rotation.hadamard_matrix(d, profile.seed).astype(np.float32)}
 
 
-ROTATIONS: dict[str, Callable[[Profile, int], Tables]] = {"hadamard": hadamard, "dense": dense}
+TURBO_SIGNS = (0x49F250A9A4C63BBB42F85949E46A0359, 0xBEA56562B7A5357A3F628FDC16ACEE90)
+"""Signs before and after the transform of `signed_wht`, as published: bit i is 1 where sign i is −1."""
+
+
+def signed_wht(profile: Profile, d: int) -> Tables:
+    """Two rows of signs for each group, and the groups; a cache has one group, and no sign is −1."""
+    if profile.family == "cache":
+        return {"signs": np.ones((2, d), np.int8), "blocks": np.array([d], np.int32)}
+    size = profile.group
+    signs = [[-1 if bits >> i & 1 else 1 for i in range(size)] * (d // size) for bits in TURBO_SIGNS]
+    return {"signs": np.array(signs, np.int8), "blocks": np.full(d // size, size, np.int32)}
+
+
+ROTATIONS: dict[str, Callable[[Profile, int], Tables]] = {
+    "hadamard": hadamard,
+    "dense": dense,
+    "signed_wht": signed_wht,
+}
 
 
 def gaussian_centroids(d: int, nbits: int) -> NDArray[np.float64]:
@@ -77,10 +94,53 @@ def equal_mass_centroids(d: int, nbits: int) -> NDArray[np.float64]:
     return np.array([NormalDist().inv_cdf((i + 0.5) / n) for i in range(n)]) / math.sqrt(d)
 
 
+def trapezoid_centroids(d: int, nbits: int) -> NDArray[np.float64]:
+    """Lloyd-Max levels of N(0, 1/d) as the presets of a server solve for them: less exactly, so they are others.
+
+    Lloyd's iteration from equal steps on ±3.5 σ, at most 200 times, until no level moves by 1e-10; integrals by 200
+    trapezoids a cell, the outermost of which end at ±10.5 σ.
+    """
+    n, sigma = 2**nbits, 1 / math.sqrt(d)
+    reach = 3.5 * sigma
+    c = -reach + 2 * reach * (np.arange(n) + 0.5) / n
+    weights = np.full(201, 1.0)
+    weights[[0, -1]] = 0.5
+    for _ in range(200):
+        edges = np.concatenate([[-3 * reach], (c[1:] + c[:-1]) / 2, [3 * reach]])
+        x = edges[:-1, None] + (edges[1:] - edges[:-1])[:, None] * np.arange(201) / 200
+        mass = weights * np.exp(-x * x / (2 * sigma * sigma))
+        new = (x * mass).sum(axis=1) / mass.sum(axis=1)
+        if np.abs(new - c).max() < 1e-10:
+            break
+        c = new
+    return c
+
+
 CODEBOOKS: dict[str, Callable[[int, int], NDArray[np.float64]]] = {
     "beta": codebook.frozen,
     "gaussian": gaussian_centroids,
+    "trapezoid": trapezoid_centroids,
 }
+
+
+TURBO_LEVELS: dict[int, tuple[str, str]] = {
+    2: ("0.039994 0.133462", "0.086728"),
+    3: ("0.021663 0.066822 0.118786 0.190207", "0.044243 0.092804 0.154496"),
+    4: (
+        "0.011349 0.034299 0.058050 0.083292 0.111036 0.143016 0.182877 0.241529",
+        "0.022824 0.046174 0.070671 0.097164 0.127026 0.162947 0.212203",
+    ),
+}
+"""Positive levels and thresholds for N(0, 1/128), by width, in the digits that are published."""
+
+
+def decimal_levels(nbits: int) -> Tables:
+    """`TURBO_LEVELS`, mirrored: the nearest float32 of each decimal number."""
+    positive, above = (np.array([float(digits) for digits in text.split()]) for text in TURBO_LEVELS[nbits])
+    return {
+        "centroids": np.concatenate([-positive[::-1], positive]).astype(np.float32),
+        "thresholds": np.concatenate([-above[::-1], [0.0], above]).astype(np.float32),
+    }
 
 
 def levels(centroids: NDArray[np.float64]) -> Tables:
@@ -95,6 +155,8 @@ def scalar_levels(profile: Profile, d: int) -> Tables:
     """`levels` of the first stage, or the trellis's levels by in-subset bits and window."""
     if profile.codebook == "trellis":
         return {"levels": trellis.frozen(d, profile.nbits).astype(np.float32)}
+    if profile.codebook == "decimal":
+        return decimal_levels(profile.nbits)
     return levels(CODEBOOKS[profile.codebook](d, profile.nbits - (profile.family == "prod")))
 
 
@@ -104,7 +166,7 @@ def distortion(profile: Profile, d: int) -> float:
         frozen = json.loads(files("tqvec").joinpath("codec/data/trellis.json").read_bytes())
         inverse = 1 / np.array(frozen["dims"][::-1], np.float64)
         return float(np.interp(1 / d, inverse, frozen["widths"][str(profile.nbits)]["distortion"][::-1]))
-    nbits = profile.nbits - (profile.family == "prod")
+    d, nbits = profile.group or d, profile.nbits - (profile.family == "prod")
     return codebook.distortion(codebook.frozen(d, nbits), d)
 
 
