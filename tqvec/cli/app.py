@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from tqvec.cli import build, check, demo, info, merge, search, warmup
+from tqvec.cli import build, check, demo, info, kv, merge, search, warmup
 from tqvec.errors import TqvecError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command()(info.info)
 app.command()(check.check)
 app.command()(merge.merge)
 app.command()(warmup.warmup)
+app.add_typer(kv.app, name="kv")
 
 
 def main() -> None:

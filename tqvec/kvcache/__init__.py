@@ -1,7 +1,25 @@
 """Keys and values of a transformer in a few bits each: `KVCache`, and the `Policy` that says what it keeps."""
 
 from tqvec.kvcache.cache import KVCache, Tiers
+from tqvec.kvcache.formats import FORMATS
 from tqvec.kvcache.memory import Nbytes, bits_per_value, nbytes
+from tqvec.kvcache.models import LayerKind, Model, catalogue
+from tqvec.kvcache.planner import Plan, plan
 from tqvec.kvcache.policy import PRESETS, Bands, Policy
 
-__all__ = ["PRESETS", "Bands", "KVCache", "Nbytes", "Policy", "Tiers", "bits_per_value", "nbytes"]
+__all__ = [
+    "FORMATS",
+    "PRESETS",
+    "Bands",
+    "KVCache",
+    "LayerKind",
+    "Model",
+    "Nbytes",
+    "Plan",
+    "Policy",
+    "Tiers",
+    "bits_per_value",
+    "catalogue",
+    "nbytes",
+    "plan",
+]
