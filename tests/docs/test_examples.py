@@ -26,7 +26,9 @@ def test_page(page, tmp_path, monkeypatch):
         assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
 
 
-@pytest.mark.parametrize("module", [tqvec.codec.quantizer, tqvec.index.flat, tqvec.kvcache.planner], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [tqvec.codec.quantizer, tqvec.index.flat, tqvec.kvcache.planner], ids=lambda module: module.__name__
+)
 def test_docstrings(module):
     assert doctest.testmod(module).failed == 0
     assert doctest.testmod(module).attempted > 0
