@@ -5,11 +5,13 @@
 - ``kernels``: Numba code for each step, arrays in, arrays out.
 - ``codec``: rotation, codebook, bands, scale: `TurboQuant`.
 - ``index``: `Index`, search and files.
+- ``kvcache``: `kvcache.KVCache`, keys and values of a transformer in codes, and attention on them.
 - ``eval``: recall, baselines, dataset readers.
 - ``cli``: the ``tqvec`` command.
 - ``reference``: the same mathematics in plain NumPy, to test against.
 """
 
+from tqvec import kvcache
 from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.errors import FormatError, InputError, LossWarning, TqvecError, UnsupportedError
@@ -29,6 +31,7 @@ __all__ = [
     "TurboQuant",
     "UnsupportedError",
     "__version__",
+    "kvcache",
     "selectors",
     "simd_info",
 ]

@@ -62,8 +62,8 @@ PLAIN = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 100,
 }
-FULL = LayerKind("full", 2, 8)
-SLIDING = LayerKind("sliding", 2, 8, 16)
+FULL = LayerKind("full", 2, 8, heads=8)
+SLIDING = LayerKind("sliding", 2, 8, 16, heads=8)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ SLIDING = LayerKind("sliding", 2, 8, 16)
         ({"num_kv_shared_layers": 1}, [FULL] * 3 + [LayerKind("shared", 0, 0)]),
         (
             {"sliding_window": 16, "sliding_window_pattern": 2, "global_head_dim": 16, "num_global_key_value_heads": 1},
-            [SLIDING, LayerKind("full", 1, 16)] * 2,
+            [SLIDING, LayerKind("full", 1, 16, heads=8)] * 2,
         ),
     ],
 )

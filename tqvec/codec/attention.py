@@ -1,7 +1,7 @@
 """Attention on codes: the tables of a codec, and the three steps of which attention is made.
 
 Keys and values of one head are rows of packed codes, (n, code bytes) uint8, with a bfloat16 scale each, (n,) uint16:
-the upper half of a float32. All arrays are C-contiguous. The mathematics and the bounds are in kernels/attend/README.md.
+the upper half of a float32. All arrays are C-contiguous. kernels/attend/README.md has the mathematics and the bounds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.codec.bands import code_bytes, integer_levels
+from tqvec.codec.bands import code_bytes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.codec.runs import runs_of
 from tqvec.errors import InputError
@@ -46,8 +46,8 @@ def attention_tables(codec: TurboQuant) -> AttentionTables:
     if codec.mode != "mse" or codec.calibration is not None:
         raise InputError(f"codec must have mode 'mse' and no calibration, got {codec!r}")
     quantizer = codec.quantizer
-    integers = integer_levels(codec.d, quantizer)
-    words = integers.levels.astype(np.uint16)
+    word_unit = float(np.abs(quantizer.centroids).max()) / 32767
+    words = np.rint(quantizer.centroids / word_unit).astype(np.int16).view(np.uint16)
     narrow = all(band.nbits <= _BYTES_UP_TO for band in codec.bands)
     bytes_, byte_unit = _byte_levels(quantizer.centroids.astype(np.float64))
     runs, registers = runs_of(codec.bands, quantizer, code_bytes(codec.bands))
@@ -70,7 +70,7 @@ def attention_tables(codec: TurboQuant) -> AttentionTables:
         registers,
         max((run.bits for run in runs), default=0),
         byte_unit if narrow else 0.0,
-        integers.unit,
+        word_unit,
     )
 
 

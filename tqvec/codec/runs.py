@@ -23,7 +23,7 @@ class Column(NamedTuple):
 
     Attributes
     ----------
-    band, coordinate, count : int
+    band, coordinate, size : int
         First coordinate, and how many there are: less than eight at the end of a band.
     fields : list of (tuple of int, int)
         For each bit of the coordinates' indices, the lowest first: one or two bytes of the row, and the first of the
@@ -32,7 +32,7 @@ class Column(NamedTuple):
 
     band: int
     coordinate: int
-    count: int
+    size: int
     fields: list[tuple[tuple[int, ...], int]]
 
 
@@ -66,7 +66,7 @@ def runs_of(bands: tuple[Band, ...], quantizer: QuantizerTables, row_bytes: int)
     registers = -(-(row_bytes + 2 * mixed) // _REGISTER)  # two bytes tell bands apart
     if registers > _REGISTERS:
         return [], 0
-    widths = {b: len(column.fields) for column in columns for b in (column.band,)}
+    widths = {column.band: len(column.fields) for column in columns}
     found = [_run(group, widths, registers * _REGISTER) for group in groups]
     runs = [run for run in found if run is not None]
     return (runs, registers) if groups and len(runs) == len(groups) else ([], 0)
@@ -127,7 +127,7 @@ def _run(columns: list[Column], widths: dict[int, int], row: int) -> Run | None:
         chosen, places = slots
         source[m, : len(chosen)] = np.minimum(chosen, row - 1)  # what lies past the row belongs to no coordinate
         fields[m, 7 - np.arange(bits)] = places
-        coordinates[m, : column.count] = np.arange(column.coordinate, column.coordinate + column.count)
+        coordinates[m, : column.size] = np.arange(column.coordinate, column.coordinate + column.size)
     entries = np.zeros((2, 2**bits), np.int64)
     for b in bands:
         entries[0, firsts[b] : firsts[b] + 2 ** widths[b]] = b

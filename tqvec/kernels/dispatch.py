@@ -16,6 +16,12 @@ _TABLE = {
     "decode_rows": {"portable": "quantize.portable"},
     "pack_rows": {"portable": "pack.portable"},
     "unpack_rows": {"portable": "pack.portable"},
+    "narrow_float16": {"portable": "halves.portable"},
+    "round_float16": {"portable": "halves.portable"},
+    "widen_float16": {"portable": "halves.portable"},
+    "narrow_bfloat16": {"portable": "halves.portable"},
+    "round_bfloat16": {"portable": "halves.portable"},
+    "widen_bfloat16": {"portable": "halves.portable"},
     "ids_insert": {"portable": "ids.portable"},
     "ids_find": {"portable": "ids.portable"},
     "ids_remove": {"portable": "ids.portable"},
@@ -42,9 +48,9 @@ _TABLE = {
     "add_dots": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
     "topk_finish": {"portable": "topk.portable"},
     "search_rows": {"portable": "scan.search"},
-    "code_scores": {"portable": "attend.portable"},
-    "softmax_rows": {"portable": "attend.portable"},
-    "add_values": {"portable": "attend.portable"},
+    "code_scores": {"avx512": "attend.scores_avx512", "portable": "attend.portable"},
+    "softmax_rows": {"avx512": "attend.softmax_avx512", "portable": "attend.portable"},
+    "add_values": {"avx512": "attend.values_avx512", "portable": "attend.portable"},
 }
 
 

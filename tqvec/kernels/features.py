@@ -19,7 +19,7 @@ from numba.core.codegen import get_host_cpu_features
 from tqvec.errors import UnsupportedError
 
 # From the fastest to the one that always works. A level needs all its features; no CPU has both AVX2 and NEON.
-_VNNI = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"})
+_VNNI = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni", "gfni"})
 LEVELS = {
     "amx": _VNNI | {"amx-tile", "amx-int8"},
     "avx512": _VNNI,

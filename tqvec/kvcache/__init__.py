@@ -1,6 +1,8 @@
 """Keys and values of a transformer in a few bits each: `KVCache`, and the `Policy` that says what it keeps."""
 
+from tqvec.kvcache.allocation import Allocation, allocate
 from tqvec.kvcache.cache import KVCache, Tiers
+from tqvec.kvcache.fidelity import Fidelity, fidelity
 from tqvec.kvcache.formats import FORMATS
 from tqvec.kvcache.memory import Nbytes, bits_per_value, nbytes
 from tqvec.kvcache.models import LayerKind, Model, catalogue
@@ -10,7 +12,9 @@ from tqvec.kvcache.policy import PRESETS, Bands, Policy
 __all__ = [
     "FORMATS",
     "PRESETS",
+    "Allocation",
     "Bands",
+    "Fidelity",
     "KVCache",
     "LayerKind",
     "Model",
@@ -18,8 +22,10 @@ __all__ = [
     "Plan",
     "Policy",
     "Tiers",
+    "allocate",
     "bits_per_value",
     "catalogue",
+    "fidelity",
     "nbytes",
     "plan",
 ]

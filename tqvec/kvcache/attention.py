@@ -110,9 +110,10 @@ def _one_head(task: Task, head: int, block: _Block) -> tuple[Floats, Floats]:
         parts += [_Codes(segment, sides, head) for segment in segments]
     parts.append(_Hot(state.hot, state.means, head, task.basis))
     parts = [part for part in parts if part.n]
-    first, softmaxes = 0, []
+    g, first, softmaxes = len(block.seen), 0, []
+    room = _threads.scratch(g * state.n)
     for part in parts:
-        scores = np.empty((len(block.seen), part.n), np.float32)
+        scores = room[g * first : g * (first + part.n)].reshape(g, part.n)
         part.score(block, scores)
         largest, total = attention.softmax_in_place(scores, block.seen - first)
         softmaxes.append(_Weights(scores, largest, total))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from tqvec import _validate
 from tqvec._config import num_threads
 from tqvec.codec.quantizer import MAX_D
-from tqvec.errors import InputError
-from tqvec.kvcache import halves, inputs, tiers
+from tqvec.errors import FormatError, InputError
+from tqvec.kvcache import halves, inputs, persistence, tiers
 from tqvec.kvcache.attention import Task, attend
 from tqvec.kvcache.codecs import basis, layer_codecs
 from tqvec.kvcache.layer import Layer
@@ -21,7 +23,7 @@ from tqvec.kvcache.policy import Policy
 
 Floats = NDArray[np.float32]
 
-_MOST = 65536  # layers, or heads
+_MOST = 1024  # layers, or heads
 
 
 class Tiers(NamedTuple):
@@ -212,6 +214,43 @@ class KVCache:
         other.policy = self.policy
         other._layers = tuple(layer.fork() for layer in self._layers)
         return other
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the cache to a safetensors file, with checksums; an old one stays until the new one is complete.
+
+        What other threads append meanwhile is in the file or not, for each layer by itself.
+        """
+        persistence.save(Path(path), self._shape(), [layer.state for layer in self._layers])
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> KVCache:
+        """Read a file of `save`; every byte is verified.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        FormatError
+            It is damaged, truncated, foreign or newer than this version of tqvec.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no such file: {path}")
+        with path.open("rb") as file:
+            header = persistence.read_header(path, file)
+            try:
+                policy = Policy.from_json(header.policy)
+                cache = cls(header.n_layers, header.n_kv_heads, header.head_dim, policy)
+            except InputError as error:
+                raise FormatError(f"{path}: damaged, or this tqvec can't read such a cache: {error}") from error
+            states = persistence.load(path, file, header, cache._shape())
+        for layer, state in zip(cache._layers, states, strict=True):
+            layer.state = state
+        return cache
+
+    def _shape(self) -> persistence.Shape:
+        codecs = tuple(layer.codecs for layer in self._layers)
+        return persistence.Shape(self.policy, self.n_kv_heads, self.head_dim, codecs)
 
     def _layer(self, number: int) -> Layer:
         return self._layers[_validate.integer(number, "layer", 0, self.n_layers - 1)]

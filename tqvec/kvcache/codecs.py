@@ -12,7 +12,7 @@ from tqvec.codec.bands import code_bytes
 from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.codec.scales import SCALES
-from tqvec.kvcache.halves import bfloat16, widened
+from tqvec.kvcache.halves import narrowed, widened
 from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
 Floats = NDArray[np.float32]
@@ -73,7 +73,7 @@ class Side(NamedTuple):
             sums = group.codec.encode_sums(rows.reshape(-1, d), threads)
             scales = SCALES[group.codec.scale](sums.norm, sums.dot, sums.energy).astype(np.float32)
             shape = (len(group.heads), n)
-            found.append(Coded(sums.data.reshape(*shape, -1), bfloat16(scales).reshape(shape)))
+            found.append(Coded(sums.data.reshape(*shape, -1), narrowed(scales, "bfloat16").reshape(shape)))
         return tuple(found)
 
     def decode(self, coded: tuple[Coded, ...], rows: slice, threads: int | None) -> Floats:

@@ -12,6 +12,9 @@ from tqvec.kvcache.halves import Halves
 
 Floats = NDArray[np.float32]
 
+_PART = 1024  # tokens looked at at a time
+_FLOAT16_ENDS = 1e5
+
 
 def _shaped(x: ArrayLike, name: str) -> NDArray:
     """A 3-D array of floating-point numbers."""
@@ -21,23 +24,27 @@ def _shaped(x: ArrayLike, name: str) -> NDArray:
     return array
 
 
-def _checked(array: NDArray, name: str, largest: float, where: str) -> Floats:
-    """As float32, every number at most `largest`; messages name the head and the token, or the query."""
+def _check(rows: NDArray, name: str, largest: float, where: str) -> None:
+    """Refuse numbers above `largest`, NaN and infinity; messages name the head and the token, or the query."""
+    for start in range(0, rows.shape[1], _PART):
+        part = rows[:, start : start + _PART]
+        numbers = halves.widened(part) if rows.dtype.itemsize == 2 else part
+        if numbers.size == 0 or (numbers.min() >= -largest and numbers.max() <= largest):  # NaN is neither
+            continue
+        head, row, _ = np.argwhere(~(np.abs(numbers) <= largest))[0]
+        finite = np.isfinite(numbers[head, row]).all()
+        what = f"a value above {largest:g}" if finite else "NaN or Inf"
+        hint = "; a policy with dtype='bfloat16' takes it" if finite and largest < _FLOAT16_ENDS else ""
+        raise InputError(f"{name} {where.format(head=head, row=start + row)} holds {what}{hint}")
+
+
+def _float32(array: NDArray) -> Floats:
     with np.errstate(over="ignore", invalid="ignore"):
-        rows = np.ascontiguousarray(array, np.float32)
-        sound = rows.size == 0 or (rows.min() >= -largest and rows.max() <= largest)  # NaN is neither
-    if sound:
-        return rows
-    with np.errstate(invalid="ignore"):
-        head, row, _ = np.argwhere(~(np.abs(rows) <= largest))[0]
-    bad = array[head, row].astype(np.float64)
-    what = f"a value above {largest:g}" if np.isfinite(bad).all() else "NaN or Inf"
-    hint = "; a policy with dtype='bfloat16' takes it" if what != "NaN or Inf" and largest < 1e5 else ""
-    raise InputError(f"{name} {where.format(head=head, row=row)} holds {what}{hint}")
+        return np.ascontiguousarray(array, np.float32)
 
 
-def tokens(x: ArrayLike, name: str, shape: tuple[int, int], dtype: str, layer: int) -> Halves:
-    """New keys or values in 16 bits.
+def tokens(x: ArrayLike, name: str, shape: tuple[int, int], dtype: str, layer: int) -> Floats | Halves:
+    """New keys or values, as float32 or, if they come so, in 16 bits.
 
     Parameters
     ----------
@@ -59,8 +66,9 @@ def tokens(x: ArrayLike, name: str, shape: tuple[int, int], dtype: str, layer: i
     heads, d = shape
     if array.ndim != 3 or (array.shape[0], array.shape[2]) != shape:
         raise InputError(f"{name} must have shape ({heads}, n_tokens, {d}), got {array.shape}")
-    rows = _checked(array, name, halves.LARGEST[dtype], f"of layer {layer}, head {{head}}, token {{row}}")
-    return halves.narrowed(rows, dtype)
+    rows = array.view(halves.type_of(dtype)) if array.dtype.name == dtype else _float32(array)
+    _check(rows, name, halves.LARGEST[dtype], f"of layer {layer}, head {{head}}, token {{row}}")
+    return rows
 
 
 def queries(x: ArrayLike, shape: tuple[int, int], factor: float, layer: int) -> Floats:
@@ -73,7 +81,9 @@ def queries(x: ArrayLike, shape: tuple[int, int], factor: float, layer: int) -> 
     if array.ndim != 3 or array.shape[0] % heads or array.shape[0] == 0 or array.shape[2] != d:
         raise InputError(f"q must have shape (multiple of {heads}, n_queries, {d}), got {array.shape}")
     largest = halves.LARGEST["bfloat16"] / max(1.0, abs(factor))
-    return _checked(array, "q", largest, f"of layer {layer}, head {{head}}, query {{row}}") * np.float32(factor)
+    rows = _float32(array)
+    _check(rows, "q", largest, f"of layer {layer}, head {{head}}, query {{row}}")
+    return rows * np.float32(factor)
 
 
 def finite(value: object, name: str) -> float:

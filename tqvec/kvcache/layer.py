@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from tqvec.kvcache import memory, tiers
 from tqvec.kvcache.codecs import LayerCodecs, Sides
-from tqvec.kvcache.halves import Halves, widened
+from tqvec.kvcache.halves import Halves, narrowed, rounded
 from tqvec.kvcache.policy import Policy
 from tqvec.kvcache.tiers import Hot, Means, Segments, State
 
-_PART = 4096  # vectors coded at a time: they stay in the second-level cache
+_PART = 2048  # vectors coded at a time: they stay in the second-level cache
 
 
 class Layer:
@@ -35,6 +35,7 @@ class Layer:
 
     def __init__(self, policy: Policy, codecs: LayerCodecs, state: State):
         self.policy, self.codecs, self.state = policy, codecs, state
+        self._sizes = memory.segment_sizes(policy, codecs.old is not None)
         self._lock = RLock()
         self._disown()
 
@@ -42,8 +43,8 @@ class Layer:
         """From now on no array is this layer's own, to be written to."""
         self._own_sinks = self._own_old = self._own_cold = self._own_hot = False
 
-    def append(self, keys: Halves, values: Halves, threads: int | None) -> None:
-        """Add checked tokens, (heads, n, head_dim)."""
+    def append(self, keys: NDArray, values: NDArray, threads: int | None) -> None:
+        """Add checked tokens, (heads, n, head_dim): float32, or of the policy's type."""
         with self._lock:
             try:
                 state, keys, values = self._with_sinks(self.state, keys, values)
@@ -54,50 +55,53 @@ class Layer:
                 self._disown()
                 raise
 
-    def _with_sinks(self, state: State, keys: Halves, values: Halves) -> tuple[State, Halves, Halves]:
+    def _with_sinks(self, state: State, keys: NDArray, values: NDArray) -> tuple[State, NDArray, NDArray]:
         """State with as many sinks as there can be, and the tokens that are none."""
         taken = min(self.policy.sinks - state.sinks.n, keys.shape[1])
         if taken == 0:
             return state, keys, values
-        sinks = state.sinks.longer(keys[:, :taken], values[:, :taken], self._own_sinks)
+        first = [narrowed(side[:, :taken], self.policy.dtype) for side in (keys, values)]
+        sinks = state.sinks.longer(first, self._own_sinks)
         self._own_sinks = True
         return state._replace(sinks=sinks), keys[:, taken:], values[:, taken:]
 
-    def _with_new(self, state: State, keys: Halves, values: Halves, threads: int | None) -> State:
+    def _with_new(self, state: State, keys: NDArray, values: NDArray, threads: int | None) -> State:
         """State with new tokens behind the hot ones; those that leave the hot window are coded."""
         hot, n = state.hot, state.hot.n + keys.shape[1]
         leaving = memory.leaving(self.policy, n, state.means is not None)
         if leaving == 0:
             if keys.shape[1]:
-                state = state._replace(hot=hot.longer(keys, values, self._own_hot))
+                new = [narrowed(side, self.policy.dtype) for side in (keys, values)]
+                state = state._replace(hot=hot.longer(new, self._own_hot))
                 self._own_hot = True
             return state
-        waiting = _Waiting(hot, keys, values)
+        waiting = _Waiting(hot, keys, values, self.policy.dtype)
         if state.means is None and self.policy.mean_tokens:
             state = state._replace(means=self._means(waiting))
         state = self._coded(state, waiting, leaving, threads)
-        rest = waiting.tokens(leaving, n)
+        rest = waiting.halves(leaving, n)
         self._own_hot = True
-        return state._replace(hot=hot._replace(n=0).longer(*rest, mine=False))
+        return state._replace(hot=hot._replace(n=0).longer(rest, mine=False))
 
     def _means(self, waiting: _Waiting) -> Means:
         """Means of the first tokens: they don't depend on how these came."""
-        sides = waiting.tokens(0, self.policy.mean_tokens)
-        return Means(*(widened(side).mean(axis=1, dtype=np.float64).astype(np.float32) for side in sides))
+        sides = waiting.numbers(0, self.policy.mean_tokens)
+        return Means(*(side.mean(axis=1, dtype=np.float64).astype(np.float32) for side in sides))
 
     def _coded(self, state: State, waiting: _Waiting, n: int, threads: int | None) -> State:
         """State with codes of the first `n` tokens that wait."""
-        cold, sides = state.cold, self.codecs.cold
+        sides = self.codecs.cold
+        parts = []
         step = max(1, _PART // len(sides.keys.places))
         for start in range(0, n, step):
-            tokens = waiting.tokens(start, min(start + step, n))
-            residuals = [widened(part) for part in tokens]
+            keys, values = waiting.numbers(start, min(start + step, n))
             if state.means is not None:
-                for residual, mean in zip(residuals, state.means, strict=True):
-                    np.subtract(residual, mean[:, None], out=residual)
-            coded = (sides.keys.encode(residuals[0], threads), sides.values.encode(residuals[1], threads))
-            cold = tiers.longer(cold, sides, coded, self._own_cold)
-            self._own_cold = True
+                keys -= state.means.keys[:, None]
+                values -= state.means.values[:, None]
+            parts.append((sides.keys.encode(keys, threads), sides.values.encode(values, threads)))
+        coded = tiers.joined([part[0] for part in parts]), tiers.joined([part[1] for part in parts])
+        cold = tiers.longer(state.cold, sides, coded, self._sizes.cold, self._own_cold)
+        self._own_cold = True
         return state._replace(cold=cold)
 
     def _aged(self, state: State, threads: int | None) -> State:
@@ -110,7 +114,7 @@ class Layer:
         step = max(1, _PART // len(old.keys.places))
         for keys, values in _decoded(tiers.first(state.cold, leaving), self.codecs.cold, step, threads):
             coded = (old.keys.encode(keys, threads), old.values.encode(values, threads))
-            segments = tiers.longer(segments, old, coded, self._own_old)
+            segments = tiers.longer(segments, old, coded, self._sizes.old, self._own_old)
             self._own_old = True
         return state._replace(old=segments, cold=tiers.without_first(state.cold, leaving))
 
@@ -156,16 +160,31 @@ class Layer:
 class _Waiting:
     """Hot tokens and new ones, one behind the other."""
 
-    def __init__(self, hot: Hot, keys: Halves, values: Halves):
-        self._n = hot.n
+    def __init__(self, hot: Hot, keys: NDArray, values: NDArray, dtype: str):
+        self._n, self._dtype = hot.n, dtype
         self._sides = ((hot.keys, keys), (hot.values, values))
 
-    def tokens(self, start: int, stop: int) -> tuple[Halves, Halves]:
-        """Keys and values of some of them."""
+    def _places(self, start: int, stop: int) -> tuple[slice, slice]:
+        """Where some tokens are among the hot and the new ones."""
         n = self._n
-        before, behind = slice(min(start, n), min(stop, n)), slice(max(start - n, 0), max(stop - n, 0))
-        keys, values = (np.concatenate([old[:, before], new[:, behind]], axis=1) for old, new in self._sides)
-        return keys, values
+        return slice(min(start, n), min(stop, n)), slice(max(start - n, 0), max(stop - n, 0))
+
+    def halves(self, start: int, stop: int) -> list[Halves]:
+        """Keys and values of some tokens, in 16 bits."""
+        old, new = self._places(start, stop)
+        return [np.concatenate([a[:, old], narrowed(b[:, new], self._dtype)], axis=1) for a, b in self._sides]
+
+    def numbers(self, start: int, stop: int) -> list[NDArray[np.float32]]:
+        """Keys and values of some tokens as float32, rounded to 16 bits."""
+        old, new = self._places(start, stop)
+        found = []
+        for hot, more in self._sides:
+            out = np.empty((hot.shape[0], stop - start, hot.shape[2]), np.float32)
+            count = old.stop - old.start
+            rounded(hot[:, old], self._dtype, out[:, :count])
+            rounded(more[:, new], self._dtype, out[:, count:])
+            found.append(out)
+        return found
 
 
 def _decoded(

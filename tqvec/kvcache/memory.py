@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tqvec.codec.bands import code_bytes, parse
 from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
-SEGMENT = 8192  # tokens of a full segment
+LEAST_SEGMENT, SEGMENT = 256, 8192  # tokens of a full segment
 _SCALE = 2  # bytes of a bfloat16
 _HALF = 2  # bytes of a value of a hot token
 _MEAN = 4  # bytes of a value of a mean
@@ -115,12 +115,33 @@ def room(n: int) -> int:
     return -(-n // step) * step
 
 
-def held(first: int, total: int) -> int:
+class SegmentSizes(NamedTuple):
+    """Tokens of a full segment of each tier."""
+
+    old: int
+    cold: int
+
+
+def segment_sizes(policy: Policy, ages: bool) -> SegmentSizes:
+    """Sizes of segments, in a layer whose tokens grow old or not.
+
+    What is dropped is freed a segment at a time: it is never more than an eighth of what a tier may hold, or 256.
+    """
+    cold = policy.old_after if ages else policy.max_tokens
+    return SegmentSizes(_segment_size(policy.max_tokens), _segment_size(cold))
+
+
+def _segment_size(most: int | None) -> int:
+    """Of a tier that has at most so many tokens."""
+    return SEGMENT if most is None else min(SEGMENT, max(LEAST_SEGMENT, 1 << max(0, (most // 8).bit_length() - 1)))
+
+
+def held(first: int, total: int, size: int) -> int:
     """Tokens for which segments hold memory that got `total` tokens and dropped the `first` of them."""
     if first == total:
         return 0
-    last = (total - 1) // SEGMENT
-    return SEGMENT * (last - first // SEGMENT) + room(total - SEGMENT * last)
+    last = (total - 1) // size
+    return size * (last - first // size) + room(total - size * last)
 
 
 def row_bytes(widths: Iterable[Width], head_dim: int) -> int:
@@ -132,10 +153,11 @@ def layer_nbytes(policy: Policy, widths: LayerWidths, head_dim: int, n_tokens: i
     """Bytes of one layer; see `nbytes`."""
     heads = len(widths.keys)
     at = counts(policy, n_tokens, ages=bool(widths.old_keys))
+    sizes = segment_sizes(policy, bool(widths.old_keys))
     codes = scales = spare = 0
     tiers = (
-        (at.cold, held(max(at.aged, at.dropped), at.coded), (*widths.keys, *widths.values)),
-        (at.old, held(at.dropped, at.aged) if at.aged else 0, (*widths.old_keys, *widths.old_values)),
+        (at.cold, held(max(at.aged, at.dropped), at.coded, sizes.cold), (*widths.keys, *widths.values)),
+        (at.old, held(at.dropped, at.aged, sizes.old) if at.aged else 0, (*widths.old_keys, *widths.old_values)),
     )
     for tokens, rooms, of_heads in tiers:
         row, scale = row_bytes(of_heads, head_dim), _SCALE * 2 * heads

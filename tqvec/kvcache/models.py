@@ -51,6 +51,8 @@ class LayerKind(NamedTuple):
         Newest tokens that it attends to; None: all.
     state : int
         Bytes that do not depend on the number of tokens.
+    heads : int
+        Of the queries.
     """
 
     name: str
@@ -58,6 +60,7 @@ class LayerKind(NamedTuple):
     head_dim: int
     window: int | None = None
     state: int = 0
+    heads: int = 0
 
 
 class Model(NamedTuple):
@@ -192,7 +195,8 @@ def _layer(kind: str, fields: _Fields) -> LayerKind:
         head_dim = fields.integer("global_head_dim", head_dim)
     if head_dim < 1:
         raise InputError(f"{fields.source}: head_dim and hidden_size are missing")
-    return LayerKind(kind, kv_heads, head_dim, fields.integer(_WINDOWS[kind]) if kind in _WINDOWS else None)
+    window = fields.integer(_WINDOWS[kind]) if kind in _WINDOWS else None
+    return LayerKind(kind, kv_heads, head_dim, window, heads=heads)
 
 
 def _linear_state(fields: _Fields) -> int:

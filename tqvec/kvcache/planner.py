@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tqvec import _validate
 from tqvec.errors import InputError
 from tqvec.kvcache.formats import FORMATS, Format
-from tqvec.kvcache.memory import SEGMENT, Nbytes, layer_nbytes
+from tqvec.kvcache.memory import SEGMENT, Nbytes, layer_nbytes, segment_sizes
 from tqvec.kvcache.models import LayerKind, Model, find_model
 from tqvec.kvcache.policy import PRESETS, LayerWidths, Policy, Width
 from tqvec.kvcache.units import parse_bytes, parse_tokens, show_bytes
@@ -310,7 +310,7 @@ def _marks(policy: Policy, n: int) -> Iterator[int]:
     first = policy.sinks + max(policy.hot + policy.chunk, policy.mean_tokens)
     series = [(policy.sinks + policy.hot, policy.chunk)]
     if policy.max_tokens is not None:
-        series.append((policy.max_tokens, SEGMENT))
+        series.append((policy.max_tokens, segment_sizes(policy, ages=False).cold))
     if first <= n:
         yield first - 1
     for start, step in series:

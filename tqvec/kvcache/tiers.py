@@ -7,6 +7,7 @@ have written there: if not, they begin anew.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from tqvec.kvcache import halves
 from tqvec.kvcache.codecs import Coded, Group, Sides
 from tqvec.kvcache.halves import Halves
-from tqvec.kvcache.memory import SEGMENT, Nbytes, room
+from tqvec.kvcache.memory import Nbytes, room
 
-_COPIED = 1024  # tokens: a last segment of others with fewer is copied, so that there are never many small ones
+_COPIED = 8  # a last segment of others is copied while it has less than this part of a full one: few stay small
 
 
 Codes = tuple[Coded, ...]  # an entry for each group of heads
@@ -41,8 +42,9 @@ class Hot(NamedTuple):
         """Tokens that its arrays have memory for."""
         return self.keys.shape[1]
 
-    def longer(self, keys: Halves, values: Halves, mine: bool) -> Hot:
-        """With more tokens, (heads, m, head_dim)."""
+    def longer(self, new: Sequence[Halves], mine: bool) -> Hot:
+        """With more tokens: their keys and values, (heads, m, head_dim) each."""
+        keys, values = new
         before, total = slice(0, self.n), self.n + keys.shape[1]
         held = self
         if not mine or room(total) != self.room:
@@ -168,7 +170,8 @@ class State(NamedTuple):
 
 def empty_state(heads: int, d: int, dtype: str) -> State:
     """Of a layer without tokens."""
-    none = Hot(halves.empty((heads, 0, d), dtype), halves.empty((heads, 0, d), dtype), 0)
+    kind = halves.type_of(dtype)
+    none = Hot(np.empty((heads, 0, d), kind), np.empty((heads, 0, d), kind), 0)
     return State(none, (), (), none, None, 0)
 
 
@@ -177,15 +180,25 @@ def count(segments: Segments) -> int:
     return sum(segment.n for segment in segments)
 
 
-def longer(segments: Segments, sides: Sides, coded: tuple[Codes, Codes], mine: bool) -> Segments:
-    """Segments with more tokens, given as codes of keys and of values."""
+def joined(parts: Sequence[Codes]) -> Codes:
+    """Codes of the same heads, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return tuple(
+        Coded(*(np.concatenate(arrays, axis=1) for arrays in zip(*group, strict=True)))
+        for group in zip(*parts, strict=True)
+    )
+
+
+def longer(segments: Segments, sides: Sides, coded: tuple[Codes, Codes], size: int, mine: bool) -> Segments:
+    """Segments of at most `size` tokens, with more tokens, given as codes of keys and of values."""
     found = list(segments)
     done, n = 0, coded[0][0].scales.shape[1]
     while done < n:
-        if not found or found[-1].stop >= SEGMENT or (not mine and found[-1].n >= _COPIED):
+        if not found or found[-1].stop >= size or (not mine and found[-1].n >= size // _COPIED):
             found.append(_empty_segment(sides))
             mine = True
-        part = slice(done, done + min(n - done, SEGMENT - found[-1].stop))
+        part = slice(done, done + min(n - done, size - found[-1].stop))
         keys, values = (tuple(Coded(one.codes[:, part], one.scales[:, part]) for one in side) for side in coded)
         found[-1] = found[-1].longer(keys, values, mine)
         done, mine = part.stop, True

@@ -333,6 +333,89 @@ def table_offsets_i8x64(typingctx):
     return i8x64(), codegen
 
 
+def make_load_where(vector: Vector):
+    """``load_where(bits, address, other)``: lanes from memory where bits are set, else those of `other`.
+
+    Memory of the other lanes is not touched; the address needs no alignment.
+    """
+
+    @intrinsic
+    def load_where(typingctx, bits, address, other):
+        def codegen(context, builder, signature, args):
+            kind = llvm_type(vector)
+            mask, pointer = _lanes_set(builder, vector, args[0]), builder.inttoptr(args[1], kind.as_pointer())
+            shape = ir.FunctionType(kind, [pointer.type, ir.IntType(32), mask.type, kind])
+            name = f"llvm.masked.load.v{vector.n}{vector.lane}.p0"
+            function = cgutils.get_or_insert_function(builder.module, shape, name)
+            return builder.call(function, [pointer, ir.Constant(ir.IntType(32), 1), mask, args[2]])
+
+        return vector(types.uint64, types.intp, vector), codegen
+
+    return load_where
+
+
+def make_store_where(vector: Vector):
+    """``store_where(bits, address, value)``: the lanes whose bits are set; the address needs no alignment."""
+
+    @intrinsic
+    def store_where(typingctx, bits, address, value):
+        def codegen(context, builder, signature, args):
+            kind = llvm_type(vector)
+            mask, pointer = _lanes_set(builder, vector, args[0]), builder.inttoptr(args[1], kind.as_pointer())
+            shape = ir.FunctionType(ir.VoidType(), [kind, pointer.type, ir.IntType(32), mask.type])
+            name = f"llvm.masked.store.v{vector.n}{vector.lane}.p0"
+            function = cgutils.get_or_insert_function(builder.module, shape, name)
+            builder.call(function, [args[2], pointer, ir.Constant(ir.IntType(32), 1), mask])
+            return context.get_dummy_value()
+
+        return types.void(types.uint64, types.intp, vector), codegen
+
+    return store_where
+
+
+def _lanes_set(builder, vector, bits):
+    """One LLVM bit a lane, from a 64-bit number."""
+    number = bits if vector.n == 64 else builder.trunc(bits, ir.IntType(vector.n))
+    return builder.bitcast(number, ir.VectorType(ir.IntType(1), vector.n))
+
+
+@intrinsic
+def multiply_add_f32x16(typingctx, a, b, acc):
+    """``a * b + acc``, rounded once."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(f32x16)
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), "llvm.fma.v16f32")
+        return builder.call(function, args)
+
+    return f32x16(f32x16, f32x16, f32x16), codegen
+
+
+@intrinsic
+def round_i32x16(typingctx, a):
+    """Each float32 lane as the nearest int32, the even one of two; not for numbers beyond int32."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(f32x16)
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), "llvm.rint.v16f32")
+        return builder.fptosi(builder.call(function, args), llvm_type(i32x16))
+
+    return i32x16(f32x16), codegen
+
+
+def make_same_bits(vector: Vector, source: Vector):
+    """``f(a) -> vector``: the same register seen as lanes of another kind."""
+
+    @intrinsic
+    def same_bits(typingctx, a):
+        def codegen(context, builder, signature, args):
+            return builder.bitcast(args[0], llvm_type(vector))
+
+        return vector(source), codegen
+
+    return same_bits
+
+
 @intrinsic
 def as_bytes_i8x64(typingctx, a):
     """The same register seen as 64 bytes."""
@@ -602,6 +685,13 @@ def load_i32(typingctx, address):
     return types.int64(types.intp), codegen
 
 
+load_where_i8x64 = make_load_where(i8x64)
+load_where_f32x16 = make_load_where(f32x16)
+store_where_f32x16 = make_store_where(f32x16)
+as_numbers_i32x16 = make_same_bits(i32x16, i8x64)
+as_floats_f32x16 = make_same_bits(f32x16, i32x16)
+word_bytes_i8x64 = make_same_bits(i8x64, i16x32)
+word_pairs_i32x16 = make_same_bits(i32x16, i16x32)
 at_least_f32x16 = make_compare(f32x16, ">=")
 greater_f32x16 = make_compare(f32x16, ">")
 bits_set_i16x32 = make_bits_set(i16x32)

@@ -106,6 +106,31 @@ def select_bit_fields_i8x64(typingctx, low, high):
 
 
 @intrinsic
+def fields_of_words_i8x64(typingctx, a, first):
+    """VBMI ``vpmultishiftqb``: byte i is the eight bits from ``first[i] % 64`` on, around the end, of its own 64."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i8x64)
+        function = _declare(builder, "llvm.x86.avx512.pmultishift.qb.512", kind, [kind] * 2)
+        return builder.call(function, [args[1], args[0]])
+
+    return i8x64(i8x64, i8x64), codegen
+
+
+@intrinsic
+def transpose_bits_i8x64(typingctx, a):
+    """GFNI ``vgf2p8affineqb``: bit i of byte j is bit j of byte 7 - i, in each eight bytes."""
+
+    def codegen(context, builder, signature, args):
+        kind = llvm_type(i8x64)
+        function = _declare(builder, "llvm.x86.vgf2p8affineqb.512", kind, [kind, kind, ir.IntType(8)])
+        one_bit = ir.Constant(kind, [1 << i % 8 for i in range(64)])
+        return builder.call(function, [one_bit, args[0], ir.Constant(ir.IntType(8), 0)])
+
+    return i8x64(i8x64), codegen
+
+
+@intrinsic
 def dot_bytes_i32x16(typingctx, acc, a, b):
     """AVX-512 VNNI ``vpdpbusd``: each lane of `acc` gains four products, unsigned bytes of `a` by signed of `b`."""
 

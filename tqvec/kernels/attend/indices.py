@@ -1,0 +1,70 @@
+"""Indices of the codes of 64 coordinates in one register, and levels by them, with AVX-512 VBMI and GFNI."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tqvec.kernels._jit import jit
+from tqvec.kernels.simd.base import load_i8x64, load_where_i8x64, select_negative_i8x64
+from tqvec.kernels.simd.x86 import (
+    fields_of_words_i8x64,
+    permute_i8x64,
+    permute_two_i8x64,
+    transpose_bits_i8x64,
+)
+
+
+class RowPlan(NamedTuple):
+    """`AttentionTables` as numbers and addresses: arrays are not passed on for single rows (staged/dots.py)."""
+
+    row_bytes: int
+    registers: int
+    runs: int
+    bits: int
+    filler: int
+    source: int
+    fields: int
+    levels: int
+    level_bytes: int
+    level_words: int
+
+
+@jit
+def row_plan(tables, row_bytes):
+    """The plan of rows of codes; `tables` must stay alive as long as it."""
+    return RowPlan(
+        row_bytes, tables.registers, tables.source.shape[0], tables.index_bits, tables.filler.ctypes.data,
+        tables.source.ctypes.data, tables.fields.ctypes.data, tables.levels.ctypes.data,
+        tables.level_bytes.ctypes.data, tables.level_words.ctypes.data,
+    )  # fmt: skip
+
+
+@jit
+def bytes_kept(count):
+    """Bits of the first `count` of 64 bytes, all if there are more."""
+    return np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(max(0, 64 - count))
+
+
+@jit
+def indices_of_run(plan, row, run):
+    """Index of each coordinate of a run of a row at an address."""
+    source, fields = load_i8x64(plan.source + 64 * run), load_i8x64(plan.fields + 64 * run)
+    if plan.registers == 1:
+        chosen = permute_i8x64(load_where_i8x64(bytes_kept(plan.row_bytes), row, load_i8x64(plan.filler)), source)
+    else:
+        rest = load_where_i8x64(bytes_kept(plan.row_bytes - 64), row + 64, load_i8x64(plan.filler + 64))
+        chosen = permute_two_i8x64(load_i8x64(row), rest, source)
+    return transpose_bits_i8x64(fields_of_words_i8x64(chosen, fields))
+
+
+@jit
+def look_up(table, index, bits):
+    """Bytes of a table of 256 at an address, whose entries repeat after ``2**bits``."""
+    if bits <= 6:
+        return permute_i8x64(load_i8x64(table), index)
+    low = permute_two_i8x64(load_i8x64(table), load_i8x64(table + 64), index)
+    if bits == 7:
+        return low
+    return select_negative_i8x64(index, permute_two_i8x64(load_i8x64(table + 128), load_i8x64(table + 192), index), low)

@@ -1,0 +1,149 @@
+"""`code_scores` with AVX-512: levels of 16 rows as bytes or int16, times each query, by VNNI."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels.attend.indices import bytes_kept, indices_of_run, look_up, row_plan
+from tqvec.kernels.attend.portable import BLOCK, code_scores_portable, widen_scales
+from tqvec.kernels.simd.base import (
+    add_i32x16,
+    interleave_high_i16x32,
+    interleave_low_i16x32,
+    load_f32x16,
+    load_i8x64,
+    mul_f32x16,
+    splat_f32x16,
+    splat_i32x16,
+    store_i8x64,
+    store_where_f32x16,
+    to_f32x16,
+    word_bytes_i8x64,
+)
+from tqvec.kernels.simd.rows import dot_bytes_16, dot_words_16, sum_lanes_16, zeros_16
+
+WORD_REACH = 65000.0  # bound of a query's length times the square root of its entries; README.md has the proof
+
+
+@jit
+def byte_queries(tables, queries, packed, zeros, unit):
+    """Queries as int8, in the order of the columns.
+
+    Parameters
+    ----------
+    tables : AttentionTables
+    queries : (g, d) float32
+    packed : (g, 64 * runs) int8
+        Filled.
+    zeros : (g,) int32
+        Filled: what the products lack for levels to be signed, -128 times the sum of a query's entries.
+    unit : (g,) float32
+        Filled: what one unit of a product is worth.
+    """
+    for q in range(queries.shape[0]):
+        largest = np.float32(1e-30)
+        for j in range(queries.shape[1]):
+            largest = max(largest, abs(queries[q, j]))
+        step = largest / np.float32(127.0)
+        total = 0
+        for k in range(packed.shape[1]):
+            j = tables.coordinates[k]
+            packed[q, k] = np.int8(np.rint(queries[q, j] / step)) if j >= 0 else np.int8(0)
+            total += packed[q, k]
+        zeros[q] = -128 * total
+        unit[q] = np.float32(np.float64(step) * tables.byte_unit)
+
+
+@jit
+def word_queries(tables, queries, packed, unit):
+    """Queries as int16, (g, 64 * runs), in the order of the columns; the rest as in `byte_queries`."""
+    for q in range(queries.shape[0]):
+        square = 0.0
+        for j in range(queries.shape[1]):
+            square += np.float64(queries[q, j]) * np.float64(queries[q, j])
+        step = max(np.sqrt(square), 1e-30) / (WORD_REACH / np.sqrt(packed.shape[1]) - np.sqrt(packed.shape[1]) / 2)
+        for k in range(packed.shape[1]):
+            j = tables.coordinates[k]
+            packed[q, k] = np.int16(np.rint(queries[q, j] / step)) if j >= 0 else np.int16(0)
+        unit[q] = np.float32(step * tables.word_unit)
+
+
+@jit
+def unpack_bytes(plan, row, count, to):
+    """Byte levels of `count` rows from address `row` on to address `to`, 64 * runs bytes each."""
+    for i in range(count):
+        for c in range(plan.runs):
+            index = indices_of_run(plan, row + i * plan.row_bytes, c)
+            store_i8x64(to + 64 * (i * plan.runs + c), look_up(plan.level_bytes + 256 * c, index, plan.bits))
+
+
+@jit
+def _unpack_words(plan, row, count, to):
+    """Levels as int16, 128 * runs bytes a row; the rest as in `unpack_bytes`."""
+    for i in range(count):
+        for c in range(plan.runs):
+            index = indices_of_run(plan, row + i * plan.row_bytes, c)
+            low = look_up(plan.level_words + 512 * c, index, plan.bits)
+            high = look_up(plan.level_words + 512 * c + 256, index, plan.bits)
+            out = to + 128 * (i * plan.runs + c)
+            store_i8x64(out, word_bytes_i8x64(interleave_low_i16x32(low, high)))
+            store_i8x64(out + 64, word_bytes_i8x64(interleave_high_i16x32(low, high)))
+
+
+@jit
+def _byte_products(levels, query, width):
+    sums = zeros_16()
+    for at in range(0, width, 64):
+        sums = dot_bytes_16(sums, levels + at, width, load_i8x64(query + at))
+    return sum_lanes_16(sums)
+
+
+@jit
+def _word_products(levels, query, width):
+    sums = zeros_16()
+    for at in range(0, width, 64):
+        sums = dot_words_16(sums, levels + at, width, load_i8x64(query + at))
+    return sum_lanes_16(sums)
+
+
+@jit
+def code_scores_avx512(tables, queries, codes, scale, out):
+    """See `code_scores_portable`; within the rounding of README.md. `codes` and `out` are C-contiguous."""
+    runs = tables.source.shape[0]
+    if runs == 0:
+        code_scores_portable(tables, queries, codes, scale, out)
+        return
+    g = queries.shape[0]
+    n, row_bytes = codes.shape
+    words = tables.byte_unit == 0.0
+    unit, wide = np.empty(g, np.float32), np.empty(BLOCK, np.float32)
+    zeros = np.zeros(g, np.int32)
+    width = 128 * runs if words else 64 * runs
+    packed = np.empty((g, width), np.int8)
+    if words:
+        word_queries(tables, queries, packed.view(np.int16), unit)
+    else:
+        byte_queries(tables, queries, packed, zeros, unit)
+    levels = np.zeros((LANES, width), np.uint8)
+    plan = row_plan(tables, row_bytes)
+    for t in range(0, n, LANES):
+        if t % BLOCK == 0:
+            widen_scales(scale, t, min(BLOCK, n - t), wide)
+        count = min(LANES, n - t)
+        row, to = codes.ctypes.data + t * row_bytes, levels.ctypes.data
+        if words:
+            _unpack_words(plan, row, count, to)
+        else:
+            unpack_bytes(plan, row, count, to)
+        kept = bytes_kept(count)
+        factor = load_f32x16(wide.ctypes.data + 4 * (t % BLOCK))
+        for q in range(g):
+            query = packed.ctypes.data + q * width
+            if words:
+                sums = _word_products(levels.ctypes.data, query, width)
+            else:
+                sums = _byte_products(levels.ctypes.data, query, width)
+            sums = add_i32x16(sums, splat_i32x16(zeros[q]))
+            found = mul_f32x16(mul_f32x16(to_f32x16(sums), splat_f32x16(unit[q])), factor)
+            store_where_f32x16(kept, out.ctypes.data + 4 * (q * n + t), found)

@@ -1,0 +1,208 @@
+"""How faithful attention stays when keys and values are replaced: measured on captured queries, keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tqvec import _validate
+from tqvec.errors import InputError
+
+Array = NDArray[np.float64]
+
+_BLOCK = 1 << 21  # scores at a time
+
+
+class Fidelity(NamedTuple):
+    """Attention with other keys and values, compared with the true one. Means over all queries of all heads.
+
+    Attributes
+    ----------
+    score_cosine : float
+        Cosine of a query's scores. A mean that all keys share makes it look better than it is.
+    centred_cosine : float
+        The same after the mean of a query's scores is subtracted, which the softmax does not see.
+    kl : float
+        Kullback-Leibler divergence of the weights from the true ones, in nats.
+    top_overlap : float
+        Share of a query's `top` most attended tokens that still are.
+    top1_in_5 : float
+        Share of queries whose most attended token is among the five most attended.
+    output_error : float
+        Length of the output's error relative to the output's.
+    output_error_p99 : float
+        Its 99th percentile over queries.
+    worst_head_error : float
+        `output_error` of the worst head.
+    """
+
+    score_cosine: float
+    centred_cosine: float
+    kl: float
+    top_overlap: float
+    top1_in_5: float
+    output_error: float
+    output_error_p99: float
+    worst_head_error: float
+
+
+class _Attention(NamedTuple):
+    """Of some queries: scores with -infinity where a token is not seen, weights, (g, n), and outputs, (g, head_dim)."""
+
+    scores: Array
+    weights: Array
+    out: Array
+
+
+def fidelity(
+    q: ArrayLike,
+    true: tuple[ArrayLike, ArrayLike],
+    other: tuple[ArrayLike, ArrayLike],
+    scale: float | None = None,
+    top: int = 32,
+) -> Fidelity:
+    """Compare attention with other keys and values, as `KVCache.keys` and `values` give them, with the true one.
+
+    Parameters
+    ----------
+    q : (n_heads, n_queries, head_dim) float
+        Queries of the newest tokens, as for `KVCache.attend`; a query sees the tokens up to its own.
+    true, other : pair of (n_kv_heads, n_tokens, head_dim) float
+        Keys and values.
+    scale : float, optional
+        Of the scores. Default: 1/√head_dim.
+    top : int
+        Tokens for `Fidelity.top_overlap`; for queries that see fewer, as many as they see.
+
+    Returns
+    -------
+    Fidelity
+
+    Raises
+    ------
+    InputError
+        Shapes don't fit.
+    """
+    top = _validate.integer(top, "top", 1, 2**31)
+    pairs = _attentions(*_checked(q, true, other), scale)
+    per_query = np.array([np.concatenate([_compare(*pair, top) for pair in head]) for head in pairs])
+    error = per_query[..., -1]
+    means = per_query.mean(axis=(0, 1)).tolist()
+    return Fidelity._make([*means, float(np.percentile(error, 99)), float(error.mean(axis=1).max())])
+
+
+def output_errors(
+    q: ArrayLike,
+    true: tuple[ArrayLike, ArrayLike],
+    other: tuple[ArrayLike, ArrayLike],
+    scale: float | None = None,
+) -> Array:
+    """Relative error of the output of each query, (n_heads, n_queries) float64; arguments are those of `fidelity`."""
+    pairs = _attentions(*_checked(q, true, other), scale)
+    return np.array([np.concatenate([_output_error(*pair) for pair in head]) for head in pairs])
+
+
+def _attentions(
+    queries: NDArray, arrays: list[NDArray], scale: float | None
+) -> Iterator[Iterator[tuple[_Attention, _Attention]]]:
+    """True and other attention of each head, some queries at a time."""
+    n_heads, nq, d = queries.shape
+    factor = 1 / np.sqrt(d) if scale is None else _validate.number(scale, "scale")
+    group = n_heads // arrays[0].shape[0]
+
+    def of(head: int) -> Iterator[tuple[_Attention, _Attention]]:
+        k, v, k_other, v_other = (array[head // group].astype(np.float64) for array in arrays)
+        for rows, seen in _blocks(nq, k.shape[0]):
+            part = queries[head, rows].astype(np.float64) * factor
+            yield _attention(part, k, v, seen), _attention(part, k_other, v_other, seen)
+
+    return (of(head) for head in range(n_heads))
+
+
+def _checked(
+    q: ArrayLike, true: tuple[ArrayLike, ArrayLike], other: tuple[ArrayLike, ArrayLike]
+) -> tuple[NDArray, list[NDArray]]:
+    """Queries; keys, values, other keys and values: arrays whose shapes fit."""
+    named = {"q": q, "true keys": true[0], "true values": true[1], "other keys": other[0], "other values": other[1]}
+    arrays = [_validate.as_array(x, name) for name, x in named.items()]
+    shapes = [array.shape for array in arrays]
+    if any(len(shape) != 3 for shape in shapes) or len(set(shapes[1:])) != 1 or shapes[0][2] != shapes[1][2]:
+        raise InputError(
+            f"keys and values must have one shape (n_kv_heads, n_tokens, head_dim) and q fit, got {shapes}"
+        )
+    if shapes[1][0] == 0 or shapes[0][0] % shapes[1][0] or not 1 <= shapes[0][1] <= shapes[1][1]:
+        raise InputError(f"q must have a multiple of the KV heads, and 1 to n_tokens queries, got {shapes[:2]}")
+    return arrays[0], arrays[1:]
+
+
+def _blocks(nq: int, n: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    """Some queries at a time, and how many tokens each sees."""
+    step = max(1, _BLOCK // n)
+    for start in range(0, nq, step):
+        stop = min(start + step, nq)
+        yield slice(start, stop), np.arange(n - nq + 1 + start, n - nq + 1 + stop)
+
+
+def _attention(q: Array, k: Array, v: Array, seen: NDArray[np.int64]) -> _Attention:
+    scores = q @ k.T
+    scores[np.arange(k.shape[0]) >= seen[:, None]] = -np.inf
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return _Attention(scores, weights, weights @ v)
+
+
+def _compare(true: _Attention, other: _Attention, top: int) -> Array:
+    """Metrics of some queries, (g, 6)."""
+    seen = np.isfinite(true.scores)
+    s, t = np.where(seen, true.scores, 0), np.where(seen, other.scores, 0)
+    counts = seen.sum(axis=1, keepdims=True)
+    centred = [np.where(seen, x - x.sum(axis=1, keepdims=True) / counts, 0) for x in (s, t)]
+    logs = [_log_softmax(x, seen) for x in (s, t)]
+    rank_true, rank_other = (_ranks(x.scores) for x in (true, other))
+    limit = np.minimum(top, counts)
+    both = (rank_true < limit) & (rank_other < limit)
+    return np.column_stack(
+        [
+            _cosine(s, t),
+            _cosine(*centred),
+            np.sum(true.weights * (logs[0] - logs[1]), axis=1),
+            both.sum(axis=1) / limit[:, 0],
+            np.any((rank_true == 0) & (rank_other < 5), axis=1),
+            _output_error(true, other),
+        ]
+    )
+
+
+def _output_error(true: _Attention, other: _Attention) -> Array:
+    """Length of the error of each output, relative to the output's."""
+    return _ratio(np.linalg.norm(true.out - other.out, axis=1), np.linalg.norm(true.out, axis=1))
+
+
+def _log_softmax(scores: Array, seen: NDArray[np.bool_]) -> Array:
+    """Logarithms of the weights; 0 where a token is not seen."""
+    highest = np.max(scores, axis=1, keepdims=True, where=seen, initial=-np.inf)
+    total = np.sum(np.exp(scores - highest), axis=1, keepdims=True, where=seen)
+    return np.where(seen, scores - highest - np.log(total), 0)
+
+
+def _ranks(scores: Array) -> NDArray[np.int64]:
+    """Place of each token of a query, by falling score; of equal ones the first token comes first."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(scores.shape[1])[None, :], axis=1)
+    return ranks
+
+
+def _cosine(a: Array, b: Array) -> Array:
+    """Of rows; 1 where both are zero."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    same = np.all(a == b, axis=1)
+    return np.where(same, 1.0, np.divide(np.sum(a * b, axis=1), lengths, out=np.zeros(len(a)), where=lengths > 0))
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    """a / b; 0 where a is."""
+    return np.divide(a, b, out=np.where(a > 0, np.inf, 0.0), where=b > 0)
