@@ -12,7 +12,7 @@ from tqvec.cli import app as application
 from tqvec.errors import InputError, TqvecError
 from tqvec.kvcache import FORMATS, PRESETS, KVCache, LayerKind, Model, Policy, catalogue, plan
 from tqvec.kvcache.formats import Coding, Format
-from tqvec.kvcache.planner import Sizes, _groups
+from tqvec.kvcache.planner import Sizes, groups_of
 from tqvec.kvcache.units import parse_bytes, parse_tokens, show_bytes
 
 GIB = 2**30
@@ -169,7 +169,7 @@ GROWTHS = {
 @pytest.mark.parametrize("name", GROWTHS)
 def test_the_longest_sequence_fits_at_every_moment(name):
     model, policy = GROWTHS[name]
-    sizes = Sizes(_groups(model, policy, True, 1))
+    sizes = Sizes(groups_of(model, policy, True, 1))
     most = np.maximum.accumulate([sizes(n) for n in range(20_000)])
     assert [sizes.peak(n) for n in range(1, 20_000, 2017)] == [most[n] for n in range(1, 20_000, 2017)]
     for memory in np.random.default_rng(10_302).integers(most[1], most[-1], 4):

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from tqvec._config import num_threads
-from tqvec.cli._console import console, progress
-from tqvec.errors import UnsupportedError
+from tqvec.cli._console import console, progress, pyplot
 from tqvec.eval.baselines import build_faiss, has_faiss
 from tqvec.eval.recall import exact_search, normalized, recall
 from tqvec.eval.sample import Sample, load_sample
@@ -47,7 +46,7 @@ def demo(
 ) -> None:
     """Index real text embeddings at 1, 2 and 4 bits and compare with exact search and FAISS PQ."""
     if plot is not None:
-        _import_pyplot()
+        pyplot()
     workers = num_threads(threads)
     sample = load_sample(data)
     compile_s = _compile()
@@ -167,20 +166,9 @@ def _show_texts(sample: Sample, truth: NDArray[np.int64], index: Index, queries:
         console.print(table)
 
 
-def _import_pyplot() -> Any:
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise UnsupportedError("--plot needs matplotlib: pip install 'tqvec[plot]'") from error
-    matplotlib.use("agg")
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
-
-
 def _draw(rows: list[Row], path: Path) -> None:
     """Recall 10@10 against bytes a vector."""
-    figure, axes = _import_pyplot().subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(7, 4.5), layout="constrained")
     truth = rows[0].ids
     ours = [row for row in rows if row.name.startswith("tqvec")]
     axes.plot([r.code_size for r in ours], [recall(r.ids, truth, 10, 10) for r in ours], "o-", label="tqvec")

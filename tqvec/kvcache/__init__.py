@@ -8,6 +8,9 @@ from tqvec.kvcache.memory import Nbytes, bits_per_value, nbytes
 from tqvec.kvcache.models import LayerKind, Model, catalogue
 from tqvec.kvcache.planner import Plan, plan
 from tqvec.kvcache.policy import PRESETS, Bands, Policy
+from tqvec.kvcache.simulator import Server, simulate
+from tqvec.kvcache.store import Tier
+from tqvec.kvcache.traces import Request, generate, read_trace, write_trace
 
 __all__ = [
     "FORMATS",
@@ -21,11 +24,18 @@ __all__ = [
     "Nbytes",
     "Plan",
     "Policy",
+    "Request",
+    "Server",
+    "Tier",
     "Tiers",
     "allocate",
     "bits_per_value",
     "catalogue",
     "fidelity",
+    "generate",
     "nbytes",
     "plan",
+    "read_trace",
+    "simulate",
+    "write_trace",
 ]

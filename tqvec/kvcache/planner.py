@@ -180,7 +180,7 @@ def plan(
     if held is not None and taken >= held:
         raise InputError(f"memory of {show_bytes(held)} does not hold the weights of {show_bytes(taken)}")
     ring = _validate.choice(windows, "windows", ["ring", "full"]) == "ring"
-    groups = _groups(known, policy, ring, _validate.integer(page, "page", 1, _PAGE))
+    groups = groups_of(known, policy, ring, _validate.integer(page, "page", 1, _PAGE))
     sizes = Sizes(groups)
     return Plan(
         known,
@@ -201,7 +201,7 @@ def _part(group: Group, n: int) -> Part:
     return Part(group.kind, group.layers, tokens, Nbytes.total([group.nbytes(n)] * group.layers), group.widths)
 
 
-def _groups(model: Model, policy: str | Policy, ring: bool, page: int) -> list[Group]:
+def groups_of(model: Model, policy: str | Policy, ring: bool = True, page: int = 1) -> list[Group]:
     """A model's layers, those together that take the same bytes.
 
     Layers with keys and values are numbered through, as a policy's widths and protected layers count them.

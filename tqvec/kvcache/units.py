@@ -1,4 +1,4 @@
-"""Sizes with their units: GiB is 2³⁰ bytes, GB is 10⁹, and neither is ever taken for the other."""
+"""Sizes and times with their units: GiB is 2³⁰ bytes, GB is 10⁹, and neither is ever taken for the other."""
 
 from __future__ import annotations
 
@@ -65,3 +65,8 @@ def show_bytes(size: float) -> str:
         if size >= 1024**power:
             return f"{size / 1024**power:,.4g} {letter}iB"
     return f"{size:,.4g} B"
+
+
+def show_seconds(time: float) -> str:
+    """A time with three digits: ``1.63 s``, ``33 ms``."""
+    return f"{time:,.0f} s" if time >= 100 else f"{time:.3g} s" if time >= 1 else f"{1000 * time:.3g} ms"
