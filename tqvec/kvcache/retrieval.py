@@ -207,25 +207,22 @@ def _curves(found: Mapping[str, NDArray[np.float64]], rhos: NDArray[np.float64],
     half = _half(found["float32"].mean(axis=0), rhos)
     if not rhos[0] < half < rhos[-1]:
         raise InputError("float32 finds half of the needles nowhere among these rhos; nothing can be compared")
-    drawn = np.random.default_rng([seed, 0x626F6F74]).integers(0, trials, (_RESAMPLES, trials))
-    control = np.array([_half(found["float32"][rows].mean(axis=0), rhos) for rows in drawn])
+    drawn = np.random.default_rng([seed, 0x626F6F74]).multinomial(trials, np.full(trials, 1 / trials), _RESAMPLES)
+    control = _half(drawn @ found["float32"] / trials, rhos)
     curves = []
     for name, hits in found.items():
         success = hits.mean(axis=0)
         mine = _half(success, rhos)
-        shifts = np.array([_half(hits[rows].mean(axis=0), rhos) for rows in drawn]) - control
-        low, high = np.percentile(shifts, _LEVEL)
-        curves.append(Curve(name, tuple(success.tolist()), mine, mine - half, float(low), float(high)))
+        low, high = np.percentile(_half(drawn @ hits / trials, rhos) - control, _LEVEL)
+        curves.append(Curve(name, tuple(success.tolist()), float(mine), float(mine - half), float(low), float(high)))
     return curves
 
 
-def _half(success: NDArray[np.float64], rhos: NDArray[np.float64]) -> float:
-    """Where a rising curve passes one half; the nearest end if it does not."""
-    rising = np.maximum.accumulate(success)
-    above = int(np.searchsorted(rising, 0.5))
-    if above == 0:
-        return float(rhos[0])
-    if above == len(rhos):
-        return float(rhos[-1])
-    before, after = rising[above - 1], rising[above]
-    return float(rhos[above - 1] + (0.5 - before) / (after - before) * (rhos[above] - rhos[above - 1]))
+def _half(success: NDArray[np.float64], rhos: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where rising curves (..., rhos) pass one half; the nearest end if they do not."""
+    rising = np.maximum.accumulate(success, axis=-1)
+    above = np.sum(rising < 0.5, axis=-1)
+    after = np.clip(above, 1, rhos.size - 1)
+    low, high = (np.take_along_axis(rising, i[..., None], -1)[..., 0] for i in (after - 1, after))
+    share = np.clip((0.5 - low) / np.where(high > low, high - low, 1.0), 0.0, 1.0)
+    return np.where(above == rhos.size, rhos[-1], rhos[after - 1] + share * (rhos[after] - rhos[after - 1]))
