@@ -9,7 +9,9 @@ import pytest
 
 import tqvec.codec.quantizer
 import tqvec.index.flat
+import tqvec.kvcache.cache
 import tqvec.kvcache.planner
+import tqvec.kvcache.policy
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -27,7 +29,9 @@ def test_page(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "module", [tqvec.codec.quantizer, tqvec.index.flat, tqvec.kvcache.planner], ids=lambda module: module.__name__
+    "module",
+    [tqvec.codec.quantizer, tqvec.index.flat, tqvec.kvcache.cache, tqvec.kvcache.planner, tqvec.kvcache.policy],
+    ids=lambda module: module.__name__,
 )
 def test_docstrings(module):
     assert doctest.testmod(module).failed == 0

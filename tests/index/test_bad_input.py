@@ -48,6 +48,8 @@ TAKE_VECTORS = [
     ("queries", lambda index, x: index.train(GOOD, queries=x)),
     ("vectors", lambda index, x: index.train(GOOD, vectors=x)),
     ("rerank", lambda index, x: index.search(GOOD, rerank=x)),
+    ("queries", lambda index, x: index.diagnose(queries=x)),
+    ("sample", lambda index, x: index.diagnose(sample=x)),
     ("x", lambda index, x: index.codec.encode(x)),
     ("x", lambda index, x: tqvec.TurboQuant(8, mode="prod").encode(x)),
     ("queries", lambda index, x: index.codec.inner_product(x, CODES)),
@@ -88,7 +90,7 @@ BAD_VECTORS = [
 
 @pytest.mark.parametrize(("x", "message"), BAD_VECTORS, ids=range(len(BAD_VECTORS)))
 def test_bad_vectors(index, x, message):
-    optional = {id(call) for _, call in TAKE_VECTORS[8:11]}
+    optional = {id(call) for _, call in TAKE_VECTORS[8:13]}
     for name, call in TAKE_VECTORS:
         if x is not None or id(call) not in optional:
             with pytest.raises(InputError, match=f"^{name} .*{message}"):
@@ -210,7 +212,7 @@ TAKE_K = [
     [0, -1, -(2**70), 1.5, 3.0, np.float32(3), "3", None, True, np.bool_(True), 2**40, 2**31, [3], np.array([3, 4])],
 )
 def test_k(index, k):
-    for call in TAKE_K:
+    for call in (*TAKE_K, lambda index, k: index.diagnose(k=k)):
         with pytest.raises(InputError, match="^k must be an integer"):
             call(index, k)
 
@@ -225,6 +227,7 @@ TAKE_THREADS = [
     lambda index, threads: index.search_by_id(IDS, threads=threads),
     lambda index, threads: index.reconstruct(IDS, threads=threads),
     lambda index, threads: index.train(GOOD, threads=threads),
+    lambda index, threads: index.diagnose(GOOD, threads=threads).recall,
     lambda index, threads: index.codec.encode(GOOD, threads).data,
     lambda index, threads: index.codec.decode(CODES, threads),
     lambda index, threads: index.codec.inner_product(GOOD, CODES, threads),

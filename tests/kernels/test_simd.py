@@ -610,3 +610,112 @@ def test_tables_of_128_entries(level):
     for index in (np.arange(64), np.arange(64, 128), bytes_of(64, seed=1) & 127):
         (run_avx2 if level == "avx2" else run_avx512)(table, index.astype(np.uint8), out)
         np.testing.assert_array_equal(out, table[index])
+
+
+def test_loads_and_stores_of_some_lanes():
+    @numba.njit
+    def run(bits, source, other, target):
+        found = base.load_where_i8x64(bits, source.ctypes.data + 1, base.load_i8x64(other.ctypes.data))
+        base.store_i8x64(target.ctypes.data, found)
+
+    @numba.njit
+    def run_floats(bits, source, other, target):
+        found = base.load_where_f32x16(bits, source.ctypes.data + 4, base.load_f32x16(other.ctypes.data))
+        base.store_where_f32x16(bits, target.ctypes.data + 4, found)
+
+    source, other, target = bytes_of(65), bytes_of(64, seed=1), np.zeros(64, np.uint8)
+    bits = np.array([0xF0F1234567800001], np.uint64)
+    run(bits[0], source, other, target)
+    chosen = np.unpackbits(bits.view(np.uint8), bitorder="little").astype(bool)
+    np.testing.assert_array_equal(target, np.where(chosen, source[1:], other))
+    floats, rest, out = sts.normal(1, 17)[0], sts.normal(1, 16, seed=1)[0], np.full(18, 7, np.float32)
+    run_floats(bits[0], floats, rest, out)
+    np.testing.assert_array_equal(out[1:17], np.where(chosen[:16], floats[1:], 7))
+    assert out[0] == out[17] == 7
+
+
+def test_rounding_and_the_same_bits():
+    @numba.njit
+    def run(a, b, acc, fused, rounded, seen):
+        x, y = base.load_f32x16(a.ctypes.data), base.load_f32x16(b.ctypes.data)
+        base.store_f32x16(fused.ctypes.data, base.multiply_add_f32x16(x, y, base.load_f32x16(acc.ctypes.data)))
+        base.store_i32x16(rounded.ctypes.data, base.round_i32x16(x))
+        numbers_ = base.as_numbers_i32x16(base.load_i8x64(seen.ctypes.data))
+        base.store_f32x16(seen.ctypes.data + 64, base.as_floats_f32x16(numbers_))
+        words = base.load_i16x32(seen.ctypes.data)
+        base.store_i8x64(seen.ctypes.data + 128, base.word_bytes_i8x64(words))
+        base.store_i32x16(seen.ctypes.data + 192, base.word_pairs_i32x16(words))
+
+    a, b, acc = sts.normal(3, 16) * np.float32(100)
+    a[:6] = 0.5, 1.5, 2.5, -0.5, -1.5, -7.49
+    fused, rounded, seen = np.zeros(16, np.float32), np.zeros(16, np.int32), np.tile(bytes_of(64), (4, 1))
+    seen[1:] = 0
+    run(a, b, acc, fused, rounded, seen)
+    exact = a.astype(np.float64) * b + acc  # but for a second rounding, which float64 hides
+    np.testing.assert_allclose(fused, exact.astype(np.float32), rtol=2e-7)
+    np.testing.assert_array_equal(rounded, np.rint(a))
+    np.testing.assert_array_equal(seen, np.tile(seen[0], (4, 1)))
+
+
+def test_a_fused_product_is_rounded_once():
+    @numba.njit
+    def run(a, out):
+        x = base.load_f32x16(a.ctypes.data)
+        rest = base.sub_f32x16(base.splat_f32x16(np.float32(0)), base.mul_f32x16(x, x))
+        base.store_f32x16(out.ctypes.data, base.multiply_add_f32x16(x, x, rest))
+
+    a, out = sts.normal(1, 16)[0], np.zeros(16, np.float32)
+    run(a, out)
+    np.testing.assert_array_equal(out, a.astype(np.float64) ** 2 - a * a)
+    assert out.any()
+
+
+def test_fields_and_transposed_bits():
+    needs("avx512")
+
+    @numba.njit
+    def run(a, first, out):
+        x = base.load_i8x64(a.ctypes.data)
+        base.store_i8x64(out.ctypes.data, x86.fields_of_words_i8x64(x, base.load_i8x64(first.ctypes.data)))
+        base.store_i8x64(out.ctypes.data + 64, x86.transpose_bits_i8x64(x))
+
+    a, first, out = bytes_of(64), bytes_of(64, seed=1), np.zeros((2, 64), np.uint8)
+    run(a, first, out)
+    words = [int(word) | int(word) << 64 for word in a.view(np.uint64)]
+    np.testing.assert_array_equal(out[0], [words[i // 8] >> int(first[i]) % 64 & 255 for i in range(64)])
+    bits = np.unpackbits(a.reshape(8, 8)[:, ::-1], axis=1, bitorder="little").reshape(8, 8, 8).transpose(0, 2, 1)
+    np.testing.assert_array_equal(out[1], np.packbits(bits, axis=2, bitorder="little").ravel())
+
+
+def test_products_of_16_rows():
+    needs("avx512")
+
+    @numba.njit
+    def run(bytes_, words, b, c, out):
+        sums = rows.dot_bytes_16(rows.zeros_16(), bytes_.ctypes.data, 70, base.load_i8x64(b.ctypes.data))
+        sums = rows.dot_bytes_16(sums, bytes_.ctypes.data, 70, base.load_i8x64(b.ctypes.data))
+        base.store_i32x16(out.ctypes.data, rows.sum_lanes_16(sums))
+        sums = rows.dot_words_16(rows.zeros_16(), words.ctypes.data, 72, base.load_i8x64(c.ctypes.data))
+        base.store_i32x16(out.ctypes.data + 64, rows.sum_lanes_16(sums))
+
+    bytes_, b, out = bytes_of(16 * 70).reshape(16, 70), bytes_of(64, seed=1).view(np.int8), np.zeros((2, 16), np.int32)
+    words, c = (sts.rng(seed).integers(-3000, 3000, shape).astype(np.int16) for seed, shape in ((2, (16, 36)), (3, 32)))
+    run(bytes_, words, b, c, out)
+    np.testing.assert_array_equal(out[0], 2 * bytes_[:, :64].astype(np.int64) @ b)
+    np.testing.assert_array_equal(out[1], words[:, :32].astype(np.int64) @ c)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_multiples_of_four_registers(count):
+    add = getattr(rows, f"add_multiples_{count}")
+    load, store = getattr(rows, f"load_{4 * count}"), getattr(rows, f"store_{4 * count}")
+
+    @numba.njit
+    def run(sums, values, factors):
+        found = add(load(sums.ctypes.data, 64), rows.load_4(values.ctypes.data, 64), factors.ctypes.data, 12)
+        store(sums.ctypes.data, 64, found)
+
+    sums, values, factors = sts.normal(count, 64), sts.normal(4, 16, seed=1), sts.normal(count, 3, seed=2)
+    expected = sums + factors[:, :1].astype(np.float64) * values.ravel()
+    run(sums, values, factors)
+    np.testing.assert_allclose(sums, expected, rtol=1e-6, atol=1e-6)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from tqvec.errors import UnsupportedError
 
 console = Console()
 
@@ -22,21 +18,3 @@ def progress() -> Progress:
         console=Console(stderr=True),
         transient=True,
     )
-
-
-def pyplot() -> Any:
-    """matplotlib.pyplot, for files.
-
-    Raises
-    ------
-    UnsupportedError
-        It is not installed.
-    """
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise UnsupportedError("plots need matplotlib: pip install 'tqvec[plot]'") from error
-    matplotlib.use("agg")
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot

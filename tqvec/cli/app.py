@@ -6,8 +6,9 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from tqvec.cli import build, check, demo, info, kv, merge, search, warmup
+from tqvec.cli import build, check, demo, diagnose, info, kv, merge, search, warmup
 from tqvec.errors import TqvecError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(build.build)
 app.command()(search.search)
+app.command()(diagnose.diagnose)
 app.command()(info.info)
 app.command()(check.check)
 app.command()(merge.merge)
@@ -31,7 +33,7 @@ def main() -> None:
     try:
         app()
     except (TqvecError, OSError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False, markup=True)
+        Console(stderr=True).print(f"[red]error:[/red] {escape(str(error))}", highlight=False, markup=True)
         sys.exit(1)
 
 

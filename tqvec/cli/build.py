@@ -27,7 +27,7 @@ _DRAW = 0x73616D70  # seed of their choice
 _SECONDS = 5.0  # between notes of what has reached the disk
 
 
-def _width(text: object) -> float:
+def width(text: object) -> float:
     """4 as an integer, 2.5 as it is."""
     return float(str(text)) if "." in str(text) else int(str(text))
 
@@ -35,7 +35,7 @@ def _width(text: object) -> float:
 def build(
     vectors: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs, .hdf5:NAME (default: train), .parquet:COLUMN")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write")],
-    nbits: Annotated[float, typer.Option(parser=_width, metavar="BITS", help="A coordinate: 1 to 8, 2.5 or 3.5")] = 4,
+    nbits: Annotated[float, typer.Option(parser=width, metavar="BITS", help="A coordinate: 1 to 8, 2.5 or 3.5")] = 4,
     codebook: Annotated[str, typer.Option(help="scalar or trellis")] = "scalar",
     metric: Annotated[str, typer.Option(help="ip, cosine or l2")] = "ip",
     seed: Annotated[int, typer.Option(help="Of the rotation")] = 0,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from tqvec._config import num_threads
-from tqvec.cli._console import console, progress, pyplot
+from tqvec.cli._console import console, progress
+from tqvec.cli._plot import pyplot
 from tqvec.eval.baselines import build_faiss, has_faiss
 from tqvec.eval.recall import exact_search, normalized, recall
 from tqvec.eval.sample import Sample, load_sample

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from tqvec.cli._console import console, progress, pyplot
+from tqvec.cli._console import console, progress
+from tqvec.cli._plot import pyplot
 from tqvec.errors import InputError
 from tqvec.kvcache.losses import read_layers
 from tqvec.kvcache.planner import plan as planned

@@ -68,6 +68,7 @@ def attention_tables(codec: TurboQuant) -> AttentionTables:
         entries(bytes_),
         np.hstack([entries((words & 255).astype(np.uint8)), entries((words >> 8).astype(np.uint8))]),
         registers,
+        all(run.whole for run in runs),
         max((run.bits for run in runs), default=0),
         byte_unit if narrow else 0.0,
         word_unit,

@@ -43,6 +43,8 @@ class Run(NamedTuple):
     ----------
     source, fields : (64,) uint8
         As in `AttentionTables`.
+    whole : bool
+        All fields are whole bytes. Then `source` has them in their places, and `fields` changes nothing.
     coordinates : (64,) int64
         As in `AttentionTables`.
     entries : (2, 256) int64
@@ -53,6 +55,7 @@ class Run(NamedTuple):
 
     source: NDArray[np.uint8]
     fields: NDArray[np.uint8]
+    whole: bool
     coordinates: NDArray[np.int64]
     entries: NDArray[np.int64]
     bits: int
@@ -128,12 +131,16 @@ def _run(columns: list[Column], widths: dict[int, int], row: int) -> Run | None:
         source[m, : len(chosen)] = np.minimum(chosen, row - 1)  # what lies past the row belongs to no coordinate
         fields[m, 7 - np.arange(bits)] = places
         coordinates[m, : column.size] = np.arange(column.coordinate, column.coordinate + column.size)
+    whole = not (fields % 8).any()
+    if whole:
+        source = np.take_along_axis(source, fields // 8, axis=1)
+        fields[:] = 8 * np.arange(_SLOTS)
     entries = np.zeros((2, 2**bits), np.int64)
     for b in bands:
         entries[0, firsts[b] : firsts[b] + 2 ** widths[b]] = b
         entries[1, firsts[b] : firsts[b] + 2 ** widths[b]] = np.arange(2 ** widths[b])
     repeated = np.tile(entries, 2 ** (_INDEX_BITS - bits))
-    return Run(source.ravel(), fields.ravel(), coordinates.ravel(), repeated, bits)
+    return Run(source.ravel(), fields.ravel(), whole, coordinates.ravel(), repeated, bits)
 
 
 def _slots(wanted: Sequence[tuple[tuple[int, ...], int]]) -> tuple[list[int], list[int]] | None:

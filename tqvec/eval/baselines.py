@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +40,13 @@ class Built(NamedTuple):
     code_size: int
 
 
-def build_faiss(factory: str, x: Floats, train: Floats | None = None, threads: int = 1) -> Built:
+def build_faiss(
+    factory: str,
+    x: Floats,
+    train: Floats | None = None,
+    threads: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Built:
     """Build a FAISS index for inner products.
 
     Parameters
@@ -50,6 +57,8 @@ def build_faiss(factory: str, x: Floats, train: Floats | None = None, threads: i
     train : (m, d) float32, optional
         Vectors to train on; default: `x` itself, which favours trained codecs.
     threads : int
+    clock : callable
+        What seconds are taken from.
 
     Raises
     ------
@@ -62,8 +71,8 @@ def build_faiss(factory: str, x: Floats, train: Floats | None = None, threads: i
         raise UnsupportedError("FAISS is not installed: pip install 'tqvec[bench]'") from error
     faiss.omp_set_num_threads(threads)
     index = faiss.index_factory(x.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-    start = time.perf_counter()
+    start = clock()
     index.train(x if train is None else train)
-    trained = time.perf_counter()
+    trained = clock()
     index.add(x)
-    return Built(index, time.perf_counter() - start, trained - start, int(index.sa_code_size()))
+    return Built(index, clock() - start, trained - start, int(index.sa_code_size()))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqvec.index.prefixes import PrefixBlocks
-from tqvec.index.rows import Rows
+from tqvec.index.rows import Rows, aligned
 
 SPARE_ROWS = 64  # that all arrays keep after the last row: vector kernels read whole blocks
 BLOCK_ROWS = (
@@ -65,13 +67,14 @@ class Block(NamedTuple):
         return self._replace(alive=alive)
 
 
-class View(NamedTuple):
+@dataclass(frozen=True)
+class View:
     """What one search sees: the blocks of a moment, and for each the words of the rows that it may return."""
 
     blocks: tuple[Block, ...]
     allowed: list[Words]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of rows that may be returned."""
         return sum(
@@ -191,6 +194,6 @@ class Tail:
 
 def _grown(array: NDArray, n: int, room: int) -> NDArray:
     """The first `n` rows, with room for more."""
-    out = np.zeros((room, *array.shape[1:]), array.dtype)
+    out = aligned((room, *array.shape[1:]), array.dtype)
     out[:n] = array[:n]
     return out

@@ -92,8 +92,8 @@ def _measured(
     double = np.einsum("gd,gmd->gm", found[:, 0], members, dtype=np.float64)
     pairs = np.sum(np.square(members.sum(axis=1, dtype=np.float64))) - np.sum(np.square(members, dtype=np.float64))
     one = expected(codec).tangent ** 2 * (1 - cosine**2) / (codec.d - 1)
-    variances = (float(errors.var(axis=1, ddof=1).mean()) / one for errors in (single, double))
-    return float(pairs) / (groups * _MEMBERS * (_MEMBERS - 1)), *variances
+    alone, both = (float(errors.var(axis=1, ddof=1).mean()) / one for errors in (single, double))
+    return float(pairs) / (groups * _MEMBERS * (_MEMBERS - 1)), alone, both
 
 
 def _unit(x: Floats) -> Floats:

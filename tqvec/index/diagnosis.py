@@ -21,7 +21,7 @@ from tqvec.index.limits import Limit, limits
 from tqvec.index.neighbours import Neighbours, Stored, asked, stored_rows
 from tqvec.index.rows import encoded
 from tqvec.index.store import live_rows
-from tqvec.index.training import MIN_ROWS, Samples, Training, fit
+from tqvec.index.training import MIN_ROWS, Samples, Training, check_lengths, fit
 from tqvec.index.uncertainty import expected
 
 _QUERIES = 500  # asked at most
@@ -31,8 +31,8 @@ _TRAINED = 8192  # rows that training is tried on
 _COMPARED = 256  # rows that tell whether a sample is what is stored
 _KEPT = 0.99  # part of the true results that a shortlist must hold
 _OFF = 0.01  # usual error of an estimate, beyond that of the choice of queries,
-_HIDDEN_OFF = 0.05  # where errors hide the neighbours:
-_HIDDEN = 0.5  # where they are this part of the differences between estimates
+_ROUGH_OFF = 0.05  # or where it is rough, twice that where queries are known by their codes alone
+_HIDDEN = 0.5  # errors hide the neighbours where they are this part of the differences between estimates
 _SURE = 0.9  # recall from which they can't be hidden
 _ORDER = 0x64696167  # of the generator, beside the codec's seed
 
@@ -154,7 +154,7 @@ def diagnose(subject: Subject, sample: Floats | None, queries: Floats | None, k:
     """
     stored = subject.stored
     rng = np.random.default_rng([stored.codec.seed, _ORDER])
-    _check(stored.ntotal, sample, queries)
+    _check(stored, sample, queries)
     if queries is not None:
         queries = queries[_drawn(queries.shape[0], _QUERIES, rng)]
     if sample is not None and stored.ntotal == 0:
@@ -167,11 +167,13 @@ def diagnose(subject: Subject, sample: Floats | None, queries: Floats | None, k:
         recall, variance, way = found.value, found.variance, f"measured on all {stored.ntotal:,} vectors"
     else:
         found = _estimated(stored, sample, queries, k, rng)
-        hidden = found.near.curvature > _HIDDEN and found.value < _SURE
-        recall, variance = found.value, found.variance + (_HIDDEN_OFF if hidden else _OFF) ** 2
-        way = f"estimated from {stored.ntotal:,} codes" + (", roughly: errors hide the neighbours" if hidden else "")
+        recall, variance, way = found.value, found.variance, f"estimated from {stored.ntotal:,} codes"
         if sample is not None:
             recall, variance, way = _checked(subject, sample, queries, found, k, rng)
+        reason = _rough(stored, found, sample)
+        rough = _ROUGH_OFF if found.near.ordered else 2 * _ROUGH_OFF
+        variance += (rough if reason else _OFF) ** 2
+        way += f", roughly: {reason}" if reason else ""
     training = _training(subject, sample, queries)
     near, seed = found.near._replace(ordered=False), stored.codec.seed
     predict = partial(_predicted, near, k, seed, simulated(near, k, 1.0, seed).value, recall)
@@ -191,13 +193,15 @@ def diagnose(subject: Subject, sample: Floats | None, queries: Floats | None, k:
     )
 
 
-def _check(ntotal: int, sample: Floats | None, queries: Floats | None) -> None:
+def _check(stored: Stored, sample: Floats | None, queries: Floats | None) -> None:
     for name, rows in (("sample", sample), ("queries", queries)):
         if rows is not None and rows.shape[0] == 0:
             raise InputError(f"{name} must have at least one row, or be None")
-    if sample is None and ntotal == 0:
+    if sample is not None:
+        check_lengths(stored.metric, Samples(sample, queries))
+    elif stored.ntotal == 0:
         raise InputError("sample must be given, vectors like those to be stored: the index is empty")
-    if queries is None and 1 in (ntotal, None if sample is None else sample.shape[0]):
+    if queries is None and 1 in (stored.ntotal, None if sample is None else sample.shape[0]):
         raise InputError("queries must be given: one vector alone has no neighbours")
 
 
@@ -238,6 +242,15 @@ def _estimated(
     return estimated(stored, lambda count, m: asked(stored, queries[:count], m, leave_out), queries.shape[0], k)
 
 
+def _rough(stored: Stored, found: Recall, sample: Floats | None) -> str:
+    """Why an estimate may be far off; empty if it isn't."""
+    if found.near.curvature > _HIDDEN and found.value < _SURE:
+        return "errors hide the neighbours"
+    if stored.codec.calibration is not None and sample is None:
+        return "errors of a trained index are known on average"
+    return ""
+
+
 def _checked(
     subject: Subject, sample: Floats, queries: Floats | None, found: Recall, k: int, rng: np.random.Generator
 ) -> tuple[float, float, str]:
@@ -274,6 +287,7 @@ def _predicted(near: Neighbours, k: int, seed: int, base: float, recall: float, 
 def _options(stored: Stored, recall: float, training: Training | None, predict: Predict) -> tuple[Option, ...]:
     """The index as it is, with a bit more or fewer, with the other codebook, and trained."""
     codec, more = stored.plain(), 4 if stored.metric == "l2" else 0
+    trained = "" if stored.codec.calibration is None else ", trained"
     bits = mean(codec.d, codec.bands, [band.nbits for band in codec.bands])
     others = []
     for nbits in sorted({int(np.ceil(bits)) - 1, round(bits), int(bits) + 1} & set(range(1, MAX_NBITS + 1))):
@@ -284,11 +298,10 @@ def _options(stored: Stored, recall: float, training: Training | None, predict: 
                 continue  # the trellis takes neither all widths nor all dimensions
             if (other.bands, codebook) != (codec.bands, codec.codebook):
                 factor = expected(other).tangent / max(expected(codec).tangent, 1e-30)
-                others.append(Option(_named(nbits, codebook), predict(factor), other.code_size + more))
+                others.append(Option(_named(nbits, codebook) + trained, predict(factor), other.code_size + more))
     name = _named(codec.nbits, codec.codebook)
     if training is not None and training.used:
         others.append(Option(f"{name}, trained", predict(float(np.sqrt(training.error))), codec.code_size + more))
-    trained = ", trained" if stored.codec.calibration is not None else ""
     now = Option(f"{name}{trained} (now)", recall, stored.codec.code_size + more)
     return (now, *sorted(others, key=lambda option: (option.code_size, option.recall)))
 

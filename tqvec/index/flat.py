@@ -545,7 +545,7 @@ class Index:
         ------
         InputError
             Bad vectors, with the row; no rows; an empty index without a sample; one vector without queries; values
-            above 10¹⁸ in a sample for ip or l2.
+            above 10¹⁸ in a sample, or in queries beside one, for ip or l2.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
         workers = num_threads(threads)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec.index import exact
-from tqvec.index.neighbours import Found, Neighbours, Stored, judged, known, without
+from tqvec.index.neighbours import STEP, Found, Neighbours, Stored, judged, known, without
 from tqvec.index.store import live_rows
 
 _FETCHED = (1024, 4096, 16384)  # results a query: more where errors reach farther
@@ -111,20 +111,20 @@ def simulated(near: Neighbours, k: int, factor: float, seed: int) -> Recall:
     """Recall k@k of codes whose errors are `factor` times those of the index; draws are the same for every factor.
 
     Where rows are in the order of the index' own estimates, and the factor is 1, that order counts; otherwise estimates
-    are drawn too.
+    are drawn too. A result that ties with the true k-th best counts as found.
     """
     rng = np.random.default_rng([seed, _ORDER])
     nq, m = near.mean.shape
     overlaps, depths = np.empty((_DRAWS, nq)), np.zeros(m + 1, np.int64)
     for draw in range(_DRAWS):
         truth = near.truth(rng)
-        wanted = truth >= -np.partition(-truth, k - 1, axis=1)[:, k - 1 : k]
+        least = -np.partition(-truth, k - 1, axis=1)[:, k - 1 : k]
         estimates = near.estimates(truth, factor, rng)
+        results = truth
         if not near.ordered or factor != 1:
-            wanted = np.take_along_axis(wanted, np.argsort(-estimates, axis=1), axis=1)
-        ranks = np.nonzero(wanted)[1]
-        overlaps[draw] = np.sum(ranks.reshape(nq, k) < k, axis=1) / k
-        depths += np.bincount(ranks, minlength=m + 1)
+            results = np.take_along_axis(truth, np.argsort(-estimates, axis=1), axis=1)
+        overlaps[draw] = np.mean(results[:, :k] >= least - STEP * m, axis=1)
+        depths += np.bincount(np.nonzero(results >= least)[1], minlength=m + 1)
     variance = float(overlaps.var(axis=1).mean() / nq)
     return Recall(overlaps.mean(axis=0), variance, near, _gaps(truth, k), depths, np.empty((nq, 0), np.int64))
 

@@ -67,9 +67,11 @@ def limits(
 
 
 def _near_ties(found: Recall, recall: float) -> list[Limit]:
+    if 1 - recall <= _WORTH:
+        return []
     close, middle = float(np.mean(found.gaps < 1)), float(np.median(found.gaps))
     text = f"behind the true k-th row the next is within a standard error for {close:.0%} of the queries"
-    return [Limit("near-ties", 1 - recall, f"{text}, at {middle:.2f} in the median")] if close > 0 else []
+    return [Limit("near-ties", 1 - recall, f"{text}, at {middle:.2f} in the median")]
 
 
 def _dimension(stored: Stored, predict: Predict, recall: float) -> list[Limit]:

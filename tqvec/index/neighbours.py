@@ -25,7 +25,7 @@ _STEPS = 8  # of the iteration between true scores and their standard errors
 _CROWDS = (2, 5)  # steps at which errors of neighbours are measured anew
 _ALIKE = 20  # best rows whose likeness is looked at
 _MOST_SHRUNK = 0.97  # part of a difference of estimates that the fit may take for noise
-_TIE = 1e-6  # standard errors between columns, so that of equals the first wins
+STEP = 1e-6  # standard errors between columns, so that of equals the first wins
 _OWN = 64  # best results among which copies of the query are looked for
 _FEW = 0.1  # part of the queries whose window may be cut off
 _NONE = 1e-100  # error of what has none, such as a product with zero
@@ -103,7 +103,7 @@ class Neighbours(NamedTuple):
 
     def truth(self, rng: np.random.Generator) -> Array:
         """True positions, drawn at random."""
-        return self.mean + self.deviation * self._normal(rng) - _TIE * np.arange(self.mean.shape[1])
+        return self.mean + self.deviation * self._normal(rng) - STEP * np.arange(self.mean.shape[1])
 
     def estimates(self, truth: Array, factor: float, rng: np.random.Generator) -> Array:
         """Positions as estimated by codes whose errors are `factor` times those of the index."""
@@ -258,11 +258,11 @@ def tail(place: Array, k: int) -> Tail:
     """Fit by the first two moments: a normal distribution cut off, or an exponential one where it is heavier."""
     edge = np.maximum(place[:, k - 1 : k] - _WINDOW, place[:, -1:])
     inside = place >= edge
-    first = np.maximum(_mean(place - edge, inside), _TIE)
+    first = np.maximum(_mean(place - edge, inside), STEP)
     ratio = _mean(np.square(place - edge), inside) / np.square(first)
     z = np.interp(ratio, _RATIO, _Z)
     deviation = first / np.interp(z, _Z, _EXCESS)
-    heavy, flat = ratio >= _RATIO[-1], first <= _TIE
+    heavy, flat = ratio >= _RATIO[-1], first <= STEP
     rate = np.where(flat, 0.0, np.where(heavy, 1 / first, z / deviation))
     return Tail(rate, np.where(heavy | flat, 0.0, deviation**-2), edge)
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec.codec.stages import Planes
+from tqvec.index.rows import aligned
 from tqvec.kernels.dispatch import kernel
 
 _ROWS = 64  # the kernel takes four blocks of 16 at a time
@@ -56,7 +57,7 @@ class PrefixBlocks:
         blocks = self._blocks
         if needed > blocks.shape[0]:
             room = max(needed, blocks.shape[0] * 3 // 2 // 4 * 4)
-            blocks = np.zeros((room, self._groups, 64), np.uint8)
+            blocks = aligned((room, self._groups, 64), np.uint8)
             blocks[: first // 16] = self._blocks[: first // 16]
         prefixes = np.zeros((needed * 16 - first, self._groups * 4), np.uint8)
         at = 0

@@ -85,9 +85,9 @@ class Scanner:
 
         def task(part: int, start: int, stop: int) -> None:
             base = 0
-            for block, chosen in zip(*view, strict=True):
+            for block, chosen in zip(view.blocks, view.allowed, strict=True):
                 first, last = (_whole(row - base, block.n) for row in (start, stop))
-                if first < last and (chosen.size == 0 or chosen[first // 64 : -(-last // 64)].any()):
+                if first < last and (chosen.size == 0 or chosen[first // 64 : -(-last // 64)].max() > 0):
                     scan(block, chosen, base, first, last, scores[part], ids[part])
                 base += block.n
 

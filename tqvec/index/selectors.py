@@ -90,7 +90,8 @@ class Ids(Selector):
     """
 
     def __init__(self, ids: ArrayLike):
-        self._ids = np.unique(integers(ids, "ids"))
+        found = integers(ids, "ids")
+        self._ids = found if (found[1:] >= found[:-1]).all() else np.sort(found)
 
     def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
         """As `Selector.chosen`."""

@@ -207,6 +207,17 @@ def _check(d: int, metric: str, samples: Samples) -> None:
         raise InputError(f"d must be at most {MAX_D} to train, got {d}")
     if samples.queries is not None and samples.queries.shape[0] == 0:
         raise InputError("queries must have at least one row, or be None")
+    check_lengths(metric, samples)
+
+
+def check_lengths(metric: str, samples: Samples) -> None:
+    """Whether products of all rows are within float32.
+
+    Raises
+    ------
+    InputError
+        They are not, for a row that it names.
+    """
     if metric == "cosine":
         return
     for name, rows in samples._asdict().items():

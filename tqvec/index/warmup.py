@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tqvec.codec.attention import add_values, attention_tables, code_scores, softmax_in_place
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.index.flat import Index
 
@@ -39,6 +40,16 @@ def _decode() -> None:
     tq.inner_product(_X, codes, threads=1)
 
 
+def _attend() -> None:
+    tq = TurboQuant(16)
+    codes, tables = tq.encode(_X, threads=1), attention_tables(tq)
+    scale, out = np.zeros(128, np.uint16), np.zeros((1, 16), np.float32)
+    scores = np.empty((1, 128), np.float32)
+    code_scores(tables, _X[:1], codes.data, scale, scores)
+    softmax_in_place(scores)
+    add_values(tables, scores, codes.data, scale, out)
+
+
 def _searches(queries: int, k: int) -> Callable[[], None]:
     def step() -> None:
         index = Index(16)
@@ -52,6 +63,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "encode": _encode,
     "encode, trellis": _encode_trellis,
     "decode": _decode,
+    "attention": _attend,
     "ids": _ids,
     "train": _train,
     "search, all rows": _searches(queries=1, k=128),

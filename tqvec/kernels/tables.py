@@ -221,6 +221,8 @@ class AttentionTables(NamedTuple):
         Levels in steps of `word_unit`: low bytes of 256 int16, then high bytes.
     registers : int
         Of 64 bytes, that a row fills.
+    whole : bool
+        `fields` are whole bytes in order: nothing to do.
     index_bits : int
         Of the largest index of all runs.
     byte_unit, word_unit : float
@@ -238,6 +240,7 @@ class AttentionTables(NamedTuple):
     level_bytes: np.ndarray
     level_words: np.ndarray
     registers: int
+    whole: bool
     index_bits: int
     byte_unit: float
     word_unit: float

@@ -2,7 +2,6 @@
 
 from tqvec.kvcache.allocation import Allocation, allocate
 from tqvec.kvcache.cache import KVCache, Tiers
-from tqvec.kvcache.fidelity import Fidelity, fidelity
 from tqvec.kvcache.formats import FORMATS
 from tqvec.kvcache.memory import Nbytes, bits_per_value, nbytes
 from tqvec.kvcache.models import LayerKind, Model, catalogue
@@ -17,7 +16,6 @@ __all__ = [
     "PRESETS",
     "Allocation",
     "Bands",
-    "Fidelity",
     "KVCache",
     "LayerKind",
     "Model",
@@ -31,7 +29,6 @@ __all__ = [
     "allocate",
     "bits_per_value",
     "catalogue",
-    "fidelity",
     "generate",
     "nbytes",
     "plan",

@@ -125,7 +125,7 @@ def _one_head(task: Task, head: int, block: _Block) -> tuple[Floats, Floats]:
         found.append(attention.Part(one.largest, one.total, skipped, out))
     out, skipped = attention.merge(found)
     out = out @ task.basis.T
-    if state.means is not None:
+    if state.means is not None and state.means.values is not None:
         out += state.means.values[head]
     return out, skipped
 
@@ -148,10 +148,11 @@ class _Hot:
 
     def __init__(self, hot: Hot, means: Means | None, head: int, basis: Floats):
         self.n, self._basis = hot.n, basis
-        sides = (widened(side[head, : hot.n]) for side in (hot.keys, hot.values))
+        self._keys, self._values = widened(hot.keys[head, : hot.n]), widened(hot.values[head, : hot.n])
         if means is not None:
-            sides = (side - mean[head] for side, mean in zip(sides, means, strict=True))
-        self._keys, self._values = sides
+            self._keys -= means.keys[head]
+            if means.values is not None:
+                self._values -= means.values[head]
 
     def score(self, block: _Block, out: Floats) -> None:
         """Fill in scores, (g, n)."""

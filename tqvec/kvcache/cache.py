@@ -147,7 +147,7 @@ class KVCache:
             Of the scores. Default: 1/√head_dim.
         least : float
             Values of coded tokens may be skipped where their share of the attention is less than that for every query
-            of the KV head. What is skipped counts as the mean value, if means are subtracted, otherwise as 0.
+            of the KV head. What is skipped counts as the mean value if that is subtracted, otherwise as 0.
         threads : int, optional
             At most one a KV head is used. The result does not depend on it.
         return_skipped : bool
@@ -168,9 +168,11 @@ class KVCache:
         state = target.state
         factor = 1 / math.sqrt(self.head_dim) if scale is None else inputs.finite(scale, "scale")
         rows = inputs.queries(q, (self.n_kv_heads, self.head_dim), factor, layer)
-        newest = state.n - (state.sinks.n if state.evicted else 0)
+        newest = state.n - (state.sinks.n if state.evicted and state.n > state.sinks.n else 0)
         if not 1 <= rows.shape[1] <= newest:
-            raise InputError(f"q must have 1 to {newest} queries, the tokens of layer {layer}, got {rows.shape[1]}")
+            raise InputError(
+                f"q must have 1 to {newest} queries, the newest tokens of layer {layer}, got {rows.shape[1]}"
+            )
         share = inputs.share(least, "least")
         task = Task(state, target.codecs, basis(self.head_dim, self.policy.seed), share)
         out, skipped = attend(task, rows, num_threads(threads))
@@ -187,7 +189,8 @@ class KVCache:
     def _decoded(self, layer: int, name: str, threads: int | None) -> Floats:
         """All keys, or all values."""
         state, codecs = self._layer(layer).state, self._layer(layer).codecs
-        mean = 0 if state.means is None else getattr(state.means, name)[:, None]
+        means = getattr(state.means, name, None)
+        mean = 0 if means is None else means[:, None]
         parts = [halves.widened(getattr(state.sinks, name)[:, : state.sinks.n])]
         for segments, sides in ((state.old, codecs.old), (state.cold, codecs.cold)):
             side: Any = getattr(sides, name, None)

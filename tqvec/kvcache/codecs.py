@@ -17,7 +17,7 @@ from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
 Floats = NDArray[np.float32]
 
-KEY_SCALE, VALUE_SCALE = "unbiased", "least_squares"  # docs/explanation/kv-cache.md has the measurement
+KEY_SCALE, VALUE_SCALE = "least_squares", "unbiased"  # docs/explanation/kv-cache.md has the measurement
 
 
 class Coded(NamedTuple):

@@ -91,7 +91,7 @@ def fidelity(
     per_query = np.array([np.concatenate([_compare(*pair, top) for pair in head]) for head in pairs])
     error = per_query[..., -1]
     means = per_query.mean(axis=(0, 1)).tolist()
-    return Fidelity._make([*means, float(np.percentile(error, 99)), float(error.mean(axis=1).max())])
+    return Fidelity._make([*means, float(np.percentile(error, 99, method="higher")), float(error.mean(axis=1).max())])
 
 
 def output_errors(

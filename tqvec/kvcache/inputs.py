@@ -32,7 +32,8 @@ def _check(rows: NDArray, name: str, largest: float, where: str) -> None:
         if numbers.size == 0 or (numbers.min() >= -largest and numbers.max() <= largest):  # NaN is neither
             continue
         head, row, _ = np.argwhere(~(np.abs(numbers) <= largest))[0]
-        finite = np.isfinite(numbers[head, row]).all()
+        given = rows[:, start + row][head] if rows.dtype == np.float16 else numbers[head, row]  # widening takes no NaN
+        finite = np.isfinite(given).all()
         what = f"a value above {largest:g}" if finite else "NaN or Inf"
         hint = "; a policy with dtype='bfloat16' takes it" if finite and largest < _FLOAT16_ENDS else ""
         raise InputError(f"{name} {where.format(head=head, row=start + row)} holds {what}{hint}")

@@ -85,8 +85,11 @@ class Layer:
 
     def _means(self, waiting: _Waiting) -> Means:
         """Means of the first tokens: they don't depend on how these came."""
-        sides = waiting.numbers(0, self.policy.mean_tokens)
-        return Means(*(side.mean(axis=1, dtype=np.float64).astype(np.float32) for side in sides))
+        keys, values = (
+            side.mean(axis=1, dtype=np.float64).astype(np.float32)
+            for side in waiting.numbers(0, self.policy.mean_tokens)
+        )
+        return Means(keys, values if self.policy.value_means else None)
 
     def _coded(self, state: State, waiting: _Waiting, n: int, threads: int | None) -> State:
         """State with codes of the first `n` tokens that wait."""
@@ -97,7 +100,8 @@ class Layer:
             keys, values = waiting.numbers(start, min(start + step, n))
             if state.means is not None:
                 keys -= state.means.keys[:, None]
-                values -= state.means.values[:, None]
+                if state.means.values is not None:
+                    values -= state.means.values[:, None]
             parts.append((sides.keys.encode(keys, threads), sides.values.encode(values, threads)))
         coded = tiers.joined([part[0] for part in parts]), tiers.joined([part[1] for part in parts])
         cold = tiers.longer(state.cold, sides, coded, self._sizes.cold, self._own_cold)

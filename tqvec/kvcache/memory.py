@@ -22,7 +22,7 @@ class Nbytes(int):
     codes, scales : int
         Of coded tokens.
     means : int
-        Mean keys and values of all heads.
+        Mean keys, and values if the policy says so, of all heads.
     hot : int
         Tokens in 16 bits, sinks included.
     bookkeeping : int
@@ -166,7 +166,7 @@ def layer_nbytes(policy: Policy, widths: LayerWidths, head_dim: int, n_tokens: i
         spare += (rooms - tokens) * (row + scale)
     token = 2 * heads * head_dim * _HALF
     spare += (room(at.sinks) - at.sinks + room(at.hot) - at.hot) * token
-    means = 2 * heads * head_dim * _MEAN if at.coded and policy.mean_tokens else 0
+    means = (1 + policy.value_means) * heads * head_dim * _MEAN if at.coded and policy.mean_tokens else 0
     return Nbytes(codes, scales, means, (at.sinks + at.hot) * token, spare)
 
 

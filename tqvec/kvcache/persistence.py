@@ -109,8 +109,9 @@ class Shape(NamedTuple):
         found: dict[str, Tensor] = {}
         for number, (counts, codecs) in enumerate(zip(layers, self.codecs, strict=True)):
             if counts.old + counts.cold and self.policy.mean_tokens:
+                names = ("keys", "values") if self.policy.value_means else ("keys",)
                 mean = Tensor("F32", (self.n_kv_heads, self.head_dim))
-                found |= {f"{number}.means.keys": mean, f"{number}.means.values": mean}
+                found |= {f"{number}.means.{name}": mean for name in names}
             for tier, n in (("sinks", counts.sinks), ("hot", counts.hot)):
                 numbers = Tensor(half, (self.n_kv_heads, n, self.head_dim))
                 found |= {f"{number}.{tier}.keys": numbers, f"{number}.{tier}.values": numbers}
@@ -313,7 +314,8 @@ def _state(arrays: dict[str, NDArray], shape: Shape, number: int, counts: Counts
         return tiers.longer((), sides, (keys, values), size, mine=True)
 
     codecs = shape.codecs[number]
-    means = Means(*pair("means")) if f"{number}.means.keys" in arrays else None
+    mean = arrays.pop(f"{number}.means.keys", None)
+    means = None if mean is None else Means(mean, arrays.pop(f"{number}.means.values", None))
     sizes = memory.segment_sizes(shape.policy, codecs.old is not None)
     old, cold = coded("old", counts.old, codecs.old, sizes.old), coded("cold", counts.cold, codecs.cold, sizes.cold)
     return State(hot("sinks"), old, cold, hot("hot"), means, counts.evicted)

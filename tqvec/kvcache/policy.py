@@ -58,8 +58,11 @@ class Policy:
     chunk : int
         Tokens that are coded together.
     mean_tokens : int
-        Each head's mean key and mean value are taken from this many tokens, the first after the sinks, kept once, and
-        subtracted before coding. Until there are so many no token is coded. 0: nothing is subtracted.
+        Each head's mean key is taken from this many tokens, the first after the sinks, kept once, and subtracted before
+        coding. Until there are so many no token is coded. 0: nothing is subtracted.
+    value_means : bool
+        Whether the same is done with values. It helps some layers, but costs those much that attend to tokens whose
+        values are small, as to sinks (docs/explanation/kv-cache.md).
     old_after : int, optional
         Newest cold tokens that stay as they are: older ones are coded once more, with `old_key_nbits` and
         `old_value_nbits`, from what their codes stand for, so the errors of both codings add up. Default: never.
@@ -95,6 +98,7 @@ class Policy:
     sinks: int = 4
     chunk: int = 64
     mean_tokens: int = 64
+    value_means: bool = False
     old_after: int | None = None
     old_key_nbits: Widths = None
     old_value_nbits: Widths = None
@@ -110,6 +114,8 @@ class Policy:
         ranges = {"sinks": (0, _MOST), "chunk": (1, _MOST), "mean_tokens": (0, _MOST), "protected": (0, _MOST)}
         for name, (low, high) in (ranges | {"seed": (0, 2**64 - 1)}).items():
             self._set(name, _validate.integer(getattr(self, name), name, low, high))
+        if not isinstance(self.value_means, bool):
+            raise InputError(f"value_means must be True or False, got {self.value_means!r}")
         for name, least in (("hot", 0), ("old_after", 1), ("max_tokens", 1)):
             if getattr(self, name) is not None:
                 self._set(name, _validate.integer(getattr(self, name), name, least, _MOST))

@@ -130,10 +130,15 @@ def _moved(array: NDArray, rows: slice, size: int) -> NDArray:
 
 
 class Means(NamedTuple):
-    """Mean key and mean value of each head, (heads, head_dim) float32."""
+    """Mean key and mean value of each head, (heads, head_dim) float32; of values only if the policy says so."""
 
     keys: NDArray[np.float32]
-    values: NDArray[np.float32]
+    values: NDArray[np.float32] | None
+
+    @property
+    def nbytes(self) -> int:
+        """Of both."""
+        return self.keys.nbytes + (0 if self.values is None else self.values.nbytes)
 
 
 class State(NamedTuple):
@@ -163,7 +168,7 @@ class State(NamedTuple):
 
     def nbytes(self) -> Nbytes:
         """Of all arrays; those of forks count for each."""
-        means = 0 if self.means is None else sum(mean.nbytes for mean in self.means)
+        means = 0 if self.means is None else self.means.nbytes
         segments = [segment.nbytes() for segment in (*self.old, *self.cold)]
         return Nbytes.total([self.sinks.nbytes(), self.hot.nbytes(), Nbytes(means=means), *segments])
 

@@ -15,12 +15,15 @@ from tqvec.kernels.simd.x86 import (
     transpose_bits_i8x64,
 )
 
+ONE_REGISTER = 6  # bits of an index up to which a table of bytes is one register
+
 
 class RowPlan(NamedTuple):
     """`AttentionTables` as numbers and addresses: arrays are not passed on for single rows (staged/dots.py)."""
 
     row_bytes: int
     registers: int
+    whole: bool
     runs: int
     bits: int
     filler: int
@@ -35,10 +38,18 @@ class RowPlan(NamedTuple):
 def row_plan(tables, row_bytes):
     """The plan of rows of codes; `tables` must stay alive as long as it."""
     return RowPlan(
-        row_bytes, tables.registers, tables.source.shape[0], tables.index_bits, tables.filler.ctypes.data,
-        tables.source.ctypes.data, tables.fields.ctypes.data, tables.levels.ctypes.data,
+        row_bytes, tables.registers, tables.whole, tables.source.shape[0], tables.index_bits,
+        tables.filler.ctypes.data, tables.source.ctypes.data, tables.fields.ctypes.data, tables.levels.ctypes.data,
         tables.level_bytes.ctypes.data, tables.level_words.ctypes.data,
     )  # fmt: skip
+
+
+@jit
+def aligned_bytes(rows, width):
+    """Zeros, (rows, width) uint8, that begin with a cache line."""
+    flat = np.zeros(rows * width + 64, np.uint8)
+    first = -flat.ctypes.data % 64
+    return flat[first : first + rows * width].reshape(rows, width)
 
 
 @jit
@@ -48,21 +59,27 @@ def bytes_kept(count):
 
 
 @jit
-def indices_of_run(plan, row, run):
-    """Index of each coordinate of a run of a row at an address."""
-    source, fields = load_i8x64(plan.source + 64 * run), load_i8x64(plan.fields + 64 * run)
+def indices_of_run(plan, row, source, fields):
+    """Index of each coordinate of a run of a row at an address; the two registers are those of `AttentionTables`."""
     if plan.registers == 1:
-        chosen = permute_i8x64(load_where_i8x64(bytes_kept(plan.row_bytes), row, load_i8x64(plan.filler)), source)
+        first = (
+            load_i8x64(row)
+            if plan.row_bytes == 64
+            else load_where_i8x64(bytes_kept(plan.row_bytes), row, load_i8x64(plan.filler))
+        )
+        chosen = permute_i8x64(first, source)
     else:
         rest = load_where_i8x64(bytes_kept(plan.row_bytes - 64), row + 64, load_i8x64(plan.filler + 64))
         chosen = permute_two_i8x64(load_i8x64(row), rest, source)
-    return transpose_bits_i8x64(fields_of_words_i8x64(chosen, fields))
+    if not plan.whole:
+        chosen = fields_of_words_i8x64(chosen, fields)
+    return transpose_bits_i8x64(chosen)
 
 
 @jit
 def look_up(table, index, bits):
     """Bytes of a table of 256 at an address, whose entries repeat after ``2**bits``."""
-    if bits <= 6:
+    if bits <= ONE_REGISTER:
         return permute_i8x64(load_i8x64(table), index)
     low = permute_two_i8x64(load_i8x64(table), load_i8x64(table + 64), index)
     if bits == 7:

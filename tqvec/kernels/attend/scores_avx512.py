@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.attend.indices import bytes_kept, indices_of_run, look_up, row_plan
+from tqvec.kernels.attend.indices import ONE_REGISTER, aligned_bytes, bytes_kept, indices_of_run, look_up, row_plan
 from tqvec.kernels.attend.portable import BLOCK, code_scores_portable, widen_scales
 from tqvec.kernels.simd.base import (
     add_i32x16,
@@ -14,6 +14,7 @@ from tqvec.kernels.simd.base import (
     load_f32x16,
     load_i8x64,
     mul_f32x16,
+    prefetch,
     splat_f32x16,
     splat_i32x16,
     store_i8x64,
@@ -22,8 +23,10 @@ from tqvec.kernels.simd.base import (
     word_bytes_i8x64,
 )
 from tqvec.kernels.simd.rows import dot_bytes_16, dot_words_16, sum_lanes_16, zeros_16
+from tqvec.kernels.simd.x86 import permute_i8x64
 
 WORD_REACH = 65000.0  # bound of a query's length times the square root of its entries; README.md has the proof
+AHEAD = 4096  # bytes
 
 
 @jit
@@ -70,22 +73,40 @@ def word_queries(tables, queries, packed, unit):
 
 
 @jit
+def _ask_ahead(plan, row, count):
+    """Ask for rows that will be read later: the processor itself looks no further than the page's end."""
+    for at in range(row + AHEAD, row + AHEAD + count * plan.row_bytes, 64):
+        prefetch(at)
+
+
+@jit
 def unpack_bytes(plan, row, count, to):
     """Byte levels of `count` rows from address `row` on to address `to`, 64 * runs bytes each."""
-    for i in range(count):
-        for c in range(plan.runs):
-            index = indices_of_run(plan, row + i * plan.row_bytes, c)
-            store_i8x64(to + 64 * (i * plan.runs + c), look_up(plan.level_bytes + 256 * c, index, plan.bits))
+    _ask_ahead(plan, row, count)
+    for c in range(plan.runs):
+        source, fields = load_i8x64(plan.source + 64 * c), load_i8x64(plan.fields + 64 * c)
+        table, out = plan.level_bytes + 256 * c, to + 64 * c
+        if plan.bits <= ONE_REGISTER:
+            levels = load_i8x64(table)  # before the loop, since no compiler knows that stores leave it alone
+            for i in range(count):
+                index = indices_of_run(plan, row + i * plan.row_bytes, source, fields)
+                store_i8x64(out + 64 * i * plan.runs, permute_i8x64(levels, index))
+        else:
+            for i in range(count):
+                index = indices_of_run(plan, row + i * plan.row_bytes, source, fields)
+                store_i8x64(out + 64 * i * plan.runs, look_up(table, index, plan.bits))
 
 
 @jit
 def _unpack_words(plan, row, count, to):
     """Levels as int16, 128 * runs bytes a row; the rest as in `unpack_bytes`."""
-    for i in range(count):
-        for c in range(plan.runs):
-            index = indices_of_run(plan, row + i * plan.row_bytes, c)
-            low = look_up(plan.level_words + 512 * c, index, plan.bits)
-            high = look_up(plan.level_words + 512 * c + 256, index, plan.bits)
+    _ask_ahead(plan, row, count)
+    for c in range(plan.runs):
+        source, fields = load_i8x64(plan.source + 64 * c), load_i8x64(plan.fields + 64 * c)
+        table = plan.level_words + 512 * c
+        for i in range(count):
+            index = indices_of_run(plan, row + i * plan.row_bytes, source, fields)
+            low, high = look_up(table, index, plan.bits), look_up(table + 256, index, plan.bits)
             out = to + 128 * (i * plan.runs + c)
             store_i8x64(out, word_bytes_i8x64(interleave_low_i16x32(low, high)))
             store_i8x64(out + 64, word_bytes_i8x64(interleave_high_i16x32(low, high)))
@@ -120,12 +141,12 @@ def code_scores_avx512(tables, queries, codes, scale, out):
     unit, wide = np.empty(g, np.float32), np.empty(BLOCK, np.float32)
     zeros = np.zeros(g, np.int32)
     width = 128 * runs if words else 64 * runs
-    packed = np.empty((g, width), np.int8)
+    packed = aligned_bytes(g, width).view(np.int8)
     if words:
         word_queries(tables, queries, packed.view(np.int16), unit)
     else:
         byte_queries(tables, queries, packed, zeros, unit)
-    levels = np.zeros((LANES, width), np.uint8)
+    levels = aligned_bytes(LANES, width)
     plan = row_plan(tables, row_bytes)
     for t in range(0, n, LANES):
         if t % BLOCK == 0:

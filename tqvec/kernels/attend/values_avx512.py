@@ -5,23 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.attend.indices import bytes_kept, indices_of_run, look_up, row_plan
+from tqvec.kernels.attend.indices import aligned_bytes, bytes_kept, indices_of_run, look_up, row_plan
 from tqvec.kernels.attend.portable import BLOCK, add_values_portable, widen_scales
 from tqvec.kernels.simd.base import (
+    add_f32x16,
+    add_i32x16,
     and_i32x16,
     as_numbers_i32x16,
     at_least_f32x16,
     interleave_high_i16x32,
     interleave_low_i16x32,
     load_f32x16,
+    load_i8x64,
     load_i32,
+    load_i32x16,
     load_where_f32x16,
     lowest_bit,
     max_f32x16,
+    prefetch,
     shift_left_i32x16,
     shift_right_i32x16,
     splat_f32x16,
     splat_i32x16,
+    store_f32x16,
+    store_i32x16,
     to_f32x16,
     word_pairs_i32x16,
 )
@@ -40,14 +47,16 @@ from tqvec.kernels.simd.x86 import permute_f32x16, permute_two_f32x16
 
 ONE_TABLE = 4  # bits of an index up to which one register holds all levels
 TWO_TABLES = 5
+SMALLEST = np.float32(1e-45)  # float32 above 0
 AT_ONCE = 4  # queries whose sums fit the registers
+RUN_BYTES = 256 * AT_ONCE  # of the sums of a run
 _ALL = np.uint64(0xFFFF)
 
 
 @jit
 def _levels(plan, row, run):
     """Levels of one run of a row at an address, four registers in the order of `column_of_sum`."""
-    index = indices_of_run(plan, row, run)
+    index = indices_of_run(plan, row, load_i8x64(plan.source + 64 * run), load_i8x64(plan.fields + 64 * run))
     if plan.bits <= TWO_TABLES:
         low = load_f32x16(plan.levels + 128 * run)
         x0 = as_numbers_i32x16(index)  # of a lane the lookup takes the lowest bits alone
@@ -86,27 +95,31 @@ def column_of_sum(k, index_bits):
 
 
 @jit
-def _kept_rows(weights, start, count, least, kept, skipped):
-    """List the rows of ``start .. start + count`` that are not skipped, from `start` on; add the others up."""
+def _kept_rows(weights, start, count, least, lanes, kept, skipped):
+    """List those of rows ``start .. start + count`` that are not skipped, from `start` on; add the others up.
+
+    `lanes` is 0 … 15, int32. `kept` (BLOCK,) int32 is filled; how many there are is returned.
+    """
     g, n = weights.shape
-    least = np.float32(max(least, np.float32(1e-45)))  # of weights of 0 nothing comes
+    nothing = splat_f32x16(np.float32(0.0))
+    least = splat_f32x16(max(least, SMALLEST))  # of weights of 0 nothing comes
     found = 0
     for i in range(0, count, LANES):
         valid = bytes_kept(count - i) & _ALL
         at = weights.ctypes.data + 4 * (start + i)
-        heaviest = splat_f32x16(np.float32(0.0))
+        heaviest = nothing
         for q in range(g):
-            heaviest = max_f32x16(heaviest, load_where_f32x16(valid, at + 4 * q * n, splat_f32x16(np.float32(0.0))))
-        bits = at_least_f32x16(heaviest, splat_f32x16(least)) & valid
+            heaviest = max_f32x16(heaviest, load_where_f32x16(valid, at + 4 * q * n, nothing))
+        bits = at_least_f32x16(heaviest, least) & valid
         if bits == _ALL:
-            for lane in range(LANES):
-                kept[found + lane] = i + lane
+            rows = add_i32x16(load_i32x16(lanes.ctypes.data), splat_i32x16(np.int32(i)))
+            store_i32x16(kept.ctypes.data + 4 * found, rows)
             found += LANES
             continue
         for q in range(g):
-            for lane in range(min(LANES, count - i)):
-                if bits >> np.uint64(lane) & np.uint64(1) == 0:
-                    skipped[q] += weights[q, start + i + lane]
+            light = load_where_f32x16(valid & ~bits, at + 4 * q * n, nothing)
+            sums = skipped.ctypes.data + 64 * q
+            store_f32x16(sums, add_f32x16(load_f32x16(sums), light))
         while bits != 0:
             kept[found] = i + lowest_bit(bits)
             found += 1
@@ -115,33 +128,51 @@ def _kept_rows(weights, start, count, least, kept, skipped):
 
 
 @jit
-def _add_one(plan, codes, run, kept, n, factors, sums):
-    """`_add_rows` for 1 query."""
+def _add_one(plan, codes, run, kept, n, factors, sums, ahead, step):
+    """Add the values of `n` listed rows, times factors, to the sums of one query in one run, or also the next.
+
+    All but `plan`, `run` and `n` are addresses: of the first row of a block, of numbers of rows in it, of a factor for
+    each row, of four registers of sums for each query of a run. For each row and run, memory `step` bytes on from
+    `ahead` is asked for.
+    """
     total = load_4(sums, 64)
-    for i in range(n):
-        t = load_i32(kept + 4 * i)
-        levels = _levels(plan, codes + t * plan.row_bytes, run)
-        total = add_multiples_1(total, levels, factors + 4 * t, 4 * BLOCK)
+    if run + 1 < plan.runs:
+        other = load_4(sums + RUN_BYTES, 64)
+        for i in range(n):
+            t = load_i32(kept + 4 * i)
+            row, factor = codes + t * plan.row_bytes, factors + 4 * t
+            prefetch(ahead + 2 * i * step)
+            total = add_multiples_1(total, _levels(plan, row, run), factor, 4 * BLOCK)
+            other = add_multiples_1(other, _levels(plan, row, run + 1), factor, 4 * BLOCK)
+        store_4(sums + RUN_BYTES, 64, other)
+    else:
+        for i in range(n):
+            t = load_i32(kept + 4 * i)
+            prefetch(ahead + i * step)
+            levels = _levels(plan, codes + t * plan.row_bytes, run)
+            total = add_multiples_1(total, levels, factors + 4 * t, 4 * BLOCK)
     store_4(sums, 64, total)
 
 
 @jit
-def _add_two(plan, codes, run, kept, n, factors, sums):
-    """`_add_rows` for 2 queries."""
+def _add_two(plan, codes, run, kept, n, factors, sums, ahead, step):
+    """`_add_one` for two queries and one run."""
     total = load_8(sums, 64)
     for i in range(n):
         t = load_i32(kept + 4 * i)
+        prefetch(ahead + i * step)
         levels = _levels(plan, codes + t * plan.row_bytes, run)
         total = add_multiples_2(total, levels, factors + 4 * t, 4 * BLOCK)
     store_8(sums, 64, total)
 
 
 @jit
-def _add_four(plan, codes, run, kept, n, factors, sums):
-    """`_add_rows` for 4 queries."""
+def _add_four(plan, codes, run, kept, n, factors, sums, ahead, step):
+    """`_add_one` for four queries and one run."""
     total = load_16(sums, 64)
     for i in range(n):
         t = load_i32(kept + 4 * i)
+        prefetch(ahead + i * step)
         levels = _levels(plan, codes + t * plan.row_bytes, run)
         total = add_multiples_4(total, levels, factors + 4 * t, 4 * BLOCK)
     store_16(sums, 64, total)
@@ -159,34 +190,48 @@ def add_values_avx512(tables, weights, codes, scale, least, out, skipped):
     plan = row_plan(tables, row_bytes)
     unit = np.float32(1.0) if plan.bits <= TWO_TABLES else np.float32(tables.word_unit / 65536.0)
     wide, factors = np.empty(BLOCK, np.float32), np.zeros((AT_ONCE, BLOCK), np.float32)
-    kept = np.empty(BLOCK, np.int32)
-    block = np.empty((runs, AT_ONCE * 64), np.float32)  # sums of a block of rows
+    lanes, kept = np.arange(LANES).astype(np.int32), np.empty(BLOCK, np.int32)
+    light = np.zeros((g, LANES), np.float32)  # weights of skipped rows
+    step = row_bytes // runs
+    block = aligned_bytes(runs, RUN_BYTES).view(np.float32)  # sums of a block of rows
     total = np.zeros((g, 64 * runs), np.float32)
+    places = np.empty(64 * runs, np.int64)  # coordinate of each sum, -1 where it only fills up
+    for k in range(64 * runs):
+        places[k] = tables.coordinates[k // 64 * 64 + column_of_sum(k % 64, plan.bits)]
+    for q in range(g):
+        for k in range(64 * runs):
+            if places[k] >= 0:
+                total[q, k] = out[q, places[k]]
     for start in range(0, n, BLOCK):
         count = min(BLOCK, n - start)
-        found = _kept_rows(weights, start, count, least, kept, skipped)
+        found = _kept_rows(weights, start, count, least, lanes, kept, light)
+        if found == 0:
+            continue
         widen_scales(scale, start, count, wide)
+        wide *= unit
         for q in range(0, g, AT_ONCE):
             m = min(AT_ONCE, g - q)
             for r in range(m):
+                weight, factor = weights[q + r, start : start + count], factors[r]
                 for i in range(count):
-                    factors[r, i] = weights[q + r, start + i] * (wide[i] * unit)
+                    factor[i] = weight[i] * wide[i]
             block[:] = np.float32(0.0)
             at = codes.ctypes.data + start * row_bytes
-            for c in range(runs):
-                sums = block.ctypes.data + 256 * AT_ONCE * c
+            for c in range(0, runs, 2 if m == 1 else 1):
+                sums = block.ctypes.data + RUN_BYTES * c
+                ahead = at + BLOCK * (row_bytes + c * step)  # each run asks for its part of the next block
                 if m == 1:
-                    _add_one(plan, at, c, kept.ctypes.data, found, factors.ctypes.data, sums)
+                    _add_one(plan, at, c, kept.ctypes.data, found, factors.ctypes.data, sums, ahead, step)
                 elif m == 2:
-                    _add_two(plan, at, c, kept.ctypes.data, found, factors.ctypes.data, sums)
+                    _add_two(plan, at, c, kept.ctypes.data, found, factors.ctypes.data, sums, ahead, step)
                 else:
-                    _add_four(plan, at, c, kept.ctypes.data, found, factors.ctypes.data, sums)
+                    _add_four(plan, at, c, kept.ctypes.data, found, factors.ctypes.data, sums, ahead, step)
             for r in range(m):
                 for c in range(runs):
                     for k in range(64):
                         total[q + r, 64 * c + k] += block[c, 64 * r + k]
     for q in range(g):
+        skipped[q] += light[q].sum()
         for k in range(64 * runs):
-            j = tables.coordinates[k // 64 * 64 + column_of_sum(k % 64, plan.bits)]
-            if j >= 0:
-                out[q, j] += total[q, k]
+            if places[k] >= 0:
+                out[q, places[k]] = total[q, k]

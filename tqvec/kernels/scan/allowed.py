@@ -14,7 +14,7 @@ COUNTS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
 
 @jit
-def _word(allowed, word, first, stop):
+def word_of(allowed, word, first, stop):
     """A word of a filter, without the bits of rows below `first` and from `stop` on."""
     bits = allowed[word]
     before = first - WORD * word
@@ -54,7 +54,7 @@ def allowed_rows(allowed, first, stop, most, places):
         return count, first + count
     count = 0
     for w in range(first // WORD, (stop + WORD - 1) // WORD):
-        word = _word(allowed, w, first, stop)
+        word = word_of(allowed, w, first, stop)
         if word == 0:
             continue
         for part in range(0, WORD, 8):
@@ -88,7 +88,9 @@ def allowed_blocks(allowed, start, stop, places):
     """
     count = 0
     for w in range(start // WORD, (stop + WORD - 1) // WORD):
-        word = _word(allowed, w, start, stop)
+        word = word_of(allowed, w, start, stop)
+        if word == 0:
+            continue
         for part in range(0, WORD, LANES):
             places[count] = WORD * w + part
             count += (word >> np.uint64(part) & np.uint64(0xFFFF)) != 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.scan.allowed import allowed_blocks
+from tqvec.kernels.scan.allowed import WORD, allowed_blocks, word_of
 from tqvec.kernels.scan.queries import integer_queries_portable, query_directions_portable
-from tqvec.kernels.staged.single import search_staged_avx2
+from tqvec.kernels.simd.base import count_bits, lowest_bit
+from tqvec.kernels.staged.single import offer_rows, search_staged_avx2
 from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQuery, Z
 
 TINY = np.float32(1e-30)
+ROW_COST = 8  # of the full score of a row on its own, in prefixes of rows in blocks of 16
 
 
 @jit
@@ -85,13 +87,42 @@ def staged_query(direction, bands, stages, length, unit):
     for j in range(n):
         bytes_[j] = np.int8(np.rint(direction[j] / byte_unit))
         total += bytes_[j]
+    return StagedQuery(
+        length, table, np.float64(step), zero, Z * np.sqrt(variance), bytes_, np.float64(byte_unit), total,
+        _integers(direction, bands, stages), unit,
+    )  # fmt: skip
+
+
+@jit
+def _integers(direction, bands, stages):
+    """The form of a query of length 1 that full scores take."""
     last = stages.layout.shape[0] - 1
     integers = np.empty((1, stages.layout[last, 4] + 64 * stages.layout[last, 5]), np.int16)
     integer_queries_portable(direction.reshape(1, direction.size), bands, 64, integers)
-    return StagedQuery(
-        length, table, np.float64(step), zero, Z * np.sqrt(variance), bytes_, np.float64(byte_unit), total,
-        integers[0], unit,
-    )  # fmt: skip
+    return integers[0]
+
+
+@jit
+def _scattered_rows(allowed, start, stop):
+    """The allowed ones of rows ``start .. stop``, if they are few and far between; otherwise none."""
+    rows = 0
+    blocks = 0
+    for w in range(start // WORD, (stop + WORD - 1) // WORD):
+        word = word_of(allowed, w, start, stop)
+        rows += count_bits(word)
+        for part in range(0, WORD if word != 0 else 0, LANES):
+            blocks += (word >> np.uint64(part) & np.uint64(0xFFFF)) != 0
+    if ROW_COST * rows >= LANES * blocks:
+        return np.empty(0, np.int32)
+    found = np.empty(rows, np.int32)
+    rows = 0
+    for w in range(start // WORD, (stop + WORD - 1) // WORD):
+        word = word_of(allowed, w, start, stop)
+        while word != 0:
+            found[rows] = WORD * w + lowest_bit(word)
+            word &= word - np.uint64(1)
+            rows += 1
+    return found
 
 
 @jit
@@ -129,15 +160,22 @@ def search_few_avx2(
     scores, ids : (nq, k) float32 and int64
         Heaps.
     """
-    places = room[: (stop - start) // LANES + 4 if allowed.size > 0 else 0].view(np.int32)
-    n = stop - start if allowed.size == 0 else allowed_blocks(allowed, start, stop, places)
-    if n == 0:
-        return
     nq = queries.shape[0]
     directions = np.empty(queries.shape, np.float32)
     worth = np.empty(nq)
     unit = np.empty(nq, np.float32)
     query_directions_portable(queries, rotation, form, level_unit, directions, worth, unit)
+    if allowed.size > 0:
+        rows = _scattered_rows(allowed, start, stop)
+        if rows.size > 0:
+            for q in range(nq):
+                integers = _integers(directions[q], bands, stages)
+                offer_rows(data, rows, rows.size, stages, integers, unit[q], factor, bias, base, scores[q], ids[q])
+            return
+    places = room[: (stop - start) // LANES + 4 if allowed.size > 0 else 0].view(np.int32)
+    n = stop - start if allowed.size == 0 else allowed_blocks(allowed, start, stop, places)
+    if n == 0:
+        return
     for q in range(nq):
         query = staged_query(directions[q], bands, stages, worth[q], unit[q])
         search_staged_avx2(

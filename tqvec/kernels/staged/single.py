@@ -187,7 +187,7 @@ def candidates(estimates, tops, factor, places, first, count, slack, threshold, 
 
 
 @jit
-def _offer(data, rows, count, stages, integers, unit, factor, bias, base, scores, ids):
+def offer_rows(data, rows, count, stages, integers, unit, factor, bias, base, scores, ids):
     """Offer ``rows[:count]`` to a heap, with the scores that the unstaged search would give.
 
     `integers` and `unit` are the query's.
@@ -195,9 +195,11 @@ def _offer(data, rows, count, stages, integers, unit, factor, bias, base, scores
     n_bands = stages.layout.shape[0]
     for r in range(min(AHEAD, count)):
         prefetch_row(data.ctypes.data + rows[r] * data.shape[1], data.shape[1])
+        prefetch(factor.ctypes.data + 4 * rows[r])
     for r in range(count):
         if r + AHEAD < count:
             prefetch_row(data.ctypes.data + rows[r + AHEAD] * data.shape[1], data.shape[1])
+            prefetch(factor.ctypes.data + 4 * rows[r + AHEAD])
         i = rows[r]
         row = data.ctypes.data + i * data.shape[1]
         layout, table, query = stages.layout.ctypes.data, stages.level_bytes.ctypes.data, integers.ctypes.data
@@ -293,7 +295,7 @@ def search_staged_avx2(data, factor, bias, prefixes, query, stages, allowed, pla
         for v in probes[:m]:
             estimates[v] = -np.inf  # done
         _rows_at(places, first, probes, m, probes)
-        _offer(data, probes, m, stages, integers, unit, factor, bias, base, scores, ids)
+        offer_rows(data, probes, m, stages, integers, unit, factor, bias, base, scores, ids)
     bytes_ = plane_query(query.bytes_)
     bit = np.float32(stages.second_level * query.byte_unit) * length
     second_slack = np.float32(stages.second_slack) * length
@@ -316,4 +318,4 @@ def search_staged_avx2(data, factor, bias, prefixes, query, stages, allowed, pla
             else:
                 for r in range(m):
                     here[found[r]] = -np.inf
-            _offer(data, rows, m, stages, integers, unit, factor, bias, base, scores, ids)
+            offer_rows(data, rows, m, stages, integers, unit, factor, bias, base, scores, ids)

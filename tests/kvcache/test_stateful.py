@@ -1,0 +1,113 @@
+"""Any sequence of calls leaves a `KVCache` with what plain lists of tokens have (tests/plain_cache.py)."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import strategies as sts
+from cache_policies import POLICIES, D, tokens
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from plain_cache import PlainLayer, arrays_of, attention
+
+from tqvec.kvcache import KVCache, memory
+
+which = st.integers(0, 2)
+sizes = st.sampled_from([1, 1, 2, 5, 9, 40])
+
+
+class Machine(RuleBasedStateMachine):
+    """Up to three caches of one policy, for one layer of which each has the lists that it should agree with."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.pairs = []
+
+    def teardown(self):
+        self.folder.cleanup()
+
+    @initialize(policy=st.sampled_from(sorted(POLICIES)), n=st.sampled_from([0, 50, 120]))
+    def begin(self, policy, n):
+        self.policy = POLICIES[policy]
+        self.pairs = [[KVCache(2, 2, D, self.policy), PlainLayer(self.policy, 2, 1, 2, D), True]]
+        self.seed = 0
+        if n:
+            self.append(0, n)
+
+    def pair(self, number):
+        return self.pairs[number % len(self.pairs)]
+
+    @rule(number=which, n=sizes)
+    def append(self, number, n):
+        cache, plain, _ = self.pair(number)
+        self.seed += 1
+        k, v = tokens(n, seed=self.seed)
+        cache.append(1, k, v)
+        plain.append(k, v)
+
+    @rule(number=which, share=st.sampled_from([0.0, 0.02, 0.3, 0.9, 0.99, 1.0]))
+    def truncate(self, number, share):
+        pair = self.pair(number)
+        cache, plain, _ = pair
+        n = int(len(plain.tokens) * share)
+        pair[2] = pair[2] and n == len(plain.tokens)
+        cache._layers[1].truncate(n)
+        plain.truncate(n)
+
+    @rule(number=which, place=which)
+    def fork(self, number, place):
+        """A fork takes the place of a cache, or comes in addition."""
+        cache, plain, _ = self.pair(number)
+        self.pairs[place : place + 1] = [[cache.fork(), plain.copy(), False]]
+        del self.pairs[3:]
+
+    @rule(number=which)
+    def file(self, number):
+        pair = self.pair(number)
+        path = Path(self.folder.name) / "cache.st"
+        pair[0].save(path)
+        pair[0], pair[2] = KVCache.load(path), False
+
+    @rule(number=which, n_heads=st.sampled_from([2, 4]), nq=st.sampled_from([1, 2, 30]))
+    def attend(self, number, n_heads, nq):
+        cache, plain, _ = self.pair(number)
+        n = len(plain.tokens) - (len(plain.sinks) if plain.evicted else 0)
+        if n >= nq:
+            q = sts.normal(n_heads * nq, D, 7_900 + nq).reshape(n_heads, nq, D)
+            expected = attention(q, *plain.sides())
+            np.testing.assert_allclose(cache.attend(1, q), expected, atol=0.01 * np.abs(expected).max())
+
+    @invariant()
+    def tokens_are_right(self):
+        for cache, plain, _ in self.pairs:
+            assert cache.tiers(1) == plain.tiers()
+            keys, values = plain.sides()
+            np.testing.assert_allclose(cache.keys(1), keys, rtol=1e-5, atol=2e-5)
+            np.testing.assert_allclose(cache.values(1), values, rtol=1e-5, atol=2e-5)
+
+    @invariant()
+    def bytes_are_right(self):
+        for cache, plain, untouched in self.pairs:
+            told, state = cache.nbytes, cache._layers[1].state
+            assert told == sum(array.nbytes for array in arrays_of(state))
+            sinks, old, cold, hot, _ = plain.tiers()
+            widths = plain.widths
+            assert told.hot == (sinks + hot) * 2 * 2 * D * 2
+            assert told.scales == (old + cold) * 2 * 2 * 2
+            row, row_old = (
+                memory.row_bytes(both, D)
+                for both in ((*widths.keys, *widths.values), (*widths.old_keys, *widths.old_values))
+            )
+            assert told.codes == cold * row + old * row_old
+            assert told.means == (
+                (1 + self.policy.value_means) * 2 * D * 4 if self.policy.mean_tokens and old + cold else 0
+            )
+            if untouched:
+                n = len(plain.tokens) + plain.evicted
+                assert told.items() == memory.layer_nbytes(self.policy, widths, D, n).items()
+
+
+TestCache = Machine.TestCase
+TestCache.settings = settings(max_examples=60, stateful_step_count=25)
