@@ -28,7 +28,7 @@ from tqvec.kvcache.traces import Request, generate
 
 KIND = LayerKind("full", 8, 128, heads=32)  # of Llama-3.1-8B
 LAYERS = 4
-STEPS = 128  # two chunks: their coding is part of it
+STEPS = 64  # a chunk: its coding is part of it
 REPEATS = 3
 SEED = 30_000
 GIB = 2**30
@@ -93,7 +93,7 @@ def main() -> None:
     """Run both parts and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policies", nargs="+", default=["turbo4", "turbo3", "exact"])
-    parser.add_argument("--contexts", type=int, nargs="+", default=[8192, 49152])
+    parser.add_argument("--contexts", type=int, nargs="+", default=[8192, 32768])
     parser.add_argument("--tokens", type=int, nargs="+", default=[100_000, 1_000_000])
     arguments = parser.parse_args()
     rows = []

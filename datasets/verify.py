@@ -2,7 +2,7 @@
 
 Examples
 --------
-The sample of this folder, or also a full set that ``build.py`` wrote to ``full/``, or another set::
+The sample and the prose of this folder, or also a full set that ``build.py`` wrote to ``full/``, or another set::
 
     python verify.py
     python verify.py full
@@ -23,6 +23,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent / "wordnet_minilm"
 OTHERS = Path(__file__).resolve().parent / "word_vectors" / "manifest.json"
+PROSE = Path(__file__).resolve().parent / "prose"
 MIN_COSINE = 0.999
 BLOCK = 1 << 20
 
@@ -148,7 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("argument --set: needs a folder")
 
     manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8")) | others
-    folders = [("sample", HERE / "sample")] if args.set is None else []
+    manifest["prose"] = json.loads((PROSE / "manifest.json").read_text(encoding="utf-8"))
+    folders = [("sample", HERE / "sample"), ("prose", PROSE)] if args.set is None else []
     if args.full is not None:
         folders.append((args.set or "full", args.full))
 

@@ -6,6 +6,7 @@
 - ``codec``: rotation, codebook, bands, scale: `TurboQuant`.
 - ``index``: `Index`, search and files.
 - ``kvcache``: `kvcache.KVCache`, keys and values of a transformer in codes, and attention on them.
+- ``oracle``: profiles, golden vectors and a conformance runner for ports to other languages.
 - ``eval``: recall, baselines, dataset readers.
 - ``cli``: the ``tqvec`` command.
 - ``reference``: the same mathematics in plain NumPy, to test against.

@@ -12,12 +12,18 @@ from scipy.special import ndtr
 import tqvec
 from tqvec.errors import InputError
 from tqvec.eval.sample import load_sample
-from tqvec.index import exact
+from tqvec.index import diagnosis, exact
 from tqvec.index.crowd import crowd
 from tqvec.index.flat import METRICS
-from tqvec.index.foresight import Recall, shifted, simulated
+from tqvec.index.foresight import DRAWS, Recall, shifted, simulated
 from tqvec.index.limits import _dimensions
 from tqvec.index.neighbours import Neighbours, positions, tail, without
+
+
+@pytest.fixture
+def few_queries(monkeypatch):
+    """Where it does not matter how near a diagnosis comes."""
+    monkeypatch.setattr(diagnosis, "_QUERIES", 100)
 
 
 def scores(metric, queries, x):
@@ -129,7 +135,7 @@ def test_other_k():
         assert ("roughly" in found.way) == (k == 1)  # one neighbour is easily hidden
 
 
-def test_a_sample_of_other_rows_is_not_taken_for_what_is_stored():
+def test_a_sample_of_other_rows_is_not_taken_for_what_is_stored(few_queries):
     x = sts.normal(800, 16)
     index = built(x)
     assert "measured on all" in index.diagnose(sample=x).way
@@ -137,7 +143,7 @@ def test_a_sample_of_other_rows_is_not_taken_for_what_is_stored():
         assert "corrected by" in index.diagnose(sample=other).way
 
 
-def test_removed_rows_and_ids_in_small_blocks(small_blocks):
+def test_removed_rows_and_ids_in_small_blocks(small_blocks, few_queries):
     x = sts.normal(730, 16)
     index = tqvec.Index(16, 2)
     index.add(x, ids=np.arange(730)[::-1] * 5)
@@ -151,7 +157,7 @@ def test_removed_rows_and_ids_in_small_blocks(small_blocks):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_index_stays_as_it_was_and_answers_are_the_same(metric):
+def test_the_index_stays_as_it_was_and_answers_are_the_same(metric, few_queries):
     x, queries = sts.normal(700, 32), sts.normal(30, 32, seed=1)
     index = built(x, metric=metric)
     ids, rows = (copy.deepcopy(part) for part in contents(index))
@@ -198,7 +204,7 @@ def test_anisotropy_is_named_and_what_training_would_add():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_lengths_are_named(metric):
+def test_lengths_are_named(metric, few_queries):
     x = sts.normal(2000, 32) * np.exp(0.6 * sts.normal(2000, 1, seed=1))
     names = named(built(x, metric=metric).diagnose().limits)
     assert ("lengths" in names) == (metric == "ip")  # l2 finds short rows, whose errors are small
@@ -236,7 +242,7 @@ def test_options_are_near_what_such_indexes_have():
         assert predicted[name].code_size == other.code_size
 
 
-def test_options_at_the_ends_of_the_widths():
+def test_options_at_the_ends_of_the_widths(few_queries):
     x = sts.normal(300, 12)  # too few coordinates for the trellis
     assert [option.name for option in built(x, 8).diagnose().options] == ["8 bits (now)", "7 bits"]
     assert [option.name for option in built(x, 1, "l2").diagnose().options] == ["1 bit (now)", "2 bits"]
@@ -302,7 +308,7 @@ def test_one_vector_or_fewer_than_k(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_zero_rows_alone_are_all_found(metric):
+def test_zero_rows_alone_are_all_found(metric, few_queries):
     x = np.zeros((60, 16), np.float32)
     for sample in (None, x):
         found = built(x, metric=metric).diagnose(sample=sample)
@@ -312,18 +318,16 @@ def test_zero_rows_alone_are_all_found(metric):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_copies_tie(metric):
-    """Of 12 copies of each row any 10 are right: rows in other order have the same recall, and it is near that."""
+    """Of 12 copies of each row any 10 are right; codes alone tell most of it."""
     x = np.repeat(sts.normal(100, 32), 12, axis=0)
     index = built(x, 4, metric)
-    measured = index.diagnose(sample=x)
-    assert index.diagnose().recall == pytest.approx(measured.recall, abs=0.05)
-    if metric != "ip":  # whose best rows are long ones
-        assert measured.recall == 1
+    assert index.diagnose(sample=x).recall == 1
+    assert index.diagnose().recall == pytest.approx(1, abs=0.08)
 
 
 @pytest.mark.parametrize("metric", ["ip", "l2"])
 @pytest.mark.parametrize("given", ["sample", "queries"])
-def test_values_that_training_can_not_take(metric, given):
+def test_values_that_training_can_not_take(metric, given, few_queries):
     x = sts.normal(2500, 8)
     bad = x.copy()
     bad[2017, 3] = 2e18
@@ -333,7 +337,7 @@ def test_values_that_training_can_not_take(metric, given):
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 9, 10, 16])
-def test_small_dimensions(d):
+def test_small_dimensions(d, few_queries):
     x = sts.normal(400, d)
     for nbits in (1, 4):
         found = built(x, nbits, "l2").diagnose()
@@ -384,12 +388,12 @@ def test_two_rows(gap):
     for error in (0.5, 1.0):
         expected = ndtr(gap / (np.sqrt(2) * error))
         known, factor = pair(gap, 0.0, 1.0, False), error
-        assert simulated(known, 1, factor, 0).value == pytest.approx(expected, abs=0.006)
-        assert simulated(pair(gap, error, 1.0, True), 1, 1.0, 0).value == pytest.approx(expected, abs=0.006)
-    assert simulated(pair(gap, 0.0, 1.0, False, same=True), 1, 3.0, 0).value == 1
-    assert simulated(pair(gap, 0.0, 1.0, False), 1, 0.0, 0).value == 1
-    assert simulated(pair(gap, 1.0, 1.0, True), 2, 1.0, 0).value == 1
-    assert simulated(pair(0.0, 0.0, 1.0, False), 1, 1.0, 0).value == 1  # they tie
+        assert simulated(known, 1, factor, 0, DRAWS).value == pytest.approx(expected, abs=0.006)
+        assert simulated(pair(gap, error, 1.0, True), 1, 1.0, 0, DRAWS).value == pytest.approx(expected, abs=0.006)
+    assert simulated(pair(gap, 0.0, 1.0, False, same=True), 1, 3.0, 0, DRAWS).value == 1
+    assert simulated(pair(gap, 0.0, 1.0, False), 1, 0.0, 0, DRAWS).value == 1
+    assert simulated(pair(gap, 1.0, 1.0, True), 2, 1.0, 0, DRAWS).value == 1
+    assert simulated(pair(0.0, 0.0, 1.0, False), 1, 1.0, 0, DRAWS).value == 1  # they tie
 
 
 def test_what_is_judged_from_estimates_is_what_they_hold():
@@ -404,7 +408,7 @@ def test_what_is_judged_from_estimates_is_what_they_hold():
     kept = 1 / (1 + error**2)
     deviation = np.full(shape, error * np.sqrt(kept))
     near = Neighbours(kept * estimates, deviation, np.full(shape, error), np.zeros(shape, bool), True, 0.0, True)
-    found = simulated(near, 10, 1.0, 0)
+    found = simulated(near, 10, 1.0, 0, DRAWS)
     assert found.value == pytest.approx(true, abs=4 * np.sqrt(found.variance) + 0.01)
 
 

@@ -29,6 +29,7 @@ _PRODUCTS = 1 << 28  # of queries and vectors: of more vectors fewer are asked
 _CHECKED = 65536  # rows of a sample at most that estimates are checked on
 _TRAINED = 8192  # rows that training is tried on
 _COMPARED = 256  # rows that tell whether a sample is what is stored
+_DRAWS = 2  # of true positions for a prediction: only differences count, and those are of the same draws
 _KEPT = 0.99  # part of the true results that a shortlist must hold
 _OFF = 0.01  # usual error of an estimate, beyond that of the choice of queries,
 _ROUGH_OFF = 0.05  # or where it is rough, twice that where queries are known by their codes alone
@@ -176,7 +177,7 @@ def diagnose(subject: Subject, sample: Floats | None, queries: Floats | None, k:
         way += f", roughly: {reason}" if reason else ""
     training = _training(subject, sample, queries)
     near, seed = found.near._replace(ordered=False), stored.codec.seed
-    predict = partial(_predicted, near, k, seed, simulated(near, k, 1.0, seed).value, recall)
+    predict = partial(_predicted, near, k, seed, simulated(near, k, 1.0, seed, _DRAWS).value, recall)
     margin = 1.96 * float(np.sqrt(variance))
     count = found.by_query.size
     return Diagnosis(
@@ -281,7 +282,7 @@ def _training(subject: Subject, sample: Floats | None, queries: Floats | None) -
 
 def _predicted(near: Neighbours, k: int, seed: int, base: float, recall: float, factor: float) -> float:
     """Recall if errors were `factor` times what they are, given what is simulated and true for a factor of 1."""
-    return shifted(simulated(near, k, factor, seed).value, base, recall)
+    return shifted(simulated(near, k, factor, seed, _DRAWS).value, base, recall)
 
 
 def _options(stored: Stored, recall: float, training: Training | None, predict: Predict) -> tuple[Option, ...]:

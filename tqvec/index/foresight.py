@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from tqvec.index import exact
 from tqvec.index.neighbours import STEP, Found, Neighbours, Stored, judged, known, without
+from tqvec.index.scan import squared_lengths
 from tqvec.index.store import live_rows
 
 _FETCHED = (1024, 4096, 16384)  # results a query: more where errors reach farther
 _HEAP = 1 << 22  # results of all queries together
-_DRAWS = 8  # of true positions
-_TIE = 1e-9  # part of the best score by which a result may miss the k-th and still count
+DRAWS = 8  # of true positions, for an estimate
+_TIE = 1e-9  # part of the scores' size by which a result may miss the k-th and still count
 _ORDER = 0x64726177  # of the generator, beside the codec's seed
 
 Array = NDArray[np.float64]
@@ -75,10 +76,12 @@ def measured(stored: Stored, vectors: Floats, queries: Floats, own: Ids | None, 
     results = np.searchsorted(live, rows)
     if own is not None:
         _, results = without(results == own[:, None], found, results)
+    # Rounding is in proportion to what distances are differences of.
+    size = squared_lengths(queries) if stored.metric == "l2" else np.abs(scores[:, 0])
     by_query, depths = np.empty(len(queries)), np.zeros(m + 1, np.int64)
     for q, best in enumerate(results):
         values = exact.scores(stored.metric, queries[q : q + 1], vectors[best[:k]])[0]
-        by_query[q] = np.count_nonzero(values >= scores[q, k - 1] - _TIE * np.abs(scores[q, 0])) / k
+        by_query[q] = np.count_nonzero(values >= scores[q, k - 1] - _TIE * size[q]) / k
         ranks = np.flatnonzero(np.isin(best, ids[q, :k]))
         depths[ranks] += 1
         depths[m] += k - ranks.size
@@ -104,19 +107,19 @@ def estimated(stored: Stored, ask: Ask, count: int, k: int) -> Recall:
         near = judged(stored, found, k)
         if near.complete:
             break
-    return simulated(near, k, 1.0, stored.codec.seed)._replace(ids=found.ids)
+    return simulated(near, k, 1.0, stored.codec.seed, DRAWS)._replace(ids=found.ids)
 
 
-def simulated(near: Neighbours, k: int, factor: float, seed: int) -> Recall:
+def simulated(near: Neighbours, k: int, factor: float, seed: int, draws: int) -> Recall:
     """Recall k@k of codes whose errors are `factor` times those of the index; draws are the same for every factor.
 
-    Where rows are in the order of the index' own estimates, and the factor is 1, that order counts; otherwise estimates
-    are drawn too. A result that ties with the true k-th best counts as found.
+    True positions are drawn `draws` times. Where rows are in the order of the index' own estimates, and the factor is
+    1, that order counts; otherwise estimates are drawn too. A result that ties with the true k-th best counts as found.
     """
     rng = np.random.default_rng([seed, _ORDER])
     nq, m = near.mean.shape
-    overlaps, depths = np.empty((_DRAWS, nq)), np.zeros(m + 1, np.int64)
-    for draw in range(_DRAWS):
+    overlaps, depths = np.empty((draws, nq)), np.zeros(m + 1, np.int64)
+    for draw in range(draws):
         truth = near.truth(rng)
         least = -np.partition(-truth, k - 1, axis=1)[:, k - 1 : k]
         estimates = near.estimates(truth, factor, rng)

@@ -1,0 +1,152 @@
+"""Ways to code keys and values that `kv_quality.py` compares: `KVCache` itself, and rivals and variants of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from _language_model import Floats, Model, Replace
+from numpy.typing import NDArray
+
+from tqvec import TurboQuant
+from tqvec.codec.codes import Codes
+from tqvec.kvcache import KVCache, Policy
+
+MEAN = 64  # tokens
+
+
+class Part(NamedTuple):
+    """What of a text is exact."""
+
+    hot: int
+    sinks: int
+
+
+@dataclass
+class Cached:
+    """Keys and values as `KVCache` gives them back; `sinks`, if given, in place of the part's."""
+
+    policy: Policy
+    sinks: int | None = None
+    _cache: KVCache | None = field(default=None, repr=False)
+
+    def make(self, model: Model, part: Part) -> Replace:
+        """What replaces keys and values: all tokens coded but the sinks, since the hot ones are the model's part."""
+        sinks = part.sinks if self.sinks is None else self.sinks
+        cache = KVCache(*model.shape, replace(self.policy, hot=0, chunk=1, sinks=sinks))
+        self._cache = cache
+
+        def through(layer: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
+            cache.append(layer, keys, values)
+            return cache.keys(layer), cache.values(layer)
+
+        return through
+
+    def bits(self, model: Model) -> float:
+        """A value that is coded, of the cache of the last run."""
+        assert self._cache is not None
+        size, tokens = self._cache.nbytes, self._cache.tiers(0).cold
+        n_layers, heads, d = model.shape
+        return 8 * (size.codes + size.scales + size.means) / (2 * n_layers * heads * d * tokens)
+
+
+@dataclass
+class Side:
+    """How keys, or values, are coded: by a function of (n, d) rows, less a mean.
+
+    Parameters
+    ----------
+    coder : callable
+        Rows and bits to rows.
+    nbits : float
+    overhead : int
+        Bytes a vector, beside its codes.
+    mean : int
+        Tokens that the mean is taken of; 0: none is subtracted.
+    unrotated : bool
+        The mean is that of keys before rotary embedding, and rotated to each token's position.
+    """
+
+    coder: Callable[[Floats, float], Floats]
+    nbits: float
+    overhead: int
+    mean: int = 0
+    unrotated: bool = False
+
+    def __call__(self, x: Floats, sinks: int, theta: float) -> Floats:
+        """(heads, n, d) as it comes back."""
+        coded = x[:, sinks:]
+        means = self._means(x, sinks, theta)
+        rows = self.coder((coded - means).reshape(-1, x.shape[2]), self.nbits).reshape(coded.shape)
+        return np.concatenate([x[:, :sinks], rows + means], axis=1)
+
+    def _means(self, x: Floats, sinks: int, theta: float) -> Floats | np.float32:
+        if not self.mean:
+            return np.float32(0)
+        rows = slice(sinks, sinks + self.mean)
+        if not self.unrotated:
+            return x[:, rows].mean(axis=1, keepdims=True)
+        turns = np.exp(1j * np.arange(x.shape[1])[:, None] * theta ** (-np.arange(0, 1, 2 / x.shape[2])))
+        first, second = np.split(x, 2, axis=2)
+        mean = ((first + 1j * second) / turns)[:, rows].mean(axis=1, keepdims=True) * turns[sinks:]
+        return np.concatenate([mean.real, mean.imag], axis=2).astype(np.float32)
+
+    def bits(self, d: int, n: int) -> float:
+        """A value."""
+        return self.nbits + 8 * self.overhead / d + (32 / n if self.mean else 0)
+
+
+@dataclass
+class Rival:
+    """Keys and values coded in other ways; sinks are kept."""
+
+    keys: Side
+    values: Side
+
+    def make(self, model: Model, part: Part) -> Replace:
+        """What replaces keys and values."""
+        self._n = model.n_tokens - part.sinks
+        rest = (part.sinks, model.rope_theta)
+        return lambda _, keys, values: (self.keys(keys, *rest), self.values(values, *rest))
+
+    def bits(self, model: Model) -> float:
+        """A value that is coded."""
+        return (self.keys.bits(model.shape[2], self._n) + self.values.bits(model.shape[2], self._n)) / 2
+
+
+Coder = Cached | Rival
+
+
+def bfloat16(x: NDArray) -> Floats:
+    """Rounded to it."""
+    rounded: Floats = torch.from_numpy(x).to(torch.bfloat16).float().numpy()
+    return rounded
+
+
+def minmax(x: Floats, nbits: float) -> Floats:
+    """Round each row between its extremes, which are kept in float16: 4 bytes."""
+    low = x.min(axis=1, keepdims=True).astype(np.float16).astype(np.float32)
+    step = ((x.max(axis=1, keepdims=True) - low) / (2**nbits - 1)).astype(np.float16).astype(np.float32)
+    step = np.maximum(step, 1e-7)
+    return np.clip(np.rint((x - low) / step), 0, 2**nbits - 1) * step + low
+
+
+def prod(x: Floats, nbits: float) -> Floats:
+    """Algorithm 2 of the paper, with both scales rounded to bfloat16: 4 bytes."""
+    codec = TurboQuant(x.shape[1], nbits, mode="prod")
+    codes = codec.encode(x)
+    return codec.decode(Codes(codes.data, bfloat16(codes.scale), bfloat16(codes.gamma)))
+
+
+def trellis(scale: str) -> Callable[[Floats, float], Floats]:
+    """The trellis codebook with another rule for the scale, a bfloat16: 2 bytes."""
+
+    def coder(x: Floats, nbits: float) -> Floats:
+        codec = TurboQuant(x.shape[1], nbits, codebook="trellis", scale=scale)
+        codes = codec.encode(x)
+        return codec.unshrunk(Codes(codes.data, bfloat16(codes.scale)))
+
+    return coder

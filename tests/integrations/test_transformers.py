@@ -1,0 +1,208 @@
+"""TurboQuantCache in a tiny random model: what transformers' own cache does if all is hot, and close if not."""
+
+import doctest
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tqvec.errors import InputError
+from tqvec.kvcache import Policy
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers", minversion="5.0")
+cache_module = pytest.importorskip("tqvec.integrations.transformers")
+TurboQuantCache = cache_module.TurboQuantCache
+
+PROMPT = 150
+CODED = Policy(6, 6, hot=16, sinks=2, chunk=8, mean_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(10_001)
+    config = transformers.LlamaConfig(
+        vocab_size=97,
+        hidden_size=96,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(params=["sdpa", "eager", "tqvec"])
+def attention(model, request):
+    model.set_attn_implementation(request.param)
+    yield request.param
+    model.set_attn_implementation("sdpa")
+
+
+def prompt(n=PROMPT):
+    return torch.from_numpy(np.random.default_rng(10_002).integers(1, 97, (1, n)))
+
+
+def generated(model, cache, n=24, ids=None):
+    """Tokens and their logits, greedily."""
+    settings = {"max_new_tokens": n, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+    ids = prompt() if ids is None else ids
+    found = model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, pad_token_id=0, **settings)
+    return found.sequences[0, -n:], torch.cat(found.logits)
+
+
+@torch.no_grad()
+def fed(model, cache, ids, first):
+    """Logits of all tokens after the first ones, with the first given at once and the others one by one."""
+    found = [model(ids[:, :first], past_key_values=cache).logits[0]]
+    found += [model(ids[:, i : i + 1], past_key_values=cache).logits[0] for i in range(first, ids.shape[1])]
+    return torch.cat(found)
+
+
+def test_a_hot_cache_generates_what_the_default_cache_does(model, attention):
+    expected = generated(model, transformers.DynamicCache(config=model.config))
+    cache = TurboQuantCache(model.config, Policy(hot=None))
+    tokens, logits = generated(model, cache)
+    assert tokens.tolist() == expected[0].tolist()
+    assert (logits - expected[1]).abs().max() < 2e-2 * expected[1].abs().max()  # keys and values in float16
+    assert cache.get_seq_length() == PROMPT + 23
+    assert cache.kv.tiers(0).cold == 0
+
+
+def test_a_coded_cache_is_close(model, attention):
+    ids = prompt(180)
+    with torch.no_grad():
+        expected = model(ids).logits[0]
+    errors = []
+    for nbits in (2, 4, 8):
+        cache = TurboQuantCache(model.config, Policy(nbits, nbits, hot=16, sinks=2, chunk=8, mean_tokens=8))
+        errors.append(float((fed(model, cache, ids, 120) - expected).norm() / expected.norm()))
+        assert cache.kv.tiers(2).cold > 120
+    assert errors[0] > 2 * errors[1] > 8 * errors[2]
+    assert errors[2] < 0.05
+
+
+def test_tokens_of_one_call_see_each_other_exactly(model, attention):
+    ids = prompt()
+    cache = TurboQuantCache(model.config, Policy(1, 1, hot=0, sinks=0, chunk=1, mean_tokens=0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids, past_key_values=cache).logits, model(ids).logits)
+    assert cache.kv.tiers(0).cold == PROMPT
+
+
+def test_codes_and_decoded_values_give_the_same(model):
+    found = {}
+    for name in ("sdpa", "tqvec"):
+        model.set_attn_implementation(name)
+        found[name] = fed(model, TurboQuantCache(model.config, CODED), prompt(), 120)
+    model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        exact = model(prompt()).logits[0]
+    assert (found["sdpa"] - found["tqvec"]).norm() < (found["sdpa"] - exact).norm() / 4
+
+
+def test_chunks_of_a_prompt_after_others(model, attention):
+    ids = prompt()
+    cache = TurboQuantCache(model.config, Policy(hot=None))
+    with torch.no_grad():
+        parts = [model(part, past_key_values=cache).logits for part in ids.split(60, dim=1)]
+        expected = model(ids).logits
+    assert (torch.cat(parts, dim=1) - expected).abs().max() < 1e-2 * expected.abs().max()
+
+
+def test_crop_and_reset(model):
+    ids = prompt()
+    cache = TurboQuantCache(model.config, CODED)
+    with torch.no_grad():
+        first = model(ids, past_key_values=cache).logits[0, -1]
+        kept = cache.kv.keys(1)[:, : PROMPT - 20].copy()
+        cache.crop(-20)
+        np.testing.assert_array_equal(cache.kv.keys(1), kept)
+        assert cache.get_seq_length() == PROMPT - 20
+        model(ids[:, -20:], past_key_values=cache)
+        assert cache.get_seq_length() == PROMPT
+        cache.crop(100)
+        assert cache.get_seq_length() == 100
+        cache.crop(0)
+        assert cache.get_seq_length() == 100
+        cache.reset()
+        assert cache.get_seq_length() == 0
+        again = model(ids, past_key_values=cache).logits[0, -1]
+    torch.testing.assert_close(again, first)
+
+
+def test_dropped_tokens_count_as_positions(model, attention):
+    policy = Policy(6, 6, hot=16, sinks=2, chunk=8, mean_tokens=8, max_tokens=64)
+    cache = TurboQuantCache(model.config, policy)
+    generated(model, cache)
+    assert cache.get_seq_length() == PROMPT + 23
+    assert sum(cache.kv.tiers(0)[:-1]) == 64
+    assert cache.layers[0].get_mask_sizes(1) == (65, PROMPT + 23 - 64)
+
+
+def test_half_precision_models(attention):
+    torch.manual_seed(10_003)
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=97, eos_token_id=None, **shape)
+    model = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
+    model.set_attn_implementation(attention)
+    tokens, logits = generated(model, TurboQuantCache(model.config, CODED))
+    assert logits.isfinite().all()
+    assert len(tokens) == 24
+
+
+def test_a_batch_is_refused_before_anything_is_stored(model):
+    cache = TurboQuantCache(model.config)
+    with pytest.raises(InputError, match="holds one sequence, got a batch of 2"):
+        model(prompt().repeat(2, 1), past_key_values=cache)
+    assert cache.get_seq_length() == 0
+
+
+def test_padding_is_refused_on_codes(model):
+    ids, mask = prompt(), torch.ones((1, PROMPT), dtype=torch.long)
+    mask[0, :3] = 0
+    cache = TurboQuantCache(model.config)
+    model.set_attn_implementation("tqvec")
+    try:
+        with pytest.raises(InputError, match="does not have a mask"):
+            model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=3, pad_token_id=0)
+    finally:
+        model.set_attn_implementation("sdpa")
+
+
+def test_other_attention_can_not_take_what_is_for_codes(model):
+    cache = TurboQuantCache(model.config, CODED)
+    model.set_attn_implementation("tqvec")
+    with torch.no_grad():
+        model(prompt(), past_key_values=cache)
+        keys, values = cache.layers[0].update(torch.ones(1, 2, 1, 16), torch.ones(1, 2, 1, 16))
+    model.set_attn_implementation("sdpa")
+    keys, values = (x.repeat(1, 3, 1, 1) for x in (keys, values))
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.nn.functional.scaled_dot_product_attention(torch.ones(1, 6, 1, 16), keys, values).sum().item()
+
+
+def test_models_with_windows_are_refused():
+    config = transformers.MistralConfig(num_hidden_layers=2, sliding_window=128)
+    with pytest.raises(InputError, match="sliding_window"):
+        TurboQuantCache(config)
+    config = transformers.Gemma2Config(num_hidden_layers=2)
+    with pytest.raises(InputError, match="sliding_attention"):
+        TurboQuantCache(config)
+
+
+def test_examples(tmp_path, monkeypatch):
+    """Of the docstrings, and of the page in docs/, where they are marked ``py`` for tests without transformers."""
+    result = doctest.testmod(cache_module)
+    assert (result.failed, result.attempted > 0) == (0, True)
+    page = (Path(__file__).parents[2] / "docs" / "explanation" / "kv-quality.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    for block in blocks:
+        exec(compile(block, "kv-quality.md", "exec"), {})

@@ -1,0 +1,51 @@
+"""``tqvec oracle``: the profiles that ports are judged by, and their golden vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tqvec.cli._console import console
+from tqvec.oracle import describe, golden
+from tqvec.oracle.profiles import PROFILES, find
+from tqvec.oracle.setup import setup
+
+app = typer.Typer(help="Profiles that ports are judged by, and their golden vectors.", no_args_is_help=True)
+
+
+@app.command()
+def profiles() -> None:
+    """List all profiles."""
+    table = Table()
+    for heading in ("profile", "bits", "rotation", "codebook", "scale", "layout", "dimensions"):
+        table.add_column(heading, justify="right" if heading == "bits" else "left")
+    for p in PROFILES.values():
+        dims = f"from {p.least}" if p.multiple == 1 else f"multiples of {p.multiple}"
+        table.add_row(p.name, str(p.nbits), p.rotation, p.codebook, f"{p.scale}, {p.scale_dtype}", p.layout, dims)
+    console.print(table)
+
+
+@app.command()
+def show(
+    profile: Annotated[str, typer.Argument(metavar="PROFILE")],
+    d: Annotated[int, typer.Option("-d", help="Dimension, for the tables")] = 128,
+) -> None:
+    """Describe a profile completely: every choice, and its tables in hexadecimal floats."""
+    for each in find(profile):
+        console.print(describe.text(setup(each, d)), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder")],
+    profile: Annotated[list[str] | None, typer.Option(help="Name or family; may be repeated; default: all")] = None,
+    d: Annotated[list[int] | None, typer.Option("-d", help="Dimension; may be repeated; default: 64, 100, 128")] = None,
+    raw: Annotated[bool, typer.Option(help="Also each tensor as a .bin file, with JSON beside")] = False,
+) -> None:
+    """Write golden vectors: tables, inputs and outputs of every stage, with a manifest of SHA-256."""
+    chosen = [each for name in (profile or sorted({p.split("@")[0] for p in PROFILES})) for each in find(name)]
+    manifest = golden.export(chosen, d or (64, 100, 128), output, raw)
+    console.print(f"{output}: {len(manifest)} files and {golden.MANIFEST}", highlight=False)

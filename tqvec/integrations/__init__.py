@@ -1,0 +1,1 @@
+"""tqvec in other frameworks: one module each, which needs that framework installed."""
