@@ -10,6 +10,7 @@ import pytest
 import tqvec.codec.quantizer
 import tqvec.index.flat
 import tqvec.kvcache.cache
+import tqvec.kvcache.planner
 import tqvec.kvcache.policy
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,7 @@ def test_page(page, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "module",
-    [tqvec.codec.quantizer, tqvec.index.flat, tqvec.kvcache.cache, tqvec.kvcache.policy],
+    [tqvec.codec.quantizer, tqvec.index.flat, tqvec.kvcache.cache, tqvec.kvcache.planner, tqvec.kvcache.policy],
     ids=lambda module: module.__name__,
 )
 def test_docstrings(module):

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tqvec.cli import build, check, demo, diagnose, info, merge, oracle, search, verify, warmup
+from tqvec.cli import build, check, demo, diagnose, info, kv, merge, oracle, search, verify, warmup
 from tqvec.errors import TqvecError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command()(info.info)
 app.command()(check.check)
 app.command()(merge.merge)
 app.command()(warmup.warmup)
+app.add_typer(kv.app, name="kv")
 app.command()(verify.verify)
 app.add_typer(oracle.app, name="oracle")
 

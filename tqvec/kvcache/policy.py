@@ -143,10 +143,15 @@ class Policy:
             return
         if self.hot is None:
             raise InputError("max_tokens needs a hot window: hot=None never codes a token, and only coded are dropped")
-        waiting = max(self.hot + self.chunk, self.mean_tokens)
-        least = self.sinks + waiting + (0 if self.old_after is None else self.old_after + self.chunk)
-        if self.max_tokens < least:
+        if self.max_tokens < self.least_tokens:
+            least = self.least_tokens
             raise InputError(f"max_tokens must be at least {least}, what this policy keeps, got {self.max_tokens}")
+
+    @property
+    def least_tokens(self) -> int:
+        """Tokens of a layer that are kept whatever `max_tokens` is, which can't be less."""
+        waiting = 0 if self.hot is None else max(self.hot + self.chunk, self.mean_tokens)
+        return self.sinks + waiting + (0 if self.old_after is None else self.old_after + self.chunk)
 
     def _width(self, value: object, name: str) -> Width:
         """One width of one head."""
