@@ -23,6 +23,7 @@ from tqvec.kvcache.tiers import Hot, Means, Segment, State
 Floats = NDArray[np.float32]
 
 _SCORES = 1 << 22  # that one thread holds at a time, unless a single query has more
+_GRAIN = 1 << 24  # products that a thread takes at least: with fewer, threads mostly wait for each other's Python
 
 
 class Task(NamedTuple):
@@ -98,7 +99,7 @@ def attend(task: Task, q: Floats, threads: int) -> tuple[Floats, Floats]:
                 block = _Block(plain[head, rows], rotated[head, rows], seen[rows])
                 out[head, rows], skipped[head, rows] = _one_head(task, head, block)
 
-    _threads.over_rows(some_heads, heads, 1, threads)
+    _threads.over_rows(some_heads, heads, -(-_GRAIN // (n * d * seen.size)), threads)
     return out.reshape(q.shape), skipped.reshape(n_heads, nq)
 
 
