@@ -1,8 +1,8 @@
 """Is the simulator right about time, and fast? Simulated against measured decoding, and the cost of simulating.
 
 Decoding: a real cache of some layers is filled, then tokens are appended and attended to, layer by layer, as in a
-model. The clock is calibrated on shorter caches just before. Simulating: 100,000 and 1,000,000 tokens of a full layer
-set through memory, disk and eviction; measured in fresh processes, with their peak memory.
+model. The clock is calibrated on caches of other lengths just before. Simulating: 100,000 and 1,000,000 tokens of a
+full layer set through memory, disk and eviction; measured in fresh processes, with their peak memory.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def main() -> None:
     """Run both parts and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policies", nargs="+", default=["turbo4", "turbo3", "exact"])
-    parser.add_argument("--contexts", type=int, nargs="+", default=[8192, 32768])
+    parser.add_argument("--contexts", type=int, nargs="+", default=[16384, 49152])
     parser.add_argument("--tokens", type=int, nargs="+", default=[100_000, 1_000_000])
     arguments = parser.parse_args()
     rows = []

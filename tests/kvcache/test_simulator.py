@@ -242,10 +242,17 @@ def test_captured_tensors(tmp_path):
 
 def test_calibration_measures_this_machine():
     kind = LayerKind("full", 2, 32, heads=4)
-    found = calibrate(kind, POLICY, threads=1, lengths=(256, 1024))
-    assert min(found) >= 0
+    found = calibrate(kind, POLICY, threads=1, lengths=(256, 512, 1024))
+    assert min(found[:5]) >= 0
+    assert found.attend_token + found.attend_beyond >= 0
     assert min(found.append, found.encode, found.pair) > 0
-    assert found.attend + 1024 * found.attend_token > 0
+    assert found.attend + 1024 * found.attend_token + 512 * found.attend_beyond > 0
+
+
+def test_attention_may_bend():
+    bent = Clock(groups_of(MODEL, POLICY), {(2, 32, 4): RATES._replace(bend=1000, attend_beyond=2e-6)})
+    plain = clock().decode(np.array([500, 1000, 1500]))
+    assert bent.decode(np.array([500, 1000, 1500])) - plain == pytest.approx([0, 0, 2 * 500 * 2e-6])
 
 
 def test_a_report_prints_and_is_json():

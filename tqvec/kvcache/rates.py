@@ -16,7 +16,7 @@ from tqvec.kvcache.models import LayerKind
 from tqvec.kvcache.planner import Group
 from tqvec.kvcache.policy import Policy
 
-SHORT, LONG = 2048, 16384  # tokens at which attention is timed
+LENGTHS = (2048, 8192, 32768)  # tokens at which attention is timed
 _LAYERS = 3  # in turn, as a model goes through them: none stays in the processor's cache because it is the only one
 _QUERIES = 32  # of a part of a prompt
 _REPEATS = 5
@@ -38,6 +38,9 @@ class Rates(NamedTuple):
         For adding a token of a prompt.
     pair : float
         For each pair of a prompt's token and one that it attends to.
+    bend : int
+    attend_beyond : float
+        What `attend_token` is more, for each token beyond `bend`: memory is slower than the processor's caches.
     """
 
     attend: float
@@ -45,14 +48,16 @@ class Rates(NamedTuple):
     append: float
     encode: float
     pair: float
+    bend: int = 0
+    attend_beyond: float = 0.0
 
 
 def calibrate(
-    kind: LayerKind, policy: Policy, threads: int | None = None, lengths: tuple[int, int] = (SHORT, LONG)
+    kind: LayerKind, policy: Policy, threads: int | None = None, lengths: tuple[int, int, int] = LENGTHS
 ) -> Rates:
     """Time a small cache on this machine.
 
-    Attention is taken to be linear in the number of tokens, through its medians at two `lengths`.
+    Attention is taken to be linear in the number of tokens between its medians at three `lengths`, and beyond.
 
     Parameters
     ----------
@@ -60,7 +65,7 @@ def calibrate(
         Heads and dimension; the window does not matter.
     policy : Policy
     threads : int, optional
-    lengths : (int, int)
+    lengths : (int, int, int)
 
     Returns
     -------
@@ -68,7 +73,7 @@ def calibrate(
     """
     cache = KVCache(_LAYERS, kind.kv_heads, kind.head_dim, policy)
     rng = np.random.default_rng(_SEED)
-    x = rng.standard_normal((kind.kv_heads, lengths[1], kind.head_dim), np.float32)
+    x = rng.standard_normal((kind.kv_heads, lengths[2], kind.head_dim), np.float32)
     q = rng.standard_normal((kind.heads or kind.kv_heads, _QUERIES, kind.head_dim), np.float32)
 
     def append(part: slice) -> float:
@@ -83,15 +88,17 @@ def calibrate(
 
     append(slice(0, lengths[0] // 2))  # compiles
     append(slice(lengths[0] // 2, lengths[0]))
-    short = _seconds(attend(1)) / _LAYERS
-    encode = append(slice(*lengths))
-    long = _seconds(attend(1)) / _LAYERS
+    times = [_seconds(attend(1)) / _LAYERS]
+    encode = append(slice(*lengths[:2]))
+    times.append(_seconds(attend(1)) / _LAYERS)
     pair = _seconds(attend(_QUERIES)) / _LAYERS / (_QUERIES * lengths[1])
+    append(slice(*lengths[1:]))
+    times.append(_seconds(attend(1)) / _LAYERS)
     steps = 2 * policy.chunk if policy.hot is not None else _QUERIES
     append(slice(0, 1))  # may move all to larger arrays, which is rare
     single = sum(append(slice(t, t + 1)) for t in range(steps)) / steps
-    slope = max(0.0, (long - short) / (lengths[1] - lengths[0]))
-    return Rates(max(0.0, short - slope * lengths[0]), slope, single, encode, pair)
+    near, far = (max(0.0, (times[i + 1] - times[i]) / (lengths[i + 1] - lengths[i])) for i in range(2))
+    return Rates(max(0.0, times[0] - near * lengths[0]), near, single, encode, pair, lengths[1], far - near)
 
 
 def _seconds(task: Callable[[], object]) -> float:
@@ -126,7 +133,12 @@ class Clock(NamedTuple):
 
     def decode(self, n: NDArray[np.int64] | int) -> Any:
         """Of generated tokens, one each, that attend to `n` tokens, in all layers."""
-        return sum(c * (r.append + r.attend + r.attend_token * np.minimum(n, kept)) for c, kept, r in self._layers())
+        total: Any = 0.0
+        for count, kept, rate in self._layers():
+            seen = np.minimum(n, kept)
+            beyond = np.maximum(seen - rate.bend, 0)
+            total = total + count * (rate.append + rate.attend + rate.attend_token * seen + rate.attend_beyond * beyond)
+        return total
 
     def prompt(self, before: int, n: int) -> float:
         """Of `n` tokens of a prompt behind `before` others."""
