@@ -92,7 +92,7 @@ def simulating(workload: str, tokens: int, eviction: str) -> dict[str, Any]:
 def main() -> None:
     """Run both parts and print their tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--policies", nargs="+", default=["turbo4", "turbo3", "exact"])
+    parser.add_argument("--policies", nargs="+", default=["turbo4", "turbo3", "k4v2", "exact"])
     parser.add_argument("--contexts", type=int, nargs="+", default=[16384, 49152])
     parser.add_argument("--tokens", type=int, nargs="+", default=[100_000, 1_000_000])
     arguments = parser.parse_args()
