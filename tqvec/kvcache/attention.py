@@ -17,12 +17,13 @@ from tqvec.codec import attention
 from tqvec.codec.quantizer import TurboQuant
 from tqvec.kernels.tables import AttentionTables
 from tqvec.kvcache.codecs import Coded, LayerCodecs, Side, Sides
-from tqvec.kvcache.halves import widened
+from tqvec.kvcache.halves import Halves, widened
 from tqvec.kvcache.tiers import Hot, Means, Segment, State
 
 Floats = NDArray[np.float32]
 
 _SCORES = 1 << 22  # that one thread holds at a time, unless a single query has more
+_WIDENED = 2048  # hot tokens that are float32 at a time
 _GRAIN = 1 << 24  # products that a thread takes at least: with fewer, threads mostly wait for each other's Python
 
 
@@ -145,23 +146,32 @@ def _thresholds(softmaxes: list[_Weights], least: float) -> list[float]:
 
 
 class _Hot:
-    """Hot tokens of a head."""
+    """Hot tokens of a head, made float32 in parts that stay in the processor's cache."""
 
     def __init__(self, hot: Hot, means: Means | None, head: int, basis: Floats):
         self.n, self._basis = hot.n, basis
-        self._keys, self._values = widened(hot.keys[head, : hot.n]), widened(hot.values[head, : hot.n])
-        if means is not None:
-            self._keys -= means.keys[head]
-            if means.values is not None:
-                self._values -= means.values[head]
+        self._parts = [slice(at, min(at + _WIDENED, hot.n)) for at in range(0, hot.n, _WIDENED)]
+        self._keys, self._values = hot.keys[head], hot.values[head]
+        self._key = None if means is None else means.keys[head]
+        self._value = None if means is None or means.values is None else means.values[head]
 
     def score(self, block: _Block, out: Floats) -> None:
         """Fill in scores, (g, n)."""
-        np.matmul(block.plain, self._keys.T, out=out)
+        for part in self._parts:
+            np.matmul(block.plain, _less(self._keys[part], self._key).T, out=out[:, part])
 
     def add(self, weights: Floats, least: float) -> tuple[Floats, Floats]:
         """Sum of values times weights, (g, head_dim), rotated; and of the weights that were skipped."""
-        return np.matmul(np.matmul(weights, self._values), self._basis), np.zeros(len(weights), np.float32)
+        out = sum(np.matmul(weights[:, part], _less(self._values[part], self._value)) for part in self._parts)
+        return np.matmul(out, self._basis), np.zeros(len(weights), np.float32)
+
+
+def _less(halves: Halves, mean: Floats | None) -> Floats:
+    """As float32, less a mean."""
+    numbers = widened(halves)
+    if mean is not None:
+        numbers -= mean
+    return numbers
 
 
 class _Codes:
