@@ -1,6 +1,7 @@
 """The house rules (design): imports point downward, Numba stays in its rooms, files and functions stay small."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -184,3 +185,11 @@ def test_packages_only_show_names(path):
             assert isinstance(node.value, ast.Constant)
         else:
             assert isinstance(node, (ast.Import, ast.ImportFrom))
+
+
+def test_importing_loads_nothing_that_only_some_calls_need():
+    """Special functions, plots, FAISS: what they take would show in every start."""
+    late = ("scipy.special", "matplotlib", "faiss", "torch", "pyarrow", "h5py")
+    code = f"import sys, tqvec; print([name for name in {late} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -5,11 +5,12 @@ Positions are counted in standard errors, down from a query's best row, so that 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose `special` loads when it is first used, not with tqvec
 from numpy.typing import NDArray
-from scipy.special import log_ndtr
 
 from tqvec.codec.codes import Codes
 from tqvec.codec.quantizer import TurboQuant
@@ -249,9 +250,12 @@ class Tail(NamedTuple):
     edge: Array
 
 
-_Z = np.linspace(-12, 30, 2001)
-_EXCESS = np.exp(-np.square(_Z) / 2 - np.log(2 * np.pi) / 2 - log_ndtr(-_Z)) - _Z
-_RATIO = (1 - _Z * _EXCESS) / np.square(_EXCESS)  # E e²/(E e)² of what a normal variable exceeds _Z by
+@cache
+def _moments() -> tuple[Array, Array, Array]:
+    """Levels z, the mean of what a normal variable exceeds them by, and E e²/(E e)² of that excess e."""
+    z = np.linspace(-12, 30, 2001)
+    excess = np.exp(-np.square(z) / 2 - np.log(2 * np.pi) / 2 - scipy.special.log_ndtr(-z)) - z
+    return z, excess, (1 - z * excess) / np.square(excess)
 
 
 def tail(place: Array, k: int) -> Tail:
@@ -260,9 +264,10 @@ def tail(place: Array, k: int) -> Tail:
     inside = place >= edge
     first = np.maximum(_mean(place - edge, inside), STEP)
     ratio = _mean(np.square(place - edge), inside) / np.square(first)
-    z = np.interp(ratio, _RATIO, _Z)
-    deviation = first / np.interp(z, _Z, _EXCESS)
-    heavy, flat = ratio >= _RATIO[-1], first <= STEP
+    levels, excess, ratios = _moments()
+    z = np.interp(ratio, ratios, levels)
+    deviation = first / np.interp(z, levels, excess)
+    heavy, flat = ratio >= ratios[-1], first <= STEP
     rate = np.where(flat, 0.0, np.where(heavy, 1 / first, z / deviation))
     return Tail(rate, np.where(heavy | flat, 0.0, deviation**-2), edge)
 

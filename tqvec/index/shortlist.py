@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose `special` loads when it is first used, not with tqvec
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, ndtr
 
 from tqvec.index.uncertainty import Find, Judge, reach, tail_rates
 
@@ -109,7 +109,7 @@ def _complete(fetched: Fetched, k: int) -> Array:
     total = np.zeros((nq, m + 1))
     for node, weight in zip(_NODES, _WEIGHTS / _WEIGHTS.sum(), strict=True):
         threshold = centre + node * deviation
-        below = log_ndtr((threshold[:, None] - fetched.mean) / fetched.deviation)
+        below = scipy.special.log_ndtr((threshold[:, None] - fetched.mean) / fetched.deviation)
         logarithm = np.concatenate([below, -_better_unseen(fetched, threshold)[:, None]], axis=1)
         total += weight * np.exp(np.cumsum(logarithm[:, ::-1], axis=1)[:, ::-1])
     return total
@@ -121,10 +121,10 @@ def _kth_best(fetched: Fetched, k: int) -> tuple[Array, Array]:
     low, high = (mean - 8 * deviation).min(axis=1), (mean + 8 * deviation).max(axis=1)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        above = ndtr((mean - middle[:, None]) / deviation).sum(axis=1) > k - 0.5
+        above = scipy.special.ndtr((mean - middle[:, None]) / deviation).sum(axis=1) > k - 0.5
         low, high = np.where(above, middle, low), np.where(above, high, middle)
     steps = (mean - low[:, None]) / deviation
-    share = ndtr(steps)
+    share = scipy.special.ndtr(steps)
     density = np.exp(-np.square(steps) / 2) / (np.sqrt(2 * np.pi) * deviation)
     spread = np.sqrt(np.sum(share * (1 - share), axis=1))
     return low, spread / np.maximum(density.sum(axis=1), _SMALL)
@@ -139,5 +139,5 @@ def _better_unseen(fetched: Fetched, threshold: Array) -> Array:
     deviation, m = fetched.deviation[:, -1], fetched.mean.shape[1]
     away = (threshold - fetched.mean[:, -1]) / deviation
     steep = fetched.rate * deviation
-    grown = np.exp(np.minimum(steep**2 / 2 - steep * away + log_ndtr(steep - away), 700.0))
-    return np.clip(m * (grown - ndtr(-away)), 0.0, fetched.rest)
+    grown = np.exp(np.minimum(steep**2 / 2 - steep * away + scipy.special.log_ndtr(steep - away), 700.0))
+    return np.clip(m * (grown - scipy.special.ndtr(-away)), 0.0, fetched.rest)
