@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command import run
 
 import tqvec
 from tqvec.cli import app as application
@@ -20,13 +20,6 @@ from tqvec.cli import demo as demo_module
 from tqvec.index.persistence import Writer
 
 X = np.random.default_rng(1).standard_normal((300, 24)).astype(np.float32)
-
-
-def run(*arguments):
-    result = CliRunner().invoke(application.app, [str(a) for a in arguments], env={"COLUMNS": "160"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture

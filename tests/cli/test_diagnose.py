@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command import run
 
 import tqvec
 from tqvec.cli import app as application
@@ -13,10 +13,8 @@ X = np.random.default_rng(10_090).standard_normal((300, 24)).astype(np.float32)
 Q = np.random.default_rng(10_091).standard_normal((20, 24)).astype(np.float32)
 
 
-def run(*arguments):
-    result = CliRunner().invoke(application.app, ["diagnose", *(str(a) for a in arguments)], env={"COLUMNS": "160"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
+def told_by(*arguments):
+    result = run("diagnose", *arguments)
     assert result.exit_code == 0
     return result.stdout
 
@@ -36,7 +34,7 @@ def files(tmp_path, monkeypatch):
 def test_vectors(files):
     expected = files.diagnose(Q, X, k=5)
     for name in ("x.npy", "x.fvecs"):
-        told = run(name, "--nbits", 2, "--metric", "l2", "--queries", "q.npy", "-k", 5)
+        told = told_by(name, "--nbits", 2, "--metric", "l2", "--queries", "q.npy", "-k", 5)
         low, high = expected.interval
         assert f"{name}: recall 5@5: {expected.recall:.3f} ({low:.3f} to {high:.3f})" in told
         assert "measured on all 300 vectors; 20 queries" in told
@@ -55,33 +53,33 @@ def test_an_index_file(files):
         (("--sample", "x.npy"), (None, X)),
         (("--queries", "q.npy", "--sample", "x.fvecs"), (Q, X)),
     ):
-        told = run("x.tqv", *arguments)
+        told = told_by("x.tqv", *arguments)
         expected = files.diagnose(*given)
         assert f"recall 10@10: {expected.recall:.3f} (" in told
         assert expected.way in told
 
 
 def test_defaults_and_the_trellis(files):
-    assert "│ 4 bits (now)" in run("x.npy")
-    assert "│ 2 bits, trellis (now)" in run("x.npy", "--nbits", 2, "--codebook", "trellis")
+    assert "│ 4 bits (now)" in told_by("x.npy")
+    assert "│ 2 bits, trellis (now)" in told_by("x.npy", "--nbits", 2, "--codebook", "trellis")
 
 
 def test_of_many_vectors_a_part_corrects(files, monkeypatch):
     monkeypatch.setattr("tqvec.cli.diagnose._NUMBERS", 1000)
     monkeypatch.setattr("tqvec.cli.diagnose._DRAWN", 100)
     monkeypatch.setattr("tqvec.cli.diagnose._ROWS", 64)
-    told = run("x.npy", "--nbits", 2)
+    told = told_by("x.npy", "--nbits", 2)
     assert "estimated from 300 codes and corrected by" in told
     assert "measured on 100 rows of the sample" in told
 
 
 def test_plots(files):
     pytest.importorskip("matplotlib")
-    told = run("x.npy", "--nbits", 2, "--plot", "x.png")
+    told = told_by("x.npy", "--nbits", 2, "--plot", "x.png")
     assert told.endswith("written: x.png\n")
     with open("x.png", "rb") as file:
         assert file.read(4) == b"\x89PNG"
-    run("x.npy", "-k", 299, "--plot", "x.svg")
+    told_by("x.npy", "-k", 299, "--plot", "x.svg")
     with open("x.svg", encoding="utf-8") as file:
         assert "<svg" in file.read()
 

@@ -12,9 +12,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command import run
 
-from tqvec.cli import app as application
 from tqvec.errors import InputError
 from tqvec.oracle import ports, report, runner
 from tqvec.oracle.profiles import PROFILES
@@ -117,13 +116,6 @@ def test_arrays_of_other_libraries(kind):
 
     port = ports.Port("other", {"dequantize": dequantize}, asarray=kind)
     assert runner.run(port, s).passed
-
-
-def run(*arguments):
-    result = CliRunner().invoke(application.app, [str(a) for a in arguments], env={"COLUMNS": "160"})
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture

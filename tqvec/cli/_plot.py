@@ -7,8 +7,8 @@ from typing import Any
 from tqvec.errors import UnsupportedError
 
 
-def pyplot() -> Any:
-    """`matplotlib.pyplot`, drawing into files.
+def pyplot(option: str = "--plot") -> Any:
+    """`matplotlib.pyplot`, drawing into files, as an option asks for.
 
     Raises
     ------
@@ -18,7 +18,7 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise UnsupportedError("--plot needs matplotlib: pip install 'tqvec[plot]'") from error
+        raise UnsupportedError(f"{option} needs matplotlib: pip install 'tqvec[plot]'") from error
     matplotlib.use("agg")
     import matplotlib.pyplot
 

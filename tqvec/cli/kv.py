@@ -58,7 +58,7 @@ def simulate(
         if path.suffix not in (".json", ".png", ".svg", ".pdf"):
             raise InputError(f"{path}: must be .json, .png, .svg or .pdf")
     if any(path.suffix != ".json" for path in outputs):
-        pyplot()
+        pyplot("a plot as --output")
     kind, _, size = eviction.partition(":")
     window = {"window": parse_tokens(size, "window")} if size else {}
     server = Server([Tier.parse(text) for text in tier], kind, prefill=prefill, **window)

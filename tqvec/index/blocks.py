@@ -13,9 +13,7 @@ from tqvec.index.prefixes import PrefixBlocks
 from tqvec.index.rows import Rows, aligned
 
 SPARE_ROWS = 64  # that all arrays keep after the last row: vector kernels read whole blocks
-BLOCK_ROWS = (
-    1 << 18
-)  # from which on a tail stops growing: what is copied as a tail grows, or for one removal, is bounded
+BLOCK_ROWS = 1 << 18  # from which on a tail stops growing: this bounds what is copied as it grows, or for one removal
 
 Words = NDArray[np.uint64]
 Ids = NDArray[np.int64]

@@ -1,0 +1,12 @@
+"""The ``tqvec`` command, run in this process."""
+
+from typer.testing import CliRunner
+
+from tqvec.cli import app as application
+
+
+def run(*arguments):
+    result = CliRunner().invoke(application.app, [str(a) for a in arguments], env={"COLUMNS": "160"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
