@@ -147,6 +147,6 @@ def trellis(scale: str) -> Callable[[Floats, float], Floats]:
     def coder(x: Floats, nbits: float) -> Floats:
         codec = TurboQuant(x.shape[1], nbits, codebook="trellis", scale=scale)
         codes = codec.encode(x)
-        return codec.unshrunk(Codes(codes.data, bfloat16(codes.scale)))
+        return codec.decode_unbiased(Codes(codes.data, bfloat16(codes.scale)))
 
     return coder

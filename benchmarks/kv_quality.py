@@ -33,8 +33,8 @@ from _language_model import Layer, Model, prose_name
 from rich.table import Table
 
 from tqvec.kvcache import Policy
-from tqvec.kvcache.allocation import allocate
-from tqvec.kvcache.fidelity import Fidelity, fidelity
+from tqvec.kvcache.quality.allocation import allocate
+from tqvec.kvcache.quality.fidelity import Fidelity, fidelity
 
 PARTS = {"window": Part(128, 4), "everything": Part(0, 0), "variants": Part(0, 4), "attention": Part(0, 4)}
 QUERIES = 64  # newest ones, for metrics of attention

@@ -1,6 +1,6 @@
 """Does a coded key still win among a million? The shift of the point where half of the needles are found.
 
-tqvec/kvcache/retrieval.py says what is asked; float32 is the control.
+tqvec/kvcache/quality/needle.py says what is asked; float32 is the control.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tqvec.kvcache import Policy
-from tqvec.kvcache.retrieval import RHOS, Haystack, retrieval
+from tqvec.kvcache.quality.needle import RHOS, Haystack, retrieval
 
 POLICIES = {
     "8 bits": Policy(8, 8),

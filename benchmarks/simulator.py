@@ -20,11 +20,11 @@ from rich.progress import track
 from rich.table import Table
 
 from tqvec.kvcache import KVCache, LayerKind, Model, Policy
-from tqvec.kvcache.planner import groups_of
-from tqvec.kvcache.rates import Clock
-from tqvec.kvcache.simulator import Server, simulate
-from tqvec.kvcache.store import Tier
-from tqvec.kvcache.traces import Request, generate
+from tqvec.kvcache.planning.planner import groups_of
+from tqvec.kvcache.simulation.memory_tiers import Tier
+from tqvec.kvcache.simulation.simulator import Server, simulate
+from tqvec.kvcache.simulation.timing import Clock
+from tqvec.kvcache.simulation.traces import Request, generate
 
 KIND = LayerKind("full", 8, 128, heads=32)  # of Llama-3.1-8B
 LAYERS = 4

@@ -1,15 +1,15 @@
 """An index in plain Python, to compare `tqvec.Index` with: a dictionary from ids to float vectors, scored by NumPy.
 
 What a vector stands for after coding comes from `tqvec.reference`; for trained codecs, which that lacks, from
-`TurboQuant.unshrunk`. Scores are compared within the error of the integer scan, and so are results: an id that should
-be there may only be missing if its score is that close to the last one.
+`TurboQuant.decode_unbiased`. Scores are compared within the error of the integer scan, and so are results: an id that
+should be there may only be missing if its score is that close to the last one.
 """
 
 from itertools import pairwise
 
 import numpy as np
 
-from tqvec.index import blocks, scan, store
+from tqvec.index import blocks, scanner, store
 from tqvec.reference import codebook, quantize, rotation, trellis
 
 EPSILON = 3e-4  # of ‖query‖‖vector‖: the bound of kernels/scan/README.md, 3·10⁻⁵ √d at d = 100, and scales of 16 bits
@@ -64,7 +64,7 @@ class PlainIndex:
         if self.metric == "cosine":
             x = quantize.directions(x)
         if codec.calibration is not None:
-            return codec.unshrunk(codec.encode(x)).astype(np.float64)
+            return codec.decode_unbiased(codec.encode(x)).astype(np.float64)
         bands = [tuple(band) for band in codec.bands]
         if codec.codebook == "trellis":
             coded = quantize.encode_trellis(x, bands, codec.seed)
@@ -144,7 +144,7 @@ def small_blocks(patch, rows=100):
     patch.setattr(blocks, "BLOCK_ROWS", rows)
     patch.setattr(store, "BLOCK_ROWS", rows)
     patch.setattr(store, "_PART", rows // 3)
-    patch.setattr(scan, "_GRAIN", 64)
+    patch.setattr(scanner, "_GRAIN", 64)
 
 
 def contents(index):

@@ -91,7 +91,7 @@ class PlainLayer:
                 sums = tq.encode_sums(token[side, head] - self.means[side, head])
                 scale = SCALES[rule](sums.norm, sums.dot, sums.energy).astype(np.float32)
                 codes = tqvec.Codes(sums.data, bfloat16(scale).astype(np.float32))
-                out[side, head] = tq.unshrunk(codes)[0] + self.means[side, head]
+                out[side, head] = tq.decode_unbiased(codes)[0] + self.means[side, head]
         return out
 
     def truncate(self, n):

@@ -14,10 +14,10 @@
 
 from tqvec import kvcache
 from tqvec.codec.codes import Codes
-from tqvec.codec.quantizer import TurboQuant
+from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import FormatError, InputError, LossWarning, TqvecError, UnsupportedError
 from tqvec.index import selectors
-from tqvec.index.flat import Index
+from tqvec.index.index import Index
 from tqvec.kernels.features import simd_info
 
 __version__ = "0.1.0"

@@ -17,7 +17,7 @@ from command import run
 import tqvec
 from tqvec.cli import app as application
 from tqvec.cli import demo as demo_module
-from tqvec.index.persistence import Writer
+from tqvec.index.file.io import Writer
 
 X = np.random.default_rng(1).standard_normal((300, 24)).astype(np.float32)
 

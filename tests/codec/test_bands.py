@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import tqvec
 from tqvec import TurboQuant
-from tqvec.codec import codebook
 from tqvec.codec.bands import Band, integer_levels
+from tqvec.codec.codebooks import scalar
 from tqvec.errors import InputError
 from tqvec.reference import packing, quantize, rotation, scoring
 
@@ -30,8 +30,7 @@ def levels(tq, codes):
     """Centroids (n, d) of packed rows, from the reference."""
     unpacked = sts.unpacked(tq, codes)
     parts = [
-        codebook.centroids(tq.d, band.nbits)[unpacked[:, band.start : band.stop]].astype(np.float32)
-        for band in tq.bands
+        scalar.centroids(tq.d, band.nbits)[unpacked[:, band.start : band.stop]].astype(np.float32) for band in tq.bands
     ]
     return np.concatenate(parts, axis=1)
 
@@ -135,8 +134,8 @@ def test_properties_of_every_vector(case, seed):
     y = tq.rotate(quantize.directions(x)).astype(np.float64)
     codes = packing.unpack(sums.data, sts.bands(tq))
     for band in tq.bands:  # 9
-        values, c = y[:, band.start : band.stop], codebook.centroids(tq.d, band.nbits)
-        clear = np.abs(values[..., None] - codebook.thresholds(tq.d, band.nbits)).min(axis=-1) > 1e-5 * np.abs(c).min()
+        values, c = y[:, band.start : band.stop], scalar.centroids(tq.d, band.nbits)
+        clear = np.abs(values[..., None] - scalar.thresholds(tq.d, band.nbits)).min(axis=-1) > 1e-5 * np.abs(c).min()
         nearest = quantize.nearest(values, c)
         np.testing.assert_array_equal(codes[:, band.start : band.stop][clear], nearest[clear])
 
@@ -150,12 +149,12 @@ def test_mean_distortion(nbits):
     error = x - tq.decode(tq.encode(x))
     mean = np.einsum("ij,ij->", error, error, dtype=np.float64) / n
     assert mean == pytest.approx(tq.distortion, rel=0.024)
-    shares = [(band.stop - band.start) / d * codebook.distortion(d, band.nbits) for band in tq.bands]
+    shares = [(band.stop - band.start) / d * scalar.distortion(d, band.nbits) for band in tq.bands]
     assert tq.distortion == pytest.approx(sum(shares), rel=1e-12)
     if isinstance(nbits, float):
         below, above = int(nbits), int(nbits) + 1
-        assert codebook.distortion(d, above) < mean < codebook.distortion(d, below)
-        assert codebook.entropy(d, below) < tq.entropy < codebook.entropy(d, above)
+        assert scalar.distortion(d, above) < mean < scalar.distortion(d, below)
+        assert scalar.entropy(d, below) < tq.entropy < scalar.entropy(d, above)
 
 
 @pytest.mark.parametrize("cosine", [0.0, 0.6])

@@ -9,7 +9,7 @@ import strategies as sts
 import tqvec
 from tqvec.codec import calibration
 from tqvec.codec.bands import Band
-from tqvec.codec.calibration import Budget, Calibration, calibrate, errors
+from tqvec.codec.calibration import Budget, Calibration, calibrate
 from tqvec.errors import InputError
 from tqvec.kernels.dispatch import implementation
 
@@ -67,7 +67,7 @@ def test_shares_hold_for_rows_that_were_not_in_the_sample():
 
 @pytest.mark.parametrize("codebook", ["scalar", "trellis"])
 def test_allocation_is_the_best_there_is(codebook):
-    table = errors(64, codebook)
+    table = distortions(64, codebook)
     edges = np.arange(0, 65, 16)
     for seed in range(10):
         weights = np.repeat(np.sort(sts.rng(seed).exponential(1, 4) ** 2)[::-1], 16)
@@ -153,7 +153,7 @@ def test_products_of_a_vector_with_itself_are_exact(codebook):
     x = spread_out(300, 48)
     codec = calibrated(x, 2, codebook)
     r = (x - codec.centre).astype(np.float64)
-    found = np.diag(codec.inner_product(x - codec.centre, codec.encode(x))) - codec.offset(x - codec.centre)
+    found = np.diag(codec.inner_product(x - codec.centre, codec.encode(x))) - codec.centre_products(x - codec.centre)
     np.testing.assert_allclose(found, np.square(r).sum(axis=1), rtol=2e-5)
 
 

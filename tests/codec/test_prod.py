@@ -8,7 +8,7 @@ import strategies as sts
 from hypothesis import given
 
 from tqvec import Codes, Index, TurboQuant
-from tqvec.codec import codebook
+from tqvec.codec.codebooks import scalar
 from tqvec.codec.qjl import PROJECTIONS
 from tqvec.errors import InputError
 from tqvec.reference import packing, prod, rotation
@@ -184,7 +184,7 @@ def test_mean_distortion(nbits, qjl):
         tq = made(d, nbits, qjl, seed=seed)
         error = x - tq.decode(tq.encode(x))
         squares.append(np.einsum("ij,ij->i", error, error, dtype=np.float64))
-    first = sum((b.stop - b.start) / d * codebook.distortion(d, b.nbits - 1) for b in tq.bands)
+    first = sum((b.stop - b.start) / d * scalar.distortion(d, b.nbits - 1) for b in tq.bands)
     assert tq.distortion == pytest.approx(first * ERRORS[qjl](d), rel=1e-9)
     assert np.mean(squares) == pytest.approx(tq.distortion, rel=0.02)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import strategies as sts
 
-from tqvec.codec import codebook
 from tqvec.codec.bands import Band, quantizer_tables
-from tqvec.codec.rotation import hadamard
+from tqvec.codec.codebooks import scalar
+from tqvec.codec.transforms import hadamard
 from tqvec.kernels.dispatch import kernel
 
 SEEDS = {64: 3000, 96: 2500, 100: 2500, 128: 7000, 200: 4500, 384: 2700, 1536: 700}
@@ -54,7 +54,7 @@ def ratios(d, seeds, rounds=None):
             norm, dot, energy = np.empty((3, len(x)))
             encode(x, rotation, table, 0, len(x), codes, norm, dot, energy)
             totals[i] += 1 - 2 * dot + energy  # ‖u − ũ‖²
-    means = totals / seeds / np.array([[codebook.distortion(d, nbits)] for nbits in WIDTHS])
+    means = totals / seeds / np.array([[scalar.distortion(d, nbits)] for nbits in WIDTHS])
     return {
         (nbits, name): float(np.mean([mean for mean, n in zip(row, names, strict=True) if n == name]))
         for nbits, row in zip(WIDTHS, means, strict=True)

@@ -11,7 +11,7 @@ import pytest
 import strategies as sts
 
 from tqvec import TurboQuant
-from tqvec.codec import codebook
+from tqvec.codec.codebooks import scalar
 from tqvec.reference import scoring
 
 N = 2048
@@ -31,8 +31,8 @@ def test_mean_distortion(d, n, tolerances):
         tq = TurboQuant(d, nbits=nbits, seed=1, scale="norm")
         error = x - tq.decode(tq.encode(x))
         mean = np.einsum("ij,ij->", error, error, dtype=np.float64) / n
-        assert mean == pytest.approx(codebook.distortion(d, nbits), rel=tolerance)
-        assert tq.distortion == codebook.distortion(d, nbits)
+        assert mean == pytest.approx(scalar.distortion(d, nbits), rel=tolerance)
+        assert tq.distortion == scalar.distortion(d, nbits)
 
 
 @pytest.mark.parametrize("cosine", [0.0, 0.5, 0.9])
@@ -70,7 +70,7 @@ def test_mse_scores_shrink(nbits, cosine):
     x, y = (v.astype(np.float32) for v in sts.pairs(N, d, cosine, seed=22 + nbits))
     tq = TurboQuant(d, nbits=nbits, seed=3, scale="norm")
     error = sts.diagonal_scores(tq, y, tq.encode(x)) - cosine
-    assert abs(error.mean() + codebook.distortion(d, nbits) * cosine) <= 7 * error.std() / math.sqrt(N)
+    assert abs(error.mean() + scalar.distortion(d, nbits) * cosine) <= 7 * error.std() / math.sqrt(N)
 
 
 @pytest.mark.parametrize("nbits", [1, 2, 3, 4, 5])
@@ -79,4 +79,4 @@ def test_projection_equals_energy_on_average(d, nbits):
     sums = TurboQuant(d, nbits=nbits, seed=5).encode_sums(sts.unit(N, d, seed=23).astype(np.float32), 1)
     gap = sums.dot - sums.energy
     assert abs(gap.mean()) <= 7 * gap.std() / math.sqrt(N)
-    assert abs(sums.energy.mean() - (1 - codebook.distortion(d, nbits))) <= 7 * sums.energy.std() / math.sqrt(N) + 1e-7
+    assert abs(sums.energy.mean() - (1 - scalar.distortion(d, nbits))) <= 7 * sums.energy.std() / math.sqrt(N) + 1e-7

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tqvec import Codes, TurboQuant
-from tqvec.codec import codebook, trellis
+from tqvec.codec.codebooks import scalar, trellis
 from tqvec.errors import InputError
 from tqvec.reference import packing, quantize, rotation, scoring
 from tqvec.reference import trellis as reference
@@ -293,7 +293,7 @@ def test_fingerprints(monkeypatch):
 def test_the_shortest_band_is_worth_having(nbits):
     """From 16 coordinates on; at 1 bit the scalar codebook is better up to 19."""
     for d in (trellis.MIN_COORDINATES, 20):
-        ratio = made(d, nbits).distortion / codebook.distortion(d, nbits)
+        ratio = made(d, nbits).distortion / scalar.distortion(d, nbits)
         assert ratio < (0.82 if nbits > 1 else 1.13 if d < 20 else 1)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import tqvec.codec.quantizer
-import tqvec.index.flat
+import tqvec.codec.turboquant
+import tqvec.index.index
 import tqvec.kvcache.cache
-import tqvec.kvcache.planner
+import tqvec.kvcache.planning.planner
 import tqvec.kvcache.policy
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,13 @@ def test_page(page, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "module",
-    [tqvec.codec.quantizer, tqvec.index.flat, tqvec.kvcache.cache, tqvec.kvcache.planner, tqvec.kvcache.policy],
+    [
+        tqvec.codec.turboquant,
+        tqvec.index.index,
+        tqvec.kvcache.cache,
+        tqvec.kvcache.planning.planner,
+        tqvec.kvcache.policy,
+    ],
     ids=lambda module: module.__name__,
 )
 def test_docstrings(module):

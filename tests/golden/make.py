@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 import tqvec
-from tqvec.codec import codebook
-from tqvec.index import persistence
+from tqvec.codec.codebooks import scalar
+from tqvec.index.file import io
 from tqvec.index.rows import encoded
 from tqvec.reference import packing, prod, quantize, splitmix
 
@@ -94,12 +94,12 @@ def save_with_ids(path):
     codec = golden_index("scalar").codec
     rows = encoded(codec, "ip", golden_input(codec.d, codec.seed))
     rows["ids"] = np.array([2**62, 0, 7, 3, 2**40])
-    persistence.save(path, codec, "ip", ROWS, [rows], None, 2**62 + 1)
+    io.save(path, codec, "ip", ROWS, [rows], None, 2**62 + 1)
 
 
 def golden():
     """All of codes.json."""
-    centroids = [[d, nbits, i, float(codebook.centroids(d, nbits)[i]).hex()] for d, nbits, i in CENTROIDS]
+    centroids = [[d, nbits, i, float(scalar.centroids(d, nbits)[i]).hex()] for d, nbits, i in CENTROIDS]
     return {
         "version": 1,
         "rows": ROWS,

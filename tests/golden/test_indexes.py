@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import tqvec
-from tqvec.codec.tangents import unpacked
-from tqvec.index import persistence
+from tqvec.codec.error_byte import read_error_byte
+from tqvec.index.file import io
 
 HERE = Path(__file__).parent
 FILES = HERE / "indexes"
@@ -49,7 +49,7 @@ def test_old_versions_give_what_they_gave(make, name, tmp_path):
     assert ids.tolist() == expected["ids"]
     size = np.abs(expected["scores"]).max()
     np.testing.assert_allclose(scores, expected["scores"], rtol=2**-15, atol=2**-15 * size)
-    assert np.isnan(unpacked(index._core.store.blocks[0].rows["scale"])).all()
+    assert np.isnan(read_error_byte(index._core.store.blocks[0].rows["scale"])).all()
     assert np.all(error > 0)
     assert np.isfinite(error).all()
     index.save(tmp_path / "new.tqv")
@@ -63,7 +63,7 @@ def test_old_versions_give_what_they_gave(make, name, tmp_path):
 def test_the_newest_version_has_its_bytes(make, name, tmp_path):
     make.golden_index(name).save(tmp_path / "new.tqv")
     assert (tmp_path / "new.tqv").read_bytes() == (FILES / f"v6-{name}.tqv").read_bytes()
-    tangents = unpacked(load_file(FILES / f"v6-{name}.tqv")["scale"])
+    tangents = read_error_byte(load_file(FILES / f"v6-{name}.tqv")["scale"])
     assert np.flatnonzero(np.isnan(tangents)).tolist() == [1]  # the zero vector
 
 
@@ -79,7 +79,7 @@ def test_version_5_becomes_the_newest(name, tmp_path):
 def test_ids_have_their_bytes(make, tmp_path):
     make.save_with_ids(tmp_path / "new.tqv")
     assert (tmp_path / "new.tqv").read_bytes() == (FILES / "v6-ids.tqv").read_bytes()
-    header, rows, _ = persistence.load(FILES / "v6-ids.tqv", verify=True)
+    header, rows, _ = io.load(FILES / "v6-ids.tqv", verify=True)
     assert rows["ids"].tolist() == [2**62, 0, 7, 3, 2**40]
     assert (header.first_id, header.next_id) == (0, 2**62 + 1)
 

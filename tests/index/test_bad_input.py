@@ -9,7 +9,7 @@ from plain import contents, same
 
 import tqvec
 from tqvec.errors import InputError
-from tqvec.index.flat import METRICS
+from tqvec.index.index import METRICS
 
 GOOD = np.random.default_rng(10_001).standard_normal((4, 8)).astype(np.float32)
 IDS = [30, -1, 10, 2]
@@ -502,7 +502,7 @@ GAMMA = np.ones(4, np.float32)
 )
 def test_bad_codes(codes, name):
     codec = tqvec.TurboQuant(8)
-    for call in (codec.decode, codec.unshrunk, lambda codes: codec.inner_product(GOOD, codes)):
+    for call in (codec.decode, codec.decode_unbiased, lambda codes: codec.inner_product(GOOD, codes)):
         with pytest.raises(InputError, match=f"^{name} must be "):
             call(codes)
 

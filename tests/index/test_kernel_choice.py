@@ -8,7 +8,7 @@ import pytest
 
 import tqvec
 from tqvec.eval.sample import load_sample
-from tqvec.index import scan
+from tqvec.index import scanner
 from tqvec.kernels.dispatch import available
 
 pytestmark = pytest.mark.skipif(not available("search_few"), reason="no staged search at this level")
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.skipif(not available("search_few"), reason="no staged s
 def searches(index, queries, k, monkeypatch, threads=None):
     """Results of the full scan, of single queries and of a batch; each (scores, ids)."""
     with monkeypatch.context() as patch:
-        patch.setattr(scan, "available", lambda operation: False)
+        patch.setattr(scanner, "available", lambda operation: False)
         full = index.search(queries, k=k, threads=threads)
     with monkeypatch.context() as patch:
-        patch.setattr(scan, "_FEW", 10**6)
+        patch.setattr(scanner, "_FEW", 10**6)
         single = index.search(queries, k=k, threads=threads)
     return full, single, index.search(queries, k=k, threads=threads)
 

@@ -7,7 +7,7 @@ from plain import PlainIndex
 
 import tqvec
 from tqvec.errors import InputError
-from tqvec.index import blocks, scan
+from tqvec.index import blocks, scanner
 from tqvec.index.selectors import Ids, Mask, Range, Selector
 from tqvec.kernels.dispatch import available
 
@@ -257,7 +257,7 @@ def test_staged_and_batched_search_through_many_blocks(share, metric, monkeypatc
     queries, k = sts.normal(60, 64, seed=3), 4
     found = index.search(queries, k, filter=filter, threads=2)
     singles = [index.search(query, k, filter=filter, threads=2) for query in queries]
-    monkeypatch.setattr(scan, "available", lambda operation: False)
+    monkeypatch.setattr(scanner, "available", lambda operation: False)
     full = index.search(queries, k, filter=filter)
     for other in (found, tuple(np.concatenate(parts) for parts in zip(*singles, strict=True))):
         same = full[1] == other[1]

@@ -11,7 +11,8 @@ import tqvec
 from tqvec.errors import InputError, LossWarning
 from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import load_sample
-from tqvec.index import flat, store, training
+from tqvec.index import index as index_module
+from tqvec.index import store, training
 from tqvec.kernels.dispatch import implementation
 
 SEED = 8
@@ -176,7 +177,7 @@ def test_scores_are_those_of_the_decoded_vectors(metric, nbits, codebook):
     length = np.linalg.norm(queries, axis=1)[:, None]
     if metric == "l2":
         residuals = index.codec.inner_product(queries - index.codec.centre, codes)
-        residuals = residuals - index.codec.offset(queries - index.codec.centre)[:, None]
+        residuals = residuals - index.codec.centre_products(queries - index.codec.centre)[:, None]
         squares = (np.square(rows - index.codec.centre, dtype=np.float64).sum(axis=1) for rows in (queries, x))
         expected = next(squares)[:, None] + next(squares) - 2 * residuals
     else:
@@ -314,7 +315,7 @@ def test_training_changes_nothing_if_it_does_not_help_or_fails(monkeypatch):
         longest.train(x)
     recoded = training.recoded
     monkeypatch.setattr(
-        flat, "recoded", lambda rows, *more: recoded(rows, *more) if len(rows["scale"]) < 300 else 1 / 0
+        index_module, "recoded", lambda rows, *more: recoded(rows, *more) if len(rows["scale"]) < 300 else 1 / 0
     )
     with pytest.warns(LossWarning), pytest.raises(ZeroDivisionError):
         index.train(x)

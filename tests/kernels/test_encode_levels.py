@@ -5,7 +5,7 @@ import pytest
 import strategies as sts
 
 from tqvec.codec.bands import Band, code_bytes, quantizer_tables
-from tqvec.codec.rotation import ROTATIONS
+from tqvec.codec.transforms import ROTATIONS
 from tqvec.kernels.dispatch import implementation, levels
 
 LEVELS = levels("encode_rows")

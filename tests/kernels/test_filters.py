@@ -13,8 +13,8 @@ import strategies as sts
 
 import tqvec
 from tqvec.codec.bands import integer_levels
-from tqvec.codec.products import batch_tables
-from tqvec.codec.stages import leading_planes, prefix_counts, stage_tables
+from tqvec.codec.tables.batch import batch_tables
+from tqvec.codec.tables.staged import leading_planes, prefix_counts, stage_tables
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import features
 from tqvec.kernels.dispatch import available, kernel

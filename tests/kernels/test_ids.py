@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import strategies as sts
 
-from tqvec.index.ids import IdTable
+from tqvec.index.id_table import IdTable
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.ids.portable import home_of
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import strategies as sts
 
-from tqvec.codec.rotation import hadamard
+from tqvec.codec.transforms import hadamard
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.queries import BY_LENGTH, BY_NOTHING, BY_TWICE_THE_LENGTH
 from tqvec.reference import quantize, rotation

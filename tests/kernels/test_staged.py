@@ -8,10 +8,10 @@ import pytest
 import strategies as sts
 
 import tqvec
-from tqvec.codec import codebook
 from tqvec.codec.bands import Band
-from tqvec.codec.products import batch_tables, byte_levels
-from tqvec.codec.stages import leading_planes, level_bytes, prefix_means, stage_tables
+from tqvec.codec.codebooks import scalar
+from tqvec.codec.tables.batch import batch_tables, byte_levels
+from tqvec.codec.tables.staged import leading_planes, level_bytes, prefix_means, stage_tables
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import features
 from tqvec.kernels.dispatch import available, implementation, kernel
@@ -46,7 +46,7 @@ def direction(d, seed=2):
 @pytest.mark.parametrize("d", [8, 100, 384])
 def test_prefix_means_are_conditional_means(d, nbits):
     """Means nest, energies rise from 2/π-like to 1 - D, and E<c, L_p> = e_p (staged/README.md)."""
-    c, p = codebook.centroids(d, nbits), codebook.probabilities(d, nbits)
+    c, p = scalar.centroids(d, nbits), scalar.probabilities(d, nbits)
     assert p.sum() == pytest.approx(1, abs=1e-12)
     energies = []
     for planes in range(1, nbits + 1):
@@ -56,7 +56,7 @@ def test_prefix_means_are_conditional_means(d, nbits):
         energies.append(energy)
     assert np.all(np.diff(energies) > 0)
     np.testing.assert_allclose(prefix_means(d, nbits, nbits)[0], c, rtol=1e-12)
-    assert energies[-1] == pytest.approx(1 - codebook.distortion(d, nbits), rel=1e-9)
+    assert energies[-1] == pytest.approx(1 - scalar.distortion(d, nbits), rel=1e-9)
 
 
 def needs(level):
@@ -362,8 +362,8 @@ def test_rounded_levels_have_the_right_length(nbits, steps):
     d, planes = 384, min(nbits, 7)
     step = byte_levels(d, nbits, 0, steps)
     spread = np.repeat(step.levels, 2 ** (nbits - planes)) * step.unit
-    mean = d * np.sum(codebook.probabilities(d, nbits) * codebook.centroids(d, nbits) * spread)
-    assert mean == pytest.approx(1 - codebook.distortion(d, nbits), rel=1e-9)
+    mean = d * np.sum(scalar.probabilities(d, nbits) * scalar.centroids(d, nbits) * spread)
+    assert mean == pytest.approx(1 - scalar.distortion(d, nbits), rel=1e-9)
 
 
 @needs_staged
@@ -409,7 +409,7 @@ def test_slack_is_what_the_estimates_err(nbits):
     values = np.unpackbits(codes.data, axis=1, bitorder="little").reshape(n, nbits, d)
     codes_of = sum(values[:, p].astype(int) << (nbits - 1 - p) for p in range(nbits))
     rotated = tq.rotate(q[None])[0].astype(np.float64)
-    full = codes.scale * (codebook.centroids(d, nbits)[codes_of] @ rotated)
+    full = codes.scale * (scalar.centroids(d, nbits)[codes_of] @ rotated)
     stages = stages_of(d, nbits)
     estimates = {}
     if nbits > 1:

@@ -6,11 +6,11 @@ import pytest
 import strategies as sts
 
 import tqvec
-from tqvec.codec import trellis
 from tqvec.codec.bands import Band
-from tqvec.codec.calibration import Calibration, errors
-from tqvec.codec.products import batch_tables
-from tqvec.codec.stages import layout, leading_planes, level_bytes, plane_order, prefix_counts, stage_tables
+from tqvec.codec.calibration import Calibration
+from tqvec.codec.codebooks import trellis
+from tqvec.codec.tables.batch import batch_tables
+from tqvec.codec.tables.staged import layout, leading_planes, level_bytes, plane_order, prefix_counts, stage_tables
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import features
 from tqvec.kernels.dispatch import available, implementation, kernel
@@ -168,7 +168,7 @@ def test_prefix_blocks(codebook):
 def calibrated(codebook, spreads):
     """A codec of bands `SPREAD` whose axes have standard deviations in these proportions, and a maker of such rows."""
     bands, _ = bands_of(SPREAD, codebook)
-    table = errors(384, codebook)
+    table = distortions(384, codebook)
     g = np.array([1 / (1 - table[band.nbits]) for band in bands])
     factors = np.sqrt(g / g.max())
     axes = np.linalg.qr(sts.rng(20).standard_normal((384, 384)))[0]

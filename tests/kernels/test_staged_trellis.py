@@ -6,10 +6,10 @@ import pytest
 import strategies as sts
 
 import tqvec
-from tqvec.codec import trellis
 from tqvec.codec.bands import Band, integer_levels
-from tqvec.codec.products import byte_levels
-from tqvec.codec.stages import leading_planes, level_bytes, plane_order, stage_tables
+from tqvec.codec.codebooks import trellis
+from tqvec.codec.tables.batch import byte_levels
+from tqvec.codec.tables.staged import leading_planes, level_bytes, plane_order, stage_tables
 from tqvec.index.prefixes import PrefixBlocks, parities
 from tqvec.kernels import features
 from tqvec.kernels.dispatch import available, implementation, kernel

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import strategies as sts
 
-from tqvec.codec import trellis
 from tqvec.codec.bands import Band, code_bytes
-from tqvec.codec.rotation import ROTATIONS
+from tqvec.codec.codebooks import trellis
+from tqvec.codec.transforms import ROTATIONS
 from tqvec.kernels._jit import LANES
 from tqvec.kernels.dispatch import implementation, levels
 from tqvec.kernels.tables import TrellisTables

@@ -6,7 +6,7 @@ import strategies as sts
 
 from tqvec.errors import InputError
 from tqvec.kvcache import Bands, KVCache, Policy, allocate
-from tqvec.kvcache.fidelity import fidelity
+from tqvec.kvcache.quality.fidelity import fidelity
 
 D = 20
 GOOD = sts.normal(2 * 50, D, 8_200).reshape(2, 50, D)

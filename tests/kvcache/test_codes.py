@@ -87,7 +87,7 @@ def test_rules_of_scales(rule):
     cache.append(0, k, v)
     tq = tqvec.TurboQuant(D, 2, scale=rule)
     x, found = (k, cache.keys(0)) if rule == "least_squares" else (v, cache.values(0))
-    expected = tq.unshrunk(tq.encode(x.reshape(-1, D))).reshape(x.shape)
+    expected = tq.decode_unbiased(tq.encode(x.reshape(-1, D))).reshape(x.shape)
     ratio = np.linalg.norm(found, axis=2) / np.linalg.norm(expected, axis=2)
     assert np.all(np.abs(ratio - 1) <= 2**-8)
     assert abs(ratio.mean() - 1) < 1e-4  # to nearest: no bias

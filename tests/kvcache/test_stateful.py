@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from plain_cache import PlainLayer, arrays_of, attention
 
-from tqvec.kvcache import KVCache, memory
+from tqvec.kvcache import KVCache, byte_model
 
 which = st.integers(0, 2)
 sizes = st.sampled_from([1, 1, 2, 5, 9, 40])
@@ -97,7 +97,7 @@ class Machine(RuleBasedStateMachine):
             assert told.hot == (sinks + hot) * 2 * 2 * D * 2
             assert told.scales == (old + cold) * 2 * 2 * 2
             row, row_old = (
-                memory.row_bytes(both, D)
+                byte_model.row_bytes(both, D)
                 for both in ((*widths.keys, *widths.values), (*widths.old_keys, *widths.old_values))
             )
             assert told.codes == cold * row + old * row_old
@@ -106,7 +106,7 @@ class Machine(RuleBasedStateMachine):
             )
             if untouched:
                 n = len(plain.tokens) + plain.evicted
-                assert told.items() == memory.layer_nbytes(self.policy, widths, D, n).items()
+                assert told.items() == byte_model.layer_nbytes(self.policy, widths, D, n).items()
 
 
 TestCache = Machine.TestCase

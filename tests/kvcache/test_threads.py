@@ -16,7 +16,7 @@ from cache_policies import POLICIES, D, tokens
 from tqvec.errors import InputError
 from tqvec.kvcache import KVCache
 from tqvec.kvcache.layer import Layer
-from tqvec.kvcache.tiers import Hot, Segment
+from tqvec.kvcache.state import Hot, Segment
 
 N = 400
 Q = sts.normal(4, D, 8_100).reshape(4, 1, D)
@@ -162,7 +162,7 @@ def test_an_append_that_fails_changes_nothing(step, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("tqvec.kvcache.codecs.Side.encode" if step == "encode" else "tqvec.kvcache.tiers.longer", fail)
+        patch.setattr("tqvec.kvcache.codecs.Side.encode" if step == "encode" else "tqvec.kvcache.state.longer", fail)
         with pytest.raises(MemoryError):
             cache.append(0, k[:, 70:], v[:, 70:])
     assert (cache.nbytes, cache.n_tokens) == (before, 70)

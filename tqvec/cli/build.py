@@ -14,9 +14,9 @@ from tqvec.cli._console import console, progress
 from tqvec.errors import InputError
 from tqvec.eval.readers import float_rows
 from tqvec.eval.streams import Stream, open_vectors
-from tqvec.index.flat import Index
-from tqvec.index.journal import Journal
-from tqvec.index.persistence import Writer
+from tqvec.index.file.io import Writer
+from tqvec.index.file.resume import Journal
+from tqvec.index.index import Index
 from tqvec.index.rows import encoded
 from tqvec.index.training import Training
 

@@ -9,13 +9,13 @@ import typer
 from rich.table import Table
 
 from tqvec.cli._console import console
-from tqvec.index import persistence
+from tqvec.index.file import io
 
 
 def check(index_file: Annotated[Path, typer.Argument(metavar="INDEX")]) -> None:
     """Verify every byte of an index file; exit status 1, and the first fault, if it is damaged."""
-    header, _, calibration = persistence.load(index_file, mmap=True, verify=True)
-    persistence.codec_of(index_file, header, calibration)
+    header, _, calibration = io.load(index_file, mmap=True, verify=True)
+    io.codec_of(index_file, header, calibration)
     table = Table()
     for heading in ("tensor", "type", "shape", "bytes", "checksums"):
         table.add_column(heading, justify="left" if heading in ("tensor", "type") else "right")

@@ -18,7 +18,7 @@ from tqvec.cli._plot import pyplot
 from tqvec.eval.baselines import build_faiss, has_faiss
 from tqvec.eval.recall import exact_search, normalized, recall
 from tqvec.eval.sample import Sample, load_sample
-from tqvec.index.flat import Index
+from tqvec.index.index import Index
 from tqvec.index.warmup import STEPS
 from tqvec.kernels.features import level
 

@@ -16,8 +16,8 @@ from tqvec.cli.build import width
 from tqvec.errors import InputError
 from tqvec.eval.readers import HDF5, float_rows, read_vectors, split_name
 from tqvec.eval.streams import Stream, open_vectors
-from tqvec.index.diagnosis import Diagnosis
-from tqvec.index.flat import Index
+from tqvec.index.diagnose.diagnosis import Diagnosis
+from tqvec.index.index import Index
 
 _VECTORS = (".npy", ".fvecs", ".bvecs", ".parquet", *HDF5)  # anything else is an index file
 _NUMBERS = 1 << 29  # of vectors that are looked at as a whole; of more,

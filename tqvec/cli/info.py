@@ -14,9 +14,9 @@ from tqvec import __version__, simd_info
 from tqvec._config import num_threads
 from tqvec.cli._console import console
 from tqvec.codec.bands import mean
-from tqvec.codec.quantizer import TurboQuant
+from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
-from tqvec.index import persistence
+from tqvec.index.file import io
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "safetensors", "faiss-cpu", "matplotlib")
 # A row each of ``--codecs``: its name, and what `TurboQuant` takes beside d.
@@ -52,8 +52,8 @@ def info(
 
 
 def _index(path: Path) -> dict[str, str]:
-    header, _, calibration = persistence.load(path, mmap=True)
-    codec = persistence.codec_of(path, header, calibration)
+    header, _, calibration = io.load(path, mmap=True)
+    codec = io.codec_of(path, header, calibration)
     size = codec.code_size + (4 if header.metric == "l2" else 0)
     return {
         "file": f"{path}, {path.stat().st_size:,} bytes, version {header.version}; `tqvec check` verifies it",

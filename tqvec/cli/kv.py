@@ -12,14 +12,14 @@ import typer
 from tqvec.cli._console import console, progress
 from tqvec.cli._plot import pyplot
 from tqvec.errors import InputError
-from tqvec.kvcache.losses import read_layers
-from tqvec.kvcache.planner import plan as planned
-from tqvec.kvcache.report import Report, show
-from tqvec.kvcache.simulator import Server
-from tqvec.kvcache.simulator import simulate as simulated
-from tqvec.kvcache.store import Tier
-from tqvec.kvcache.traces import WORKLOADS, Request, generate, read_trace
-from tqvec.kvcache.units import parse_tokens
+from tqvec.kvcache.planning.planner import plan as planned
+from tqvec.kvcache.planning.units import parse_tokens
+from tqvec.kvcache.quality.captured import read_layers
+from tqvec.kvcache.simulation.memory_tiers import Tier
+from tqvec.kvcache.simulation.report import Report, show
+from tqvec.kvcache.simulation.simulator import Server
+from tqvec.kvcache.simulation.simulator import simulate as simulated
+from tqvec.kvcache.simulation.traces import WORKLOADS, Request, generate, read_trace
 
 app = typer.Typer(help="Keys and values of a transformer: bytes, time and error.", no_args_is_help=True)
 _TOKENS = "100k"  # of a trace that is made

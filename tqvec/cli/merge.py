@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tqvec.cli._console import console
-from tqvec.index.merge import merge as merged
+from tqvec.index.file.merge import merge as merged
 
 
 def merge(

@@ -13,7 +13,7 @@ from rich.table import Table
 from tqvec.cli._console import console
 from tqvec.errors import InputError
 from tqvec.eval.readers import float_rows, read_vectors
-from tqvec.index.flat import Index
+from tqvec.index.index import Index
 
 _SHOWN = 5  # queries in the table
 

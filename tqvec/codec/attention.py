@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec.codec.bands import code_bytes
-from tqvec.codec.quantizer import TurboQuant
-from tqvec.codec.runs import runs_of
+from tqvec.codec.tables.attention import runs_of
+from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
 from tqvec.kernels.attend.portable import BLOCK
 from tqvec.kernels.dispatch import kernel

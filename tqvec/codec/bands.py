@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
-from tqvec.codec import codebook
+from tqvec.codec.codebooks import scalar
 from tqvec.errors import InputError
 from tqvec.kernels.tables import QuantizerTables
 
@@ -123,8 +123,8 @@ def quantizer_tables(d: int, bands: tuple[Band, ...], spreads: ArrayLike = 1.0) 
     centroids = np.zeros((n, 256), np.float32)
     for i, band in enumerate(bands):
         levels = 2**band.nbits
-        thresholds[i, : levels - 1] = codebook.thresholds(d, band.nbits) * factors[i]
-        centroids[i, :levels] = codebook.centroids(d, band.nbits) * factors[i]
+        thresholds[i, : levels - 1] = scalar.thresholds(d, band.nbits) * factors[i]
+        centroids[i, :levels] = scalar.centroids(d, band.nbits) * factors[i]
     cells = 256
     while True:
         grids = [_grid(thresholds[i, : 2**band.nbits - 1], cells) for i, band in enumerate(bands)]

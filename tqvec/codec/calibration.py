@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.codec import codebook as scalar
-from tqvec.codec import trellis
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band
-from tqvec.codec.rotation import hadamard
+from tqvec.codec.codebooks import scalar, trellis
+from tqvec.codec.transforms import hadamard
 from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
 
@@ -57,7 +56,7 @@ class Calibration(NamedTuple):
     near: Floats = np.array([0, 1], np.float32)
 
     def shares(self, table: list[float]) -> Array:
-        """Part of the squared length of residuals that each band has, (n_bands,); `table` is that of `errors`."""
+        """Part of the squared length of residuals that each band has, (n_bands,); `table` is that of `distortions`."""
         shrinkage = np.array([1 - table[band.nbits] for band in self.bands])
         counts = np.array([band.stop - band.start for band in self.bands])
         return counts / self.centre.size * np.square(self.spreads, dtype=np.float64) * shrinkage / shrinkage.min()
@@ -161,7 +160,7 @@ def principal_axes(residuals: Floats) -> tuple[Array, Array]:
     return np.ascontiguousarray(axes[:, ::-1]), shares / shares.sum()
 
 
-def errors(d: int, codebook: str) -> list[float]:
+def distortions(d: int, codebook: str) -> list[float]:
     """Expected squared error D of each width, from 0 bits on."""
     if codebook == "trellis":
         return [1.0, *(trellis.distortion(d, nbits) for nbits in range(1, trellis.MAX_NBITS + 1))]
@@ -220,12 +219,12 @@ def choose_bands(weights: Array, budget: Budget) -> list[Band]:
     that while it makes them, so there are groups of two sizes to choose from.
     """
     d = weights.size
-    table = [_DROPPED, *errors(d, budget.codebook)[1:]]
+    table = [_DROPPED, *distortions(d, budget.codebook)[1:]]
 
     def cost(bands: list[Band]) -> float:
         total = _DROPPED * float(weights[bands[-1].stop :].sum())
         for band in bands:
-            own = errors(band.stop - band.start, "trellis") if budget.codebook == "trellis" else table
+            own = distortions(band.stop - band.start, "trellis") if budget.codebook == "trellis" else table
             total += own[band.nbits] * float(weights[band.start : band.stop].sum())
         return total
 
@@ -259,7 +258,7 @@ def calibrate(rows: Floats, centre: Floats, budget: Budget, bands: Sequence[Band
     """
     d = rows.shape[1]
     axes, shares = principal_axes(rows - centre)
-    table = errors(d, budget.codebook)
+    table = distortions(d, budget.codebook)
     if bands is None:
         bands = choose_bands(shares**_WEIGHT, budget)
     gain = np.sqrt([1 / (1 - table[band.nbits]) for band in bands])

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tqvec.codec import codebook, rotation
+from tqvec.codec import transforms
 from tqvec.codec.bands import Band, quantizer_tables
+from tqvec.codec.codebooks import scalar
 from tqvec.codec.splitmix import stream
 from tqvec.errors import InputError
 from tqvec.kernels.tables import QuantizerTables, RotationTables
@@ -56,7 +57,7 @@ def gaussian(d: int, seed: int) -> Projection:
     if d > MAX_GAUSSIAN_D:
         raise InputError(f"d must be at most {MAX_GAUSSIAN_D} with qjl='gaussian', got {d}; use qjl='hadamard'")
     matrix = np.random.default_rng(stream(seed, STREAM, 4)).standard_normal((d, d), np.float32)
-    return Projection(rotation.dense(matrix), math.sqrt(math.pi / 2) / d, math.pi / 2 - 1 / d)
+    return Projection(transforms.dense(matrix), math.sqrt(math.pi / 2) / d, math.pi / 2 - 1 / d)
 
 
 def hadamard(d: int, seed: int) -> Projection:
@@ -68,8 +69,8 @@ def hadamard(d: int, seed: int) -> Projection:
     is therefore √(π/2)/d·(1 − 1/(4d) + …), a little below the Gaussian one. ‖Oᵀz‖² = d exactly, so the squared error
     is 1/(d·m²) − 1 (→ π/2 − 1), about a third of the Gaussian one.
     """
-    level = float(codebook.centroids(d, 1)[1])
-    tables = rotation.hadamard(d, seed, FIRST_ROUND)
+    level = float(scalar.centroids(d, 1)[1])
+    tables = transforms.hadamard(d, seed, FIRST_ROUND)
     return Projection(tables, 1 / (d * level), 1 / (d * level * level) - 1)
 
 
@@ -104,4 +105,4 @@ def stages(
     whole = encoder._replace(bands=np.array(bands, np.int64))
     first = whole._replace(centroids=np.repeat(encoder.centroids[:, :128], 2, axis=1))
     signs = whole._replace(centroids=np.tile(np.array([-1, 1], np.float32), (len(bands), 128)))
-    return first, SecondStage(encoder, projection, rotation.compose(basis, projection.tables), signs)
+    return first, SecondStage(encoder, projection, transforms.compose(basis, projection.tables), signs)

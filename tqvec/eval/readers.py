@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._mapped import forget
+from tqvec._mmap import forget
 from tqvec.errors import FormatError, InputError, UnsupportedError
 
 _TEXMEX: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".ivecs": np.dtype("<i4"), ".bvecs": np.dtype("u1")}

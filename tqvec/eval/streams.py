@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._mapped import forget
+from tqvec._mmap import forget
 from tqvec.errors import FormatError, InputError, UnsupportedError
 from tqvec.eval.readers import HDF5, hdf5_dataset, read_vectors, split_name
 

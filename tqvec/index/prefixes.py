@@ -7,7 +7,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.codec.stages import Planes
+from tqvec.codec.tables.staged import Planes
 from tqvec.index.rows import aligned
 from tqvec.kernels.dispatch import kernel
 

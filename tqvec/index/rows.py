@@ -7,9 +7,9 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from tqvec.codec import tangents
+from tqvec.codec import error_byte
 from tqvec.codec.bands import code_bytes
-from tqvec.codec.quantizer import TurboQuant
+from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
 
 METRICS = ("ip", "cosine", "l2")
@@ -57,7 +57,7 @@ def encoded(codec: TurboQuant, metric: str, x: ArrayLike, threads: int | None = 
     """
     sums = codec.encode_sums(x, threads, unit=metric == "cosine")
     rows: Rows = {"codes": sums.data}
-    rows["scale"] = tangents.packed(codec.stored_scale(sums), codec.tangents(sums, threads))
+    rows["scale"] = error_byte.with_error_byte(codec.stored_scale(sums), codec.tangents(sums, threads))
     if metric == "l2":
         with np.errstate(over="ignore"):
             rows["squared_norm"] = np.square(sums.norm).astype(np.float32)

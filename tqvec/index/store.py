@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tqvec.errors import InputError
 from tqvec.index.blocks import BLOCK_ROWS, Block, Tail, cut
-from tqvec.index.ids import IdTable
+from tqvec.index.id_table import IdTable
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.index.rows import Rows
 

@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.codec import tangents
+from tqvec.codec import error_byte
 from tqvec.codec.bands import Band, parse
-from tqvec.codec.calibration import MAX_D, Budget, Calibration, calibrate, errors, spatial_median
+from tqvec.codec.calibration import MAX_D, Budget, Calibration, calibrate, distortions, spatial_median
 from tqvec.codec.codes import Codes
-from tqvec.codec.quantizer import TurboQuant
+from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
+from tqvec.index.errors.standard_errors import angles
 from tqvec.index.rows import Rows
-from tqvec.index.scan import squared_lengths
-from tqvec.index.uncertainty import angles
+from tqvec.index.scanner import squared_lengths
 
 MIN_ROWS = 200  # below, a quarter held out says nothing
 _MOST = 65536  # rows of a sample that are looked at
@@ -167,7 +167,7 @@ def fit(
     final = final._replace(near=_near_errors(candidate, metric, rows[:held], samples.queries, threads))
     helped = "it helps at equal bytes" + (" what is added from now on" if from_codes else "")
     reason = helped if used else "it would not help: the index stays as it was"
-    shares = tuple(final.shares(errors(codec.d, codec.codebook)).tolist())
+    shares = tuple(final.shares(distortions(codec.d, codec.codebook)).tolist())
     judged = (recalls[0], recalls[-1]), error, loss
     return codec.calibrated(final), Training(used, reason, rows.shape[0], final.bands, shares, *judged)
 
@@ -185,12 +185,12 @@ def recoded(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
         What a row stands for is beyond float32.
     """
     try:
-        vectors = old.unshrunk(Codes(rows["codes"], rows["scale"]), threads)
+        vectors = old.decode_unbiased(Codes(rows["codes"], rows["scale"]), threads)
         encoded = new.encode_sums(vectors, threads)
         # Two errors that know nothing of each other, the second of a vector that is longer by 1/cos θ.
-        before = np.square(tangents.unpacked(rows["scale"]))
+        before = np.square(error_byte.read_error_byte(rows["scale"]))
         tangent = np.sqrt(before + np.square(new.tangents(encoded, threads)) * (1 + before))
-        scale = tangents.packed(new.stored_scale(encoded), tangent)
+        scale = error_byte.with_error_byte(new.stored_scale(encoded), tangent)
     except InputError as error:
         raise InputError(f"vectors must be handed over: a stored one is too long to be made anew ({error})") from error
     again: Rows = {"codes": encoded.data, "scale": scale}
@@ -292,7 +292,9 @@ def _near_errors(codec: TurboQuant, metric: str, held: Floats, queries: Floats |
     if metric == "l2":
         asked = asked - codec.centre
     encoded = codec.encode_sums(held, threads)
-    codes = Codes(encoded.data, tangents.packed(codec.stored_scale(encoded), codec.tangents(encoded, threads)))
+    codes = Codes(
+        encoded.data, error_byte.with_error_byte(codec.stored_scale(encoded), codec.tangents(encoded, threads))
+    )
     scores = np.take_along_axis(codec.inner_product(asked, codes, threads), best, axis=1)
     error = scores - np.einsum("qd,qkd->qk", asked, held[best], dtype=np.float64)
     deviation = angles(codec, "ip", {"scale": codes.scale[best]}, asked, scores).deviation()

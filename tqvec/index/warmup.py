@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from tqvec.codec.attention import add_values, attention_tables, code_scores, softmax_in_place
-from tqvec.codec.quantizer import TurboQuant
-from tqvec.index.flat import Index
+from tqvec.codec.turboquant import TurboQuant
+from tqvec.index.index import Index
 
 _X = np.eye(128, 16, dtype=np.float32)
 

@@ -1,15 +1,15 @@
 """Keys and values of a transformer in a few bits each: `KVCache`, and the `Policy` that says what it keeps."""
 
-from tqvec.kvcache.allocation import Allocation, allocate
+from tqvec.kvcache.byte_model import Nbytes, bits_per_value, nbytes
 from tqvec.kvcache.cache import KVCache, Tiers
-from tqvec.kvcache.formats import FORMATS
-from tqvec.kvcache.memory import Nbytes, bits_per_value, nbytes
-from tqvec.kvcache.models import LayerKind, Model, catalogue
-from tqvec.kvcache.planner import Plan, plan
+from tqvec.kvcache.planning.formats import FORMATS
+from tqvec.kvcache.planning.models import LayerKind, Model, catalogue
+from tqvec.kvcache.planning.planner import Plan, plan
 from tqvec.kvcache.policy import PRESETS, Bands, Policy
-from tqvec.kvcache.simulator import Server, simulate
-from tqvec.kvcache.store import Tier
-from tqvec.kvcache.traces import Request, generate, read_trace, write_trace
+from tqvec.kvcache.quality.allocation import Allocation, allocate
+from tqvec.kvcache.simulation.memory_tiers import Tier
+from tqvec.kvcache.simulation.simulator import Server, simulate
+from tqvec.kvcache.simulation.traces import Request, generate, read_trace, write_trace
 
 __all__ = [
     "FORMATS",

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from tqvec import _threads
 from tqvec.codec import attention
-from tqvec.codec.quantizer import TurboQuant
+from tqvec.codec.turboquant import TurboQuant
 from tqvec.kernels.tables import AttentionTables
 from tqvec.kvcache.codecs import Coded, LayerCodecs, Side, Sides
-from tqvec.kvcache.halves import Halves, widened
-from tqvec.kvcache.tiers import Hot, Means, Segment, State
+from tqvec.kvcache.half_precision import Halves, widened
+from tqvec.kvcache.state import Hot, Means, Segment, State
 
 Floats = NDArray[np.float32]
 

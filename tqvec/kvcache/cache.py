@@ -12,13 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
 from tqvec._config import num_threads
-from tqvec.codec.quantizer import MAX_D
+from tqvec.codec.turboquant import MAX_D
 from tqvec.errors import FormatError, InputError
-from tqvec.kvcache import halves, inputs, persistence, tiers
+from tqvec.kvcache import checks, half_precision
+from tqvec.kvcache import file as cache_file
+from tqvec.kvcache import state as states
 from tqvec.kvcache.attention import Task, attend
+from tqvec.kvcache.byte_model import Nbytes
 from tqvec.kvcache.codecs import basis, layer_codecs
 from tqvec.kvcache.layer import Layer
-from tqvec.kvcache.memory import Nbytes
 from tqvec.kvcache.policy import Policy
 
 Floats = NDArray[np.float32]
@@ -78,7 +80,7 @@ class KVCache:
             Layer(
                 policy,
                 layer_codecs(policy, widths, self.head_dim),
-                tiers.empty_state(self.n_kv_heads, self.head_dim, policy.dtype),
+                states.empty_state(self.n_kv_heads, self.head_dim, policy.dtype),
             )
             for widths in policy.layers(self.n_layers, self.n_kv_heads)
         )
@@ -99,7 +101,7 @@ class KVCache:
     def tiers(self, layer: int) -> Tiers:
         """How many tokens of a layer are in which tier."""
         state = self._layer(layer).state
-        return Tiers(state.sinks.n, tiers.count(state.old), tiers.count(state.cold), state.hot.n, state.evicted)
+        return Tiers(state.sinks.n, states.count(state.old), states.count(state.cold), state.hot.n, state.evicted)
 
     def append(self, layer: int, k: ArrayLike, v: ArrayLike, threads: int | None = None) -> None:
         """Add tokens behind those of a layer.
@@ -119,7 +121,7 @@ class KVCache:
         """
         number, target = layer, self._layer(layer)
         keys, values = (
-            inputs.tokens(x, name, (self.n_kv_heads, self.head_dim), self.policy.dtype, number)
+            checks.tokens(x, name, (self.n_kv_heads, self.head_dim), self.policy.dtype, number)
             for x, name in ((k, "k"), (v, "v"))
         )
         if keys.shape != values.shape:
@@ -166,14 +168,14 @@ class KVCache:
         """
         target = self._layer(layer)
         state = target.state
-        factor = 1 / math.sqrt(self.head_dim) if scale is None else inputs.finite(scale, "scale")
-        rows = inputs.queries(q, (self.n_kv_heads, self.head_dim), factor, layer)
+        factor = 1 / math.sqrt(self.head_dim) if scale is None else checks.finite(scale, "scale")
+        rows = checks.queries(q, (self.n_kv_heads, self.head_dim), factor, layer)
         newest = state.n - (state.sinks.n if state.evicted and state.n > state.sinks.n else 0)
         if not 1 <= rows.shape[1] <= newest:
             raise InputError(
                 f"q must have 1 to {newest} queries, the newest tokens of layer {layer}, got {rows.shape[1]}"
             )
-        share = inputs.share(least, "least")
+        share = checks.share(least, "least")
         task = Task(state, target.codecs, basis(self.head_dim, self.policy.seed), share)
         out, skipped = attend(task, rows, num_threads(threads))
         return (out, skipped) if return_skipped else out
@@ -191,11 +193,11 @@ class KVCache:
         state, codecs = self._layer(layer).state, self._layer(layer).codecs
         means = getattr(state.means, name, None)
         mean = 0 if means is None else means[:, None]
-        parts = [halves.widened(getattr(state.sinks, name)[:, : state.sinks.n])]
+        parts = [half_precision.widened(getattr(state.sinks, name)[:, : state.sinks.n])]
         for segments, sides in ((state.old, codecs.old), (state.cold, codecs.cold)):
             side: Any = getattr(sides, name, None)
             parts += [side.decode(getattr(one, name), one.rows, threads) + mean for one in segments]
-        parts.append(halves.widened(getattr(state.hot, name)[:, : state.hot.n]))
+        parts.append(half_precision.widened(getattr(state.hot, name)[:, : state.hot.n]))
         return np.concatenate(parts, axis=1)
 
     def truncate(self, n_tokens: int) -> None:
@@ -223,7 +225,7 @@ class KVCache:
 
         What other threads append meanwhile is in the file or not, for each layer by itself.
         """
-        persistence.save(Path(path), self._shape(), [layer.state for layer in self._layers])
+        cache_file.save(Path(path), self._shape(), [layer.state for layer in self._layers])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> KVCache:
@@ -240,20 +242,20 @@ class KVCache:
         if not path.is_file():
             raise FileNotFoundError(f"no such file: {path}")
         with path.open("rb") as file:
-            header = persistence.read_header(path, file)
+            header = cache_file.read_header(path, file)
             try:
                 policy = Policy.from_json(header.policy)
                 cache = cls(header.n_layers, header.n_kv_heads, header.head_dim, policy)
             except InputError as error:
                 raise FormatError(f"{path}: damaged, or this tqvec can't read such a cache: {error}") from error
-            states = persistence.load(path, file, header, cache._shape())
+            states = cache_file.load(path, file, header, cache._shape())
         for layer, state in zip(cache._layers, states, strict=True):
             layer.state = state
         return cache
 
-    def _shape(self) -> persistence.Shape:
+    def _shape(self) -> cache_file.Shape:
         codecs = tuple(layer.codecs for layer in self._layers)
-        return persistence.Shape(self.policy, self.n_kv_heads, self.head_dim, codecs)
+        return cache_file.Shape(self.policy, self.n_kv_heads, self.head_dim, codecs)
 
     def _layer(self, number: int) -> Layer:
         return self._layers[_validate.integer(number, "layer", 0, self.n_layers - 1)]

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from tqvec.codec.bands import code_bytes
 from tqvec.codec.codes import Codes
-from tqvec.codec.quantizer import TurboQuant
 from tqvec.codec.scales import SCALES
-from tqvec.kvcache.halves import narrowed, widened
+from tqvec.codec.turboquant import TurboQuant
+from tqvec.kvcache.half_precision import narrowed, widened
 from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
 Floats = NDArray[np.float32]
@@ -83,7 +83,9 @@ class Side(NamedTuple):
         for group, part in zip(self.groups, coded, strict=True):
             codes = np.ascontiguousarray(part.codes[:, rows]).reshape(-1, group.code_bytes)
             scales = widened(np.ascontiguousarray(part.scales[:, rows]).reshape(-1))
-            out[list(group.heads)] = group.codec.unshrunk(Codes(codes, scales), threads).reshape(-1, *out.shape[1:])
+            out[list(group.heads)] = group.codec.decode_unbiased(Codes(codes, scales), threads).reshape(
+                -1, *out.shape[1:]
+            )
         return out
 
 

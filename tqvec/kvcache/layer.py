@@ -8,11 +8,12 @@ from threading import RLock
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.kvcache import memory, tiers
+from tqvec.kvcache import byte_model
+from tqvec.kvcache import state as states
 from tqvec.kvcache.codecs import LayerCodecs, Sides
-from tqvec.kvcache.halves import Halves, narrowed, rounded
+from tqvec.kvcache.half_precision import Halves, narrowed, rounded
 from tqvec.kvcache.policy import Policy
-from tqvec.kvcache.tiers import Hot, Means, Segments, State
+from tqvec.kvcache.state import Hot, Means, Segments, State
 
 _PART = 2048  # vectors coded at a time: they stay in the second-level cache
 
@@ -35,7 +36,7 @@ class Layer:
 
     def __init__(self, policy: Policy, codecs: LayerCodecs, state: State):
         self.policy, self.codecs, self.state = policy, codecs, state
-        self._sizes = memory.segment_sizes(policy, codecs.old is not None)
+        self._sizes = byte_model.segment_sizes(policy, codecs.old is not None)
         self._lock = RLock()
         self._disown()
 
@@ -68,7 +69,7 @@ class Layer:
     def _with_new(self, state: State, keys: NDArray, values: NDArray, threads: int | None) -> State:
         """State with new tokens behind the hot ones; those that leave the hot window are coded."""
         hot, n = state.hot, state.hot.n + keys.shape[1]
-        leaving = memory.leaving(self.policy, n, state.means is not None)
+        leaving = byte_model.leaving(self.policy, n, state.means is not None)
         if leaving == 0:
             if keys.shape[1]:
                 new = [narrowed(side, self.policy.dtype) for side in (keys, values)]
@@ -103,34 +104,34 @@ class Layer:
                 if state.means.values is not None:
                     values -= state.means.values[:, None]
             parts.append((sides.keys.encode(keys, threads), sides.values.encode(values, threads)))
-        coded = tiers.joined([part[0] for part in parts]), tiers.joined([part[1] for part in parts])
-        cold = tiers.longer(state.cold, sides, coded, self._sizes.cold, self._own_cold)
+        coded = states.joined([part[0] for part in parts]), states.joined([part[1] for part in parts])
+        cold = states.longer(state.cold, sides, coded, self._sizes.cold, self._own_cold)
         self._own_cold = True
         return state._replace(cold=cold)
 
     def _aged(self, state: State, threads: int | None) -> State:
         """State in which the oldest cold tokens are coded once more."""
         old = self.codecs.old
-        leaving = memory.aging(self.policy, tiers.count(state.cold)) if old is not None else 0
+        leaving = byte_model.aging(self.policy, states.count(state.cold)) if old is not None else 0
         if leaving == 0 or old is None:
             return state
         segments = state.old
         step = max(1, _PART // len(old.keys.places))
-        for keys, values in _decoded(tiers.first(state.cold, leaving), self.codecs.cold, step, threads):
+        for keys, values in _decoded(states.first(state.cold, leaving), self.codecs.cold, step, threads):
             coded = (old.keys.encode(keys, threads), old.values.encode(values, threads))
-            segments = tiers.longer(segments, old, coded, self._sizes.old, self._own_old)
+            segments = states.longer(segments, old, coded, self._sizes.old, self._own_old)
             self._own_old = True
-        return state._replace(old=segments, cold=tiers.without_first(state.cold, leaving))
+        return state._replace(old=segments, cold=states.without_first(state.cold, leaving))
 
     def _evicted(self, state: State) -> State:
         """State of at most `max_tokens`."""
         extra = 0 if self.policy.max_tokens is None else max(0, state.n - self.policy.max_tokens)
         if extra == 0:
             return state
-        from_old = min(extra, tiers.count(state.old))
+        from_old = min(extra, states.count(state.old))
         return state._replace(
-            old=tiers.without_first(state.old, from_old),
-            cold=tiers.without_first(state.cold, extra - from_old),
+            old=states.without_first(state.old, from_old),
+            cold=states.without_first(state.cold, extra - from_old),
             evicted=state.evicted + extra,
         )
 
@@ -142,10 +143,10 @@ class Layer:
                 return
             sinks = min(n, state.sinks.n)
             n -= sinks
-            old = tiers.first(state.old, n)
-            n -= tiers.count(old)
-            cold = tiers.first(state.cold, n)
-            n -= tiers.count(cold)
+            old = states.first(state.old, n)
+            n -= states.count(old)
+            cold = states.first(state.cold, n)
+            n -= states.count(cold)
             self._disown()
             self.state = State(
                 state.sinks.first(sinks),

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from tqvec import _validate
-from tqvec.codec import trellis
 from tqvec.codec.bands import FRACTIONAL, MAX_NBITS
 from tqvec.codec.bands import Width as Width  # of one head
+from tqvec.codec.codebooks import trellis
 from tqvec.errors import InputError
 
 _MOST = 2**40  # tokens

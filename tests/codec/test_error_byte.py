@@ -1,0 +1,77 @@
+"""tan θ in the low byte of a scale: what it costs the scale, what it keeps, and what has none."""
+
+import numpy as np
+import pytest
+import strategies as sts
+
+import tqvec
+from tqvec.codec import error_byte
+from tqvec.codec.calibration import Budget, calibrate
+
+N = 200_000
+EXTREMES = np.array([0.0, 1e-45, 1e-40, 1.1754944e-38, 1.2e-38, 3.4028235e38, 1.0, 1.9999999, 2.0], np.float32)
+
+
+def scales():
+    rng = sts.rng(1)
+    return (np.exp(rng.uniform(-86, 88, N)) * rng.choice([-1, 1], N)).astype(np.float32)
+
+
+def test_scales_move_little_and_without_bias():
+    scale, tangent = scales(), 2.0 ** sts.rng(2).uniform(-11, 4.8, N)
+    change = error_byte.with_error_byte(scale, tangent).astype(np.float64) / scale - 1
+    assert np.abs(change).max() <= 2.0**-16
+    assert abs(change.mean()) <= 7 * change.std() / np.sqrt(N)
+
+
+def test_tangents_keep_a_thirty_second_of_an_octave():
+    tangent = 2.0 ** sts.rng(3).uniform(-11, 4.8, N)
+    kept = error_byte.read_error_byte(error_byte.with_error_byte(scales(), tangent))
+    assert np.abs(np.log2(kept / tangent)).max() <= 1 / 32 + 1e-9
+    ends = error_byte.with_error_byte(np.ones(4, np.float32), np.array([0, 1e-9, 1e9, np.inf]))
+    assert error_byte.read_error_byte(ends).tolist() == [2.0**-11, 2.0**-11, 2.0**4.875, 2.0**4.875]
+
+
+@pytest.mark.parametrize("tangent", [2.0**-11, 0.1, 1.0, 29.0, np.nan])
+def test_extreme_scales(tangent):
+    for sign in (1, -1):
+        scale = (sign * EXTREMES).astype(np.float32)
+        packed = error_byte.with_error_byte(scale, np.full(scale.size, tangent))
+        assert np.isfinite(packed).all()
+        assert np.array_equal(np.signbit(packed), np.signbit(scale))
+        assert np.array_equal(packed[:3], scale[:3])  # zero, and what float32 holds with fewer bits
+        np.testing.assert_allclose(packed[3:], scale[3:], rtol=2.0**-15)
+        kept = error_byte.read_error_byte(packed)
+        assert np.isnan(kept[:3]).all()
+        assert np.isnan(kept[5:]).all() == np.isnan(tangent)
+
+
+def test_unknown_tangents():
+    scale = error_byte.with_error_byte(scales(), np.full(N, 0.3))
+    gone = error_byte.clear_error_byte(scale)
+    assert np.isnan(error_byte.read_error_byte(gone)).all()
+    assert np.array_equal(error_byte.clear_error_byte(gone), gone)
+    np.testing.assert_allclose(gone, scale, rtol=2.0**-16)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("codebook", ["scalar", "trellis"])
+@pytest.mark.parametrize("nbits", [1, 2.5, 4])
+def test_tangents_are_of_the_angle_to_what_codes_stand_for(nbits, codebook, calibrated):
+    codec = tqvec.TurboQuant(96, nbits=nbits, codebook=codebook, seed=3)
+    if calibrated:
+        x = sts.normal(2000, 96) / np.sqrt(np.arange(1, 97, dtype=np.float32))
+        bits = sum((band.stop - band.start) * band.nbits for band in codec.bands)
+        codec = codec.calibrated(calibrate(x, x.mean(axis=0), Budget(bits, codebook, 3)))
+    x = sts.normal(200, 96, seed=4)
+    x[7] = codec.centre  # the zero residual has no angle
+    codes = codec.encode(x)
+    eye = np.eye(96, dtype=np.float32)
+    stands_for = (codec.inner_product(eye, codes) - codec.centre_products(eye)[:, None]).T.astype(np.float64)
+    residual = x.astype(np.float64) - codec.centre
+    lengths = np.linalg.norm(residual, axis=1) * np.linalg.norm(stands_for, axis=1)
+    keep = np.arange(200) != 7
+    cosine = np.sum(residual * stands_for, axis=1)[keep] / lengths[keep]
+    found = codec.tangents(codec.encode_sums(x))
+    assert not np.isfinite(found[7])
+    np.testing.assert_allclose(found[keep], np.sqrt(1 / cosine**2 - 1), rtol=2e-3)

@@ -1,0 +1,132 @@
+"""The catalogue, and config.json files of many makes."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from tqvec.errors import InputError
+from tqvec.kvcache import LayerKind, catalogue
+from tqvec.kvcache.planning.models import find_model, from_config
+
+# KV layers, KV heads, head_dim, context, fp16 bytes a token of all of them
+KNOWN = {
+    "llama-3.1-8b": (32, 8, 128, 131072, 131072),
+    "llama-3.1-70b": (80, 8, 128, 131072, 327680),
+    "llama-3.2-1b": (16, 8, 64, 131072, 32768),
+    "llama-3.2-3b": (28, 8, 128, 131072, 114688),
+    "qwen2.5-3b": (36, 2, 128, 32768, 36864),
+    "qwen2.5-7b": (28, 4, 128, 32768, 57344),
+    "qwen2.5-14b": (48, 8, 128, 32768, 196608),
+    "qwen3-8b": (36, 8, 128, 40960, 147456),
+    "qwen3-32b": (64, 8, 128, 40960, 262144),
+    "qwen3.5-27b": (16, 4, 256, 262144, 65536),
+    "mistral-7b-v0.3": (32, 8, 128, 32768, 131072),
+    "phi-4": (40, 10, 128, 16384, 204800),
+    "gemma-2-9b": (42, 8, 256, 8192, 344064),
+    "gemma-3-12b": (48, 8, 256, 131072, 393216),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_catalogue(name):
+    model = catalogue()[name]
+    layers = [kind for kind in model.layers if kind.kv_heads]
+    fp16 = sum(4 * kind.kv_heads * kind.head_dim for kind in layers)
+    shapes = {(kind.kv_heads, kind.head_dim) for kind in layers}
+    assert (len(layers), *shapes, model.context, fp16) == (KNOWN[name][0], KNOWN[name][1:3], *KNOWN[name][3:])
+    assert model.source.startswith("https://huggingface.co/")
+
+
+def test_nothing_in_the_catalogue_is_untested():
+    assert catalogue().keys() == KNOWN.keys()
+
+
+def kinds(name):
+    return Counter((kind.name, kind.window) for kind in catalogue()[name].layers)
+
+
+def test_windows_and_states():
+    assert kinds("gemma-2-9b") == {("sliding", 4096): 21, ("full", None): 21}
+    assert kinds("gemma-3-12b") == {("sliding", 1024): 40, ("full", None): 8}
+    assert catalogue()["gemma-3-12b"].layers[5].name == "full"
+    assert kinds("qwen3.5-27b") == {("linear", None): 48, ("full", None): 16}
+    # 48 heads of 128 × 128 float32, and 4 inputs of 2·16·128 + 48·128 channels in 16 bits
+    assert catalogue()["qwen3.5-27b"].layers[0].state == 48 * 128 * 128 * 4 + 4 * (2 * 16 * 128 + 48 * 128) * 2
+
+
+PLAIN = {
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 100,
+}
+FULL = LayerKind("full", 2, 8, heads=8)
+SLIDING = LayerKind("sliding", 2, 8, 16, heads=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "layers"),
+    [
+        ({}, [FULL] * 4),
+        ({"head_dim": 32}, [FULL._replace(head_dim=32)] * 4),
+        ({"head_dim": None}, [FULL] * 4),
+        ({"num_key_value_heads": None}, [FULL._replace(kv_heads=8)] * 4),
+        ({"sliding_window": 16}, [SLIDING] * 4),
+        ({"sliding_window": 16, "use_sliding_window": False, "max_window_layers": 3}, [FULL] * 4),
+        ({"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 3}, [FULL] * 3 + [SLIDING]),
+        ({"sliding_window": 16, "sliding_window_pattern": 2}, [SLIDING, FULL] * 2),
+        ({"sliding_window": 16, "layer_types": ["sliding_attention", *["full_attention"] * 3]}, [SLIDING] + [FULL] * 3),
+        (
+            {"attention_chunk_size": 16, "layer_types": ["chunked_attention", *["full_attention"] * 3]},
+            [SLIDING._replace(name="chunked")] + [FULL] * 3,
+        ),
+        ({"num_kv_shared_layers": 1}, [FULL] * 3 + [LayerKind("shared", 0, 0)]),
+        (
+            {"sliding_window": 16, "sliding_window_pattern": 2, "global_head_dim": 16, "num_global_key_value_heads": 1},
+            [SLIDING, LayerKind("full", 1, 16, heads=8)] * 2,
+        ),
+    ],
+)
+def test_configurations(change, layers):
+    assert list(from_config(PLAIN | change, "it", "here").layers) == layers
+    assert list(from_config({"text_config": PLAIN | change}, "it", "here").layers) == layers
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": None}, "here: num_hidden_layers is missing"),
+        ({"num_hidden_layers": -1}, "here: num_hidden_layers must be an integer from 1"),
+        ({"num_attention_heads": "8"}, "here: num_attention_heads must be an integer, got '8'"),
+        ({"hidden_size": None}, "here: head_dim and hidden_size are missing"),
+        ({"max_position_embeddings": None}, "here: max_position_embeddings is missing"),
+        ({"layer_types": ["full_attention"]}, "here: layer_types must list 4 layers"),
+        ({"layer_types": ["mamba"] * 4}, r"here: layer_types\[0\]: 'mamba' is not one of full_attention"),
+        ({"layer_types": ["sliding_attention"] * 4}, "here: sliding_window is missing"),
+        ({"full_attention_interval": 4}, "here: linear_num_key_heads is missing"),
+        ({"kv_lora_rank": 512}, "here: kv_lora_rank: latent attention .* not modelled"),
+    ],
+)
+def test_what_a_configuration_lacks_is_named(change, message):
+    with pytest.raises(InputError, match=message):
+        from_config(PLAIN | change, "it", "here")
+
+
+def test_files(tmp_path):
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(PLAIN))
+    for path in (folder, str(folder), folder / "config.json"):
+        assert find_model(path).layers == (FULL,) * 4
+        assert find_model(path).name == "my-model"
+    assert find_model("Llama-3.1-8B") == catalogue()["llama-3.1-8b"]
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: no JSON"):
+        find_model(folder)
+    (folder / "config.json").write_text("[1]")
+    with pytest.raises(InputError, match="must hold an object"):
+        find_model(folder)
+    with pytest.raises(InputError, match=r"model must be one of llama-3\.1-8b.*; got 'gpt-5'"):
+        find_model("gpt-5")

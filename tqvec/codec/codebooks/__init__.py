@@ -1,0 +1,1 @@
+"""Codebooks: scalar (Lloyd-Max) and trellis."""

@@ -1,0 +1,1 @@
+"""Scripts that made the frozen tables in ``data``; nothing here runs in use."""

@@ -1,0 +1,1 @@
+"""Tables of a codec as the kernels take them."""

@@ -1,0 +1,1 @@
+"""Diagnosis of an index: its recall, the causes of errors, and alternatives."""

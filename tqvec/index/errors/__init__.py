@@ -1,0 +1,1 @@
+"""Error bars of scores, and what follows from them: shortlists and reranking."""

@@ -1,0 +1,1 @@
+"""The file of an index: its header, reading and writing, builds that resume, and merging files."""

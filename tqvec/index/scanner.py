@@ -1,0 +1,154 @@
+"""Which kernel answers a search, and what it needs: the part of `Index` that turns queries into ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqvec import _threads
+from tqvec.codec.bands import integer_levels
+from tqvec.codec.tables.batch import batch_tables
+from tqvec.codec.tables.staged import Planes, leading_planes, prefix_counts, stage_tables
+from tqvec.codec.turboquant import TurboQuant
+from tqvec.index.blocks import SPARE_ROWS, Block, View, Words
+from tqvec.index.prefixes import PrefixBlocks
+from tqvec.kernels.dispatch import available, kernel
+from tqvec.kernels.pack.portable import SPREAD
+from tqvec.kernels.scan.queries import BY_LENGTH, BY_NOTHING, BY_TWICE_THE_LENGTH
+from tqvec.kernels.tables import StageTables
+from tqvec.kernels.topk.portable import EMPTY_ID
+
+_GRAIN = 2048  # rows a thread takes at least; a multiple of the staged kernel's 64
+_FEW = 8  # queries, up to which each is searched alone, in stages
+_ROWS_A_RESULT = 64  # from which on judging rows by a few bits pays
+_FORMS = {"ip": BY_LENGTH, "cosine": BY_NOTHING, "l2": BY_TWICE_THE_LENGTH}
+_NO_BIAS = np.zeros(0, np.float32)
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+Scan = Callable[[Block, Words, int, int, int, Floats, Ids], None]
+
+
+class Scanner:
+    """Searches the rows of an index.
+
+    Three kernels give the same full scores, to the last bit: ``search_rows`` unpacks everything, ``search_few`` judges
+    most rows by a few bits, one query at a time, and ``search_batch`` by byte products, many queries at a time. The
+    last two exist at some SIMD levels only; they may miss a true result with the small probability that
+    kernels/staged/README.md derives.
+
+    Parameters
+    ----------
+    codec : TurboQuant
+    metric : str
+        "ip", "cosine" or "l2".
+    """
+
+    def __init__(self, codec: TurboQuant, metric: str):
+        self._codec = codec
+        self._metric = metric
+        self._bands = codec.quantizer.bands
+        self._levels = integer_levels(codec.d, codec.quantizer)
+        self._windows = codec.quantizer.windows
+        self._stages: StageTables | None = None
+        planes: list[Planes] = []
+        if all((band.stop - band.start) % 8 == 0 for band in codec.bands):  # the stages read whole bytes
+            known = codec.d, codec.bands, self._windows, codec.spreads
+            counts = prefix_counts(*known)
+            self._stages = stage_tables(*known, self._levels.levels, counts)
+            planes = leading_planes(codec.bands, self._windows, counts)
+        self.prefixes = PrefixBlocks(planes)
+
+    def search(self, view: View, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
+        """The `k` best rows of a view for each query; there are at least `k`.
+
+        Returns
+        -------
+        scores : (nq, k) float32
+            Larger is better; for l2 the squared distance is ``‖query‖² - score``.
+        ids : (nq, k) int64
+            Row numbers, counted through all blocks.
+        """
+        scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
+        ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
+        ntotal = sum(block.n for block in view.blocks)
+        judged = self._stages is not None and k * _ROWS_A_RESULT <= view.size
+        if judged and queries.shape[0] <= _FEW and available("search_few"):
+            scan = self._few(queries)
+        elif judged and available("search_batch"):
+            scan = self._batch(queries)
+        else:
+            scan = self._all(queries)
+
+        def task(part: int, start: int, stop: int) -> None:
+            base = 0
+            for block, chosen in zip(view.blocks, view.allowed, strict=True):
+                first, last = (_whole(row - base, block.n) for row in (start, stop))
+                if first < last and (chosen.size == 0 or chosen[first // 64 : -(-last // 64)].max() > 0):
+                    scan(block, chosen, base, first, last, scores[part], ids[part])
+                base += block.n
+
+        parts = _threads.over_rows(task, ntotal, _GRAIN, threads)
+        kernel("topk_finish")(scores[:parts], ids[:parts])
+        return scores[0], ids[0]
+
+    def _tables(self, block: Block) -> tuple[Any, ...]:
+        bias = -block.rows["squared_norm"] if self._metric == "l2" else _NO_BIAS
+        return block.rows["codes"], block.rows["scale"], bias
+
+    def _all(self, queries: Floats) -> Scan:
+        directions, _, unit = self._directions(queries)
+        padded = sum(-(-(band.stop - band.start) // 8) * 8 for band in self._codec.bands)
+        integers = np.empty((queries.shape[0], padded), np.int16)
+        kernel("integer_queries")(directions, self._bands, 8, integers)
+        search = kernel("search_rows")
+        codec = (self._bands, self._levels.levels, self._levels.pairs, self._windows, SPREAD)
+
+        def scan(block: Block, *where: Any) -> None:
+            search(*self._tables(block), *codec, integers, unit, *where)
+
+        return scan
+
+    def _few(self, queries: Floats) -> Scan:
+        search = kernel("search_few")
+        rotation, form = self._codec.rotation_tables, _FORMS[self._metric]
+
+        def scan(block: Block, chosen: Words, base: int, start: int, stop: int, scores: Floats, ids: Ids) -> None:
+            room = _threads.scratch((stop - start) * 21 // 16 + 3 * SPARE_ROWS)
+            prefixes = block.prefixes.of(block.rows["codes"], block.n)
+            search(
+                *self._tables(block), self._bands, prefixes, queries, rotation, form, self._levels.unit, self._stages,
+                room, chosen, base, start, stop, scores, ids,
+            )  # fmt: skip
+
+        return scan
+
+    def _batch(self, queries: Floats) -> Scan:
+        batch = batch_tables(self._bands, self._windows, self._codec.spreads, *self._directions(queries))
+        search = kernel("search_batch")
+
+        def scan(block: Block, *where: Any) -> None:
+            search(*self._tables(block), self._stages, batch, *where)
+
+        return scan
+
+    def _directions(self, queries: Floats) -> tuple[Floats, NDArray[np.float64], Floats]:
+        """Rotated queries of length 1, the factors of their scores, and the units of their integer products."""
+        nq = queries.shape[0]
+        out = np.empty_like(queries), np.empty(nq), np.empty(nq, np.float32)
+        prepare = kernel("query_directions")
+        prepare(queries, self._codec.rotation_tables, _FORMS[self._metric], self._levels.unit, *out)
+        return out
+
+
+def _whole(row: int, count: int) -> int:
+    """Where a share of the rows ends within a block: kernels start at multiples of 64."""
+    return count if row >= count else max(0, row) // 64 * 64
+
+
+def squared_lengths(rows: Floats) -> NDArray[np.float64]:
+    """Squared Euclidean length of each row, summed in float64."""
+    return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)

@@ -1,0 +1,103 @@
+"""Checks of what comes into a cache."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tqvec import _validate
+from tqvec.errors import InputError
+from tqvec.kvcache import half_precision
+from tqvec.kvcache.half_precision import Halves
+
+Floats = NDArray[np.float32]
+
+_PART = 1024  # tokens looked at at a time
+_FLOAT16_ENDS = 1e5
+
+
+def _shaped(x: ArrayLike, name: str) -> NDArray:
+    """A 3-D array of floating-point numbers."""
+    array = _validate.as_array(x, name)
+    if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
+        raise InputError(f"{name} must hold floating-point numbers, got dtype {array.dtype}; convert it with astype")
+    return array
+
+
+def _check(rows: NDArray, name: str, largest: float, where: str) -> None:
+    """Refuse numbers above `largest`, NaN and infinity; messages name the head and the token, or the query."""
+    for start in range(0, rows.shape[1], _PART):
+        part = rows[:, start : start + _PART]
+        numbers = half_precision.widened(part) if rows.dtype.itemsize == 2 else part
+        if numbers.size == 0 or (numbers.min() >= -largest and numbers.max() <= largest):  # NaN is neither
+            continue
+        head, row, _ = np.argwhere(~(np.abs(numbers) <= largest))[0]
+        given = rows[:, start + row][head] if rows.dtype == np.float16 else numbers[head, row]  # widening takes no NaN
+        finite = np.isfinite(given).all()
+        what = f"a value above {largest:g}" if finite else "NaN or Inf"
+        hint = "; a policy with dtype='bfloat16' takes it" if finite and largest < _FLOAT16_ENDS else ""
+        raise InputError(f"{name} {where.format(head=head, row=start + row)} holds {what}{hint}")
+
+
+def _float32(array: NDArray) -> Floats:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.ascontiguousarray(array, np.float32)
+
+
+def tokens(x: ArrayLike, name: str, shape: tuple[int, int], dtype: str, layer: int) -> Floats | Halves:
+    """New keys or values, as float32 or, if they come so, in 16 bits.
+
+    Parameters
+    ----------
+    x : (heads, n, head_dim) float
+    name : str
+        For messages.
+    shape : (heads, head_dim)
+    dtype : str
+        "float16" or "bfloat16".
+    layer : int
+        For messages.
+
+    Raises
+    ------
+    InputError
+        Wrong type or shape, NaN, Inf or a number beyond the type.
+    """
+    array = _shaped(x, name)
+    heads, d = shape
+    if array.ndim != 3 or (array.shape[0], array.shape[2]) != shape:
+        raise InputError(f"{name} must have shape ({heads}, n_tokens, {d}), got {array.shape}")
+    rows = array.view(half_precision.type_of(dtype)) if array.dtype.name == dtype else _float32(array)
+    _check(rows, name, half_precision.LARGEST[dtype], f"of layer {layer}, head {{head}}, token {{row}}")
+    return rows
+
+
+def queries(x: ArrayLike, shape: tuple[int, int], factor: float, layer: int) -> Floats:
+    """Queries times a factor, (n_heads, n, head_dim) float32.
+
+    `shape` is (KV heads, head_dim); errors are those of `tokens`.
+    """
+    array = _shaped(x, "q")
+    heads, d = shape
+    if array.ndim != 3 or array.shape[0] % heads or array.shape[0] == 0 or array.shape[2] != d:
+        raise InputError(f"q must have shape (multiple of {heads}, n_queries, {d}), got {array.shape}")
+    largest = half_precision.LARGEST["bfloat16"] / max(1.0, abs(factor))
+    rows = _float32(array)
+    _check(rows, "q", largest, f"of layer {layer}, head {{head}}, query {{row}}")
+    return rows * np.float32(factor)
+
+
+def finite(value: object, name: str) -> float:
+    """A number that is neither NaN nor infinite."""
+    number = _validate.number(value, name)
+    if not np.isfinite(number):
+        raise InputError(f"{name} must be finite, got {number}")
+    return number
+
+
+def share(value: object, name: str) -> float:
+    """A number from 0 up to, but not, 1."""
+    number = _validate.number(value, name)
+    if not 0 <= number < 1:
+        raise InputError(f"{name} must be at least 0 and below 1, got {number}")
+    return number

@@ -1,0 +1,1 @@
+"""Plan the memory of a KV cache before it exists: models, formats, and bytes."""

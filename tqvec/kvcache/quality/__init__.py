@@ -1,0 +1,1 @@
+"""Measure what compression costs: attention, retrieval, and the choice of widths."""

@@ -1,0 +1,1 @@
+"""Simulate a server with a compressed KV cache: requests, memory tiers, times."""
