@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from tqvec._types import Doubles, Floats, Ids
 
 _BLOCK = 8192  # rows multiplied at a time
 
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
-
-def scores(metric: str, queries: Floats, rows: Floats) -> Array:
+def scores(metric: str, queries: Floats, rows: Floats) -> Doubles:
     """Inner products, cosines or negated squared distances, (nq, n)."""
     y, x = queries.astype(np.float64), rows.astype(np.float64)
     if metric == "cosine":
         y, x = (_directions(part) for part in (y, x))
-    products: Array = y @ x.T
+    products: Doubles = y @ x.T
     if metric == "l2":
         return 2 * products - np.sum(y * y, axis=1)[:, None] - np.sum(x * x, axis=1)
     return products
 
 
-def _directions(rows: Array) -> Array:
+def _directions(rows: Doubles) -> Doubles:
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
 
 
-def best(metric: str, queries: Floats, rows: Floats, m: int, own: Ids | None = None) -> tuple[Array, Ids]:
+def best(metric: str, queries: Floats, rows: Floats, m: int, own: Ids | None = None) -> tuple[Doubles, Ids]:
     """The `m` best rows for each query, best first; of equal scores the smaller number comes first.
 
     Parameters

@@ -9,7 +9,7 @@ import strategies as sts
 import tqvec
 from tqvec.codec import calibration
 from tqvec.codec.bands import Band
-from tqvec.codec.calibration import Budget, Calibration, calibrate
+from tqvec.codec.calibration import Budget, Calibration, calibrate, distortions
 from tqvec.errors import InputError
 from tqvec.kernels.dispatch import implementation
 

@@ -7,7 +7,7 @@ import strategies as sts
 
 import tqvec
 from tqvec.codec.bands import Band
-from tqvec.codec.calibration import Calibration
+from tqvec.codec.calibration import Calibration, distortions
 from tqvec.codec.codebooks import trellis
 from tqvec.codec.tables.batch import batch_tables
 from tqvec.codec.tables.staged import layout, leading_planes, level_bytes, plane_order, prefix_counts, stage_tables

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._types import Floats
 from tqvec.codec.bands import code_bytes
 from tqvec.codec.tables.attention import runs_of
 from tqvec.codec.turboquant import TurboQuant
@@ -22,7 +23,6 @@ from tqvec.kernels.tables import AttentionTables
 
 __all__ = ["BLOCK", "Part", "add_values", "attention_tables", "code_scores", "merge", "softmax_in_place"]
 
-Floats = NDArray[np.float32]
 
 _FILLER = np.zeros(128, np.uint8)
 _FILLER[63::64] = 255

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._types import Doubles, Floats
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band
 from tqvec.codec.codebooks import scalar, trellis
 from tqvec.codec.transforms import hadamard
@@ -25,9 +26,6 @@ _WEIGHT = 1.5  # power of an axis' share: 1 would give the least squared error o
 _DROPPED = 1.75  # what an axis without bits counts in place of its D = 1: what it hides of a score isn't random
 _BLOCK = 4096  # rows multiplied at a time: sums of float32 products stay short
 _FIRST_ROUND = 8  # of the rotations inside bands; those before belong to the codec's own rotation and projection
-
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
 
 
 class Calibration(NamedTuple):
@@ -55,7 +53,7 @@ class Calibration(NamedTuple):
     spreads: Floats
     near: Floats = np.array([0, 1], np.float32)
 
-    def shares(self, table: list[float]) -> Array:
+    def shares(self, table: list[float]) -> Doubles:
         """Part of the squared length of residuals that each band has, (n_bands,); `table` is that of `distortions`."""
         shrinkage = np.array([1 - table[band.nbits] for band in self.bands])
         counts = np.array([band.stop - band.start for band in self.bands])
@@ -123,7 +121,7 @@ def spatial_median(rows: Floats) -> Floats:
     return median
 
 
-def _second_moments(rows: Floats) -> Array:
+def _second_moments(rows: Floats) -> Doubles:
     """Mean of u uᵀ over the directions u of the rows, (d, d) float64; zero rows don't count."""
     length = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     rows = rows[length > 0] / length[length > 0, None].astype(np.float32)
@@ -134,7 +132,7 @@ def _second_moments(rows: Floats) -> Array:
     return total / max(1, rows.shape[0])
 
 
-def principal_axes(residuals: Floats) -> tuple[Array, Array]:
+def principal_axes(residuals: Floats) -> tuple[Doubles, Doubles]:
     """Axes of the directions of some rows, and the share of the squared length along each.
 
     Directions make it robust: a far row counts no more than others. The second moments M of n rows are mixed with
@@ -178,7 +176,7 @@ def group_edges(d: int, least: int) -> NDArray[np.int64]:
     return np.array([*range(0, d - size + 1, size), d] if d >= 2 * size else [0, d])
 
 
-def allocate(weights: Array, edges: NDArray[np.int64], budget: Budget, table: list[float]) -> list[Band]:
+def allocate(weights: Doubles, edges: NDArray[np.int64], budget: Budget, table: list[float]) -> list[Band]:
     """Widths by reverse water-filling: the next bit goes where it lowers the weighted error most, per bit spent.
 
     Parameters
@@ -212,7 +210,7 @@ def allocate(weights: Array, edges: NDArray[np.int64], budget: Budget, table: li
     return [band for band in bands if band.nbits]
 
 
-def choose_bands(weights: Array, budget: Budget) -> list[Band]:
+def choose_bands(weights: Doubles, budget: Budget) -> list[Band]:
     """Bands of the least group size whose expected cost is least.
 
     A trellis errs more in short bands, which close on themselves (docs/explanation/trellis.md). `allocate` doesn't know
@@ -232,7 +230,7 @@ def choose_bands(weights: Array, budget: Budget) -> list[Band]:
     return min((allocate(weights, group_edges(d, size), budget, table) for size in least), key=cost)
 
 
-def _rotated(axes: Array, first_round: int, seed: int) -> Floats:
+def _rotated(axes: Doubles, first_round: int, seed: int) -> Floats:
     """Axes (columns) of one band, rotated among themselves; an axis a row, float32."""
     rows = np.ascontiguousarray(axes, np.float32)
     out = np.empty_like(rows)

@@ -8,18 +8,16 @@ a part of at most 2⁻¹⁶, up as often as down. Zero and subnormal scales have
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from tqvec._types import Doubles, Floats
 
 _STEPS = 16  # an octave
 _LEAST = 2.0**-11  # tangent of code 1; that of 255 is 2^4.875
 _SIGN, _LOW = np.uint32(1 << 31), np.uint32(255)
 _NORMAL, _INFINITE = np.uint32(0x00800000), np.uint32(0x7F800000)
 
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
 
-
-def with_error_byte(scale: Floats, tangent: Array) -> Floats:
+def with_error_byte(scale: Floats, tangent: Doubles) -> Floats:
     """Scales with the codes of the tangents in their low bytes; NaN is unknown, others go to the nearest code."""
     with np.errstate(divide="ignore"):
         steps = np.rint(_STEPS * np.log2(tangent / _LEAST)) + 1
@@ -31,7 +29,7 @@ def with_error_byte(scale: Floats, tangent: Array) -> Floats:
     return (np.where(size < _NORMAL, size, coded) | bits & _SIGN).view(np.float32)
 
 
-def read_error_byte(scale: Floats) -> Array:
+def read_error_byte(scale: Floats) -> Doubles:
     """Tangents of packed scales, NaN where unknown."""
     bits = scale.view(np.uint32)
     code = (bits & _LOW).astype(np.float64)

@@ -16,32 +16,31 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from tqvec._types import Doubles
 
 
-def _divide(a: Array, b: Array) -> Array:
+def _divide(a: Doubles, b: Doubles) -> Doubles:
     """a / b, and 0 for the zero vector (whose codes carry nothing)."""
     return np.divide(a, b, out=np.zeros_like(a), where=a > 0)
 
 
-def unbiased(norm: Array, dot: Array, energy: Array) -> Array:
+def unbiased(norm: Doubles, dot: Doubles, energy: Doubles) -> Doubles:
     """‖x‖/⟨u, ũ⟩."""
     return _divide(norm, dot)
 
 
-def least_squares(norm: Array, dot: Array, energy: Array) -> Array:
+def least_squares(norm: Doubles, dot: Doubles, energy: Doubles) -> Doubles:
     """‖x‖⟨u, ũ⟩/‖ũ‖²."""
     return _divide(norm * dot, energy)
 
 
-def norm(norm: Array, dot: Array, energy: Array) -> Array:
+def norm(norm: Doubles, dot: Doubles, energy: Doubles) -> Doubles:
     """‖x‖."""
     return norm
 
 
-SCALES: dict[str, Callable[[Array, Array, Array], Array]] = {
+SCALES: dict[str, Callable[[Doubles, Doubles, Doubles], Doubles]] = {
     "unbiased": unbiased,
     "least_squares": least_squares,
     "norm": norm,

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _threads, _validate
 from tqvec._config import num_threads
+from tqvec._types import Floats
 from tqvec.codec.bands import Width, code_bytes, mean, parse, quantizer_tables
 from tqvec.codec.calibration import Calibration, distortions
 from tqvec.codec.codebooks import scalar as frozen
@@ -30,8 +31,6 @@ MAX_D = 65536
 CODEC_VERSION = 1  # part of the fingerprint; grows when the same input would give other bytes
 _GRAIN = 256  # rows a thread takes at least
 
-Floats = NDArray[np.float32]
-
 
 class Encoded(NamedTuple):
     """Packed codes and the three sums that every scale rule is made of (see `tqvec.codec.scales`)."""
@@ -45,7 +44,7 @@ class Encoded(NamedTuple):
 class Term(NamedTuple):
     """A summand of coded vectors: ``scale[i] · basisᵀ (value of each code of row i)``."""
 
-    scale: NDArray[np.float32]
+    scale: Floats
     basis: RotationTables
     tables: QuantizerTables
 

@@ -7,12 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tqvec._types import Floats
 from tqvec.errors import UnsupportedError
-
-Floats = NDArray[np.float32]
 
 
 def has_faiss() -> bool:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
+from tqvec._types import Floats, Ids
 
 _BLOCK = 1 << 25  # scores held at a time
 

@@ -9,14 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._types import Ids, Words
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.index.rows import Rows, aligned
 
 SPARE_ROWS = 64  # that all arrays keep after the last row: vector kernels read whole blocks
 BLOCK_ROWS = 1 << 18  # from which on a tail stops growing: this bounds what is copied as it grows, or for one removal
 
-Words = NDArray[np.uint64]
-Ids = NDArray[np.int64]
 
 ALL = np.zeros(0, np.uint64)  # words that mean every row
 
@@ -48,17 +47,17 @@ class Block(NamedTuple):
         """Number of rows that were not removed."""
         return self.n if self.alive.size == 0 else int(np.bitwise_count(self.alive).sum())
 
-    def ids_of(self, rows: NDArray[np.int64]) -> Ids:
+    def ids_of(self, rows: Ids) -> Ids:
         """Ids of some rows."""
         found: Ids = rows + self.ids if isinstance(self.ids, int) else self.ids[rows]
         return found
 
-    def live_rows(self) -> NDArray[np.int64]:
+    def live_rows(self) -> Ids:
         """Numbers of the rows that were not removed."""
         rows = np.arange(self.n)
         return rows if self.alive.size == 0 else rows[bits(self.alive, self.n)]
 
-    def without(self, rows: NDArray[np.int64]) -> Block:
+    def without(self, rows: Ids) -> Block:
         """This block after some rows are removed."""
         alive = self.alive.copy() if self.alive.size else every(self.n)
         np.bitwise_and.at(alive, rows >> 6, ~(np.uint64(1) << (rows & 63).astype(np.uint64)))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tqvec._types import Ids
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.ids.portable import EMPTY
 
 _LEAST = 64  # slots
-
-Ids = NDArray[np.int64]
 
 
 class IdTable:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
 from tqvec._config import num_threads
+from tqvec._types import Floats, Ids
 from tqvec.codec.bands import Width
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
@@ -32,9 +33,6 @@ from tqvec.index.training import Samples, Training, fit, recoded
 
 _HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
 _FIRST_HITS = 64  # that a range search asks for, and four times as many where they do not reach the end of the range
-
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
 
 class _Core(NamedTuple):

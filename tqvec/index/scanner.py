@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _threads
+from tqvec._types import Floats, Ids, Words
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.tables.batch import batch_tables
 from tqvec.codec.tables.staged import Planes, leading_planes, prefix_counts, stage_tables
 from tqvec.codec.turboquant import TurboQuant
-from tqvec.index.blocks import SPARE_ROWS, Block, View, Words
+from tqvec.index.blocks import SPARE_ROWS, Block, View
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
@@ -27,8 +28,6 @@ _ROWS_A_RESULT = 64  # from which on judging rows by a few bits pays
 _FORMS = {"ip": BY_LENGTH, "cosine": BY_NOTHING, "l2": BY_TWICE_THE_LENGTH}
 _NO_BIAS = np.zeros(0, np.float32)
 
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 Scan = Callable[[Block, Words, int, int, int, Floats, Ids], None]
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tqvec._types import Words
 from tqvec._validate import as_array, integer
 from tqvec.errors import InputError
-from tqvec.index.blocks import Block, Words, both, words
+from tqvec.index.blocks import Block, both, words
 
 Chosen = NDArray[np.bool_]
 

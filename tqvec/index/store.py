@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tqvec._types import Ids
 from tqvec.errors import InputError
 from tqvec.index.blocks import BLOCK_ROWS, Block, Tail, cut
 from tqvec.index.id_table import IdTable
@@ -25,7 +25,6 @@ _LARGEST_ID = 2**63 - 1
 
 Lock = AbstractContextManager[Any]
 Blocks = tuple[Block, ...]
-Ids = NDArray[np.int64]
 
 
 class Store:

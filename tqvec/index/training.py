@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._types import Floats
 from tqvec.codec import error_byte
 from tqvec.codec.bands import Band, parse
 from tqvec.codec.calibration import MAX_D, Budget, Calibration, calibrate, distortions, spatial_median
@@ -31,9 +32,6 @@ _FAR = 100  # a row among so many isn't near
 _TOP = 10
 _ENOUGH = 0.9  # of the squared error of scores: less is no accident
 _ORDER = 0x7261696E  # of the generator that shuffles the sample, beside the codec's seed
-
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
 
 class Samples(NamedTuple):

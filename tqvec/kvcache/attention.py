@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _threads
+from tqvec._types import Floats
 from tqvec.codec import attention
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.kernels.tables import AttentionTables
 from tqvec.kvcache.codecs import Coded, LayerCodecs, Side, Sides
 from tqvec.kvcache.half_precision import Halves, widened
 from tqvec.kvcache.state import Hot, Means, Segment, State
-
-Floats = NDArray[np.float32]
 
 _SCORES = 1 << 22  # that one thread holds at a time, unless a single query has more
 _WIDENED = 2048  # hot tokens that are float32 at a time

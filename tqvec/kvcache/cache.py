@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from tqvec import _validate
 from tqvec._config import num_threads
+from tqvec._types import Floats
 from tqvec.codec.turboquant import MAX_D
 from tqvec.errors import FormatError, InputError
 from tqvec.kvcache import checks, half_precision
@@ -22,8 +23,6 @@ from tqvec.kvcache.byte_model import Nbytes
 from tqvec.kvcache.codecs import basis, layer_codecs
 from tqvec.kvcache.layer import Layer
 from tqvec.kvcache.policy import Policy
-
-Floats = NDArray[np.float32]
 
 _MOST = 1024  # layers, or heads
 

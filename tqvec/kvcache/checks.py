@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
+from tqvec._types import Floats
 from tqvec.errors import InputError
 from tqvec.kvcache import half_precision
 from tqvec.kvcache.half_precision import Halves
-
-Floats = NDArray[np.float32]
 
 _PART = 1024  # tokens looked at at a time
 _FLOAT16_ENDS = 1e5

@@ -8,14 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._types import Floats
 from tqvec.codec.bands import code_bytes
 from tqvec.codec.codes import Codes
 from tqvec.codec.scales import SCALES
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.kvcache.half_precision import narrowed, widened
 from tqvec.kvcache.policy import LayerWidths, Policy, Width
-
-Floats = NDArray[np.float32]
 
 KEY_SCALE, VALUE_SCALE = "least_squares", "unbiased"  # docs/explanation/kv-cache.md has the measurement
 

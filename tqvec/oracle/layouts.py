@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._types import Bytes
 from tqvec.reference import packing
 
 Codes = NDArray  # of uint8
-Bytes = NDArray[np.uint8]
 
 
 class Layout(NamedTuple):

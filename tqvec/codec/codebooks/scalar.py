@@ -13,21 +13,19 @@ from functools import lru_cache
 from importlib.resources import files
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tqvec._types import Doubles
 from tqvec.codec.offline.lloyd_max import SMALL_D, cells
-
-Array = NDArray[np.float64]
 
 
 @lru_cache(maxsize=1)
-def _frozen() -> dict[str, Array]:
+def _frozen() -> dict[str, Doubles]:
     from safetensors.numpy import load
 
     return load(files("tqvec.codec").joinpath("data/codebooks.safetensors").read_bytes())
 
 
-def _positive_half(d: int, nbits: int) -> Array:
+def _positive_half(d: int, nbits: int) -> Doubles:
     """Positive centroids in units of 1/√d."""
     part = slice(2 ** (nbits - 1) - 1, 2**nbits - 1)
     if d < SMALL_D:
@@ -36,7 +34,7 @@ def _positive_half(d: int, nbits: int) -> Array:
     return np.asarray(np.polynomial.chebyshev.chebval(x, _frozen()["series"][:, part]), np.float64)
 
 
-def centroids(d: int, nbits: int) -> Array:
+def centroids(d: int, nbits: int) -> Doubles:
     """Optimal reconstruction levels of one coordinate of a random unit vector.
 
     Parameters
@@ -57,20 +55,20 @@ def centroids(d: int, nbits: int) -> Array:
     return np.concatenate([-half[::-1], half])
 
 
-def thresholds(d: int, nbits: int) -> Array:
+def thresholds(d: int, nbits: int) -> Doubles:
     """Midpoints between neighbouring centroids, (2**nbits - 1,) float64."""
     c = centroids(d, nbits)
     return (c[1:] + c[:-1]) / 2
 
 
-def _cell_probabilities(d: int, nbits: int) -> Array:
+def _cell_probabilities(d: int, nbits: int) -> Doubles:
     """Probability of each positive cell; they add up to 1/2."""
     if d == 1:
         return np.array([0.0] * (2 ** (nbits - 1) - 1) + [0.5])
     return cells(_positive_half(d, nbits) / math.sqrt(d), d)[1]
 
 
-def probabilities(d: int, nbits: int) -> Array:
+def probabilities(d: int, nbits: int) -> Doubles:
     """Probability of each code, (2**nbits,) float64."""
     half = _cell_probabilities(d, nbits)
     return np.concatenate([half[::-1], half])

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tqvec._types import Doubles
 from tqvec.codec.bands import MAX_BANDS, Band
 from tqvec.errors import InputError
 from tqvec.kernels.tables import QuantizerTables, TrellisTables
-
-Array = NDArray[np.float64]
 
 MAX_NBITS = 5
 MIN_COORDINATES = 16  # of a band: below, paths hardly differ from each other and the scalar codebook is better
@@ -42,7 +41,7 @@ def states(nbits: int) -> int:
     return 1 << int(_width(nbits)["nu"])
 
 
-def table(d: int, nbits: int) -> Array:
+def table(d: int, nbits: int) -> Doubles:
     """Levels of the trellis codebook for a unit vector.
 
     Parameters
@@ -132,7 +131,7 @@ def sign_correlation(nbits: int) -> float:
     return float(_width(nbits)["sign_correlation"])
 
 
-def probabilities(nbits: int) -> Array:
+def probabilities(nbits: int) -> Doubles:
     """Probability of each level of `table`, for large d."""
     return np.array(_width(nbits)["probabilities"])
 
@@ -151,7 +150,7 @@ def _parity(bits: NDArray[np.int64]) -> NDArray[np.int64]:
     return (bits[:, None] >> np.arange(7) & 1).sum(axis=1) & 1
 
 
-def prefix_means(d: int, nbits: int, planes: int) -> tuple[Array, float]:
+def prefix_means(d: int, nbits: int, planes: int) -> tuple[Doubles, float]:
     """Mean level given the first bits of `parity_masks`, and the expected squared length of it for a unit vector.
 
     Knowing all bits, path bits of its predecessors included, the mean is the level itself, and the squared length is

@@ -15,9 +15,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from tqvec._types import Doubles
 
 SMALL_D = 64  # below: a table a dimension; from here on: Chebyshev series in 64/d
 DEGREE = 8
@@ -35,24 +34,24 @@ def _log_norm(d: float) -> float:
     return ratio - 0.5 * math.log(math.pi)
 
 
-def _density(t: Array, d: float) -> Array:
+def _density(t: Doubles, d: float) -> Doubles:
     return np.exp(_log_norm(d) + (d - 3) / 2 * np.log1p(-t * t))
 
 
-def tail(t: Array, d: float) -> Array:
+def tail(t: Doubles, d: float) -> Doubles:
     """Probability that a coordinate exceeds `t` ≥ 0."""
     from scipy.special import betainc
 
     return betainc((d - 1) / 2, (d - 1) / 2, (1 - t) / 2)
 
 
-def tail_moment(t: Array, d: float) -> Array:
+def tail_moment(t: Doubles, d: float) -> Doubles:
     """Integral of s·f(s) from `t` to 1."""
     with np.errstate(divide="ignore"):
         return np.exp(_log_norm(d) + (d - 1) / 2 * np.log1p(-t * t)) / (d - 1)
 
 
-def cells(c: Array, d: float) -> tuple[Array, Array, Array]:
+def cells(c: Doubles, d: float) -> tuple[Doubles, Doubles, Doubles]:
     """Lower bounds, probabilities and means of the cells of the positive centroids `c`."""
     t = np.concatenate([[0.0], (c[1:] + c[:-1]) / 2, [1.0]])
     mass = tail(t, d)
@@ -61,7 +60,7 @@ def cells(c: Array, d: float) -> tuple[Array, Array, Array]:
     return t[:-1], p, (moment[:-1] - moment[1:]) / p
 
 
-def solve(d: float, nbits: int) -> Array:
+def solve(d: float, nbits: int) -> Doubles:
     """Positive half of the optimal codebook, ascending, in units of 1/√d.
 
     Parameters
@@ -114,7 +113,7 @@ def solve(d: float, nbits: int) -> Array:
     return c * math.sqrt(d)
 
 
-def freeze() -> dict[str, Array]:
+def freeze() -> dict[str, Doubles]:
     """Solve everything that ``codebook.py`` needs.
 
     Returns

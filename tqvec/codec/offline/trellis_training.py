@@ -18,12 +18,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._types import Doubles
 from tqvec.codec.codebooks import scalar
 from tqvec.kernels._jit import LANES
 from tqvec.kernels.tables import TrellisTables
 from tqvec.kernels.trellis.portable import encode_tile_portable
 
-Array = NDArray[np.float64]
 Tiles = NDArray[np.float32]
 
 NU = {1: 6, 2: 5, 3: 4, 4: 3, 5: 2}  # bits of the state: with nbits they add up to 7
@@ -55,7 +55,7 @@ class Measured(NamedTuple):
 
     distortion: float
     sign: float
-    probabilities: Array
+    probabilities: Doubles
     entropy: float
 
 
@@ -64,7 +64,7 @@ def parity(values: NDArray[np.int64]) -> NDArray[np.int64]:
     return (values[..., None] >> np.arange(16) & 1).sum(axis=-1) & 1
 
 
-def sign_mask(levels: Array) -> tuple[int, bool]:
+def sign_mask(levels: Doubles) -> tuple[int, bool]:
     """Path bits of the window whose parity tells the most about a level of 1 bit, and whether parity 1 is negative.
 
     The largest coefficient of the levels' Walsh-Hadamard transform.
@@ -75,7 +75,7 @@ def sign_mask(levels: Array) -> tuple[int, bool]:
     return mask, bool(coefficients[mask] < 0)
 
 
-def start(nbits: int, nu: int, rng: np.random.Generator) -> Array:
+def start(nbits: int, nu: int, rng: np.random.Generator) -> Doubles:
     """Levels whose four subsets are labelled by a random convolutional code.
 
     Ungerboeck's partition: every fourth level of the Lloyd-Max codebook of `nbits` + 1 bits makes a subset, and two
@@ -100,7 +100,7 @@ def windows_of(path: NDArray, nu: int) -> NDArray[np.int32]:
     return windows
 
 
-def assign(tiles: Tiles, levels: Array) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+def assign(tiles: Tiles, levels: Doubles) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Codes and windows of (n, d, LANES) tiles."""
     tables = TrellisTables(((levels[1:] + levels[:-1]) / 2).astype(np.float32), levels.astype(np.float32))
     codes = np.empty(tiles.shape, np.uint8)
@@ -109,14 +109,14 @@ def assign(tiles: Tiles, levels: Array) -> tuple[NDArray[np.uint8], NDArray[np.i
     return codes, windows_of(codes & 1, int(math.log2(levels.shape[1])) - 1)
 
 
-def counts(levels: Array, codes: NDArray, windows: NDArray, weights: NDArray | None = None) -> Array:
+def counts(levels: Doubles, codes: NDArray, windows: NDArray, weights: NDArray | None = None) -> Doubles:
     """Number, or sum of `weights`, of the samples of each level."""
     index = (codes >> 1) * np.int32(levels.shape[1]) + windows
     flat = None if weights is None else weights.ravel()
     return np.bincount(index.ravel(), flat, levels.size).astype(np.float64).reshape(levels.shape)
 
 
-def refine(levels: Array, iterations: int, tiles: int, rng: np.random.Generator) -> Array:
+def refine(levels: Doubles, iterations: int, tiles: int, rng: np.random.Generator) -> Doubles:
     """Steps of k-means, each on `tiles` · LANES fresh Gaussian vectors and on their mirror images."""
     for _ in range(iterations):
         y = rng.standard_normal((tiles, LENGTH, LANES), np.float32)
@@ -135,7 +135,7 @@ def unit_tiles(d: int, tiles: int, rng: np.random.Generator) -> Tiles:
     return (y * (math.sqrt(d) / np.linalg.norm(y, axis=1, keepdims=True))).astype(np.float32)
 
 
-def measure(levels: Array, d: int, tiles: int, seed: int) -> Measured:
+def measure(levels: Doubles, d: int, tiles: int, seed: int) -> Measured:
     """Encode `tiles` · LANES random unit vectors."""
     error = sign = 0.0
     number = np.zeros(levels.shape)
@@ -155,7 +155,7 @@ def measure(levels: Array, d: int, tiles: int, seed: int) -> Measured:
     return Measured(error / tiles, sign / tiles, number / number.sum(), float(-np.sum(p * np.log2(p))))
 
 
-def train(nbits: int, nu: int, seed: int = SEED) -> Array:
+def train(nbits: int, nu: int, seed: int = SEED) -> Doubles:
     """Best table of many starts.
 
     Parameters

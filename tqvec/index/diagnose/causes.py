@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tqvec._types import Floats
 from tqvec.index.diagnose.posterior import Stored, same_codes
 from tqvec.index.diagnose.recall import Recall
 from tqvec.index.errors.standard_errors import expected
@@ -19,7 +19,6 @@ _LENGTHS = 65536  # rows whose lengths are looked at
 _WORTH = 0.005  # recall, or part of the results, below which nothing is said
 _ORDER = 0x6C696D69  # of the generator, beside the codec's seed
 
-Floats = NDArray[np.float32]
 Predict = Callable[[float], float]
 
 

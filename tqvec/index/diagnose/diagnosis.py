@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tqvec._types import Floats, Ids
 from tqvec.codec.bands import MAX_NBITS, mean
 from tqvec.codec.calibration import MAX_D
 from tqvec.codec.turboquant import TurboQuant
@@ -37,8 +37,6 @@ _HIDDEN = 0.5  # errors hide the neighbours where they are this part of the diff
 _SURE = 0.9  # recall from which they can't be hidden
 _ORDER = 0x64696167  # of the generator, beside the codec's seed
 
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 Predict = Callable[[float], float]
 
 
@@ -94,7 +92,7 @@ class Diagnosis(NamedTuple):
     limits: tuple[Limit, ...]
     options: tuple[Option, ...]
     shortlist: int | None
-    gaps: NDArray[np.float32]
+    gaps: Floats
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tqvec._types import Doubles, Floats
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.index.errors.standard_errors import expected
 
@@ -22,9 +22,6 @@ _LIKENESS = 1 - np.square(1 - np.linspace(0, 1, 7)[:-1])  # cosines of members o
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the queries, for which errors are measured
 _LEAST = 0.01  # part of one row's error that is left
 _ORDER = 0x63726F77  # of the generator, beside the codec's seed
-
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
 
 
 class Crowd(NamedTuple):
@@ -40,13 +37,13 @@ class Crowd(NamedTuple):
         What products of two decoded rows stretch differences of cosines by, and how much too large they are.
     """
 
-    single: Array
-    double: Array
+    single: Doubles
+    double: Doubles
     slope: float
     lean: float
 
 
-def crowd(codec: TurboQuant, cosine: float, decoded: Array) -> Crowd:
+def crowd(codec: TurboQuant, cosine: float, decoded: Doubles) -> Crowd:
     """Measure the errors of groups of rows that are as alike as some neighbourhoods are.
 
     Parameters
@@ -69,7 +66,7 @@ def crowd(codec: TurboQuant, cosine: float, decoded: Array) -> Crowd:
     return Crowd(single[:, None], double[:, None], max(1.0, float(slope)), float(lean))
 
 
-def _line(x: Array, y: Array, at: Array) -> Array:
+def _line(x: Doubles, y: Doubles, at: Doubles) -> Doubles:
     """A straight line through some points, within their range."""
     middle = x.mean()
     slope = np.linalg.lstsq((x - middle)[:, None], y - y.mean(), rcond=None)[0][0]

@@ -12,6 +12,7 @@ import numpy as np
 import scipy  # whose `special` loads when it is first used, not with tqvec
 from numpy.typing import NDArray
 
+from tqvec._types import Doubles, Flags, Floats, Ids
 from tqvec.codec.codes import Codes
 from tqvec.codec.error_byte import read_error_byte
 from tqvec.codec.turboquant import TurboQuant
@@ -31,11 +32,6 @@ _OWN = 64  # best results among which copies of the query are looked for
 _FEW = 0.1  # part of the queries whose window may be cut off
 _NONE = 1e-100  # error of what has none, such as a product with zero
 _FAR = 1e3  # standard errors that leave no doubt
-
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 
 
 class Stored(NamedTuple):
@@ -94,23 +90,23 @@ class Neighbours(NamedTuple):
         Whether all rows within the window are there, for most queries.
     """
 
-    mean: Array
-    deviation: Array
-    noise: Array
+    mean: Doubles
+    deviation: Doubles
+    noise: Doubles
     same: Flags
     ordered: bool
     curvature: float
     complete: bool
 
-    def truth(self, rng: np.random.Generator) -> Array:
+    def truth(self, rng: np.random.Generator) -> Doubles:
         """True positions, drawn at random."""
         return self.mean + self.deviation * self._normal(rng) - STEP * np.arange(self.mean.shape[1])
 
-    def estimates(self, truth: Array, factor: float, rng: np.random.Generator) -> Array:
+    def estimates(self, truth: Doubles, factor: float, rng: np.random.Generator) -> Doubles:
         """Positions as estimated by codes whose errors are `factor` times those of the index."""
         return truth + factor * self.noise * self._normal(rng)
 
-    def _normal(self, rng: np.random.Generator) -> Array:
+    def _normal(self, rng: np.random.Generator) -> Doubles:
         drawn = rng.standard_normal(self.mean.shape)
         if not self.same.any():
             return drawn
@@ -135,10 +131,10 @@ class Found(NamedTuple):
     """
 
     queries: Floats
-    scores: Array
+    scores: Doubles
     ids: Ids
     own: Flags
-    blur: Array | None
+    blur: Doubles | None
 
 
 def asked(stored: Stored, queries: Floats, m: int, leave_out: bool) -> Found:
@@ -172,7 +168,7 @@ def stored_rows(stored: Stored, rows: Ids, m: int) -> Found:
     return Found((queries * shrink).astype(np.float32), scores, ids, own, squared / max(usual**2, 1e-30))
 
 
-def _larger(stored: Stored, scores: Floats) -> Array:
+def _larger(stored: Stored, scores: Floats) -> Doubles:
     return scores.astype(np.float64) * (-1 if stored.metric == "l2" else 1)
 
 
@@ -213,18 +209,18 @@ class Errors(NamedTuple):
         What the errors of near neighbours are multiplied by.
     """
 
-    size: Array
-    turn: Array
+    size: Doubles
+    turn: Doubles
     rounding: float
-    offset: Array
+    offset: Doubles
     spread: float
 
-    def cosines(self, scores: Array) -> Array:
+    def cosines(self, scores: Doubles) -> Doubles:
         """Products of the directions of query and residual; of estimates they may be above 1."""
         products = scores + self.offset
         return np.divide(products, self.size, out=np.zeros_like(products), where=self.size > 0)
 
-    def at(self, true: Array) -> Array:
+    def at(self, true: Doubles) -> Doubles:
         """Standard errors at some scores, at least `_NONE`."""
         turned = self.turn**2 * np.maximum(1 - np.square(self.cosines(true)), 0) + self.rounding**2
         return np.maximum(self.spread * self.size * np.sqrt(turned), _NONE)
@@ -245,20 +241,20 @@ def errors_of(stored: Stored, found: Found) -> Errors:
 class Tail(NamedTuple):
     """Density of estimates near the top: exp(−rate·e − curvature·e²/2), e above `edge`; (nq, 1) each."""
 
-    rate: Array
-    curvature: Array
-    edge: Array
+    rate: Doubles
+    curvature: Doubles
+    edge: Doubles
 
 
 @cache
-def _moments() -> tuple[Array, Array, Array]:
+def _moments() -> tuple[Doubles, Doubles, Doubles]:
     """Levels z, the mean of what a normal variable exceeds them by, and E e²/(E e)² of that excess e."""
     z = np.linspace(-12, 30, 2001)
     excess = np.exp(-np.square(z) / 2 - np.log(2 * np.pi) / 2 - scipy.special.log_ndtr(-z)) - z
     return z, excess, (1 - z * excess) / np.square(excess)
 
 
-def tail(place: Array, k: int) -> Tail:
+def tail(place: Doubles, k: int) -> Tail:
     """Fit by the first two moments: a normal distribution cut off, or an exponential one where it is heavier."""
     edge = np.maximum(place[:, k - 1 : k] - _WINDOW, place[:, -1:])
     inside = place >= edge
@@ -272,7 +268,7 @@ def tail(place: Array, k: int) -> Tail:
     return Tail(rate, np.where(heavy | flat, 0.0, deviation**-2), edge)
 
 
-def units(scores: Array, errors: Array, k: int) -> Array:
+def units(scores: Doubles, errors: Doubles, k: int) -> Doubles:
     """Standard error at each score, by a straight line through those of the rows near the top; (nq, m)."""
     inside = scores >= scores[:, k - 1 : k] - _WINDOW * np.median(errors[:, :k], axis=1, keepdims=True)
     level = _mean(errors, inside)
@@ -282,18 +278,18 @@ def units(scores: Array, errors: Array, k: int) -> Array:
     return np.clip(level + slope * away, 0.2 * level, 5 * level)
 
 
-def positions(scores: Array, unit: Array) -> Array:
+def positions(scores: Doubles, unit: Doubles) -> Doubles:
     """Scores in standard errors, down from the first, which is 0."""
     steps = np.minimum(-2 * np.diff(scores, axis=1) / (unit[:, 1:] + unit[:, :-1]), _FAR)
     return -np.pad(np.cumsum(steps, axis=1), ((0, 0), (1, 0)))
 
 
-def _mean(x: Array, inside: Flags) -> Array:
+def _mean(x: Doubles, inside: Flags) -> Doubles:
     """Of some columns, (nq, 1)."""
     return np.sum(x, axis=1, where=inside, keepdims=True) / inside.sum(axis=1, keepdims=True)
 
 
-def likeness(stored: Stored, ids: Ids) -> Array:
+def likeness(stored: Stored, ids: Ids) -> Doubles:
     """Mean product of the decoded directions of the best rows of each query, (nq,)."""
     growth = 1 + expected(stored.codec).tangent ** 2
     out = np.zeros(ids.shape[0])

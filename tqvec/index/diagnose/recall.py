@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tqvec import exact
+from tqvec._types import Doubles, Floats, Ids
 from tqvec.index.diagnose.posterior import STEP, Found, Neighbours, Stored, judged, known, without
 from tqvec.index.scanner import squared_lengths
 from tqvec.index.store import live_rows
@@ -19,9 +19,6 @@ DRAWS = 8  # of true positions, for an estimate
 _TIE = 1e-9  # part of the scores' size by which a result may miss the k-th and still count
 _ORDER = 0x64726177  # of the generator, beside the codec's seed
 
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 Ask = Callable[[int, int], Found]
 
 
@@ -43,10 +40,10 @@ class Recall(NamedTuple):
         Rows that `near` is about.
     """
 
-    by_query: Array
+    by_query: Doubles
     variance: float
     near: Neighbours
-    gaps: Array
+    gaps: Doubles
     depths: Ids
     ids: Ids
 
@@ -139,7 +136,7 @@ def shifted(value: float, base: float, anchor: float) -> float:
     return float(1 / (1 + np.exp(odds[1] - odds[0] - odds[2])))
 
 
-def _gaps(positions: Array, k: int) -> Array:
+def _gaps(positions: Doubles, k: int) -> Doubles:
     """Between the k-th largest and the next; infinity where there is none."""
     if positions.shape[1] <= k:
         return np.full(positions.shape[0], np.inf)

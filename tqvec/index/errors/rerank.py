@@ -6,14 +6,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
+from tqvec._types import Doubles, Floats, Ids
 from tqvec.errors import InputError
 from tqvec.index.errors.shortlist import shortlist
 from tqvec.index.errors.standard_errors import Find, Judge, with_errors
 from tqvec.index.store import live_rows
-
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
 
 def source(vectors: ArrayLike, ntotal: int, d: int) -> NDArray:
@@ -80,7 +77,7 @@ def reranked(vectors: NDArray, metric: str, queries: Floats, ids: Ids, k: int) -
     return scores, best, np.zeros_like(scores)
 
 
-def _read(vectors: NDArray, chosen: Ids) -> Array:
+def _read(vectors: NDArray, chosen: Ids) -> Doubles:
     """Some rows, checked."""
     with np.errstate(over="ignore", invalid="ignore"):
         rows = vectors[chosen].astype(np.float32)
@@ -90,11 +87,11 @@ def _read(vectors: NDArray, chosen: Ids) -> Array:
     return rows.astype(np.float64)
 
 
-def _exact(metric: str, query: Array, rows: Array) -> Array:
+def _exact(metric: str, query: Doubles, rows: Doubles) -> Doubles:
     """True scores of one query."""
     if metric == "l2":
         return np.square(rows - query).sum(axis=1)
-    products: Array = np.einsum("ij,j->i", rows, query)
+    products: Doubles = np.einsum("ij,j->i", rows, query)
     if metric == "ip":
         return products
     length = np.linalg.norm(rows, axis=1) * np.linalg.norm(query)

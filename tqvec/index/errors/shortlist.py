@@ -8,6 +8,7 @@ import numpy as np
 import scipy  # whose `special` loads when it is first used, not with tqvec
 from numpy.typing import NDArray
 
+from tqvec._types import Doubles, Floats, Ids
 from tqvec.index.errors.standard_errors import Find, Judge, reach, tail_rates
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)  # of the normal distribution of the k-th best true score
@@ -15,10 +16,6 @@ _HALVINGS = 24  # of the interval that it is in
 _SMALL = 1e-30  # in place of no error at all
 _BLOCK = 1 << 20  # scores looked at together
 _GROWTH = 4  # of what is fetched, until it is enough
-
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
 
 def shortlist(find: Find, judge: Judge, queries: Floats, k: int, confidence: float) -> tuple[Floats, Ids, Floats]:
@@ -79,9 +76,9 @@ class Fetched(NamedTuple):
         Rows that haven't been fetched.
     """
 
-    mean: Array
-    deviation: Array
-    rate: Array
+    mean: Doubles
+    deviation: Doubles
+    rate: Doubles
     rest: int
 
 
@@ -102,7 +99,7 @@ def lengths(fetched: Fetched, k: int, confidence: float) -> Ids:
     return out
 
 
-def _complete(fetched: Fetched, k: int) -> Array:
+def _complete(fetched: Fetched, k: int) -> Doubles:
     """Probability that the first 0, 1, … m results hold all of the true best `k`, (nq, m + 1)."""
     nq, m = fetched.mean.shape
     centre, deviation = _kth_best(fetched, k)
@@ -115,7 +112,7 @@ def _complete(fetched: Fetched, k: int) -> Array:
     return total
 
 
-def _kth_best(fetched: Fetched, k: int) -> tuple[Array, Array]:
+def _kth_best(fetched: Fetched, k: int) -> tuple[Doubles, Doubles]:
     """Mean and standard deviation of the k-th best true score, (nq,) each."""
     mean, deviation = fetched.mean, fetched.deviation
     low, high = (mean - 8 * deviation).min(axis=1), (mean + 8 * deviation).max(axis=1)
@@ -130,7 +127,7 @@ def _kth_best(fetched: Fetched, k: int) -> tuple[Array, Array]:
     return low, spread / np.maximum(density.sum(axis=1), _SMALL)
 
 
-def _better_unseen(fetched: Fetched, threshold: Array) -> Array:
+def _better_unseen(fetched: Fetched, threshold: Doubles) -> Doubles:
     """Expected number of rows below the last result whose true score is above the threshold, (nq,).
 
     ∫ mλ e^{λy} Q(a + y/σ) dy over y > 0 is m (e^{λ²σ²/2 − λσa} Q(a − λσ) − Q(a)), with a the threshold's distance from

@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tqvec._types import Doubles, Floats, Ids
 from tqvec.codec.bands import integer_steps
 from tqvec.codec.calibration import distortions
 from tqvec.codec.error_byte import read_error_byte
@@ -22,9 +22,6 @@ from tqvec.index.store import Blocks, gathered
 
 _WINDOW = 20  # best scores at least, from which the density near a result is estimated
 
-Array = NDArray[np.float64]
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 Find = Callable[[Floats, int], tuple[Floats, Ids]]
 
 
@@ -41,7 +38,7 @@ class Expected(NamedTuple):
         Expected ‖ũ‖² over expected ⟨u, ũ⟩: 1 without a calibration.
     """
 
-    squares: Array
+    squares: Doubles
     tangent: float
     growth: float
 
@@ -82,12 +79,12 @@ class Angles(NamedTuple):
         Standard deviation of a cosine that is due to arithmetic.
     """
 
-    size: Array
-    cosine: Array
-    turn: Array
+    size: Doubles
+    cosine: Doubles
+    turn: Doubles
     rounding: float
 
-    def deviation(self, lean: Array | float = 0.0) -> Array:
+    def deviation(self, lean: Doubles | float = 0.0) -> Doubles:
         """Standard deviation of scores that are too good by `lean`.
 
         Of an estimate v of 1 − s² with variance 4κ(1 − s²), and no other knowledge, |v| + 4κ is the mean of 1 − s².
@@ -128,7 +125,7 @@ def _rounding(codec: TurboQuant) -> float:
     return float(np.sqrt((steps**-2 + 2 * 2.0**-30) / 12))
 
 
-def centre_scores(codec: TurboQuant, metric: str, queries: Floats) -> Array:
+def centre_scores(codec: TurboQuant, metric: str, queries: Floats) -> Doubles:
     """What scores of "ip" and "cosine" have of the centre, (nq,)."""
     offset = codec.centre_products(queries)
     if metric == "cosine":
@@ -137,7 +134,7 @@ def centre_scores(codec: TurboQuant, metric: str, queries: Floats) -> Array:
     return offset
 
 
-def _turns(codec: TurboQuant, model: Expected, queries: Floats, length: Array) -> Array:
+def _turns(codec: TurboQuant, model: Expected, queries: Floats, length: Doubles) -> Doubles:
     """√κ for tan θ = 1, (nq,): √(Σ ‖q_b‖² v_b d/(d−1)) for the share v_b of a coordinate of band b in the squared
     error; 1/√(d−1) for one band."""
     spread = codec.d / max(1, codec.d - 1)
@@ -147,11 +144,11 @@ def _turns(codec: TurboQuant, model: Expected, queries: Floats, length: Array) -
     energies = np.square(codec.rotate(queries), dtype=np.float64)
     sums = np.stack([energies[:, a:b].sum(axis=1) for a, b in pairwise(edges)], axis=1)
     weights = model.squares / np.append(codec.axis_factors(), 1.0) / max(model.tangent**2, 1e-30)
-    turns: Array = np.sqrt(spread * sums @ weights)
+    turns: Doubles = np.sqrt(spread * sums @ weights)
     return np.divide(turns, length, out=np.zeros_like(length), where=length > 0)
 
 
-def standard_errors(codec: TurboQuant, metric: str, stored: Rows, queries: Floats, scores: Floats) -> Array:
+def standard_errors(codec: TurboQuant, metric: str, stored: Rows, queries: Floats, scores: Floats) -> Doubles:
     """Root mean square error of each score, not knowing that it is among the best.
 
     Parameters
@@ -170,7 +167,7 @@ def standard_errors(codec: TurboQuant, metric: str, stored: Rows, queries: Float
     (nq, k) float64
     """
     lean, spread = near(codec)
-    found: Array = np.hypot(lean, spread) * angles(codec, metric, stored, queries, scores).deviation()
+    found: Doubles = np.hypot(lean, spread) * angles(codec, metric, stored, queries, scores).deviation()
     return found
 
 
@@ -183,7 +180,7 @@ def near(codec: TurboQuant) -> tuple[float, float]:
     return lean, spread
 
 
-def tail_rates(scores: Floats) -> Array:
+def tail_rates(scores: Floats) -> Doubles:
     """Rate λ of the exponential that the density of a query's scores falls like, (nq,), from its best `m` (nq, m).
 
     Scores are as `Index.search` returns them, best first, each row without empty entries. The estimate of Hill (1975)
@@ -192,7 +189,7 @@ def tail_rates(scores: Floats) -> Array:
     return _hill(np.abs(scores.astype(np.float64) - scores[:, :1]), np.array([scores.shape[1]]))[:, 0]
 
 
-def _hill(below: Array, windows: NDArray[np.int64]) -> Array:
+def _hill(below: Doubles, windows: Ids) -> Doubles:
     """Rates (nq, n_windows) of the best `windows` scores, of which `below` (nq, m) says how far the first is ahead."""
     last = windows - 1
     total = windows * below[:, last] - np.cumsum(below, axis=1)[:, last]
@@ -204,7 +201,7 @@ def reach(k: int) -> int:
     return 2 * k + _WINDOW
 
 
-def local_rates(scores: Floats, ntotal: int) -> tuple[Array, Ids]:
+def local_rates(scores: Floats, ntotal: int) -> tuple[Doubles, Ids]:
     """Slope −d/ds log p of the density p of a query's scores at its best `m`, (nq, m), and how many tell it, (m,).
 
     At rank r the best 2r + 20 do, if there are as many and they are no more than half of all rows. Hill's estimate is
@@ -231,9 +228,9 @@ class Judged(NamedTuple):
         Root mean square error of the scores as they are.
     """
 
-    mean: Array
-    deviation: Array
-    error: Array
+    mean: Doubles
+    deviation: Doubles
+    error: Doubles
 
 
 class Judge(NamedTuple):

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tqvec._mmap import forget
+from tqvec._types import Ids
 from tqvec.errors import InputError
 from tqvec.index.file import io
 from tqvec.index.file.header import BLOCK_ROWS, Header
 from tqvec.index.rows import Rows
-
-Ids = NDArray[np.int64]
 
 
 class _File(NamedTuple):

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from tqvec._types import Floats
 from tqvec.errors import InputError
 from tqvec.kvcache.cache import KVCache
 from tqvec.kvcache.policy import Policy
-
-Floats = NDArray[np.float32]
 
 _NAME = re.compile(r"layer\.(\d+)\.([qkv])")
 _CONSTANT = 1.1  # length of what all keys share, relative to the rest: their mean unit vector has length .74

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
+from tqvec._types import Doubles
 from tqvec.errors import InputError
-
-Array = NDArray[np.float64]
 
 _BLOCK = 1 << 21  # scores at a time
 
@@ -52,9 +51,9 @@ class Fidelity(NamedTuple):
 class _Attention(NamedTuple):
     """Of some queries: scores with -infinity where a token is not seen, weights, (g, n), and outputs, (g, head_dim)."""
 
-    scores: Array
-    weights: Array
-    out: Array
+    scores: Doubles
+    weights: Doubles
+    out: Doubles
 
 
 def fidelity(
@@ -99,7 +98,7 @@ def output_errors(
     true: tuple[ArrayLike, ArrayLike],
     other: tuple[ArrayLike, ArrayLike],
     scale: float | None = None,
-) -> Array:
+) -> Doubles:
     """Relative error of the output of each query, (n_heads, n_queries) float64; arguments are those of `fidelity`."""
     pairs = _attentions(*_checked(q, true, other), scale)
     return np.array([np.concatenate([_output_error(*pair) for pair in head]) for head in pairs])
@@ -146,7 +145,7 @@ def _blocks(nq: int, n: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
         yield slice(start, stop), np.arange(n - nq + 1 + start, n - nq + 1 + stop)
 
 
-def _attention(q: Array, k: Array, v: Array, seen: NDArray[np.int64]) -> _Attention:
+def _attention(q: Doubles, k: Doubles, v: Doubles, seen: NDArray[np.int64]) -> _Attention:
     scores = q @ k.T
     scores[np.arange(k.shape[0]) >= seen[:, None]] = -np.inf
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -154,7 +153,7 @@ def _attention(q: Array, k: Array, v: Array, seen: NDArray[np.int64]) -> _Attent
     return _Attention(scores, weights, weights @ v)
 
 
-def _compare(true: _Attention, other: _Attention, top: int) -> Array:
+def _compare(true: _Attention, other: _Attention, top: int) -> Doubles:
     """Metrics of some queries, (g, 6)."""
     seen = np.isfinite(true.scores)
     s, t = np.where(seen, true.scores, 0), np.where(seen, other.scores, 0)
@@ -176,19 +175,19 @@ def _compare(true: _Attention, other: _Attention, top: int) -> Array:
     )
 
 
-def _output_error(true: _Attention, other: _Attention) -> Array:
+def _output_error(true: _Attention, other: _Attention) -> Doubles:
     """Length of the error of each output, relative to the output's."""
     return _ratio(np.linalg.norm(true.out - other.out, axis=1), np.linalg.norm(true.out, axis=1))
 
 
-def _log_softmax(scores: Array, seen: NDArray[np.bool_]) -> Array:
+def _log_softmax(scores: Doubles, seen: NDArray[np.bool_]) -> Doubles:
     """Logarithms of the weights; 0 where a token is not seen."""
     highest = np.max(scores, axis=1, keepdims=True, where=seen, initial=-np.inf)
     total = np.sum(np.exp(scores - highest), axis=1, keepdims=True, where=seen)
     return np.where(seen, scores - highest - np.log(total), 0)
 
 
-def _ranks(scores: Array) -> NDArray[np.int64]:
+def _ranks(scores: Doubles) -> NDArray[np.int64]:
     """Place of each token of a query, by falling score; of equal ones the first token comes first."""
     order = np.argsort(-scores, axis=1, kind="stable")
     ranks = np.empty_like(order)
@@ -196,13 +195,13 @@ def _ranks(scores: Array) -> NDArray[np.int64]:
     return ranks
 
 
-def _cosine(a: Array, b: Array) -> Array:
+def _cosine(a: Doubles, b: Doubles) -> Doubles:
     """Of rows; 1 where both are zero."""
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     same = np.all(a == b, axis=1)
     return np.where(same, 1.0, np.divide(np.sum(a * b, axis=1), lengths, out=np.zeros(len(a)), where=lengths > 0))
 
 
-def _ratio(a: Array, b: Array) -> Array:
+def _ratio(a: Doubles, b: Doubles) -> Doubles:
     """a / b; 0 where a is."""
     return np.divide(a, b, out=np.where(a > 0, np.inf, 0.0), where=b > 0)

@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _validate
+from tqvec._types import Floats
 from tqvec.codec import attention
 from tqvec.errors import InputError
 from tqvec.kvcache.codecs import Side, basis, layer_codecs
 from tqvec.kvcache.policy import Policy
-
-Floats = NDArray[np.float32]
 
 RHOS = tuple(round(0.2 + 0.05 * i, 2) for i in range(15))
 _PART = 16384  # keys at a time,

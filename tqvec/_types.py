@@ -1,0 +1,18 @@
+"""Names of the array types that signatures use."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float32]
+Doubles: TypeAlias = NDArray[np.float64]
+Ids: TypeAlias = NDArray[np.int64]
+Bytes: TypeAlias = NDArray[np.uint8]
+Words: TypeAlias = NDArray[np.uint64]
+Flags: TypeAlias = NDArray[np.bool_]
+
+MetricName: TypeAlias = Literal["ip", "cosine", "l2"]
+CodebookName: TypeAlias = Literal["scalar", "trellis"]
