@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._mmap import forget
+from tqvec._mmap import release_pages
 from tqvec.errors import FormatError, InputError, UnsupportedError
 
 _TEXMEX: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".ivecs": np.dtype("<i4"), ".bvecs": np.dtype("u1")}
@@ -100,7 +100,7 @@ def _read_texmex(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
         bad = np.flatnonzero(lengths != d)
         if bad.size:
             raise FormatError(f"{path}: row {first + bad[0]} has dimension {lengths[bad[0]]}, the first row {d}")
-        forget(raw)
+        release_pages(raw)
     return np.ndarray((rows.shape[0], d), dtype, buffer=raw, offset=4, strides=(row, dtype.itemsize))
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._mmap import forget
+from tqvec._mmap import release_pages
 from tqvec.errors import FormatError, InputError, UnsupportedError
 from tqvec.eval.readers import HDF5, hdf5_dataset, read_vectors, split_name
 
@@ -86,7 +86,7 @@ def open_vectors(path: str | os.PathLike[str]) -> Stream:
     def parts(start: int, rows: int) -> Parts:
         for row in range(start, n, rows):
             yield x[row : row + rows]
-            forget(x)
+            release_pages(x)
 
     return Stream(file, None, n, d, parts)
 

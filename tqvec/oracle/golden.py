@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.oracle import inputs, wire
+from tqvec import _safetensors
+from tqvec.oracle import inputs
 from tqvec.oracle.profiles import Profile
 from tqvec.oracle.setup import Setup, setup
 
@@ -59,7 +60,7 @@ def file_name(profile: Profile, d: int) -> str:
 def content(profile: Profile, d: int) -> bytes:
     """The safetensors file; its metadata ``oracle`` is the JSON of what `collect` says about the tensors."""
     tensors, about = collect(setup(profile, d))
-    return wire.dump(tensors, {"oracle": json.dumps(about, sort_keys=True)})
+    return _safetensors.dump(tensors, {"oracle": json.dumps(about, sort_keys=True)})
 
 
 def _raw(profile: Profile, d: int) -> dict[str, bytes]:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec import _safetensors
 from tqvec.errors import InputError
-from tqvec.oracle import wire
 from tqvec.oracle.setup import Setup
 from tqvec.oracle.stages import FAMILIES
 
@@ -155,9 +155,9 @@ def _ask(command: Sequence[str], stage: str, view: View, *inputs: NDArray) -> Ar
     about = {"stage": stage, "profile": view.profile, "d": str(view.d), "nbits": str(view.nbits)}
     with tempfile.TemporaryDirectory() as folder:
         given, wanted = Path(folder, "in.safetensors"), Path(folder, "out.safetensors")
-        given.write_bytes(wire.dump(tensors, about))
+        given.write_bytes(_safetensors.dump(tensors, about))
         _run(command, stage, str(given), str(wanted))
-        found, _ = wire.load(wanted.read_bytes())
+        found, _ = _safetensors.load(wanted.read_bytes())
     return tuple(found[name] for name in family.outputs)
 
 

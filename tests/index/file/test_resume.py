@@ -12,6 +12,7 @@ import pytest
 from strategies import normal
 
 import tqvec
+from tqvec._safetensors import with_checksum
 from tqvec.errors import InputError
 from tqvec.index.file import header as header_module
 from tqvec.index.file import io
@@ -36,7 +37,7 @@ def codec(request):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(header_module, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(header_module, "CHECKSUM_ROWS", 100)
 
 
 def names(folder):
@@ -84,9 +85,7 @@ def flip(path, at):
 
 
 def other_header(notes, **changes):
-    header = json.loads(notes.read_text())["header"] | changes
-    header["header_crc32"] = header_module._header_crc(header)
-    return header
+    return with_checksum(json.loads(notes.read_text())["header"] | changes)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tqvec._mmap import forget
+from tqvec._mmap import release_pages
 from tqvec._types import Ids
 from tqvec.errors import InputError
 from tqvec.index.file import io
-from tqvec.index.file.header import BLOCK_ROWS, Header
+from tqvec.index.file.header import CHECKSUM_ROWS, Header
 from tqvec.index.rows import Rows
 
 
@@ -107,6 +107,6 @@ def _check_distinct(files: list[_File]) -> None:
 def _parts(files: list[_File], ids: list[Ids] | None) -> Iterator[Rows]:
     for i, file in enumerate(files):
         rows = file.rows if ids is None else file.rows | {"ids": ids[i]}
-        for start in range(0, file.header.ntotal, BLOCK_ROWS):
-            yield {name: array[start : start + BLOCK_ROWS] for name, array in rows.items()}
-            forget(file.rows["codes"])
+        for start in range(0, file.header.ntotal, CHECKSUM_ROWS):
+            yield {name: array[start : start + CHECKSUM_ROWS] for name, array in rows.items()}
+            release_pages(file.rows["codes"])
