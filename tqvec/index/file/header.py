@@ -99,7 +99,7 @@ class Header(NamedTuple):
         return _safetensors.make_head(self.tensors(), {KEY: _safetensors.canonical(self.fields())})
 
 
-def new_header(codec: TurboQuant, metric: str, n: int, first_id: int | None, next_id: int | None) -> Header:
+def make_header(codec: TurboQuant, metric: str, n: int, first_id: int | None, next_id: int | None) -> Header:
     """Return the header of a file of `n` rows; all checksums are 0.
 
     `first_id` None: there is a tensor of ids. `next_id` None: the id after the last row's.

@@ -24,16 +24,16 @@ from tqvec.index.file.header import (
     FIRST_WITH_ERROR_BYTES,
     KEY,
     Header,
-    new_header,
+    make_header,
     parse_fields,
 )
 from tqvec.index.rows import Rows
 
 
 class Writer:
-    """Writes a file part by part, in memory of one part.
+    """A writer of an index file, part by part: only one part is in memory.
 
-    As a context manager it closes the file, or on an exception deletes it: the old file stays until the new one is
+    As a context manager it closes the file, or on an exception deletes it. The old file stays until the new one is
     complete and on the disk, whatever happens.
 
     Parameters
@@ -42,19 +42,19 @@ class Writer:
     codec : TurboQuant
     metric : str
     n : int
-        Rows that will be written.
+        Rows of the whole file.
     first_id : int or None
         Id of the first row; the others follow. None: each part has ``ids``.
     next_id : int, optional
         Greater than all ids. Default: the number after the last row's.
     file : file, optional
-        To write to in place of a new one beside `path`; it keeps its rows until others are written, and is left as it
-        is on an exception.
+        Where to write, in place of a new file beside `path`. It keeps its rows until others are written, and stays as
+        it is on an exception.
 
     Attributes
     ----------
     rows : int
-        Written so far.
+        Rows written so far.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Writer:
     ):
         self.codec, self.rows = codec, 0
         self._path = path
-        self._header = new_header(codec, metric, n, first_id, next_id)
+        self._header = make_header(codec, metric, n, first_id, next_id)
         self._tensors = self._header.tensors()
         self._start = len(self._header.head())
         self._crc = {name: [0] * len(values) for name, values in self._header.crc32.items()}
@@ -86,25 +86,25 @@ class Writer:
 
     @property
     def header(self) -> Header:
-        """With the checksums of what was written so far."""
+        """The header, with the checksums of the rows written so far."""
         return self._header._replace(crc32={name: [f"{crc:08x}" for crc in crcs] for name, crcs in self._crc.items()})
 
     def write(self, rows: Rows) -> None:
-        """Put the next rows at their places.
+        """Write the next rows.
 
         Raises
         ------
         InputError
-            Other arrays, types or shapes than the file has, or more rows than were announced.
+            The file has other arrays, types or shapes, or these are more than `n` rows in all.
         """
-        count = self._checked(rows)
+        count = self._check(rows)
         for name in self._header.row_names:
             self._put(name, self.rows, rows[name])
-            self._sum(name, rows[name])
+            self._update_checksums(name, rows[name])
         self.rows += count
 
-    def _checked(self, rows: Rows) -> int:
-        """How many rows there are."""
+    def _check(self, rows: Rows) -> int:
+        """Return the number of rows; InputError if they don't fit the file."""
         header = self._header
         if rows.keys() != set(header.row_names):
             raise InputError(f"rows must have {', '.join(header.row_names)}, got {', '.join(rows)}")
@@ -124,8 +124,8 @@ class Writer:
         self._file.seek(self._start + tensor.start + row * tensor.row_bytes)
         self._file.write(_safetensors.as_bytes(array))
 
-    def _sum(self, name: str, array: NDArray) -> None:
-        """Take the next rows into the checksums of their blocks."""
+    def _update_checksums(self, name: str, array: NDArray) -> None:
+        """Add the next rows of a tensor to the checksums of their blocks."""
         size, done, crcs = self._header.block_rows, 0, self._crc[name]
         while done < len(array):
             block, within = divmod(self.rows + done, size)
@@ -139,17 +139,17 @@ class Writer:
         Raises
         ------
         FormatError
-            They, or what the file is to be, are not what that header tells.
+            The rows, or the fields of this file, differ from those of `header`.
         """
         arrays = _safetensors.map_tensors(self._file, self._tensors, self._start)
         for name in self._header.row_names:
-            self._sum(name, arrays[name][:rows])
+            self._update_checksums(name, arrays[name][:rows])
         if self.header != header or not 0 <= rows <= header.ntotal:
             raise FormatError(f"{self._file.name}: the first {rows} rows are not those that were noted")
         self.rows = rows
 
     def flush(self) -> None:
-        """What was written so far survives a loss of power."""
+        """Write the rows so far to the disk: they survive a loss of power."""
         _atomic.flush(self._file)
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class Writer:
         Raises
         ------
         InputError
-            There are fewer rows than were announced.
+            There are fewer than `n` rows.
         """
         if self.rows < self._header.ntotal:
             raise InputError(f"{self._path}: {self._header.ntotal} rows were announced, {self.rows} written")
@@ -167,7 +167,7 @@ class Writer:
         _atomic.publish(self._file, self._path)
 
     def discard(self) -> None:
-        """Delete what was written, unless it has its name."""
+        """Delete the file, unless it has its name."""
         _atomic.discard(self._file)
 
     def __enter__(self) -> Writer:
@@ -192,14 +192,14 @@ def save(
     first_id: int | None = 0,
     next_id: int | None = None,
 ) -> None:
-    """Write the `n` rows of all parts to a file; arguments as for `Writer`."""
+    """Write the `n` rows of all parts to a file; the arguments are those of `Writer`."""
     with Writer(path, codec, metric, n, first_id, next_id) as writer:
         for rows in parts:
             writer.write(rows)
 
 
 def load(path: Path, mmap: bool = False, verify: bool = False) -> tuple[Header, Rows, Calibration | None]:
-    """Read a file.
+    """Read an index file.
 
     The header, ids and calibration are always verified.
 
@@ -207,8 +207,8 @@ def load(path: Path, mmap: bool = False, verify: bool = False) -> tuple[Header, 
     ----------
     path : Path
     mmap : bool
-        Map the rows into memory: arrays of which nothing is read before it is used. The file may be replaced
-        meanwhile, as `save` does, but not changed in place.
+        Map the rows into memory: the system reads them when they are used. The file may be replaced meanwhile, as
+        `save` does, but not changed in place.
     verify : bool
         Read and verify everything.
 
@@ -224,7 +224,7 @@ def load(path: Path, mmap: bool = False, verify: bool = False) -> tuple[Header, 
     FileNotFoundError
         There is no such file.
     FormatError
-        It is damaged, truncated, foreign or newer than this version of tqvec.
+        The file is damaged, truncated, foreign or newer than this version of tqvec.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
@@ -245,15 +245,15 @@ def load(path: Path, mmap: bool = False, verify: bool = False) -> tuple[Header, 
     return header, rows, _calibration(header, arrays)
 
 
-def calibration_in(file: BinaryIO, header: Header) -> Calibration | None:
-    """The calibration in a file that a `Writer` has begun.
+def read_calibration(file: BinaryIO, header: Header) -> Calibration | None:
+    """Return the calibration of a file that a `Writer` has begun, None if its codec has none.
 
     Raises
     ------
     FormatError
-        It is not the one that the header tells.
+        It has other checksums than the header says.
     ValueError
-        The file is shorter than the header tells.
+        The file is shorter than the header says.
     """
     arrays = _safetensors.map_tensors(file, header.tensors(), len(header.head()))
     for name in header.learned_names:
@@ -262,7 +262,7 @@ def calibration_in(file: BinaryIO, header: Header) -> Calibration | None:
 
 
 def codec_of(path: Path, header: Header, calibration: Calibration | None) -> TurboQuant:
-    """The codec that made the codes of a file.
+    """Return the codec that made the codes of a file.
 
     Raises
     ------
@@ -297,7 +297,7 @@ def _verify(path: Path, header: Header, name: str, array: NDArray) -> None:
 
 
 def _check_ids(path: Path, ids: NDArray[np.int64], next_id: int, distinct: bool) -> None:
-    """Refuse ids that no writer makes; to find an equal pair they are sorted."""
+    """Raise FormatError for ids that no writer makes; `distinct` sorts them to find an equal pair."""
     if ids.size and ids.max() >= next_id:
         raise FormatError(f"{path}: damaged: ids up to {ids.max()}, but the next one is {next_id}")
     if distinct and np.unique(ids).size < ids.size:
