@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import tqvec
+from tqvec import _safetensors
 from tqvec.errors import FormatError, InputError
-from tqvec.oracle import arithmetic, cases, describe, golden, layouts, ports, runner, tables, wire
+from tqvec.oracle import arithmetic, cases, describe, golden, layouts, ports, runner, tables
 from tqvec.oracle.families.registry import instantiate
 from tqvec.oracle.mistakes import MISTAKES
 from tqvec.oracle.profiles import PROFILES, find
@@ -150,7 +151,7 @@ def test_golden_files_say_what_they_hold(tmp_path):
 
     golden.export([PROFILES["tqvec_scalar@2"]], [20], tmp_path, raw=True)
     path = tmp_path / "tqvec_scalar-2-d20.safetensors"
-    tensors, metadata = wire.load(path.read_bytes())
+    tensors, metadata = _safetensors.load(path.read_bytes())
     assert {name: value.tolist() for name, value in load_file(path).items()} == {
         name: value.tolist() for name, value in tensors.items()
     }
@@ -253,4 +254,4 @@ def test_bad_requests():
     with pytest.raises(InputError, match="d must suit"):
         tqvec.oracle.verify(SimpleNamespace(rotate=matmul), profiles=["tqvec_trellis"], dims=[8])
     with pytest.raises(FormatError, match="not a safetensors file"):
-        wire.load(b"garbage, and more of it")
+        _safetensors.load(b"garbage, and more of it")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.oracle import wire
+from tqvec import _safetensors
 from tqvec.oracle.cases import iter_cases
 from tqvec.oracle.families.registry import instantiate
 from tqvec.oracle.instance import Instance
@@ -61,7 +61,7 @@ def file_name(profile: Profile, d: int) -> str:
 def encode_file(profile: Profile, d: int) -> bytes:
     """Return the bytes of the safetensors file; its metadata ``oracle`` is `collect`'s dictionary as JSON."""
     tensors, about = collect(instantiate(profile, d))
-    return wire.dump(tensors, {"oracle": json.dumps(about, sort_keys=True)})
+    return _safetensors.dump(tensors, {"oracle": json.dumps(about, sort_keys=True)})
 
 
 def _encode_raw_files(profile: Profile, d: int) -> dict[str, bytes]:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec import _safetensors
 from tqvec.errors import InputError
-from tqvec.oracle import wire
 from tqvec.oracle.families.registry import FAMILIES
 from tqvec.oracle.instance import Arrays, Instance
 from tqvec.oracle.profiles import PROFILES
@@ -156,9 +156,9 @@ def _run_stage(command: Sequence[str], name: str, view: View, *inputs: NDArray) 
     about = {"stage": name, "profile": view.profile, "d": str(view.d), "nbits": str(view.nbits)}
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "in.safetensors"), Path(folder, "out.safetensors")
-        source.write_bytes(wire.dump(tensors, about))
+        source.write_bytes(_safetensors.dump(tensors, about))
         _run(command, name, str(source), str(target))
-        outputs, _ = wire.load(target.read_bytes())
+        outputs, _ = _safetensors.load(target.read_bytes())
     return tuple(outputs[output] for output in stage.outputs)
 
 
