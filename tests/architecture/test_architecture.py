@@ -198,9 +198,12 @@ def test_one_decorator_compiles_everything(path):
     assert not compilers & {name.rsplit(".", 1)[1] for name in names if "." in name}
 
 
+STILL_LONG = {"codec/turboquant.py", "index/index.py", "kernels/simd/base.py", "oracle/mistakes.py"}  # to be cut up
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_files_are_short(path):
-    limit = 250 if room(path) == "reference" else 800
+    limit = 250 if room(path) == "reference" else 800 if name_of(path) in STILL_LONG else 400
     assert len(path.read_text().splitlines()) <= limit
 
 
@@ -236,10 +239,16 @@ def functions(tree):
 
 
 @pytest.mark.parametrize("path", OUTSIDE_KERNELS, ids=name_of)
-def test_functions_are_small(path):
-    long = [n.name for n in functions(TREES[path]) if lines_without_docstring(n) > 60]
-    wide = [n.name for n in functions(TREES[path]) if argument_count(n) > 8]
-    assert (long, wide) == ([], [])
+def test_functions_are_short(path):
+    assert [n.name for n in functions(TREES[path]) if lines_without_docstring(n) > 60] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_functions_take_few_arguments(path):
+    """Of kernels, private functions too."""
+    everything = (n for n in ast.walk(TREES[path]) if isinstance(n, ast.FunctionDef))
+    checked = functions(TREES[path]) if path in OUTSIDE_KERNELS else everything
+    assert [n.name for n in checked if argument_count(n) > 8] == []
 
 
 @pytest.mark.parametrize("path", OUTSIDE_KERNELS, ids=name_of)
