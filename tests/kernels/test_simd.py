@@ -6,7 +6,146 @@ import pytest
 import strategies as sts
 
 from tqvec.kernels import features
-from tqvec.kernels.simd import base, rows, x86
+from tqvec.kernels.simd import memory as base
+from tqvec.kernels.simd import tuples as rows
+from tqvec.kernels.simd import x86
+from tqvec.kernels.simd.bits import (
+    add_where_i8x64,
+    add_where_i32x16,
+    and_i8x64,
+    and_i32x16,
+    and_nonzero_i16x32,
+    and_nonzero_i32x16,
+    append_bits_i8x64,
+    count_bits,
+    drop_lowest_bits_i8x32,
+    extract_fields_i8x64,
+    extract_high_bytes_i16x16,
+    extract_high_nibbles_i8x64,
+    extract_low_nibbles_i8x64,
+    extract_lowest_bits_i8x32,
+    find_lowest_bit,
+    funnel_shift_i64x8,
+    keep_i8x64,
+    or_i8x64,
+    raise_low_bytes_i16x16,
+    select_f32x16,
+    select_i32x16,
+    select_negative_i8x64,
+    shift_left_i32x16,
+    shift_right_i32x16,
+    xor_i64x8,
+)
+from tqvec.kernels.simd.floats import (
+    add_f32x16,
+    convert_f32x16,
+    greater_equal_f32x16,
+    greater_f32x16,
+    max_f32x16,
+    min_f32x16,
+    mul_f32x16,
+    mul_f64x8,
+    multiply_add_f32x16,
+    multiply_add_f64x8,
+    narrow_f32x16,
+    round_i32x16,
+    sub_f32x16,
+    widen_f64x8,
+)
+from tqvec.kernels.simd.integers import (
+    add_halves_i8x32,
+    add_i8x64,
+    add_i16x16,
+    add_i16x32,
+    add_i32x8,
+    add_i32x16,
+    add_pairs_i32x16,
+    sub_i16x16,
+    sum_i32x8,
+    sum_i32x16,
+    widen_high_i16x32,
+    widen_low_i16x32,
+)
+from tqvec.kernels.simd.memory import (
+    load_bytes_i32x8,
+    load_bytes_i32x16,
+    load_f32x8,
+    load_f32x16,
+    load_f64x8,
+    load_fourfold_f32x16,
+    load_halves_f32x16,
+    load_i8x32,
+    load_i8x64,
+    load_i16x32,
+    load_i32,
+    load_i32x8,
+    load_i32x16,
+    load_i64x8,
+    load_nibbles_i32x16,
+    load_u8,
+    load_u64,
+    load_where_f32x16,
+    load_where_i8x64,
+    load_words_i32x16,
+    make_load,
+    make_store,
+    prefetch,
+    splat_f32x16,
+    splat_i8x64,
+    splat_i16x16,
+    splat_i16x32,
+    splat_i32x8,
+    splat_i32x16,
+    splat_load_f64x8,
+    splat_load_i32x16,
+    store_f32x16,
+    store_f64x8,
+    store_i8x64,
+    store_i32x8,
+    store_i32x16,
+    store_i64x8,
+    store_u16,
+    store_u64,
+    store_where_f32x16,
+    table_offsets_i8x64,
+    zero_f64x8,
+    zero_i8x64,
+    zero_i16x16,
+    zero_i16x32,
+    zero_i64x8,
+)
+from tqvec.kernels.simd.shuffles import (
+    extract_high_f32x8,
+    extract_low_f32x8,
+    interleave_high_f32x16,
+    interleave_high_i16x32,
+    interleave_low_f32x16,
+    interleave_low_i16x32,
+    join_even_quarters_f32x16,
+    join_high_halves_f32x16,
+    join_low_halves_f32x16,
+    join_odd_quarters_f32x16,
+    prepend_i64x8,
+    tile_high_bytes_i8x64,
+    tile_low_bytes_i8x64,
+    view_i8x32_as_i16x16,
+    view_i8x64_as_i32x16,
+    view_i16x32_as_i8x64,
+    view_i16x32_as_i32x16,
+    view_i32x16_as_f32x16,
+    view_i32x16_as_i8x64,
+)
+from tqvec.kernels.simd.tuples import (
+    dot_bytes_16,
+    dot_words_16,
+    gather_16,
+    load_4,
+    store_16,
+    sum_lanes_16,
+    transpose_16,
+    zeros_16,
+)
+from tqvec.kernels.simd.vector import i8x32, i16x16, i16x32
 
 NEEDS = {16: "avx512", 8: "avx2"}
 
@@ -63,8 +202,8 @@ def test_memory_needs_no_alignment(lanes):
 def test_add_wraps_around():
     @numba.njit
     def run(a, b, out):
-        x, y = base.load_i32x16(a.ctypes.data), base.load_i32x16(b.ctypes.data)
-        base.store_i32x16(out.ctypes.data, base.add_i32x16(x, y))
+        x, y = load_i32x16(a.ctypes.data), load_i32x16(b.ctypes.data)
+        store_i32x16(out.ctypes.data, add_i32x16(x, y))
 
     a, b, out = numbers(16), numbers(16, seed=1), np.zeros(16, np.int32)
     run(a, b, out)
@@ -103,13 +242,13 @@ def needs(level):
 def test_bytes():
     @numba.njit
     def run(a, b, out):
-        x, y, to = base.load_i8x64(a.ctypes.data), base.load_i8x64(b.ctypes.data), out.ctypes.data
-        base.store_i8x64(to, base.low_nibbles_i8x64(x))
-        base.store_i8x64(to + 64, base.high_nibbles_i8x64(x))
-        base.store_i8x64(to + 128, base.or_i8x64(x, y))
-        base.store_i8x64(to + 192, base.splat_i8x64(np.int8(-7)))
-        base.store_i8x64(to + 256, base.table_offsets_i8x64())
-        base.store_i8x64(to + 320, base.as_bytes_i8x64(base.splat_load_i32x16(a.ctypes.data)))
+        x, y, to = load_i8x64(a.ctypes.data), load_i8x64(b.ctypes.data), out.ctypes.data
+        store_i8x64(to, extract_low_nibbles_i8x64(x))
+        store_i8x64(to + 64, extract_high_nibbles_i8x64(x))
+        store_i8x64(to + 128, or_i8x64(x, y))
+        store_i8x64(to + 192, splat_i8x64(np.int8(-7)))
+        store_i8x64(to + 256, table_offsets_i8x64())
+        store_i8x64(to + 320, view_i32x16_as_i8x64(splat_load_i32x16(a.ctypes.data)))
 
     a, b, out = bytes_of(64), bytes_of(64, seed=1), np.zeros((6, 64), np.uint8)
     run(a, b, out)
@@ -124,16 +263,16 @@ def test_bytes():
 def test_bits_and_widening():
     @numba.njit
     def run(bits, a, out, wide):
-        mask, x = base.load_u64(bits.ctypes.data + 1), base.load_i8x64(a.ctypes.data)
-        base.store_i8x64(out.ctypes.data, base.keep_i8x64(mask, x))
-        base.store_i8x64(out.ctypes.data + 64, base.append_bits_i8x64(x, mask))
-        base.store_i8x64(out.ctypes.data + 128, base.append_bits_i8x64(base.zero_i8x64(), mask))
-        base.store_i8x64(out.ctypes.data + 192, base.add_i8x64(x, x))
-        store_words(wide.ctypes.data, base.widen_low_i16x32(x))
-        store_words(wide.ctypes.data + 64, base.widen_high_i16x32(x))
-        return base.count_bits(mask)
+        mask, x = load_u64(bits.ctypes.data + 1), load_i8x64(a.ctypes.data)
+        store_i8x64(out.ctypes.data, keep_i8x64(mask, x))
+        store_i8x64(out.ctypes.data + 64, append_bits_i8x64(x, mask))
+        store_i8x64(out.ctypes.data + 128, append_bits_i8x64(zero_i8x64(), mask))
+        store_i8x64(out.ctypes.data + 192, add_i8x64(x, x))
+        store_words(wide.ctypes.data, widen_low_i16x32(x))
+        store_words(wide.ctypes.data + 64, widen_high_i16x32(x))
+        return count_bits(mask)
 
-    store_words = base.make_store(base.i16x32)
+    store_words = make_store(i16x32)
     bits, a, out, wide = bytes_of(9), bytes_of(64, seed=1), np.zeros((4, 64), np.uint8), np.zeros(64, np.int16)
     count = run(bits, a, out, wide)
     ones = np.unpackbits(bits[1:], bitorder="little")
@@ -148,8 +287,8 @@ def test_bits_and_widening():
 def test_select_negative():
     @numba.njit
     def run(condition, a, b, out):
-        where, x = base.load_i8x64(condition.ctypes.data), base.load_i8x64(a.ctypes.data)
-        base.store_i8x64(out.ctypes.data, base.select_negative_i8x64(where, x, base.load_i8x64(b.ctypes.data)))
+        where, x = load_i8x64(condition.ctypes.data), load_i8x64(a.ctypes.data)
+        store_i8x64(out.ctypes.data, select_negative_i8x64(where, x, load_i8x64(b.ctypes.data)))
 
     condition, a, b, out = (bytes_of(64, seed) for seed in range(4))
     condition[:4] = 0, 127, 128, 255
@@ -158,28 +297,28 @@ def test_select_negative():
 
 
 def test_half_registers():
-    store_bytes, store_words = base.make_store(base.i8x32), base.make_store(base.i16x16)
-    load_words = base.make_load(base.i16x16)
+    store_bytes, store_words = make_store(i8x32), make_store(i16x16)
+    load_words = make_load(i16x16)
 
     @numba.njit
     def run(a, w, out, words, sums):
-        x, y = base.load_i8x32(a.ctypes.data), load_words(w.ctypes.data)
+        x, y = load_i8x32(a.ctypes.data), load_words(w.ctypes.data)
         z, to = load_words(w.ctypes.data + 32), words.ctypes.data
-        store_bytes(out.ctypes.data, base.add_halves_i8x32(base.load_i8x64(a.ctypes.data)))
-        store_bytes(out.ctypes.data + 32, base.lowest_bits_i8x32(x))
-        store_bytes(out.ctypes.data + 64, base.next_bits_i8x32(x))
-        store_words(to, base.as_words_i16x16(x))
-        store_words(to + 32, base.high_bytes_i16x16(y))
-        store_words(to + 64, base.shift_bytes_i16x16(y))
-        store_words(to + 96, base.add_i16x16(y, z))
-        store_words(to + 128, base.sub_i16x16(y, base.splat_i16x16(np.int16(3))))
-        store_words(to + 160, base.zero_i16x16())
-        pairs = base.add_pairs_i32x16(base.load_i32x16(sums.ctypes.data), y, z)
-        eight = base.load_bytes_i32x8(a.ctypes.data)
-        eight = base.add_i32x8(eight, base.splat_i32x8(np.int32(-7)))
-        base.store_i32x16(sums.ctypes.data, pairs)
-        base.store_i32x8(sums.ctypes.data + 64, eight)
-        return base.sum_i32x8(eight)
+        store_bytes(out.ctypes.data, add_halves_i8x32(load_i8x64(a.ctypes.data)))
+        store_bytes(out.ctypes.data + 32, extract_lowest_bits_i8x32(x))
+        store_bytes(out.ctypes.data + 64, drop_lowest_bits_i8x32(x))
+        store_words(to, view_i8x32_as_i16x16(x))
+        store_words(to + 32, extract_high_bytes_i16x16(y))
+        store_words(to + 64, raise_low_bytes_i16x16(y))
+        store_words(to + 96, add_i16x16(y, z))
+        store_words(to + 128, sub_i16x16(y, splat_i16x16(np.int16(3))))
+        store_words(to + 160, zero_i16x16())
+        pairs = add_pairs_i32x16(load_i32x16(sums.ctypes.data), y, z)
+        eight = load_bytes_i32x8(a.ctypes.data)
+        eight = add_i32x8(eight, splat_i32x8(np.int32(-7)))
+        store_i32x16(sums.ctypes.data, pairs)
+        store_i32x8(sums.ctypes.data + 64, eight)
+        return sum_i32x8(eight)
 
     a, w = bytes_of(64), bytes_of(64, seed=1).view(np.uint16)
     y, z = w[:16], w[16:]
@@ -204,16 +343,16 @@ def test_half_registers():
 def test_words_and_bytes():
     @numba.njit
     def run(a, b, out):
-        x, y, to = base.load_i8x64(a.ctypes.data), base.load_i8x64(b.ctypes.data), out.ctypes.data
-        low, high = base.interleave_low_i16x32(x, y), base.interleave_high_i16x32(x, y)
+        x, y, to = load_i8x64(a.ctypes.data), load_i8x64(b.ctypes.data), out.ctypes.data
+        low, high = interleave_low_i16x32(x, y), interleave_high_i16x32(x, y)
         store_words(to, low)
         store_words(to + 64, high)
-        store_words(to + 128, base.add_i16x32(low, base.splat_i16x32(np.int16(-2))))
-        store_words(to + 192, base.zero_i16x32())
-        base.store_i8x64(to + 256, base.low_byte_table_i8x64(low))
-        base.store_i8x64(to + 320, base.high_byte_table_i8x64(low))
+        store_words(to + 128, add_i16x32(low, splat_i16x32(np.int16(-2))))
+        store_words(to + 192, zero_i16x32())
+        store_i8x64(to + 256, tile_low_bytes_i8x64(low))
+        store_i8x64(to + 320, tile_high_bytes_i8x64(low))
 
-    store_words = base.make_store(base.i16x32)
+    store_words = make_store(i16x32)
     a, b, out = bytes_of(64), bytes_of(64, seed=1), np.full((6, 32), 9, np.uint16)
     run(a, b, out)
     words = a + 256 * b.astype(np.uint16)
@@ -226,22 +365,22 @@ def test_words_and_bytes():
 
 def test_avx2_lookups_and_products():
     needs("avx2")
-    store_words, store_half = base.make_store(base.i16x32), base.make_store(base.i16x16)
-    load_half = base.make_load(base.i16x16)
+    store_words, store_half = make_store(i16x32), make_store(i16x16)
+    load_half = make_load(i16x16)
 
     @numba.njit
     def run(table, index, u, s, a, b, found, bytes_, words):
-        x, y = base.load_i8x64(u.ctypes.data), base.load_i8x64(s.ctypes.data)
-        looked_up = x86.lookup_i8x64(base.load_i8x64(table.ctypes.data), base.load_i8x64(index.ctypes.data))
-        base.store_i8x64(found.ctypes.data, looked_up)
+        x, y = load_i8x64(u.ctypes.data), load_i8x64(s.ctypes.data)
+        looked_up = x86.lookup_i8x64(load_i8x64(table.ctypes.data), load_i8x64(index.ctypes.data))
+        store_i8x64(found.ctypes.data, looked_up)
         store_words(bytes_.ctypes.data, x86.multiply_bytes_i16x32(x, y))
-        half = x86.multiply_bytes_i16x16(base.load_i8x32(u.ctypes.data), base.load_i8x32(s.ctypes.data))
+        half = x86.multiply_bytes_i16x16(load_i8x32(u.ctypes.data), load_i8x32(s.ctypes.data))
         store_half(bytes_.ctypes.data + 64, half)
-        products = x86.multiply_words_i32x16(base.load_i16x32(a.ctypes.data), base.load_i16x32(b.ctypes.data))
-        base.store_i32x16(words.ctypes.data, products)
-        eight = base.load_i32x8(words.ctypes.data)
+        products = x86.multiply_words_i32x16(load_i16x32(a.ctypes.data), load_i16x32(b.ctypes.data))
+        store_i32x16(words.ctypes.data, products)
+        eight = load_i32x8(words.ctypes.data)
         dots = x86.dot_words_i32x8(eight, load_half(a.ctypes.data), load_half(b.ctypes.data))
-        base.store_i32x8(words.ctypes.data + 64, dots)
+        store_i32x8(words.ctypes.data + 64, dots)
 
     for seed in range(10):
         table, index = bytes_of(64, seed), bytes_of(64, seed + 20) & 15
@@ -260,14 +399,14 @@ def test_avx2_lookups_and_products():
 def test_sums_floats_and_masks():
     @numba.njit
     def run(a, b, f, out, bits):
-        x, g = base.load_i32x16(a.ctypes.data), base.load_f32x16(f.ctypes.data)
+        x, g = load_i32x16(a.ctypes.data), load_f32x16(f.ctypes.data)
         to = out.ctypes.data
-        base.store_f32x16(to, base.to_f32x16(x))
-        base.store_f32x16(to + 64, base.add_f32x16(g, base.splat_f32x16(np.float32(1.5))))
-        base.store_f32x16(to + 128, base.mul_f32x16(g, g))
-        bits[0] = base.at_least_f32x16(g, base.load_f32x16(b.ctypes.data))
-        base.prefetch(to)
-        return base.sum_i32x16(x)
+        store_f32x16(to, convert_f32x16(x))
+        store_f32x16(to + 64, add_f32x16(g, splat_f32x16(np.float32(1.5))))
+        store_f32x16(to + 128, mul_f32x16(g, g))
+        bits[0] = greater_equal_f32x16(g, load_f32x16(b.ctypes.data))
+        prefetch(to)
+        return sum_i32x16(x)
 
     a = numbers(16)
     f = sts.rng(3).standard_normal((2, 16)).astype(np.float32)
@@ -286,19 +425,19 @@ def test_sums_floats_and_masks():
 def test_lowest_bit(bits):
     @numba.njit
     def run(x):
-        return base.lowest_bit(x)
+        return find_lowest_bit(x)
 
     assert run(np.uint64(bits)) == (bits & -bits).bit_length() - 1
 
 
 def test_permutes():
     needs("avx512")
-    load_words, store_words = base.make_load(base.i16x32), base.make_store(base.i16x32)
+    load_words, store_words = make_load(i16x32), make_store(i16x32)
 
     @numba.njit
     def run(table, index, out, words, places, wide):
-        x = x86.permute_i8x64(base.load_i8x64(table.ctypes.data), base.load_i8x64(index.ctypes.data))
-        base.store_i8x64(out.ctypes.data, x)
+        x = x86.permute_i8x64(load_i8x64(table.ctypes.data), load_i8x64(index.ctypes.data))
+        store_i8x64(out.ctypes.data, x)
         y = x86.permute_i16x32(load_words(words.ctypes.data), load_words(places.ctypes.data))
         store_words(wide.ctypes.data, y)
 
@@ -313,15 +452,15 @@ def test_permutes():
 
 def test_byte_and_word_products():
     needs("avx512")
-    load_words = base.make_load(base.i16x32)
+    load_words = make_load(i16x32)
 
     @numba.njit
     def run(acc, u, s, a, b, out):
-        x = base.load_i32x16(acc.ctypes.data)
-        y = x86.dot_bytes_i32x16(x, base.load_i8x64(u.ctypes.data), base.load_i8x64(s.ctypes.data))
+        x = load_i32x16(acc.ctypes.data)
+        y = x86.dot_bytes_i32x16(x, load_i8x64(u.ctypes.data), load_i8x64(s.ctypes.data))
         z = x86.dot_words_i32x16(x, load_words(a.ctypes.data), load_words(b.ctypes.data))
-        base.store_i32x16(out.ctypes.data, y)
-        base.store_i32x16(out.ctypes.data + 64, z)
+        store_i32x16(out.ctypes.data, y)
+        store_i32x16(out.ctypes.data + 64, z)
 
     for seed in range(10):
         u, s = bytes_of(64, seed), bytes_of(64, seed + 50).view(np.int8)
@@ -365,13 +504,13 @@ def test_tiles():
 def test_comparisons():
     @numba.njit
     def run(f, g, a, u, v, bits, out):
-        x = base.greater_f32x16(base.load_f32x16(f.ctypes.data), base.load_f32x16(g.ctypes.data))
+        x = greater_f32x16(load_f32x16(f.ctypes.data), load_f32x16(g.ctypes.data))
         bits[0] = x
-        bits[1] = base.bits_set_i16x32(load_words(u.ctypes.data), load_words(v.ctypes.data))
-        base.store_u64(bits.ctypes.data + 16, x)
-        base.store_i32x16(out.ctypes.data, base.add_where_i32x16(base.load_i32x16(a.ctypes.data), x, np.int32(5)))
+        bits[1] = and_nonzero_i16x32(load_words(u.ctypes.data), load_words(v.ctypes.data))
+        store_u64(bits.ctypes.data + 16, x)
+        store_i32x16(out.ctypes.data, add_where_i32x16(load_i32x16(a.ctypes.data), x, np.int32(5)))
 
-    load_words = base.make_load(base.i16x32)
+    load_words = make_load(i16x32)
     f, g = sts.rng(3).standard_normal((2, 16)).astype(np.float32)
     f[:4], g[:4] = (np.nan, np.inf, -0.0, 1), (0, np.inf, 0.0, np.nan)
     a, u, v = numbers(16), bytes_of(64), bytes_of(64, seed=1)
@@ -387,15 +526,15 @@ def test_comparisons():
 def test_float64():
     @numba.njit
     def run(f, a, b, out, narrow):
-        x = base.load_f32x16(f.ctypes.data)
-        low, high = base.widen_f64x8(base.low_f32x8(x)), base.widen_f64x8(base.high_f32x8(x))
-        y, to = base.load_f64x8(a.ctypes.data), out.ctypes.data
-        base.store_f64x8(to, low)
-        base.store_f64x8(to + 64, base.widen_f64x8(base.load_f32x8(f.ctypes.data + 32)))
-        base.store_f64x8(to + 128, base.mul_f64x8(y, base.splat_load_f64x8(b.ctypes.data)))
-        base.store_f64x8(to + 192, base.multiply_add_f64x8(low, high, y))
-        base.store_f64x8(to + 256, base.zero_f64x8())
-        base.store_f32x16(narrow.ctypes.data, base.narrow_f32x16(y, base.load_f64x8(b.ctypes.data)))
+        x = load_f32x16(f.ctypes.data)
+        low, high = widen_f64x8(extract_low_f32x8(x)), widen_f64x8(extract_high_f32x8(x))
+        y, to = load_f64x8(a.ctypes.data), out.ctypes.data
+        store_f64x8(to, low)
+        store_f64x8(to + 64, widen_f64x8(load_f32x8(f.ctypes.data + 32)))
+        store_f64x8(to + 128, mul_f64x8(y, splat_load_f64x8(b.ctypes.data)))
+        store_f64x8(to + 192, multiply_add_f64x8(low, high, y))
+        store_f64x8(to + 256, zero_f64x8())
+        store_f32x16(narrow.ctypes.data, narrow_f32x16(y, load_f64x8(b.ctypes.data)))
 
     f = sts.rng(5).standard_normal(16).astype(np.float32)
     a, b = sts.rng(6).standard_normal((2, 8))
@@ -432,9 +571,9 @@ def test_rows(n):
 def test_gather_and_transpose():
     @numba.njit
     def run(x, order, factors, out):
-        values = rows.gather_16(x.ctypes.data, order.ctypes.data, factors.ctypes.data)
-        rows.store_16(out.ctypes.data, 64, values)
-        rows.store_16(out.ctypes.data + 1024, 64, rows.transpose_16(values))
+        values = gather_16(x.ctypes.data, order.ctypes.data, factors.ctypes.data)
+        store_16(out.ctypes.data, 64, values)
+        store_16(out.ctypes.data + 1024, 64, transpose_16(values))
 
     x = sts.rng(8).standard_normal((40, 16)).astype(np.float32)
     order = sts.rng(9).permutation(40)[:16].astype(np.int32)
@@ -450,8 +589,8 @@ def test_float_permute():
 
     @numba.njit
     def run(table, index, out):
-        x = x86.permute_f32x16(base.load_f32x16(table.ctypes.data), base.load_i32x16(index.ctypes.data))
-        base.store_f32x16(out.ctypes.data, x)
+        x = x86.permute_f32x16(load_f32x16(table.ctypes.data), load_i32x16(index.ctypes.data))
+        store_f32x16(out.ctypes.data, x)
 
     table, index, out = sts.normal(1, 16)[0], numbers(16), np.zeros(16, np.float32)
     run(table, index, out)
@@ -463,9 +602,9 @@ def test_permute_of_two():
 
     @numba.njit
     def run(table, index, out):
-        low, high = base.load_f32x16(table.ctypes.data), base.load_f32x16(table.ctypes.data + 64)
-        x = x86.permute_two_f32x16(low, high, base.load_i32x16(index.ctypes.data))
-        base.store_f32x16(out.ctypes.data, x)
+        low, high = load_f32x16(table.ctypes.data), load_f32x16(table.ctypes.data + 64)
+        x = x86.permute_two_f32x16(low, high, load_i32x16(index.ctypes.data))
+        store_f32x16(out.ctypes.data, x)
 
     table, index, out = sts.normal(1, 32)[0], numbers(16), np.zeros(16, np.float32)
     run(table, index, out)
@@ -475,16 +614,16 @@ def test_permute_of_two():
 def test_integers_of_32_bits():
     @numba.njit
     def run(a, b, counts, out, bits):
-        x, y = base.load_i32x16(a.ctypes.data), base.load_i32x16(b.ctypes.data)
-        n, to = base.load_i32x16(counts.ctypes.data), out.ctypes.data
-        bits[0] = base.bits_set_i32x16(x, y)
-        base.store_u16(bits.ctypes.data + 8, bits[0])
-        base.store_i32x16(to, base.and_i32x16(x, y))
-        base.store_i32x16(to + 64, base.shift_left_i32x16(x, n))
-        base.store_i32x16(to + 128, base.shift_right_i32x16(x, n))
-        base.store_i32x16(to + 192, base.select_i32x16(bits[0], x, y))
-        base.store_i32x16(to + 256, base.splat_i32x16(np.int32(-7)))
-        return base.load_i32(b.ctypes.data + 8)
+        x, y = load_i32x16(a.ctypes.data), load_i32x16(b.ctypes.data)
+        n, to = load_i32x16(counts.ctypes.data), out.ctypes.data
+        bits[0] = and_nonzero_i32x16(x, y)
+        store_u16(bits.ctypes.data + 8, bits[0])
+        store_i32x16(to, and_i32x16(x, y))
+        store_i32x16(to + 64, shift_left_i32x16(x, n))
+        store_i32x16(to + 128, shift_right_i32x16(x, n))
+        store_i32x16(to + 192, select_i32x16(bits[0], x, y))
+        store_i32x16(to + 256, splat_i32x16(np.int32(-7)))
+        return load_i32(b.ctypes.data + 8)
 
     a, b, counts = numbers(16), numbers(16, seed=1) & 0x10101, np.arange(16, dtype=np.int32) * 2
     out, bits = np.zeros((5, 16), np.int32), np.full(2, 2**64 - 1, np.uint64)
@@ -501,9 +640,9 @@ def test_loads_of_small_numbers():
     @numba.njit
     def run(memory, out):
         at, to = memory.ctypes.data + 1, out.ctypes.data
-        base.store_i32x16(to, base.load_bytes_i32x16(at))
-        base.store_i32x16(to + 64, base.load_words_i32x16(at))
-        base.store_i32x16(to + 128, base.load_nibbles_i32x16(at))
+        store_i32x16(to, load_bytes_i32x16(at))
+        store_i32x16(to + 64, load_words_i32x16(at))
+        store_i32x16(to + 128, load_nibbles_i32x16(at))
 
     memory, out = bytes_of(33), np.zeros((3, 16), np.int32)
     run(memory, out)
@@ -516,19 +655,19 @@ def test_picks_of_floats():
     @numba.njit
     def run(f, bits, out):
         at, to = f.ctypes.data, out.ctypes.data
-        a, b = base.load_f32x16(at), base.load_f32x16(at + 64)
-        base.store_f32x16(to, base.sub_f32x16(a, b))
-        base.store_f32x16(to + 64, base.min_f32x16(a, b))
-        base.store_f32x16(to + 128, base.max_f32x16(a, b))
-        base.store_f32x16(to + 192, base.select_f32x16(bits[0], a, b))
-        base.store_f32x16(to + 256, base.low_halves_f32x16(a, b))
-        base.store_f32x16(to + 320, base.high_halves_f32x16(a, b))
-        base.store_f32x16(to + 384, base.even_quarters_f32x16(a, b))
-        base.store_f32x16(to + 448, base.odd_quarters_f32x16(a, b))
-        base.store_f32x16(to + 512, base.interleave_low_f32x16(a, b))
-        base.store_f32x16(to + 576, base.interleave_high_f32x16(a, b))
-        base.store_f32x16(to + 640, base.load_halves_f32x16(at + 8, at + 64))
-        base.store_f32x16(to + 704, base.load_fourfold_f32x16(at + 4))
+        a, b = load_f32x16(at), load_f32x16(at + 64)
+        store_f32x16(to, sub_f32x16(a, b))
+        store_f32x16(to + 64, min_f32x16(a, b))
+        store_f32x16(to + 128, max_f32x16(a, b))
+        store_f32x16(to + 192, select_f32x16(bits[0], a, b))
+        store_f32x16(to + 256, join_low_halves_f32x16(a, b))
+        store_f32x16(to + 320, join_high_halves_f32x16(a, b))
+        store_f32x16(to + 384, join_even_quarters_f32x16(a, b))
+        store_f32x16(to + 448, join_odd_quarters_f32x16(a, b))
+        store_f32x16(to + 512, interleave_low_f32x16(a, b))
+        store_f32x16(to + 576, interleave_high_f32x16(a, b))
+        store_f32x16(to + 640, load_halves_f32x16(at + 8, at + 64))
+        store_f32x16(to + 704, load_fourfold_f32x16(at + 4))
 
     f = sts.normal(2, 16, seed=4)
     a, b = f
@@ -555,12 +694,12 @@ def streams(memory):
 @pytest.mark.parametrize("level", ["portable", "avx512"])
 def test_bit_fields(level):
     needs(level)
-    fields = base.bit_fields_i8x64 if level == "portable" else x86.select_bit_fields_i8x64
+    fields = extract_fields_i8x64 if level == "portable" else x86.multishift_fields_i8x64
 
     @numba.njit
     def run(memory, out):
         at = memory.ctypes.data
-        base.store_i8x64(out.ctypes.data, fields(base.load_u64(at), base.load_u64(at + 8)))
+        store_i8x64(out.ctypes.data, fields(load_u64(at), load_u64(at + 8)))
 
     for seed in range(10):
         memory, out = bytes_of(16, seed), np.zeros(64, np.uint8)
@@ -571,14 +710,14 @@ def test_bit_fields(level):
 def test_shifts_across_lanes():
     @numba.njit
     def run(a, k, out, bytes_):
-        x, to = base.load_i64x8(a.ctypes.data), out.ctypes.data
-        before = base.follow_i64x8(base.load_u8(a.ctypes.data + 65) << np.uint64(56), x)
-        base.store_i64x8(to, base.shift_join_i64x8(x, before, k))
-        base.store_i64x8(to + 64, base.xor_i64x8(x, base.zero_i64x8()))
-        base.store_i64x8(to + 128, base.xor_i64x8(x, before))
-        value = base.and_i8x64(base.load_i8x64(a.ctypes.data), base.splat_i8x64(np.int8(31)))
-        bits = base.load_u64(a.ctypes.data + 3)
-        base.store_i8x64(bytes_.ctypes.data, base.add_where_i8x64(value, bits, np.int8(64)))
+        x, to = load_i64x8(a.ctypes.data), out.ctypes.data
+        before = prepend_i64x8(load_u8(a.ctypes.data + 65) << np.uint64(56), x)
+        store_i64x8(to, funnel_shift_i64x8(x, before, k))
+        store_i64x8(to + 64, xor_i64x8(x, zero_i64x8()))
+        store_i64x8(to + 128, xor_i64x8(x, before))
+        value = and_i8x64(load_i8x64(a.ctypes.data), splat_i8x64(np.int8(31)))
+        bits = load_u64(a.ctypes.data + 3)
+        store_i8x64(bytes_.ctypes.data, add_where_i8x64(value, bits, np.int8(64)))
 
     a, out, bytes_ = bytes_of(66), np.zeros((3, 8), np.uint64), np.zeros(64, np.uint8)
     words = a[:64].view(np.uint64)
@@ -598,13 +737,13 @@ def test_tables_of_128_entries(level):
 
     @numba.njit
     def run_avx512(table, index, out):
-        low, high = base.load_i8x64(table.ctypes.data), base.load_i8x64(table.ctypes.data + 64)
-        base.store_i8x64(out.ctypes.data, x86.permute_two_i8x64(low, high, base.load_i8x64(index.ctypes.data)))
+        low, high = load_i8x64(table.ctypes.data), load_i8x64(table.ctypes.data + 64)
+        store_i8x64(out.ctypes.data, x86.permute_two_i8x64(low, high, load_i8x64(index.ctypes.data)))
 
     @numba.njit
     def run_avx2(table, index, out):
         entries = x86.load_table_128(table.ctypes.data)
-        base.store_i8x64(out.ctypes.data, x86.lookup_128_i8x64(entries, base.load_i8x64(index.ctypes.data)))
+        store_i8x64(out.ctypes.data, x86.lookup_128_i8x64(entries, load_i8x64(index.ctypes.data)))
 
     table, out = bytes_of(128), np.zeros(64, np.uint8)
     for index in (np.arange(64), np.arange(64, 128), bytes_of(64, seed=1) & 127):
@@ -615,13 +754,13 @@ def test_tables_of_128_entries(level):
 def test_loads_and_stores_of_some_lanes():
     @numba.njit
     def run(bits, source, other, target):
-        found = base.load_where_i8x64(bits, source.ctypes.data + 1, base.load_i8x64(other.ctypes.data))
-        base.store_i8x64(target.ctypes.data, found)
+        found = load_where_i8x64(bits, source.ctypes.data + 1, load_i8x64(other.ctypes.data))
+        store_i8x64(target.ctypes.data, found)
 
     @numba.njit
     def run_floats(bits, source, other, target):
-        found = base.load_where_f32x16(bits, source.ctypes.data + 4, base.load_f32x16(other.ctypes.data))
-        base.store_where_f32x16(bits, target.ctypes.data + 4, found)
+        found = load_where_f32x16(bits, source.ctypes.data + 4, load_f32x16(other.ctypes.data))
+        store_where_f32x16(bits, target.ctypes.data + 4, found)
 
     source, other, target = bytes_of(65), bytes_of(64, seed=1), np.zeros(64, np.uint8)
     bits = np.array([0xF0F1234567800001], np.uint64)
@@ -637,14 +776,14 @@ def test_loads_and_stores_of_some_lanes():
 def test_rounding_and_the_same_bits():
     @numba.njit
     def run(a, b, acc, fused, rounded, seen):
-        x, y = base.load_f32x16(a.ctypes.data), base.load_f32x16(b.ctypes.data)
-        base.store_f32x16(fused.ctypes.data, base.multiply_add_f32x16(x, y, base.load_f32x16(acc.ctypes.data)))
-        base.store_i32x16(rounded.ctypes.data, base.round_i32x16(x))
-        numbers_ = base.as_numbers_i32x16(base.load_i8x64(seen.ctypes.data))
-        base.store_f32x16(seen.ctypes.data + 64, base.as_floats_f32x16(numbers_))
-        words = base.load_i16x32(seen.ctypes.data)
-        base.store_i8x64(seen.ctypes.data + 128, base.word_bytes_i8x64(words))
-        base.store_i32x16(seen.ctypes.data + 192, base.word_pairs_i32x16(words))
+        x, y = load_f32x16(a.ctypes.data), load_f32x16(b.ctypes.data)
+        store_f32x16(fused.ctypes.data, multiply_add_f32x16(x, y, load_f32x16(acc.ctypes.data)))
+        store_i32x16(rounded.ctypes.data, round_i32x16(x))
+        numbers_ = view_i8x64_as_i32x16(load_i8x64(seen.ctypes.data))
+        store_f32x16(seen.ctypes.data + 64, view_i32x16_as_f32x16(numbers_))
+        words = load_i16x32(seen.ctypes.data)
+        store_i8x64(seen.ctypes.data + 128, view_i16x32_as_i8x64(words))
+        store_i32x16(seen.ctypes.data + 192, view_i16x32_as_i32x16(words))
 
     a, b, acc = sts.normal(3, 16) * np.float32(100)
     a[:6] = 0.5, 1.5, 2.5, -0.5, -1.5, -7.49
@@ -660,9 +799,9 @@ def test_rounding_and_the_same_bits():
 def test_a_fused_product_is_rounded_once():
     @numba.njit
     def run(a, out):
-        x = base.load_f32x16(a.ctypes.data)
-        rest = base.sub_f32x16(base.splat_f32x16(np.float32(0)), base.mul_f32x16(x, x))
-        base.store_f32x16(out.ctypes.data, base.multiply_add_f32x16(x, x, rest))
+        x = load_f32x16(a.ctypes.data)
+        rest = sub_f32x16(splat_f32x16(np.float32(0)), mul_f32x16(x, x))
+        store_f32x16(out.ctypes.data, multiply_add_f32x16(x, x, rest))
 
     a, out = sts.normal(1, 16)[0], np.zeros(16, np.float32)
     run(a, out)
@@ -675,9 +814,9 @@ def test_fields_and_transposed_bits():
 
     @numba.njit
     def run(a, first, out):
-        x = base.load_i8x64(a.ctypes.data)
-        base.store_i8x64(out.ctypes.data, x86.fields_of_words_i8x64(x, base.load_i8x64(first.ctypes.data)))
-        base.store_i8x64(out.ctypes.data + 64, x86.transpose_bits_i8x64(x))
+        x = load_i8x64(a.ctypes.data)
+        store_i8x64(out.ctypes.data, x86.multishift_i8x64(x, load_i8x64(first.ctypes.data)))
+        store_i8x64(out.ctypes.data + 64, x86.transpose_bits_i8x64(x))
 
     a, first, out = bytes_of(64), bytes_of(64, seed=1), np.zeros((2, 64), np.uint8)
     run(a, first, out)
@@ -692,11 +831,11 @@ def test_products_of_16_rows():
 
     @numba.njit
     def run(bytes_, words, b, c, out):
-        sums = rows.dot_bytes_16(rows.zeros_16(), bytes_.ctypes.data, 70, base.load_i8x64(b.ctypes.data))
-        sums = rows.dot_bytes_16(sums, bytes_.ctypes.data, 70, base.load_i8x64(b.ctypes.data))
-        base.store_i32x16(out.ctypes.data, rows.sum_lanes_16(sums))
-        sums = rows.dot_words_16(rows.zeros_16(), words.ctypes.data, 72, base.load_i8x64(c.ctypes.data))
-        base.store_i32x16(out.ctypes.data + 64, rows.sum_lanes_16(sums))
+        sums = dot_bytes_16(zeros_16(), bytes_.ctypes.data, 70, load_i8x64(b.ctypes.data))
+        sums = dot_bytes_16(sums, bytes_.ctypes.data, 70, load_i8x64(b.ctypes.data))
+        store_i32x16(out.ctypes.data, sum_lanes_16(sums))
+        sums = dot_words_16(zeros_16(), words.ctypes.data, 72, load_i8x64(c.ctypes.data))
+        store_i32x16(out.ctypes.data + 64, sum_lanes_16(sums))
 
     bytes_, b, out = bytes_of(16 * 70).reshape(16, 70), bytes_of(64, seed=1).view(np.int8), np.zeros((2, 16), np.int32)
     words, c = (sts.rng(seed).integers(-3000, 3000, shape).astype(np.int16) for seed, shape in ((2, (16, 36)), (3, 32)))
@@ -712,7 +851,7 @@ def test_multiples_of_four_registers(count):
 
     @numba.njit
     def run(sums, values, factors):
-        found = add(load(sums.ctypes.data, 64), rows.load_4(values.ctypes.data, 64), factors.ctypes.data, 12)
+        found = add(load(sums.ctypes.data, 64), load_4(values.ctypes.data, 64), factors.ctypes.data, 12)
         store(sums.ctypes.data, 64, found)
 
     sums, values, factors = sts.normal(count, 64), sts.normal(4, 16, seed=1), sts.normal(count, 3, seed=2)

@@ -7,7 +7,7 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.scan.allowed import WORD, allowed_blocks, word_of
 from tqvec.kernels.scan.queries import integer_queries_portable, query_directions_portable
-from tqvec.kernels.simd.base import count_bits, lowest_bit
+from tqvec.kernels.simd.bits import count_bits, find_lowest_bit
 from tqvec.kernels.staged.single import offer_rows, search_staged_avx2
 from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQuery, Z
 
@@ -119,7 +119,7 @@ def _scattered_rows(allowed, start, stop):
     for w in range(start // WORD, (stop + WORD - 1) // WORD):
         word = word_of(allowed, w, start, stop)
         while word != 0:
-            found[rows] = WORD * w + lowest_bit(word)
+            found[rows] = WORD * w + find_lowest_bit(word)
             word &= word - np.uint64(1)
             rows += 1
     return found

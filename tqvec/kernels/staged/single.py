@@ -7,25 +7,25 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.allowed import POSITIONS
-from tqvec.kernels.simd.base import (
+from tqvec.kernels.simd.bits import count_bits, find_lowest_bit, select_f32x16
+from tqvec.kernels.simd.floats import (
     add_f32x16,
-    add_i32x8,
-    at_least_f32x16,
-    count_bits,
+    convert_f32x16,
+    greater_equal_f32x16,
     greater_f32x16,
+    max_f32x16,
+    mul_f32x16,
+)
+from tqvec.kernels.simd.integers import add_i32x8
+from tqvec.kernels.simd.memory import (
     load_bytes_i32x8,
     load_f32x16,
     load_u64,
-    lowest_bit,
-    max_f32x16,
-    mul_f32x16,
     prefetch,
-    select_f32x16,
     splat_f32x16,
     splat_i32x8,
     store_f32x16,
     store_i32x8,
-    to_f32x16,
 )
 from tqvec.kernels.staged.ahead import AHEAD, prefetch_row
 from tqvec.kernels.staged.codes import parity_plane
@@ -70,7 +70,7 @@ def _store_estimates(totals, a, b, factor, bias, width, allowed, place, out):
     `factor`, `bias`, `allowed` and `out` are addresses; `bias` and `allowed` may be 0. Rows that are not allowed are at
     -inf.
     """
-    x = add_f32x16(mul_f32x16(to_f32x16(totals), a), b)
+    x = add_f32x16(mul_f32x16(convert_f32x16(totals), a), b)
     scale = load_f32x16(factor + 4 * place)
     x = mul_f32x16(x, scale)
     if bias != 0:
@@ -144,7 +144,7 @@ def first_probes(estimates, tops, n, best, rows):
     for group in range(n // ROWS):
         bits = greater_f32x16(load_f32x16(tops.ctypes.data + ROWS * group), splat_f32x16(best[0]))
         while bits != 0:
-            lane = lowest_bit(bits)
+            lane = find_lowest_bit(bits)
             bits &= bits - np.uint64(1)
             topk_push_portable(tops[group, lane], LANES * group + lane, best, rows)
     found = 0
@@ -171,13 +171,13 @@ def candidates(estimates, tops, factor, places, first, count, slack, threshold, 
     width = splat_f32x16(slack)
     found = 0
     for group in range(0, count, ROWS):
-        if at_least_f32x16(load_f32x16(tops.ctypes.data + group), least) == 0:
+        if greater_equal_f32x16(load_f32x16(tops.ctypes.data + group), least) == 0:
             continue
         for v in range(group, group + ROWS, LANES):
             row = first + v if places.size == 0 else np.int64(places[v // LANES])
             scale = load_f32x16(factor.ctypes.data + 4 * row)
             upper = add_f32x16(load_f32x16(estimates.ctypes.data + 4 * v), mul_f32x16(scale, width))
-            bits = at_least_f32x16(upper, least)
+            bits = greater_equal_f32x16(upper, least)
             for part in range(2):
                 eight = (bits >> np.uint64(8 * part)) & np.uint64(255)
                 lanes = load_bytes_i32x8(positions.ctypes.data + 8 * np.int64(eight))

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.simd.base import (
-    as_bytes_i8x64,
-    load_i8x64,
-    splat_load_i32x16,
-    store_i8x64,
-    store_i32x16,
-    zero_i32x16,
-)
+from tqvec.kernels.simd.memory import load_i8x64, splat_load_i32x16, store_i8x64, store_i32x16, zero_i32x16
+from tqvec.kernels.simd.shuffles import view_i32x16_as_i8x64
 from tqvec.kernels.simd.x86 import dot_bytes_i32x16, permute_i8x64, permute_two_i8x64
 from tqvec.kernels.staged.ahead import listed_row
 from tqvec.kernels.staged.avx512 import trellis_codes_avx512
@@ -95,16 +89,16 @@ def _four_rows(levels, stride, low, high, words, out):
         at = levels + 4 * k
         q0 = load_i8x64(low + 64 * k)
         q1 = load_i8x64(high + 64 * k)
-        x = as_bytes_i8x64(splat_load_i32x16(at))
+        x = view_i32x16_as_i8x64(splat_load_i32x16(at))
         a0 = dot_bytes_i32x16(a0, x, q0)
         a1 = dot_bytes_i32x16(a1, x, q1)
-        x = as_bytes_i8x64(splat_load_i32x16(at + stride))
+        x = view_i32x16_as_i8x64(splat_load_i32x16(at + stride))
         b0 = dot_bytes_i32x16(b0, x, q0)
         b1 = dot_bytes_i32x16(b1, x, q1)
-        x = as_bytes_i8x64(splat_load_i32x16(at + 2 * stride))
+        x = view_i32x16_as_i8x64(splat_load_i32x16(at + 2 * stride))
         c0 = dot_bytes_i32x16(c0, x, q0)
         c1 = dot_bytes_i32x16(c1, x, q1)
-        x = as_bytes_i8x64(splat_load_i32x16(at + 3 * stride))
+        x = view_i32x16_as_i8x64(splat_load_i32x16(at + 3 * stride))
         d0 = dot_bytes_i32x16(d0, x, q0)
         d1 = dot_bytes_i32x16(d1, x, q1)
     store_i32x16(out, a0)
