@@ -1,8 +1,4 @@
-"""The k best of a stream of scored rows, kept in a heap that is fed block by block.
-
-Order: a larger score is better; of equal scores the smaller id. It is total, so the k best do not depend on the order
-of arrival, on the block size or on the number of threads.
-"""
+"""The k best of a stream of scored rows, in a heap that is fed block by block; README.md explains the order."""
 
 from __future__ import annotations
 
@@ -15,13 +11,13 @@ EMPTY_ID = np.iinfo(np.int64).max  # of a heap entry that holds nothing yet; any
 
 @jit
 def _worse(score, row, other_score, other_row):
-    """Whether (score, row) comes after (other_score, other_row)."""
+    """Tell whether (score, row) comes after (other_score, other_row)."""
     return score < other_score or (score == other_score and row > other_row)
 
 
 @jit
 def _sift_down(scores, ids, at, size):
-    """Let the entry at `at` sink until no child is worse; the root is the worst entry of the heap."""
+    """Let the entry at `at` sink until no child is worse; the root of the heap is its worst entry."""
     score = scores[at]
     row = ids[at]
     while True:
@@ -41,7 +37,15 @@ def _sift_down(scores, ids, at, size):
 
 @jit
 def topk_push_portable(score, row, scores, ids):
-    """Offer one row to a heap."""
+    """Offer a row to a heap: it replaces the worst entry if it is better.
+
+    Parameters
+    ----------
+    score : float32
+    row : int64
+    scores, ids : (k,) float32 and int64
+        A heap.
+    """
     if _worse(scores[0], ids[0], score, row):
         scores[0] = score
         ids[0] = row
@@ -49,18 +53,18 @@ def topk_push_portable(score, row, scores, ids):
 
 
 @jit
-def topk_update_portable(candidates, places, n, base, scores, ids):
-    """Offer ``candidates[:n]`` with ids ``base + places[:n]`` to a heap of k entries.
+def topk_update_portable(candidates, row_numbers, n, base, scores, ids):
+    """Offer scores ``candidates[:n]`` of rows ``base + row_numbers[:n]`` to a heap of k entries.
 
     Parameters
     ----------
     candidates : (≥ n,) float32
-    places : (≥ n,) int32
+    row_numbers : (≥ n,) int32
     n, base : int
     scores : (k,) float32
-        A heap; start it with -inf.
+        The heap's scores; fill them with -inf at first.
     ids : (k,) int64
-        A heap; start it with `EMPTY_ID`.
+        The heap's rows; fill them with `EMPTY_ID` at first.
     """
     threshold = scores[0]
     hits = 0
@@ -70,13 +74,13 @@ def topk_update_portable(candidates, places, n, base, scores, ids):
         return
     for i in range(n):
         if candidates[i] >= threshold:
-            topk_push_portable(candidates[i], base + places[i], scores, ids)
+            topk_push_portable(candidates[i], base + row_numbers[i], scores, ids)
             threshold = scores[0]
 
 
 @jit
 def topk_sort_portable(scores, ids):
-    """Turn a heap into a list, best first."""
+    """Sort a heap (k,) in place, best first."""
     for size in range(scores.size - 1, 0, -1):
         scores[0], scores[size] = scores[size], scores[0]
         ids[0], ids[size] = ids[size], ids[0]
@@ -85,18 +89,19 @@ def topk_sort_portable(scores, ids):
 
 @jit
 def topk_merge_portable(heap_scores, heap_ids, scores, ids):
-    """Offer the entries of one heap to another."""
+    """Offer all entries of one heap to another, ``scores`` and ``ids`` (k,)."""
     for i in range(heap_scores.size):
         topk_push_portable(heap_scores[i], heap_ids[i], scores, ids)
 
 
 @jit
 def topk_finish_portable(scores, ids):
-    """Merge the heaps of all parts into the first one and sort it, for every query.
+    """Merge the heaps of all parts into the first one, and sort it, for each query.
 
     Parameters
     ----------
     scores, ids : (parts, nq, k) float32 and int64
+        Heaps; the results are in ``scores[0]`` and ``ids[0]``.
     """
     for q in range(scores.shape[1]):
         for part in range(1, scores.shape[0]):
