@@ -20,9 +20,10 @@ from tqvec import _atomic
 from tqvec.errors import FormatError
 from tqvec.kvcache import byte_model
 from tqvec.kvcache import state as state_module
-from tqvec.kvcache.codecs import Coded, LayerCodecs, Sides
+from tqvec.kvcache.byte_model import TokenCounts
+from tqvec.kvcache.codecs import GroupCodes, KVCodecs, LayerCodecs, SideCodes
 from tqvec.kvcache.policy import Policy
-from tqvec.kvcache.state import Codes, Hot, Means, Segments, State
+from tqvec.kvcache.state import Means, Segments, State, Uncoded
 
 VERSION = 1
 
@@ -36,16 +37,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
 }
 _HEX = re.compile("[0-9a-f]{8}")
-
-
-class Counts(NamedTuple):
-    """Tokens of a layer in each tier, and those that were dropped."""
-
-    sinks: int
-    old: int
-    cold: int
-    hot: int
-    evicted: int
+_FIELDS = {"old": "recoded", "cold": "coded", "hot": "recent"}  # of `State`, by their names in files
 
 
 class Tensor(NamedTuple):
@@ -68,7 +60,7 @@ class Header(NamedTuple):
     n_layers: int
     n_kv_heads: int
     head_dim: int
-    layers: list[Counts]
+    layers: list[TokenCounts]
     fingerprint: str
     crc32: dict[str, str]
 
@@ -99,30 +91,30 @@ class Shape(NamedTuple):
         """Hash of the fingerprints of all codecs, in order of layers, tiers, keys and values, groups of heads."""
         digest = hashlib.sha256()
         for codecs in self.codecs:
-            for sides in (codecs.cold, codecs.old):
+            for sides in (codecs.coded, codecs.recoded):
                 groups = [] if sides is None else [*sides.keys.groups, *sides.values.groups]
                 digest.update("".join(group.codec.fingerprint for group in groups).encode())
         return digest.hexdigest()[:32]
 
-    def tensors(self, layers: list[Counts]) -> dict[str, Tensor]:
+    def tensors(self, layers: list[TokenCounts]) -> dict[str, Tensor]:
         """All tensors, in the order of the file."""
         half = "F16" if self.policy.dtype == "float16" else "BF16"
         found: dict[str, Tensor] = {}
         for number, (counts, codecs) in enumerate(zip(layers, self.codecs, strict=True)):
-            if counts.old + counts.cold and self.policy.mean_tokens:
+            if counts.recoded + counts.coded and self.policy.mean_tokens:
                 names = ("keys", "values") if self.policy.value_means else ("keys",)
                 mean = Tensor("F32", (self.n_kv_heads, self.head_dim))
                 found |= {f"{number}.means.{name}": mean for name in names}
-            for tier, n in (("sinks", counts.sinks), ("hot", counts.hot)):
+            for tier, n in (("sinks", counts.sinks), ("hot", counts.recent)):
                 numbers = Tensor(half, (self.n_kv_heads, n, self.head_dim))
                 found |= {f"{number}.{tier}.keys": numbers, f"{number}.{tier}.values": numbers}
-            for tier, n, sides in (("old", counts.old, codecs.old), ("cold", counts.cold, codecs.cold)):
+            for tier, n, sides in (("old", counts.recoded, codecs.recoded), ("cold", counts.coded, codecs.coded)):
                 found |= _coded_tensors(f"{number}.{tier}", n, sides)
         kinds = list(_DTYPES)
         return dict(sorted(found.items(), key=lambda item: (kinds.index(item[1].kind), item[0])))
 
 
-def _coded_tensors(prefix: str, n: int, sides: Sides | None) -> dict[str, Tensor]:
+def _coded_tensors(prefix: str, n: int, sides: KVCodecs | None) -> dict[str, Tensor]:
     """Those of a tier; none where it has no tokens."""
     found = {}
     for name, side in zip(("keys", "values"), sides or (), strict=False):
@@ -135,10 +127,7 @@ def _coded_tensors(prefix: str, n: int, sides: Sides | None) -> dict[str, Tensor
 
 def save(path: Path, shape: Shape, states: list[State]) -> None:
     """Write the states of all layers; an old file stays until the new one is complete and on the disk."""
-    layers = [
-        Counts(state.sinks.n, state_module.count(state.old), state_module.count(state.cold), state.hot.n, state.evicted)
-        for state in states
-    ]
+    layers = [state.counts for state in states]
     tensors = shape.tensors(layers)
     header = Header(
         version=VERSION,
@@ -170,7 +159,7 @@ def save(path: Path, shape: Shape, states: list[State]) -> None:
 def _pieces(states: list[State], name: str) -> Iterator[NDArray]:
     """What a tensor is made of, in order."""
     layer, tier, side, *rest = name.split(".")
-    held = getattr(states[int(layer)], tier)
+    held = getattr(states[int(layer)], _FIELDS.get(tier, tier))
     if tier == "means":
         yield getattr(held, side)
     elif tier in ("sinks", "hot"):
@@ -226,14 +215,14 @@ def _header(path: Path, fields: Any) -> Header:
     if not isinstance(rows, list) or len(rows) != fields["n_layers"]:
         raise ValueError(f"layers are {reprlib.repr(rows)}")
     for row in rows:
-        if not (isinstance(row, list) and len(row) == len(Counts._fields)):
+        if not (isinstance(row, list) and len(row) == len(TokenCounts._fields)):
             raise ValueError(f"layers have {reprlib.repr(row)}")
         if not all(type(value) is int and 0 <= value < 2**62 for value in row):
             raise ValueError(f"layers have {reprlib.repr(row)}")
     crc32 = fields["crc32"]
     if not isinstance(crc32, dict) or not all(isinstance(v, str) and _HEX.fullmatch(v) for v in crc32.values()):
         raise ValueError(f"crc32 is {reprlib.repr(crc32)}")
-    return Header(**fields | {"layers": [Counts(*row) for row in rows]})
+    return Header(**fields | {"layers": [TokenCounts(*row) for row in rows]})
 
 
 def load(path: Path, file: BinaryIO, header: Header, shape: Shape) -> list[State]:
@@ -266,20 +255,20 @@ def load(path: Path, file: BinaryIO, header: Header, shape: Shape) -> list[State
     return [_state(arrays, shape, number, counts) for number, counts in enumerate(header.layers)]
 
 
-def _possible(shape: Shape, number: int, counts: Counts) -> bool:
+def _possible(shape: Shape, number: int, counts: TokenCounts) -> bool:
     """Whether a layer can hold so many tokens in each tier."""
-    policy, coded = shape.policy, counts.old + counts.cold
-    if counts.sinks > policy.sinks or (coded + counts.hot and counts.sinks < policy.sinks):
+    policy, coded = shape.policy, counts.recoded + counts.coded
+    if counts.sinks > policy.sinks or (coded + counts.recent and counts.sinks < policy.sinks):
         return False
-    if (coded and policy.hot is None) or (counts.old and shape.codecs[number].old is None):
+    if (coded and policy.recent is None) or (counts.recoded and shape.codecs[number].recoded is None):
         return False
     if counts.evicted and policy.max_tokens is None:
         return False
-    if policy.max_tokens is not None and counts.sinks + coded + counts.hot > policy.max_tokens:
+    if policy.max_tokens is not None and counts.sinks + coded + counts.recent > policy.max_tokens:
         return False
-    ages = shape.codecs[number].old is not None
-    return not byte_model.leaving(policy, counts.hot, coded > 0) and not (
-        ages and byte_model.aging(policy, counts.cold)
+    recodes = shape.codecs[number].recoded is not None
+    return not byte_model.count_to_code(policy, counts.recent, coded > 0) and not (
+        recodes and byte_model.count_to_recode(policy, counts.coded)
     )
 
 
@@ -299,37 +288,44 @@ def _read(path: Path, file: BinaryIO, name: str, tensor: Tensor, told: str) -> N
     return array
 
 
-def _state(arrays: dict[str, NDArray], shape: Shape, number: int, counts: Counts) -> State:
+def _state(arrays: dict[str, NDArray], shape: Shape, number: int, counts: TokenCounts) -> State:
     """State of a layer."""
 
     def pair(tier: str) -> tuple[NDArray, NDArray]:
         return arrays.pop(f"{number}.{tier}.keys"), arrays.pop(f"{number}.{tier}.values")
 
-    def hot(tier: str) -> Hot:
-        keys, values = pair(tier)
-        none = Hot(keys[:, :0], values[:, :0], 0)
-        return none.longer((keys, values), mine=False)
+    owner = object()  # of arrays that no layer owns: they are copied before anything is added
 
-    def coded(tier: str, n: int, sides: Sides | None, size: int) -> Segments:
+    def uncoded(tier: str) -> Uncoded:
+        keys, values = pair(tier)
+        return Uncoded(keys[:, :0], values[:, :0], 0).extend((keys, values), owner)
+
+    def coded(tier: str, n: int, sides: KVCodecs | None, size: int) -> Segments:
         if n == 0 or sides is None:
             return ()
         keys, values = (_codes(arrays, f"{number}.{tier}.{name}") for name in ("keys", "values"))
-        return state_module.longer((), sides, (keys, values), size, mine=True)
+        return state_module.extend((), sides, (keys, values), size, owner)
 
     codecs = shape.codecs[number]
     mean = arrays.pop(f"{number}.means.keys", None)
     means = None if mean is None else Means(mean, arrays.pop(f"{number}.means.values", None))
-    sizes = byte_model.segment_sizes(shape.policy, codecs.old is not None)
-    old, cold = coded("old", counts.old, codecs.old, sizes.old), coded("cold", counts.cold, codecs.cold, sizes.cold)
-    return State(hot("sinks"), old, cold, hot("hot"), means, counts.evicted)
+    sizes = byte_model.segment_sizes(shape.policy, codecs.recoded is not None)
+    return State(
+        sinks=uncoded("sinks"),
+        recoded=coded("old", counts.recoded, codecs.recoded, sizes.recoded),
+        coded=coded("cold", counts.coded, codecs.coded, sizes.coded),
+        recent=uncoded("hot"),
+        means=means,
+        evicted=counts.evicted,
+    )
 
 
-def _codes(arrays: dict[str, NDArray], prefix: str) -> Codes:
+def _codes(arrays: dict[str, NDArray], prefix: str) -> SideCodes:
     """Of all groups of heads."""
-    found: list[Coded] = []
+    found: list[GroupCodes] = []
     while f"{prefix}.{len(found)}.codes" in arrays:
         at = f"{prefix}.{len(found)}"
-        found.append(Coded(arrays.pop(f"{at}.codes"), arrays.pop(f"{at}.scales")))
+        found.append(GroupCodes(arrays.pop(f"{at}.codes"), arrays.pop(f"{at}.scales")))
     return tuple(found)
 
 
