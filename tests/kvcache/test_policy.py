@@ -67,3 +67,15 @@ def test_other_texts(text):
 def test_json_may_be_short():
     """Parameters that are not there have their defaults."""
     assert Policy.from_json(json.dumps({"key_nbits": 4})) == Policy(4)
+
+
+def test_json_has_the_words_of_cache_files():
+    """Files of earlier versions have them: a parameter that gets a better name keeps its word there."""
+    policy = Policy(4, 3, recent=99, recode_after=100, recoded_key_nbits=2, recoded_value_nbits=1)
+    text = policy.to_json()
+    assert text == (
+        '{"chunk": 64, "codebook": "scalar", "dtype": "float16", "hot": 99, "key_nbits": 4, "max_tokens": null, '
+        '"mean_tokens": 64, "old_after": 100, "old_key_nbits": 2, "old_value_nbits": 1, "protected": 0, '
+        '"protected_nbits": 4, "seed": 0, "sinks": 4, "value_means": false, "value_nbits": 3}'
+    )
+    assert Policy.from_json(text) == policy

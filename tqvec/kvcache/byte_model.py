@@ -158,14 +158,12 @@ def layer_nbytes(policy: Policy, widths: LayerWidths, head_dim: int, n_tokens: i
     heads, recodes = len(widths.keys), bool(widths.recoded_keys)
     at, sizes = count_tokens(policy, n_tokens, recodes), segment_sizes(policy, recodes)
     left = at.evicted + at.recoded  # of all tokens that were ever coded, those that are coded no more
+    coded = segments_capacity(left, left + at.coded, sizes.coded)
+    recoded = segments_capacity(at.evicted, left, sizes.recoded)
     codes = scales = spare = 0
     for tokens, held, of_heads in (
-        (at.coded, segments_capacity(left, left + at.coded, sizes.coded), (*widths.keys, *widths.values)),
-        (
-            at.recoded,
-            segments_capacity(at.evicted, left, sizes.recoded),
-            (*widths.recoded_keys, *widths.recoded_values),
-        ),
+        (at.coded, coded, (*widths.keys, *widths.values)),
+        (at.recoded, recoded, (*widths.recoded_keys, *widths.recoded_values)),
     ):
         row, scale = row_bytes(of_heads, head_dim), _SCALE * 2 * heads
         codes += tokens * row

@@ -57,12 +57,6 @@ class KVCache:
     TokenCounts(sinks=4, recoded=0, coded=832, recent=164, evicted=0)
     """
 
-    n_layers: int
-    n_kv_heads: int
-    head_dim: int
-    policy: Policy
-    _layers: tuple[Layer, ...]
-
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, policy: str | Policy = "turbo3"):
         self.n_layers = _validate.integer(n_layers, "n_layers", 1, _MAX_LAYERS)
         self.n_kv_heads = _validate.integer(n_kv_heads, "n_kv_heads", 1, _MAX_LAYERS)

@@ -124,15 +124,21 @@ class Policy:
     def __post_init__(self) -> None:
         _validate.choice(self.codebook, "codebook", ["scalar", "trellis"])
         _validate.choice(self.dtype, "dtype", ["float16", "bfloat16"])
-        lows = {"sinks": 0, "chunk": 1, "mean_tokens": 0, "protected": 0, "seed": 0}
+        lows = {
+            "sinks": 0,
+            "chunk": 1,
+            "mean_tokens": 0,
+            "protected": 0,
+            "recent": 0,
+            "recode_after": 1,
+            "max_tokens": 1,
+        }
         for name, low in lows.items():
-            high = 2**64 - 1 if name == "seed" else _MAX_TOKENS
-            self._set(name, _validate.integer(getattr(self, name), name, low, high))
+            if getattr(self, name) is not None or name not in ("recent", "recode_after", "max_tokens"):
+                self._set(name, _validate.integer(getattr(self, name), name, low, _MAX_TOKENS))
+        self._set("seed", _validate.integer(self.seed, "seed", 0, 2**64 - 1))
         if not isinstance(self.value_means, bool):
             raise InputError(f"value_means must be True or False, got {self.value_means!r}")
-        for name, low in (("recent", 0), ("recode_after", 1), ("max_tokens", 1)):
-            if getattr(self, name) is not None:
-                self._set(name, _validate.integer(getattr(self, name), name, low, _MAX_TOKENS))
         for name in ("key_nbits", "value_nbits"):
             self._set(name, self._widths(getattr(self, name), name))
         self._set("protected_nbits", self._width(self.protected_nbits, "protected_nbits"))

@@ -14,7 +14,7 @@ from tqvec.errors import InputError
 from tqvec.kvcache.byte_model import SEGMENT, Nbytes, layer_nbytes, segment_sizes
 from tqvec.kvcache.planning.formats import FORMATS, Format
 from tqvec.kvcache.planning.models import LayerKind, Model, find_model
-from tqvec.kvcache.planning.units import format_bytes, parse_bytes, parse_tokens
+from tqvec.kvcache.planning.units import format_bytes, format_columns, parse_bytes, parse_tokens
 from tqvec.kvcache.policy import PRESETS, LayerWidths, Policy, Width
 
 _NO_LIMIT = 2**40  # tokens: a memory that fits so many fits any number
@@ -340,15 +340,8 @@ def _format_table(plan: Plan) -> list[str]:
         rows.append([label, f"{part.tokens:,}", *map(format_bytes, sizes)])
     sizes = [*plan.nbytes.items().values(), plan.total - plan.nbytes, plan.total]
     rows.append(["all", f"{plan.context:,}", *map(format_bytes, sizes)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     title = f"{plan.model.name} under {plan.policy}: {plan.context:,} tokens take {plan.total:,} bytes"
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    return [title, *lines]
+    return [title, *format_columns(rows)]
 
 
 def _summarise(plan: Plan) -> Iterator[str]:

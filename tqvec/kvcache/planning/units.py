@@ -1,9 +1,10 @@
-"""Read and format sizes and times with their units: GiB is 2³⁰ bytes, GB is 10⁹ bytes."""
+"""Read and format sizes and times with their units (GiB is 2³⁰ bytes, GB is 10⁹ bytes), and align tables of them."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 from tqvec import _validate
@@ -70,3 +71,9 @@ def format_bytes(size: float) -> str:
 def format_seconds(time: float) -> str:
     """Format a time with three digits: ``1.63 s``, ``33 ms``."""
     return f"{time:,.0f} s" if time >= 100 else f"{time:.3g} s" if time >= 1 else f"{1000 * time:.3g} ms"
+
+
+def format_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align the cells of rows in columns, the first to the left and the others to the right; return the lines."""
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]) for row in rows]

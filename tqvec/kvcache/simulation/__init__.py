@@ -4,14 +4,7 @@ from tqvec.kvcache.simulation.memory_tiers import EVICTIONS, MemoryTier
 from tqvec.kvcache.simulation.report import SimulationReport, format_reports
 from tqvec.kvcache.simulation.simulator import Server, simulate
 from tqvec.kvcache.simulation.timing import Clock, Rates
-from tqvec.kvcache.simulation.traces import (
-    WORKLOADS,
-    Request,
-    Workload,
-    generate_requests,
-    read_trace,
-    write_trace,
-)
+from tqvec.kvcache.simulation.traces import WORKLOADS, Request, Workload, generate_requests, read_trace, write_trace
 
 __all__ = [
     "EVICTIONS",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from tqvec._types import Doubles
-from tqvec.kvcache.planning.units import format_bytes, format_seconds
+from tqvec.kvcache.planning.units import format_bytes, format_columns, format_seconds
 from tqvec.kvcache.quality.captured import AttentionLoss
 
 
@@ -112,5 +112,4 @@ def format_reports(reports: Sequence[SimulationReport]) -> str:
                 "" if report.loss is None else f"{report.loss.mean:.3f}",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(format_columns(rows))

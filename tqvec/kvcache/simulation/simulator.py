@@ -122,7 +122,7 @@ def simulate(
     if clock is None:
         clock = Clock.calibrate(groups, rules, threads=threads)
     run = _Simulation(groups, server, clock, report)
-    for number, (request, next_uses) in enumerate(_with_next_uses(requests)):
+    for number, (request, next_uses) in enumerate(_pair_with_next_uses(requests)):
         run.serve(number, request, next_uses)
         if progress is not None:
             progress()
@@ -134,7 +134,7 @@ def simulate(
     return report
 
 
-def _with_next_uses(requests: Sequence[Request]) -> Iterator[tuple[Request, tuple[float, float]]]:
+def _pair_with_next_uses(requests: Sequence[Request]) -> Iterator[tuple[Request, tuple[float, float]]]:
     """Pair each request with the numbers of the next requests of its session and of its prefix."""
     next_uses: list[tuple[float, float]] = []
     later: dict[tuple[str, str | None], float] = {}
