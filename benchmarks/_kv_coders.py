@@ -19,9 +19,9 @@ MEAN = 64  # tokens
 
 
 class Part(NamedTuple):
-    """What of a text is exact."""
+    """The tokens of a text that stay exact: the newest that each query sees, and the first."""
 
-    hot: int
+    recent: int
     sinks: int
 
 
@@ -34,9 +34,9 @@ class Cached:
     _cache: KVCache | None = field(default=None, repr=False)
 
     def make(self, model: Model, part: Part) -> Replace:
-        """What replaces keys and values: all tokens coded but the sinks, since the hot ones are the model's part."""
+        """Return the function that replaces keys and values: it codes all tokens but the sinks."""
         sinks = part.sinks if self.sinks is None else self.sinks
-        cache = KVCache(*model.shape, replace(self.policy, hot=0, chunk=1, sinks=sinks))
+        cache = KVCache(*model.shape, replace(self.policy, recent=0, chunk=1, sinks=sinks))
         self._cache = cache
 
         def through(layer: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
@@ -46,9 +46,9 @@ class Cached:
         return through
 
     def bits(self, model: Model) -> float:
-        """A value that is coded, of the cache of the last run."""
+        """Return the bits per coded value of the cache of the last run."""
         assert self._cache is not None
-        size, tokens = self._cache.nbytes, self._cache.tiers(0).cold
+        size, tokens = self._cache.nbytes, self._cache.token_counts(0).coded
         n_layers, heads, d = model.shape
         return 8 * (size.codes + size.scales + size.means) / (2 * n_layers * heads * d * tokens)
 
@@ -77,7 +77,7 @@ class Side:
     unrotated: bool = False
 
     def __call__(self, x: Floats, sinks: int, theta: float) -> Floats:
-        """(heads, n, d) as it comes back."""
+        """Return keys or values, (heads, n, d), as a cache gives them back."""
         coded = x[:, sinks:]
         means = self._means(x, sinks, theta)
         rows = self.coder((coded - means).reshape(-1, x.shape[2]), self.nbits).reshape(coded.shape)
@@ -95,7 +95,7 @@ class Side:
         return np.concatenate([mean.real, mean.imag], axis=2).astype(np.float32)
 
     def bits(self, d: int, n: int) -> float:
-        """A value."""
+        """Return the bits per value."""
         return self.nbits + 8 * self.overhead / d + (32 / n if self.mean else 0)
 
 
@@ -107,13 +107,13 @@ class Rival:
     values: Side
 
     def make(self, model: Model, part: Part) -> Replace:
-        """What replaces keys and values."""
+        """Return the function that replaces keys and values."""
         self._n = model.n_tokens - part.sinks
         rest = (part.sinks, model.rope_theta)
         return lambda _, keys, values: (self.keys(keys, *rest), self.values(values, *rest))
 
     def bits(self, model: Model) -> float:
-        """A value that is coded."""
+        """Return the bits per coded value."""
         return (self.keys.bits(model.shape[2], self._n) + self.values.bits(model.shape[2], self._n)) / 2
 
 
@@ -121,7 +121,7 @@ Coder = Cached | Rival
 
 
 def bfloat16(x: NDArray) -> Floats:
-    """Rounded to it."""
+    """Round numbers to bfloat16."""
     rounded: Floats = torch.from_numpy(x).to(torch.bfloat16).float().numpy()
     return rounded
 

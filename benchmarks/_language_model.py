@@ -28,7 +28,7 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _BLOCK = 512  # rows of logits at a time
 
 
-class Layer(NamedTuple):
+class CapturedTensors(NamedTuple):
     """What a layer's attention works on: keys and queries after rotary embedding."""
 
     queries: Floats  # (n_heads, tokens, d)
@@ -81,8 +81,8 @@ class Model:
         self.n_tokens = n_tokens
         self.rope_theta = float(self._net.config.rope_parameters["rope_theta"])
         self._replace: Replace | None = None
-        self._hot = 0
-        self._captured: list[Layer] | None = None
+        self._recent = 0
+        self._captured: list[CapturedTensors] | None = None
         self._exact: list[Any] = []
 
     @property
@@ -92,18 +92,18 @@ class Model:
         return config.num_hidden_layers, config.num_key_value_heads, config.head_dim
 
     @torch.no_grad()
-    def run(self, replace: Replace | None = None, hot: int = 0) -> Run:
+    def run(self, replace: Replace | None = None, recent: int = 0) -> Run:
         """Predict the text, teacher-forced.
 
         Parameters
         ----------
         replace : callable, optional
             Without it the pass is exact, and what later ones are compared with.
-        hot : int
+        recent : int
             Each query sees so many of the newest keys and values, its own included, as they are. The number of tokens
             must be a multiple of it.
         """
-        self._replace, self._hot = replace, hot
+        self._replace, self._recent = replace, recent
         if replace is None:
             self._exact = []
         hidden = self._net.model(input_ids=self._ids[None, :-1], use_cache=False, owner=self).last_hidden_state[0]
@@ -119,7 +119,7 @@ class Model:
         return Run(nll, kl)
 
     @torch.no_grad()
-    def capture(self, later: bool = False) -> list[Layer]:
+    def capture(self, later: bool = False) -> list[CapturedTensors]:
         """Queries, keys and values of all layers in an exact pass; `later`: of the end of the text, for choices."""
         self._replace, self._captured = None, []
         self._net.model(input_ids=(self._later if later else self._ids)[None, :-1], use_cache=False, owner=self)
@@ -127,26 +127,26 @@ class Model:
         return captured
 
     def attend(self, layer: int, query: Any, key: Any, value: Any) -> Any:
-        """Causal attention, (n_heads, tokens, d), with keys and values replaced but for the hot ones of each query."""
+        """Causal attention, (n_heads, tokens, d): keys and values are replaced, but for each query's recent tokens."""
         if self._captured is not None:
-            self._captured.append(Layer(*(x.numpy().copy() for x in (query, key, value))))
+            self._captured.append(CapturedTensors(*(x.numpy().copy() for x in (query, key, value))))
         stored = (key, value)
         if self._replace is not None:
             stored = tuple(map(torch.from_numpy, self._replace(layer, key.numpy(), value.numpy())))
-        return _attention(query, (key, value), stored, self._hot)
+        return _attention(query, (key, value), stored, self._recent)
 
 
-def _attention(query: Any, exact: tuple[Any, Any], stored: tuple[Any, Any], hot: int) -> Any:
-    """Attention to stored keys and values, but for the newest `hot` of each query, which are exact."""
+def _attention(query: Any, exact: tuple[Any, Any], stored: tuple[Any, Any], recent: int) -> Any:
+    """Attention to stored keys and values, but for the newest `recent` of each query, which are exact."""
     stored = tuple(x.repeat_interleave(len(query) // len(x), dim=0) for x in stored)
-    if hot == 0:
+    if recent == 0:
         return _causal(query, *stored)[0]
-    out, log_sum = _window(query, *(x.repeat_interleave(len(query) // len(x), dim=0) for x in exact), hot)
-    if query.shape[1] > hot:  # query i sees the stored tokens up to i − hot
-        cold, cold_sum = _causal(query[:, hot:], *(x[:, :-hot] for x in stored))
-        total = torch.logaddexp(log_sum[:, hot:], cold_sum)
-        out[:, hot:] *= (log_sum[:, hot:] - total).exp()[..., None]
-        out[:, hot:] += cold * (cold_sum - total).exp()[..., None]
+    out, log_sum = _window(query, *(x.repeat_interleave(len(query) // len(x), dim=0) for x in exact), recent)
+    if query.shape[1] > recent:  # query i sees the stored tokens up to i − recent
+        coded, coded_sum = _causal(query[:, recent:], *(x[:, :-recent] for x in stored))
+        total = torch.logaddexp(log_sum[:, recent:], coded_sum)
+        out[:, recent:] *= (log_sum[:, recent:] - total).exp()[..., None]
+        out[:, recent:] += coded * (coded_sum - total).exp()[..., None]
     return out
 
 
@@ -157,18 +157,17 @@ def _causal(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
     return out[0], log_sum[0]
 
 
-def _window(query: Any, key: Any, value: Any, hot: int) -> tuple[Any, Any]:
-    """The same for the newest `hot` tokens only: a block of queries sees two blocks of keys."""
+def _window(query: Any, key: Any, value: Any, recent: int) -> tuple[Any, Any]:
+    """The same for the newest `recent` tokens only: a block of queries sees two blocks of keys."""
     n_heads, n, d = query.shape
-    blocks = query.reshape(n_heads, -1, hot, d)
-    key, value = (
-        torch.nn.functional.pad(x, (0, 0, hot, 0)).unfold(1, 2 * hot, hot).transpose(2, 3) for x in (key, value)
-    )
+    blocks = query.reshape(n_heads, -1, recent, d)
+    pad = torch.nn.functional.pad
+    key, value = (pad(x, (0, 0, recent, 0)).unfold(1, 2 * recent, recent).transpose(2, 3) for x in (key, value))
     scores = blocks @ key.transpose(2, 3) / math.sqrt(d)
-    row, column = torch.arange(hot)[:, None], torch.arange(2 * hot)
-    seen = (column > row) & (column <= row + hot)
+    row, column = torch.arange(recent)[:, None], torch.arange(2 * recent)
+    seen = (column > row) & (column <= row + recent)
     scores.masked_fill_(~seen, -math.inf)
-    scores[:, 0, :, :hot] = -math.inf  # before the first token
+    scores[:, 0, :, :recent] = -math.inf  # before the first token
     out = torch.softmax(scores, dim=-1) @ value
     return out.reshape(n_heads, n, d), torch.logsumexp(scores, dim=-1).reshape(n_heads, n)
 

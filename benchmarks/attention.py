@@ -61,28 +61,28 @@ class Coded:
         """Bytes of codes and scales."""
         return sum(part.nbytes for side in self.sides for head in side for part in head)
 
-    def attend(self, queries: Floats, least: float = 0.0) -> Floats:
+    def attend(self, queries: Floats, skip_below: float = 0.0) -> Floats:
         """Attention of queries (KV heads, g, d), which are already scaled."""
         rotated = self.codec.rotate(queries.reshape(-1, D)).reshape(queries.shape)
         out = np.empty_like(queries)
 
         def heads(part: int, start: int, stop: int) -> None:
             for head in range(start, stop):
-                out[head] = self._head(head, rotated[head], least)
+                out[head] = self._head(head, rotated[head], skip_below)
 
         _threads.over_rows(heads, KV_HEADS, 1, THREADS)
         return out.reshape(-1, D) @ self.basis
 
-    def _head(self, head: int, queries: Floats, least: float) -> Floats:
+    def _head(self, head: int, queries: Floats, skip_below: float) -> Floats:
         (keys, key_scale), (values, value_scale) = (side[head] for side in self.sides)
-        room, parts = np.empty(len(queries) * BLOCK, np.float32), []
+        workspace, parts = np.empty(len(queries) * BLOCK, np.float32), []
         for at in range(0, len(keys), BLOCK):
             rows = slice(at, at + BLOCK)
-            scores = room[: len(queries) * len(keys[rows])].reshape(len(queries), -1)
+            scores = workspace[: len(queries) * len(keys[rows])].reshape(len(queries), -1)
             code_scores(self.tables, queries, keys[rows], key_scale[rows], scores)
             largest, total = softmax_in_place(scores)
             sums = np.zeros_like(queries)
-            skipped = add_values(self.tables, scores, values[rows], value_scale[rows], sums, least)
+            skipped = add_values(self.tables, scores, values[rows], value_scale[rows], sums, skip_below)
             parts.append(Part(largest, total, skipped, sums))
         return merge(parts)[0]
 

@@ -12,13 +12,13 @@ import argparse
 from typing import Any
 
 import numpy as np
-from _language_model import Layer, Model
+from _language_model import CapturedTensors, Model
 from numpy.typing import NDArray
 from rich.table import Table
 
 import tqvec
 from tqvec.codec.scales import SCALES
-from tqvec.kvcache.quality.fidelity import output_errors
+from tqvec.kvcache.quality import output_errors
 
 SINKS, MEAN = 4, 64
 
@@ -35,7 +35,7 @@ def coded(tq: tqvec.TurboQuant, x: Floats, rule: str, mean: bool) -> Floats:
     return out
 
 
-def error(tq: tqvec.TurboQuant, layer: Layer, side: str, rule: str, mean: bool, queries: int) -> float:
+def error(tq: tqvec.TurboQuant, layer: CapturedTensors, side: str, rule: str, mean: bool, queries: int) -> float:
     """Squared error of one layer's outputs."""
     true = layer.keys, layer.values
     other = (coded(tq, true[0], rule, mean), true[1]) if side == "keys" else (true[0], coded(tq, true[1], rule, mean))

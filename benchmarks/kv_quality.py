@@ -7,8 +7,8 @@ so only what the cache does is compared. The parts:
 window      Each query sees the newest 128 tokens exactly, and every codec keeps the first 4 tokens (sinks); all others
             are coded. A `KVCache` with this policy keeps up to 63 tokens more.
 everything  Nothing is exact.
-variants    All but the sinks are coded, at 3 bits a value, to tell choices apart. "allocated" are widths a layer and
-            head chosen on the end of the text, of which the 4,096 tokens have nothing.
+variants    All but the sinks are coded, at 3 bits per value, to tell choices apart. "allocated" are widths per layer
+            and head, chosen on the end of the text, of which the 4,096 tokens have nothing.
 attention   Metrics of attention on the exact tensors of all layers, for the 64 newest queries; all but the sinks coded.
 
 Bits a value count codes and scales, and means over the tokens of the text; not what is kept exactly. "min/max" rounds
@@ -29,12 +29,11 @@ from typing import Any
 
 import numpy as np
 from _kv_coders import MEAN, Cached, Coder, Part, Rival, Side, minmax, prod, trellis
-from _language_model import Layer, Model, prose_name
+from _language_model import CapturedTensors, Model, prose_name
 from rich.table import Table
 
 from tqvec.kvcache import Policy
-from tqvec.kvcache.quality.allocation import allocate
-from tqvec.kvcache.quality.fidelity import Fidelity, fidelity
+from tqvec.kvcache.quality import Fidelity, allocate, measure_fidelity
 
 PARTS = {"window": Part(128, 4), "everything": Part(0, 0), "variants": Part(0, 4), "attention": Part(0, 4)}
 QUERIES = 64  # newest ones, for metrics of attention
@@ -54,22 +53,23 @@ def widths(key_nbits: int, value_nbits: int) -> Iterator[tuple[str, Coder]]:
 
 
 def variants(model: Model) -> Iterator[tuple[str, Coder]]:
-    """3 bits a value, with other means and scales, or spread in other ways over keys and values, layers and heads."""
+    """3 bits per value, with other means and scales, or spread in other ways over keys and values, layers and heads."""
     base = Policy(3, 3, "trellis")
     yield "trellis", Cached(base)
     yield "no mean", Cached(replace(base, mean_tokens=0))
     yield "means of keys and values", Cached(replace(base, value_means=True))
-    least, unbiased = trellis("least_squares"), trellis("unbiased")
-    yield "mean key before RoPE", Rival(Side(least, 3, 2, MEAN, True), Side(unbiased, 3, 2))
+    least_squares, unbiased = trellis("least_squares"), trellis("unbiased")
+    yield "mean key before RoPE", Rival(Side(least_squares, 3, 2, MEAN, True), Side(unbiased, 3, 2))
     yield "K3.5V2.5", Cached(replace(base, key_nbits=3.5, value_nbits=2.5))
     yield "K2.5V3.5", Cached(replace(base, key_nbits=2.5, value_nbits=3.5))
     n_layers, heads, d = model.shape
     later = [(x.keys, x.values, x.queries[:, -2 * QUERIES :]) for x in model.capture(later=True)]
     size = 2 * n_layers * heads * (3 * d // 8 + 2)
-    yield "allocated", Cached(allocate(later, size, replace(base, hot=0, chunk=1), (2, 3, 4, 5)).policy)
+    coding = replace(base, recent=0, chunk=1)
+    yield "allocated", Cached(allocate(later, size, policy=coding, widths=(2, 3, 4, 5)).policy)
     bits = [4 if min(i, n_layers - 1 - i) < 2 else 2.5 if 4 <= i < 12 else 3 for i in range(n_layers)]
     yield "2 layers at either end 4, layers 4 to 11 2.5", Cached(replace(base, key_nbits=bits, value_nbits=bits))
-    yield "scales the other way round", Rival(Side(unbiased, 3, 2, MEAN), Side(least, 3, 2))
+    yield "scales the other way round", Rival(Side(unbiased, 3, 2, MEAN), Side(least_squares, 3, 2))
     yield "mean of 512", Cached(replace(base, mean_tokens=512))
 
 
@@ -91,7 +91,7 @@ def perplexities(part: str, model: Model, known: set[str]) -> Iterator[dict[str,
     for name, coder in coders(part, model):
         if name in known:
             continue
-        run = model.run(coder.make(model, PARTS[part]), PARTS[part].hot)
+        run = model.run(coder.make(model, PARTS[part]), PARTS[part].recent)
         change = run.nll - exact.nll
         yield {
             "codec": name,
@@ -106,18 +106,18 @@ def perplexities(part: str, model: Model, known: set[str]) -> Iterator[dict[str,
 
 def fidelities(model: Model, known: set[str]) -> Iterator[dict[str, Any]]:
     """Metrics of attention of codecs that are not `known`: means over layers, but of the last two the worst layer's."""
-    layers: list[Layer] = model.capture()
+    layers: list[CapturedTensors] = model.capture()
     for name, coder in coders("attention", model):
         if name in known:
             continue
         through = coder.make(model, PARTS["attention"])
-        found = np.array(
+        metrics = np.array(
             [
-                fidelity(x.queries[:, -QUERIES:], (x.keys, x.values), through(i, x.keys, x.values))
+                measure_fidelity(x.queries[:, -QUERIES:], (x.keys, x.values), through(i, x.keys, x.values))
                 for i, x in enumerate(layers)
             ]
         )
-        values = np.concatenate([found[:, :-2].mean(axis=0), found[:, -2:].max(axis=0)])
+        values = np.concatenate([metrics[:, :-2].mean(axis=0), metrics[:, -2:].max(axis=0)])
         yield {"codec": name, "bits": coder.bits(model), **dict(zip(Fidelity._fields, values.tolist(), strict=True))}
 
 
@@ -163,9 +163,9 @@ def draw(path: str) -> None:
             axis.plot(*zip(*sorted(mine.values()), strict=True), style, label=kind, **look)
             if mixed:
                 axis.plot(*mixed, style[0], markerfacecolor="none", label="K4V2" if number == 0 else None, **look)
-        hot, sinks = PARTS[part]
-        title = f"{hot} newest tokens and {sinks} sinks exact" if hot else "every token coded"
-        axis.set(title=title, xlabel="bits a value, scales and means included", yscale="log")
+        recent, sinks = PARTS[part]
+        title = f"{recent} newest tokens and {sinks} sinks exact" if recent else "every token coded"
+        axis.set(title=title, xlabel="bits per value, scales and means included", yscale="log")
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="KL of the next token's distribution, nats")
     axes[0].legend(fontsize=8)

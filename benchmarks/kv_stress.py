@@ -27,7 +27,7 @@ HEADS, D, READERS = 2, 64, 3
 POLICIES = {
     "turbo3": Policy.from_name("turbo3"),
     "evicting": Policy(3, 3, max_tokens=6000),
-    "old, evicting": Policy(4, 4, old_after=3000, old_key_nbits=3, old_value_nbits=2, max_tokens=8000),
+    "recoded, evicting": Policy(4, 4, recode_after=3000, recoded_key_nbits=3, recoded_value_nbits=2, max_tokens=8000),
 }
 
 
@@ -73,9 +73,9 @@ class Stress:
             self.begun = number
             self.append(self.cache, number)
             self.complete = number
-            told, model = self.cache.nbytes, nbytes(self.policy, 1, HEADS, D, self.ends[number - 1])
-            if told.items() != model.items():
-                self.fail(f"{told} after {self.ends[number - 1]} tokens, the model says {model}")
+            size, model = self.cache.nbytes, nbytes(self.policy, 1, HEADS, D, self.ends[number - 1])
+            if size.items() != model.items():
+                self.fail(f"{size} after {self.ends[number - 1]} tokens, the model says {model}")
             self.count("appends")
             self.count("byte checks")
         self.stop.set()
@@ -101,13 +101,13 @@ class Stress:
 
     def check_fork(self, fork: KVCache, answer: bytes, rng: np.random.Generator) -> None:
         """Another fork of it grows and shrinks; it doesn't change."""
-        told, other = fork.nbytes, fork.fork()
+        size, other = fork.nbytes, fork.fork()
         start = int(rng.integers(0, self.n - 500))
         other.append(0, *self.tokens[:, :, start : start + int(rng.integers(1, 500))], threads=1)
         other.truncate(int(rng.integers(1, other.n_tokens)))
         other.append(0, *self.tokens[:, :, start : start + 5], threads=1)
         self.answer(other)
-        if self.answer(fork) != answer or fork.nbytes != told:
+        if self.answer(fork) != answer or fork.nbytes != size:
             self.fail("a fork changed")
         self.count("forks")
 

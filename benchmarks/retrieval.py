@@ -1,6 +1,6 @@
 """Does a coded key still win among a million? The shift of the point where half of the needles are found.
 
-tqvec/kvcache/quality/needle.py says what is asked; float32 is the control.
+The module `tqvec.kvcache.quality.needle` describes the test; float32 is the control.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tqvec.kvcache import Policy
-from tqvec.kvcache.quality.needle import RHOS, Haystack, retrieval
+from tqvec.kvcache.quality import Haystack, measure_retrieval
+from tqvec.kvcache.quality.needle import RHOS
 
 POLICIES = {
     "8 bits": Policy(8, 8),
@@ -41,15 +42,15 @@ def main() -> None:
         haystack = Haystack(n, trials=arguments.trials)
         with Progress(console=console, transient=True) as bar:
             task = bar.add_task(f"{n:,} keys", total=n)
-            curves = retrieval(
+            curves = measure_retrieval(
                 haystack,
                 {name: POLICIES[name] for name in arguments.policies},
                 seed=SEED,
-                tell=lambda done, bar=bar, task=task: bar.update(task, completed=done),
+                progress=lambda done, bar=bar, task=task: bar.update(task, completed=done),
             )
-        told = f"{n:,} random keys, {haystack.duplicates} at cosine {haystack.likeness}, d={haystack.d}"
+        setting = f"{n:,} random keys, {haystack.duplicates} at cosine {haystack.duplicate_cosine}, d={haystack.d}"
         table = Table(
-            title=f"{told}: % of {haystack.trials} needles found, by ρ; shift of the 50 % point, 95 % interval"
+            title=f"{setting}: % of {haystack.trials} needles found, by ρ; shift of the 50 % point, 95 % interval"
         )
         for heading in ("keys", *(f"{rho:g}" for rho in RHOS[::2]), "50 % at", "shift"):
             table.add_column(heading, justify="right")

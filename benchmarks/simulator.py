@@ -19,12 +19,10 @@ import numpy as np
 from rich.progress import track
 from rich.table import Table
 
-from tqvec.kvcache import KVCache, LayerKind, Model, Policy
-from tqvec.kvcache.planning.planner import groups_of
-from tqvec.kvcache.simulation.memory_tiers import Tier
-from tqvec.kvcache.simulation.simulator import Server, simulate
-from tqvec.kvcache.simulation.timing import Clock
-from tqvec.kvcache.simulation.traces import Request, generate
+from tqvec.kvcache import KVCache, Policy
+from tqvec.kvcache.planning import LayerKind, Model
+from tqvec.kvcache.planning.planner import group_layers
+from tqvec.kvcache.simulation import Clock, MemoryTier, Request, Server, generate_requests, simulate
 
 KIND = LayerKind("full", 8, 128, heads=32)  # of Llama-3.1-8B
 LAYERS = 4
@@ -40,7 +38,7 @@ def measured(policy: Policy, context: int) -> float:
     cache = KVCache(LAYERS, KIND.kv_heads, KIND.head_dim, policy)
     for layer in range(LAYERS):
         x = rng.standard_normal((2, KIND.kv_heads, context, KIND.head_dim), np.float32)
-        cache.append(layer, *x, THREADS)
+        cache.append(layer, *x, threads=THREADS)
     new = rng.standard_normal((2, KIND.kv_heads, STEPS, KIND.head_dim), np.float32)
     q = rng.standard_normal((KIND.heads, 1, KIND.head_dim), np.float32)
     repeats = []
@@ -49,7 +47,7 @@ def measured(policy: Policy, context: int) -> float:
         for step in range(STEPS if repeat >= 0 else 1):
             start = time.perf_counter()
             for layer in range(LAYERS):
-                cache.append(layer, *new[:, :, step : step + 1], THREADS)
+                cache.append(layer, *new[:, :, step : step + 1], threads=THREADS)
                 cache.attend(layer, q, threads=THREADS)
             times.append(time.perf_counter() - start)
         repeats.append(times)
@@ -60,27 +58,28 @@ def decoding(name: str, contexts: list[int]) -> list[dict[str, Any]]:
     """Simulated and measured time of a generated token at some contexts."""
     policy = Policy.from_name(name)
     model = Model(f"{LAYERS} layers", 2**30, (KIND,) * LAYERS, "")
-    clock = Clock.calibrated(groups_of(model, policy), policy, THREADS)
+    clock = Clock.calibrate(group_layers(model, policy), policy, threads=THREADS)
     rows = []
     for context in contexts:
-        found = simulate([Request(0.0, "a", context, STEPS)], model, name, Server([Tier("memory", 2**50)]), clock)
+        server = Server([MemoryTier("memory", 2**50)])
+        result = simulate([Request(0.0, "a", context, STEPS)], model, name, server, clock=clock)
         real = measured(policy, context)
         rates = next(iter(clock.rates.values()))._asdict()
         rows.append(
-            {"policy": name, "context": context, "simulated_s": found.token["mean"], "measured_s": real} | rates
+            {"policy": name, "context": context, "simulated_s": result.token["mean"], "measured_s": real} | rates
         )
     return rows
 
 
 def _simulating(workload: str, tokens: int, eviction: str) -> dict[str, Any]:
     """Cost of a simulation, in a process of its own."""
-    server = Server([Tier("memory", 4 * GIB), Tier("disk", 12 * GIB, 2e9, 1e-4)], eviction, prefill=5000)
+    server = Server([MemoryTier("memory", 4 * GIB), MemoryTier("disk", 12 * GIB, 2e9, 1e-4)], eviction, prefill=5000)
     start = time.perf_counter()
-    found = simulate(generate(workload, tokens), "llama-3.1-8b", "turbo3", server, threads=THREADS)
+    result = simulate(generate_requests(workload, tokens), "llama-3.1-8b", "turbo3", server, threads=THREADS)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    row = {"workload": workload, "tokens": found.tokens, "eviction": eviction, "seconds": seconds, "peak_bytes": peak}
-    return row | {"hit_rate": found.hit_rate, "attended": found.attended, "error": found.loss and found.loss.mean}
+    row = {"workload": workload, "tokens": result.tokens, "eviction": eviction, "seconds": seconds, "peak_bytes": peak}
+    return row | {"hit_rate": result.hit_rate, "attended": result.attended, "error": result.loss and result.loss.mean}
 
 
 def simulating(workload: str, tokens: int, eviction: str) -> dict[str, Any]:

@@ -6,28 +6,30 @@ from tqvec.kvcache import Bands, Policy
 
 D = 20
 POLICIES = {
-    "plain": Policy(3, 3, hot=24, chunk=8, mean_tokens=16),
-    "mean values too": Policy(3, 3, hot=24, chunk=8, mean_tokens=16, value_means=True),
-    "mean later than the window": Policy(4, 2, hot=10, chunk=4, mean_tokens=70, sinks=1),
-    "no mean": Policy(2, 3, hot=0, chunk=1, mean_tokens=0, sinks=0),
-    "trellis": Policy(3, 3, "trellis", hot=16, chunk=16, mean_tokens=8),
-    "bfloat16": Policy(5, 8, dtype="bfloat16", hot=16, chunk=8),
-    "by head": Policy([3, (8, 2.5)], [(1, 6), 4], hot=30, chunk=7),
-    "bands": Policy(Bands(((8, 4), (12, 2))), 3, hot=16, chunk=8),
-    "protected": Policy(2, 2, protected=1, protected_nbits=6, hot=16, chunk=8),
-    "old": Policy(4, 4, old_after=30, old_key_nbits=2, old_value_nbits=3, hot=16, chunk=8, mean_tokens=20),
-    "evicting": Policy(4, 3, max_tokens=90, hot=16, chunk=8, mean_tokens=40),
-    "old, evicting": Policy(
+    "plain": Policy(3, 3, recent=24, chunk=8, mean_tokens=16),
+    "mean values too": Policy(3, 3, recent=24, chunk=8, mean_tokens=16, value_means=True),
+    "mean later than the window": Policy(4, 2, recent=10, chunk=4, mean_tokens=70, sinks=1),
+    "no mean": Policy(2, 3, recent=0, chunk=1, mean_tokens=0, sinks=0),
+    "trellis": Policy(3, 3, "trellis", recent=16, chunk=16, mean_tokens=8),
+    "bfloat16": Policy(5, 8, dtype="bfloat16", recent=16, chunk=8),
+    "by head": Policy([3, (8, 2.5)], [(1, 6), 4], recent=30, chunk=7),
+    "bands": Policy(Bands(((8, 4), (12, 2))), 3, recent=16, chunk=8),
+    "protected": Policy(2, 2, protected=1, protected_nbits=6, recent=16, chunk=8),
+    "recoded": Policy(
+        4, 4, recode_after=30, recoded_key_nbits=2, recoded_value_nbits=3, recent=16, chunk=8, mean_tokens=20
+    ),
+    "evicting": Policy(4, 3, max_tokens=90, recent=16, chunk=8, mean_tokens=40),
+    "recoded, evicting": Policy(
         *(4, 4),
-        old_after=30,
-        old_key_nbits=(3, (2, 1)),
-        old_value_nbits=3,
-        hot=16,
+        recode_after=30,
+        recoded_key_nbits=(3, (2, 1)),
+        recoded_value_nbits=3,
+        recent=16,
         chunk=8,
         mean_tokens=9,
         max_tokens=90,
     ),
-    "all hot": Policy(hot=None, dtype="bfloat16"),
+    "all recent": Policy(recent=None, dtype="bfloat16"),
 }
 
 

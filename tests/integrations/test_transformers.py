@@ -16,7 +16,7 @@ cache_module = pytest.importorskip("tqvec.integrations.transformers")
 TurboQuantCache = cache_module.TurboQuantCache
 
 PROMPT = 150
-CODED = Policy(6, 6, hot=16, sinks=2, chunk=8, mean_tokens=8)
+CODED = Policy(6, 6, recent=16, sinks=2, chunk=8, mean_tokens=8)
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,12 @@ def fed(model, cache, ids, first):
 
 def test_a_hot_cache_generates_what_the_default_cache_does(model, attention):
     expected = generated(model, transformers.DynamicCache(config=model.config))
-    cache = TurboQuantCache(model.config, Policy(hot=None))
+    cache = TurboQuantCache(model.config, Policy(recent=None))
     tokens, logits = generated(model, cache)
     assert tokens.tolist() == expected[0].tolist()
     assert (logits - expected[1]).abs().max() < 2e-2 * expected[1].abs().max()  # keys and values in float16
     assert cache.get_seq_length() == PROMPT + 23
-    assert cache.kv.tiers(0).cold == 0
+    assert cache.kv.token_counts(0).coded == 0
 
 
 def test_a_coded_cache_is_close(model, attention):
@@ -80,19 +80,19 @@ def test_a_coded_cache_is_close(model, attention):
         expected = model(ids).logits[0]
     errors = []
     for nbits in (2, 4, 8):
-        cache = TurboQuantCache(model.config, Policy(nbits, nbits, hot=16, sinks=2, chunk=8, mean_tokens=8))
+        cache = TurboQuantCache(model.config, Policy(nbits, nbits, recent=16, sinks=2, chunk=8, mean_tokens=8))
         errors.append(float((fed(model, cache, ids, 120) - expected).norm() / expected.norm()))
-        assert cache.kv.tiers(2).cold > 120
+        assert cache.kv.token_counts(2).coded > 120
     assert errors[0] > 2 * errors[1] > 8 * errors[2]
     assert errors[2] < 0.05
 
 
 def test_tokens_of_one_call_see_each_other_exactly(model, attention):
     ids = prompt()
-    cache = TurboQuantCache(model.config, Policy(1, 1, hot=0, sinks=0, chunk=1, mean_tokens=0))
+    cache = TurboQuantCache(model.config, Policy(1, 1, recent=0, sinks=0, chunk=1, mean_tokens=0))
     with torch.no_grad():
         torch.testing.assert_close(model(ids, past_key_values=cache).logits, model(ids).logits)
-    assert cache.kv.tiers(0).cold == PROMPT
+    assert cache.kv.token_counts(0).coded == PROMPT
 
 
 def test_codes_and_decoded_values_give_the_same(model):
@@ -108,7 +108,7 @@ def test_codes_and_decoded_values_give_the_same(model):
 
 def test_chunks_of_a_prompt_after_others(model, attention):
     ids = prompt()
-    cache = TurboQuantCache(model.config, Policy(hot=None))
+    cache = TurboQuantCache(model.config, Policy(recent=None))
     with torch.no_grad():
         parts = [model(part, past_key_values=cache).logits for part in ids.split(60, dim=1)]
         expected = model(ids).logits
@@ -137,11 +137,11 @@ def test_crop_and_reset(model):
 
 
 def test_dropped_tokens_count_as_positions(model, attention):
-    policy = Policy(6, 6, hot=16, sinks=2, chunk=8, mean_tokens=8, max_tokens=64)
+    policy = Policy(6, 6, recent=16, sinks=2, chunk=8, mean_tokens=8, max_tokens=64)
     cache = TurboQuantCache(model.config, policy)
     generated(model, cache)
     assert cache.get_seq_length() == PROMPT + 23
-    assert sum(cache.kv.tiers(0)[:-1]) == 64
+    assert sum(cache.kv.token_counts(0)[:-1]) == 64
     assert cache.layers[0].get_mask_sizes(1) == (65, PROMPT + 23 - 64)
 
 

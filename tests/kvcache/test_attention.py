@@ -1,18 +1,18 @@
-"""Attention against float64 attention on what a cache holds, for all tiers, groups of queries and cuts into calls."""
+"""Attention against float64 attention on what a cache holds, for all kinds of tokens, groups of queries and cuts."""
 
 import numpy as np
 import pytest
 import strategies as sts
-from plain_cache import attention
+from naive_cache import attention
 
 from tqvec.kvcache import PRESETS, Bands, KVCache, Policy
 
 POLICIES = {
     "mean values too": Policy(4, 4, value_means=True),
     **{name: PRESETS[name] for name in ("turbo4", "turbo2", "k4v2", "quality", "small", "exact")},
-    "everything coded": Policy(3, 3, hot=0, sinks=0, chunk=1, mean_tokens=0),
-    "old": Policy(4, 4, old_after=100, old_key_nbits=3, old_value_nbits=2, chunk=16, hot=20),
-    "evicting": Policy(5, 4, max_tokens=300, chunk=10, hot=30, mean_tokens=16),
+    "everything coded": Policy(3, 3, recent=0, sinks=0, chunk=1, mean_tokens=0),
+    "recoded": Policy(4, 4, recode_after=100, recoded_key_nbits=3, recoded_value_nbits=2, chunk=16, recent=20),
+    "evicting": Policy(5, 4, max_tokens=300, chunk=10, recent=30, mean_tokens=16),
     "by head": Policy([3, (8, 2.5)], [(1, 6), 4]),
     "bands": Policy(Bands(((16, 4), (24, 2))), 3, dtype="bfloat16"),
 }
@@ -66,7 +66,7 @@ def test_is_near_the_true_one(policy):
 
 def test_any_number_of_queries_in_any_blocks(monkeypatch):
     """All tokens at once, as after a prompt, when the scores of few queries fit at a time."""
-    cache, _, _ = filled(POLICIES["old"])
+    cache, _, _ = filled(POLICIES["recoded"])
     q = sts.normal(4 * 420, 40, 7_402).reshape(4, 420, 40)
     out = cache.attend(1, q)
     close(out, attention(q, cache.keys(1), cache.values(1)))
@@ -76,7 +76,7 @@ def test_any_number_of_queries_in_any_blocks(monkeypatch):
     np.testing.assert_allclose(cache.attend(1, q), out, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("policy", ["turbo4", "by head", "old"])
+@pytest.mark.parametrize("policy", ["turbo4", "by head", "recoded"])
 def test_does_not_depend_on_threads(policy):
     cache, _, _ = filled(POLICIES[policy])
     q = sts.normal(8, 40, 7_403).reshape(8, 1, 40)
@@ -116,13 +116,13 @@ def test_skipping_reports_what_it_skips():
     out, none = cache.attend(0, q, return_skipped=True)
     assert np.array_equal(none, np.zeros((4, 1)))
     before = 0.0
-    for least in (1e-6, 1e-4, 1e-2, 0.5):
-        sparse, skipped = cache.attend(0, q, least=least, return_skipped=True)
+    for limit in (1e-6, 1e-4, 1e-2, 0.5):
+        sparse, skipped = cache.attend(0, q, skip_below=limit, return_skipped=True)
         assert np.all(skipped >= before)
         assert np.all(skipped <= 1)
         weights = attention(q, cache.keys(0), np.repeat(np.eye(2000)[None], 2, axis=0))
-        coded = weights[..., 4 : 4 + cache.tiers(0).cold].reshape(2, -1, cache.tiers(0).cold)
-        mine = np.where((coded < least).all(axis=1, keepdims=True), coded, 0).sum(axis=2).reshape(4, 1)
+        coded = weights[..., 4 : 4 + cache.token_counts(0).coded].reshape(2, -1, cache.token_counts(0).coded)
+        mine = np.where((coded < limit).all(axis=1, keepdims=True), coded, 0).sum(axis=2).reshape(4, 1)
         np.testing.assert_allclose(skipped, mine, atol=1e-2)  # scores have errors of their own
         spread = np.linalg.norm(cache.values(0) - cache.values(0).mean(axis=1, keepdims=True), axis=2).max()
         assert np.all(np.linalg.norm(sparse - out, axis=2) <= skipped * spread * 1.5 + 1e-5)
@@ -131,10 +131,10 @@ def test_skipping_reports_what_it_skips():
 
 
 def test_nothing_is_skipped_by_chance():
-    """Flat attention: every share is 1/n, above or below `least` all alike."""
-    cache = KVCache(1, 1, 40, Policy(4, 4, hot=0, sinks=0, chunk=1, mean_tokens=0))
+    """Flat attention: every share is 1/n, above or below `skip_below` all alike."""
+    cache = KVCache(1, 1, 40, Policy(4, 4, recent=0, sinks=0, chunk=1, mean_tokens=0))
     cache.append(0, np.zeros((1, 500, 40)), sts.normal(500, 40, 7_405)[None])
     q = np.ones((1, 1, 40))
-    for least, expected in ((1 / 501, 0), (1 / 499, 1)):
-        _, skipped = cache.attend(0, q, least=least, return_skipped=True)
+    for limit, expected in ((1 / 501, 0), (1 / 499, 1)):
+        _, skipped = cache.attend(0, q, skip_below=limit, return_skipped=True)
         assert skipped[0, 0] == pytest.approx(expected, abs=1e-5)

@@ -6,7 +6,7 @@ import strategies as sts
 
 from tqvec.errors import InputError
 from tqvec.kvcache import Bands, KVCache, Policy, allocate
-from tqvec.kvcache.quality.fidelity import fidelity
+from tqvec.kvcache.quality.fidelity import measure_fidelity
 
 D = 20
 GOOD = sts.normal(2 * 50, D, 8_200).reshape(2, 50, D)
@@ -68,7 +68,7 @@ def test_append(arguments, message):
 
 
 def test_bfloat16_takes_larger_numbers():
-    cache = KVCache(2, 2, D, Policy(3, 3, dtype="bfloat16", hot=4, chunk=4, mean_tokens=8))
+    cache = KVCache(2, 2, D, Policy(3, 3, dtype="bfloat16", recent=4, chunk=4, mean_tokens=8))
     cache.append(1, spoiled(1e15), GOOD * 1e14)
     assert np.isfinite(cache.attend(1, GOOD[:, :1] * np.float32(1e15))).all()
     with pytest.raises(InputError, match=r"k of layer 0, head 1, token 33 holds a value above 1.8"):
@@ -90,8 +90,8 @@ def test_bfloat16_takes_larger_numbers():
         ({"scale": np.nan}, "scale must not be NaN"),
         ({"scale": np.inf}, "scale must be finite"),
         ({"scale": "1"}, "scale must be a number"),
-        ({"least": -0.1}, "least must be at least 0 and below 1"),
-        ({"least": 1}, "least must be at least 0 and below 1"),
+        ({"skip_below": -0.1}, "skip_below must be at least 0 and below 1"),
+        ({"skip_below": 1}, "skip_below must be at least 0 and below 1"),
         ({"threads": 0}, "threads must be a positive integer"),
     ],
 )
@@ -103,7 +103,7 @@ def test_attend(arguments, message):
 
 
 def test_queries_of_dropped_tokens():
-    cache = KVCache(1, 2, D, Policy(3, 3, max_tokens=40, hot=8, chunk=4, mean_tokens=8))
+    cache = KVCache(1, 2, D, Policy(3, 3, max_tokens=40, recent=8, chunk=4, mean_tokens=8))
     cache.append(0, GOOD, GOOD)
     with pytest.raises(InputError, match="q must have 1 to 36 queries"):
         cache.attend(0, GOOD[:, :37])
@@ -134,20 +134,26 @@ def test_truncate():
         ({"protected_nbits": 8, "codebook": "trellis"}, "protected_nbits: codebook='trellis'"),
         ({"codebook": "vector"}, "codebook must be one of"),
         ({"dtype": "float32"}, "dtype must be one of"),
-        ({"hot": -1}, "hot must be"),
+        ({"recent": -1}, "recent must be"),
         ({"sinks": None}, "sinks must be an integer"),
         ({"chunk": 0}, "chunk must be"),
         ({"mean_tokens": 1.5}, "mean_tokens must be"),
         ({"value_means": 1}, "value_means must be True or False"),
         ({"protected": -1}, "protected must be"),
         ({"seed": 2**64}, "seed must be"),
-        ({"old_after": 10}, "must be given together"),
-        ({"old_key_nbits": 2}, "must be given together"),
-        ({"old_after": 0, "old_key_nbits": 2, "old_value_nbits": 2}, "old_after must be an integer from 1"),
-        ({"old_after": 9, "old_key_nbits": 2, "old_value_nbits": 0}, "old_value_nbits must be"),
+        ({"recode_after": 10}, "must be given together"),
+        ({"recoded_key_nbits": 2}, "must be given together"),
+        (
+            {"recode_after": 0, "recoded_key_nbits": 2, "recoded_value_nbits": 2},
+            "recode_after must be an integer from 1",
+        ),
+        ({"recode_after": 9, "recoded_key_nbits": 2, "recoded_value_nbits": 0}, "recoded_value_nbits must be"),
         ({"max_tokens": 195}, "max_tokens must be at least 196"),
-        ({"max_tokens": 295, "old_after": 36, "old_key_nbits": 2, "old_value_nbits": 2}, "must be at least 296"),
-        ({"max_tokens": 1000, "hot": None}, "max_tokens needs a hot window"),
+        (
+            {"max_tokens": 295, "recode_after": 36, "recoded_key_nbits": 2, "recoded_value_nbits": 2},
+            "must be at least 296",
+        ),
+        ({"max_tokens": 1000, "recent": None}, "max_tokens needs a number of recent tokens"),
     ],
 )
 def test_policies(arguments, message):
@@ -167,7 +173,7 @@ def test_policies(arguments, message):
 )
 def test_fidelity(q, true, other, message):
     with pytest.raises(InputError, match=message):
-        fidelity(q, true, other)
+        measure_fidelity(q, true, other)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +188,7 @@ def test_fidelity(q, true, other, message):
     ],
 )
 def test_allocate(arguments, message):
-    good = {"captured": [(GOOD, GOOD, GOOD[:, :5])], "bytes_per_token": 100, "policy": Policy(hot=4, chunk=4)}
-    good["policy"] = Policy(hot=4, chunk=4, mean_tokens=8)
+    good = {"captured": [(GOOD, GOOD, GOOD[:, :5])], "bytes_per_token": 100, "policy": Policy(recent=4, chunk=4)}
+    good["policy"] = Policy(recent=4, chunk=4, mean_tokens=8)
     with pytest.raises(InputError, match=message):
         allocate(**(good | arguments))

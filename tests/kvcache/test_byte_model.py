@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import strategies as sts
 from cache_policies import POLICIES
-from plain_cache import arrays_of
+from naive_cache import arrays_of
 
 from tqvec.kvcache import Bands, KVCache, Nbytes, Policy, bits_per_value, byte_model, nbytes
 
@@ -25,20 +25,24 @@ def grown(policy, total, steps):
 @pytest.mark.parametrize("steps", [(1,), (1, 7, 40), (250,)])
 def test_the_model_is_exact(policy, steps):
     for cache, n in grown(policy, 500 if steps == (250,) else 230, steps):
-        told = cache.nbytes
+        size = cache.nbytes
         expected = nbytes(policy, 2, 2, 20, n)
-        assert told.items() == expected.items()
-        assert told == expected == sum(told.items().values())
+        assert size.items() == expected.items()
+        assert size == expected == sum(size.items().values())
         held = [array for layer in cache._layers for array in arrays_of(layer.state)]
-        assert sum(array.nbytes for array in held) == told
-        tiers = [cache.tiers(layer) for layer in range(2)]
-        assert told.hot == sum(t.sinks + t.hot for t in tiers) * 2 * 2 * 20 * 2
-        assert told.scales == sum(t.old + t.cold for t in tiers) * 2 * 2 * 2
+        assert sum(array.nbytes for array in held) == size
+        counts = [cache.token_counts(layer) for layer in range(2)]
+        assert size.uncoded == sum(t.sinks + t.recent for t in counts) * 2 * 2 * 20 * 2
+        assert size.scales == sum(t.recoded + t.coded for t in counts) * 2 * 2 * 2
 
 
 @pytest.mark.parametrize(
     "policy",
-    [Policy(3, 3), Policy(3, 3, max_tokens=40_000), Policy(4, 4, old_after=3000, old_key_nbits=2, old_value_nbits=2)],
+    [
+        Policy(3, 3),
+        Policy(3, 3, max_tokens=40_000),
+        Policy(4, 4, recode_after=3000, recoded_key_nbits=2, recoded_value_nbits=2),
+    ],
 )
 def test_the_model_is_exact_over_many_segments(policy):
     cache = KVCache(1, 1, 8, policy)
@@ -49,11 +53,11 @@ def test_the_model_is_exact_over_many_segments(policy):
         assert cache.nbytes.bookkeeping < 0.2 * cache.nbytes
 
 
-def test_spare_room_is_little():
+def test_spare_memory_is_little():
     for n in (1, 7, 8, 9, 100, 1000, 5000, 8192):
-        assert n <= byte_model.room(n) <= max(n + 7, n * 9 // 8 + 1)
-    assert byte_model.room(0) == 0
-    assert byte_model.room(byte_model.SEGMENT) == byte_model.SEGMENT
+        assert n <= byte_model.capacity(n) <= max(n + 7, n * 9 // 8 + 1)
+    assert byte_model.capacity(0) == 0
+    assert byte_model.capacity(byte_model.SEGMENT) == byte_model.SEGMENT
 
 
 def test_four_times_less_than_float16():
@@ -61,7 +65,7 @@ def test_four_times_less_than_float16():
     for policy in (Policy(3.5, 3.5), Policy(3, 3)):
         size = nbytes(policy, 32, 8, 128, 8192)
         assert size * 4 < 32 * 2 * 8 * 8192 * 128 * 2
-    assert size.items().keys() == {"codes", "scales", "means", "hot", "bookkeeping"}
+    assert size.items().keys() == {"codes", "scales", "means", "uncoded", "bookkeeping"}
 
 
 def test_bits_per_value():
@@ -76,9 +80,9 @@ def test_bits_per_value():
 
 def test_nbytes_adds_up_and_prints():
     total = Nbytes.total([Nbytes(1, 2, 3, 4, 5), Nbytes(10)])
-    assert (total, total.codes, total.hot, total.bookkeeping) == (25, 11, 4, 5)
+    assert (total, total.codes, total.uncoded, total.bookkeeping) == (25, 11, 4, 5)
     assert Nbytes.total([]) == 0
-    assert repr(total) == "Nbytes(25: codes 11, scales 2, means 3, hot 4, bookkeeping 5)"
+    assert repr(total) == "Nbytes(25: codes 11, scales 2, means 3, uncoded 4, bookkeeping 5)"
 
 
 def test_a_long_context_takes_no_time():

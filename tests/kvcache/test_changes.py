@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import strategies as sts
 from cache_policies import POLICIES, D, tokens
-from plain_cache import attention
+from naive_cache import attention
 
 from tqvec.kvcache import KVCache, Policy
 
@@ -18,7 +18,9 @@ def cache_of(policy, n, seed=0):
 
 
 def contents(cache):
-    return [(cache.keys(layer).tobytes(), cache.values(layer).tobytes(), cache.tiers(layer)) for layer in range(2)]
+    return [
+        (cache.keys(layer).tobytes(), cache.values(layer).tobytes(), cache.token_counts(layer)) for layer in range(2)
+    ]
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
@@ -47,12 +49,12 @@ def test_forks_are_independent(policy):
 
 def test_forks_of_forks_stay_in_few_segments():
     """As in a beam search, where every token is followed by forks."""
-    cache = KVCache(1, 1, D, Policy(3, 3, hot=8, chunk=4, mean_tokens=8))
+    cache = KVCache(1, 1, D, Policy(3, 3, recent=8, chunk=4, mean_tokens=8))
     k, v = tokens(3000)
     for t in range(3000):
         cache = cache.fork()
         cache.append(0, k[:1, t : t + 1], v[:1, t : t + 1])
-    assert len(cache._layers[0].state.cold) <= 8
+    assert len(cache._layers[0].state.coded) <= 8
     once = KVCache(1, 1, D, cache.policy)
     once.append(0, k[:1], v[:1])
     assert np.array_equal(cache.keys(0), once.keys(0))
@@ -77,15 +79,15 @@ def test_truncating_keeps_the_first_tokens(policy):
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_a_rejected_draft_leaves_no_trace(policy):
-    """As long as it made no token leave the hot window: what follows is coded as if it had never been."""
+    """As long as it made no token leave the recent tokens: what follows is coded as if it had never been."""
     cache, n = cache_of(policy, 90), 90
     k, v = tokens(80, seed=3)
     rejected = 0
     for t in range(0, 80, 2):
-        tiers = cache.tiers(1)
+        counts = cache.token_counts(1)
         draft = cache.fork()
         draft.append(1, *tokens(2, seed=4))
-        if draft.tiers(1)[1:3] == tiers[1:3] and draft.tiers(1).evicted == tiers.evicted:
+        if draft.token_counts(1)[1:3] == counts[1:3] and draft.token_counts(1).evicted == counts.evicted:
             cache.append(1, *tokens(2, seed=4))
             cache._layers[1].truncate(n)
             rejected += 1
@@ -100,7 +102,7 @@ def test_a_rejected_draft_leaves_no_trace(policy):
 @pytest.mark.parametrize("left", [0, 3])
 def test_emptied_caches_are_new(left):
     """The means are forgotten with the last coded token."""
-    cache = cache_of(Policy(3, 3, hot=10, chunk=4, mean_tokens=8), 100)
+    cache = cache_of(Policy(3, 3, recent=10, chunk=4, mean_tokens=8), 100)
     cache.truncate(left)
     assert cache.nbytes.means == 0
     fresh = KVCache(2, 2, D, cache.policy)
@@ -117,7 +119,7 @@ def test_emptied_caches_are_new(left):
 def test_layers_may_differ_in_length():
     cache = KVCache(2, 2, D, "turbo3")
     cache.append(0, *tokens(10))
-    assert (cache.n_tokens, cache.tiers(0).sinks + cache.tiers(0).hot) == (0, 10)
+    assert (cache.n_tokens, cache.token_counts(0).sinks + cache.token_counts(0).recent) == (0, 10)
     cache.append(1, *tokens(7))
     assert cache.n_tokens == 7
     cache.truncate(5)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from cache_policies import POLICIES, D, tokens
-from plain_cache import PlainLayer, arrays_of
+from naive_cache import NaiveLayer, arrays_of
 
 import tqvec
 from tqvec.kvcache import KVCache, Policy
@@ -31,14 +31,14 @@ def test_any_cut_gives_the_same_bytes(policy, tmp_path):
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_is_what_a_plain_cache_has(policy):
+def test_is_what_a_naive_cache_has(policy):
     k, v = tokens(300)
     for layer in (0, 1):
-        plain = PlainLayer(policy, 2, layer, 2, D)
+        plain = NaiveLayer(policy, 2, layer, 2, D)
         plain.append(k, v)
         cache = KVCache(2, 2, D, policy)
         cache.append(layer, k, v)
-        assert cache.tiers(layer) == plain.tiers()
+        assert cache.token_counts(layer) == plain.token_counts()
         keys, values = plain.sides()
         np.testing.assert_allclose(cache.keys(layer), keys, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(cache.values(layer), values, rtol=1e-5, atol=1e-5)
@@ -51,7 +51,7 @@ def test_input_types_are_alike():
     for dtype in ("float16", "bfloat16"):
         kept = []
         for given in (np.float16, np.float32, np.float64, ml_dtypes.bfloat16):
-            cache = KVCache(1, 2, D, Policy(hot=16, chunk=8, dtype=dtype))
+            cache = KVCache(1, 2, D, Policy(recent=16, chunk=8, dtype=dtype))
             cache.append(0, k.astype(given), v.astype(given)[:, ::-1][:, ::-1])
             kept.append((cache.keys(0).tobytes(), cache.values(0).tobytes()))
         assert len(set(kept)) == 1
@@ -59,7 +59,7 @@ def test_input_types_are_alike():
 
 def test_given_arrays_are_not_kept():
     k, v = (np.asfortranarray(x.astype(np.float16)) for x in tokens(50))
-    cache = KVCache(1, 2, D, Policy(hot=None))
+    cache = KVCache(1, 2, D, Policy(recent=None))
     cache.append(0, k, v)
     before = cache.keys(0)
     k[:] = 0
@@ -72,7 +72,7 @@ def test_the_mean_costs_little_and_helps_much():
     k, v = (x + 5 for x in tokens(600))
     errors = []
     for mean_tokens in (64, 0):
-        cache = KVCache(1, 2, D, Policy(3, 3, mean_tokens=mean_tokens, hot=0))
+        cache = KVCache(1, 2, D, Policy(3, 3, mean_tokens=mean_tokens, recent=0))
         cache.append(0, k, v)
         errors.append(np.square(cache.keys(0) - k)[:, 4:576].mean())
     assert errors[0] < errors[1] / 8
@@ -82,7 +82,7 @@ def test_the_mean_costs_little_and_helps_much():
 def test_rules_of_scales(rule):
     """Keys have the least error, values no bias: as the codec's own rules do, but for the rounding."""
     k, v = (x.astype(np.float16).astype(np.float32) for x in tokens(4000, seed=9))
-    policy = Policy(2, 2, hot=0, chunk=1, sinks=0, mean_tokens=0)
+    policy = Policy(2, 2, recent=0, chunk=1, sinks=0, mean_tokens=0)
     cache = KVCache(1, 2, D, policy)
     cache.append(0, k, v)
     tq = tqvec.TurboQuant(D, 2, scale=rule)
@@ -99,7 +99,7 @@ def test_codecs_are_shared():
         id(group.codec)
         for cache in (one, other)
         for layer in cache._layers
-        for side in layer.codecs.cold
+        for side in layer.codecs.coded
         for group in side.groups
     }
     assert len(codecs) == 3  # keys of 3 and 4 bits, values of 4
@@ -107,7 +107,7 @@ def test_codecs_are_shared():
 
 def test_fork_shares_memory():
     k, v = tokens(300)
-    cache = appended(POLICIES["old"], [300], k, v)
+    cache = appended(POLICIES["recoded"], [300], k, v)
     fork = cache.fork()
     mine, its = (arrays_of(one._layers[1].state) for one in (cache, fork))
     assert [id(x) for x in mine] == [id(x) for x in its]

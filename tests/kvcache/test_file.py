@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from tqvec.errors import FormatError
 from tqvec.kvcache import KVCache, Policy
 
-SMALL = Policy(3, (2, (3, 2)), hot=4, chunk=4, mean_tokens=4, sinks=2, dtype="bfloat16")
+SMALL = Policy(3, (2, (3, 2)), recent=4, chunk=4, mean_tokens=4, sinks=2, dtype="bfloat16")
 
 
 def fill(policy, n=200):
@@ -47,7 +47,7 @@ def test_round_trip(policy, tmp_path):
     assert (tmp_path / "a.st").read_bytes() == (tmp_path / "b.st").read_bytes()
     q = sts.normal(4, D, 8_000).reshape(4, 1, D)
     for layer in range(2):
-        assert again.tiers(layer) == cache.tiers(layer)
+        assert again.token_counts(layer) == cache.token_counts(layer)
         np.testing.assert_allclose(again.attend(layer, q), cache.attend(layer, q), rtol=1e-5, atol=1e-5)
         for one in (cache, again):
             one.append(layer, *tokens(90, seed=5))
@@ -63,7 +63,7 @@ def test_the_library_reads_it(tmp_path):
         assert json.loads(file.metadata()["tqvec_kvcache"])["n_layers"] == 2
         assert file.get_tensor("0.sinks.keys").dtype == np.float16
         assert np.array_equal(file.get_tensor("0.sinks.keys"), cache.keys(0)[:, :4].astype(np.float16))
-        assert file.get_tensor("0.cold.values.0.codes").shape[1] == cache.tiers(0).cold
+        assert file.get_tensor("0.cold.values.0.codes").shape[1] == cache.token_counts(0).coded
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_library_reads_it(tmp_path):
         ({"policy": '{"key_nbits": 9}'}, "key_nbits must be"),
         ({"policy": '{"key_nbits": {"bands": [[10, 2]]}}'}, "bands that add up"),
         ({"policy": '{"key_nbits": {"x": 3}}'}, "in place of bands"),
-        ({"policy": Policy(3, (2, (3, 2)), hot=4, chunk=4, mean_tokens=4, sinks=2).to_json()}, ""),
+        ({"policy": Policy(3, (2, (3, 2)), recent=4, chunk=4, mean_tokens=4, sinks=2).to_json()}, ""),
         ({"policy": SMALL.to_json().replace('"seed": 0', '"seed": 1')}, "fingerprint"),
         ({"fingerprint": "0" * 32}, "fingerprint"),
         ({"layers": []}, "layers are"),
@@ -101,9 +101,9 @@ def test_numbers_that_no_writer_makes(tmp_path):
     state = cache._layers[0].state
     for array, value, name in (
         (state.sinks.keys, np.nan, "0.sinks.keys"),
-        (state.hot.values, np.inf, "0.hot.values"),
+        (state.recent.values, np.inf, "0.hot.values"),
         (state.means.keys, np.nan, "0.means.keys"),
-        (state.cold[0].keys[0].scales, 0x7FC0, "0.cold.keys.0.scales"),
+        (state.coded[0].keys[0].scales, 0x7FC0, "0.cold.keys.0.scales"),
     ):
         before = array.copy()
         array[0, 0] = value
@@ -127,4 +127,4 @@ def test_files_are_little_larger_than_what_they_hold(tmp_path):
     cache.save(tmp_path / "a.st")
     size = cache.nbytes - cache.nbytes.bookkeeping
     assert size < (tmp_path / "a.st").stat().st_size < size + 8000
-    assert load_file(write(tmp_path / "c.st", POLICIES["all hot"].from_name("exact"))).keys()
+    assert load_file(write(tmp_path / "c.st", POLICIES["all recent"].from_name("exact"))).keys()

@@ -1,4 +1,4 @@
-"""Any sequence of calls leaves a `KVCache` with what plain lists of tokens have (tests/plain_cache.py)."""
+"""Any sequence of calls leaves a `KVCache` with what plain lists of tokens have (tests/naive_cache.py)."""
 
 import tempfile
 from pathlib import Path
@@ -9,7 +9,7 @@ from cache_policies import POLICIES, D, tokens
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from plain_cache import PlainLayer, arrays_of, attention
+from naive_cache import NaiveLayer, arrays_of, attention
 
 from tqvec.kvcache import KVCache, byte_model
 
@@ -31,7 +31,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(policy=st.sampled_from(sorted(POLICIES)), n=st.sampled_from([0, 50, 120]))
     def begin(self, policy, n):
         self.policy = POLICIES[policy]
-        self.pairs = [[KVCache(2, 2, D, self.policy), PlainLayer(self.policy, 2, 1, 2, D), True]]
+        self.pairs = [[KVCache(2, 2, D, self.policy), NaiveLayer(self.policy, 2, 1, 2, D), True]]
         self.seed = 0
         if n:
             self.append(0, n)
@@ -82,7 +82,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def tokens_are_right(self):
         for cache, plain, _ in self.pairs:
-            assert cache.tiers(1) == plain.tiers()
+            assert cache.token_counts(1) == plain.token_counts()
             keys, values = plain.sides()
             np.testing.assert_allclose(cache.keys(1), keys, rtol=1e-5, atol=2e-5)
             np.testing.assert_allclose(cache.values(1), values, rtol=1e-5, atol=2e-5)
@@ -90,23 +90,23 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def bytes_are_right(self):
         for cache, plain, untouched in self.pairs:
-            told, state = cache.nbytes, cache._layers[1].state
-            assert told == sum(array.nbytes for array in arrays_of(state))
-            sinks, old, cold, hot, _ = plain.tiers()
+            size, state = cache.nbytes, cache._layers[1].state
+            assert size == sum(array.nbytes for array in arrays_of(state))
+            sinks, recoded, coded, recent, _ = plain.token_counts()
             widths = plain.widths
-            assert told.hot == (sinks + hot) * 2 * 2 * D * 2
-            assert told.scales == (old + cold) * 2 * 2 * 2
-            row, row_old = (
+            assert size.uncoded == (sinks + recent) * 2 * 2 * D * 2
+            assert size.scales == (recoded + coded) * 2 * 2 * 2
+            row, row_recoded = (
                 byte_model.row_bytes(both, D)
-                for both in ((*widths.keys, *widths.values), (*widths.old_keys, *widths.old_values))
+                for both in ((*widths.keys, *widths.values), (*widths.recoded_keys, *widths.recoded_values))
             )
-            assert told.codes == cold * row + old * row_old
-            assert told.means == (
-                (1 + self.policy.value_means) * 2 * D * 4 if self.policy.mean_tokens and old + cold else 0
+            assert size.codes == coded * row + recoded * row_recoded
+            assert size.means == (
+                (1 + self.policy.value_means) * 2 * D * 4 if self.policy.mean_tokens and recoded + coded else 0
             )
             if untouched:
                 n = len(plain.tokens) + plain.evicted
-                assert told.items() == byte_model.layer_nbytes(self.policy, widths, D, n).items()
+                assert size.items() == byte_model.layer_nbytes(self.policy, widths, D, n).items()
 
 
 TestCache = Machine.TestCase

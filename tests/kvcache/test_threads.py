@@ -16,35 +16,35 @@ from cache_policies import POLICIES, D, tokens
 from tqvec.errors import InputError
 from tqvec.kvcache import KVCache
 from tqvec.kvcache.layer import Layer
-from tqvec.kvcache.state import Hot, Segment
+from tqvec.kvcache.state import Segment, Uncoded
 
 N = 400
 Q = sts.normal(4, D, 8_100).reshape(4, 1, D)
 
 
 class Overwriting(Layer):
-    """Writes hot tokens over those that others may be reading."""
+    """Writes recent tokens over those that others may be reading."""
 
     def append(self, keys, values, threads):
         super().append(keys, values, threads)
         state = self.state
-        if state.hot.n:
-            saved = state.hot.values[:, 0].copy()
-            state.hot.values[:, 0] = 7
+        if state.recent.n:
+            saved = state.recent.values[:, 0].copy()
+            state.recent.values[:, 0] = 7
             time.sleep(1e-4)
-            state.hot.values[:, 0] = saved
+            state.recent.values[:, 0] = saved
 
 
 class Torn(Layer):
-    """Publishes codes before the hot window has lost their tokens."""
+    """Publishes codes before the recent tokens have lost their tokens."""
 
-    def _evicted(self, state):
-        if len(state.cold) and self.state.cold is not state.cold:
+    def _evict(self, state):
+        if len(state.coded) and self.state.coded is not state.coded:
             before = self.state
-            self.state = before._replace(cold=state.cold, means=state.means)
+            self.state = before._replace(coded=state.coded, means=state.means)
             time.sleep(1e-3)
             self.state = before
-        return super()._evicted(state)
+        return super()._evict(state)
 
 
 class Run:
@@ -95,8 +95,8 @@ class Run:
     def check_fork(self, fork, first, last, answer):
         """It stays as it was, and grows by itself."""
         n = first + self.answers[first : last + 1].index(answer)
-        told = fork.nbytes
-        assert told == sum(told.items().values())
+        size = fork.nbytes
+        assert size == sum(size.items().values())
         junk, _ = tokens(3, seed=6)
         other = fork.fork()
         other.append(0, junk, junk, threads=1)
@@ -118,7 +118,7 @@ class Run:
         return self.wrong
 
 
-@pytest.mark.parametrize("policy", ["plain", "old, evicting"])
+@pytest.mark.parametrize("policy", ["plain", "recoded, evicting"])
 def test_every_answer_is_that_of_one_moment(policy):
     run = Run(POLICIES[policy])
     assert run.violations(seconds=20) == []
@@ -137,7 +137,7 @@ def test_broken_layers_are_found_out(kind):
 
 
 def test_layers_are_filled_by_threads_of_their_own():
-    caches = [KVCache(4, 2, D, POLICIES["old"]) for _ in range(2)]
+    caches = [KVCache(4, 2, D, POLICIES["recoded"]) for _ in range(2)]
     k, v = tokens(300)
     threads = [threading.Thread(target=caches[0].append, args=(layer, k, v)) for layer in range(4)]
     for thread in threads:
@@ -149,7 +149,7 @@ def test_layers_are_filled_by_threads_of_their_own():
         assert np.array_equal(caches[0].keys(layer), caches[1].keys(layer))
 
 
-@pytest.mark.parametrize("step", ["encode", "longer"])
+@pytest.mark.parametrize("step", ["encode", "extend"])
 def test_an_append_that_fails_changes_nothing(step, monkeypatch):
     """Whatever goes wrong in the middle, and also for what is appended later."""
     k, v = tokens(200)
@@ -162,7 +162,9 @@ def test_an_append_that_fails_changes_nothing(step, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("tqvec.kvcache.codecs.Side.encode" if step == "encode" else "tqvec.kvcache.state.longer", fail)
+        patch.setattr(
+            "tqvec.kvcache.codecs.SideCodec.encode" if step == "encode" else "tqvec.kvcache.state.extend", fail
+        )
         with pytest.raises(MemoryError):
             cache.append(0, k[:, 70:], v[:, 70:])
     assert (cache.nbytes, cache.n_tokens) == (before, 70)
@@ -178,7 +180,7 @@ def test_an_append_that_fails_changes_nothing(step, monkeypatch):
 def test_arrays_that_others_hold_are_never_written_to():
     """Each state in turn, looked at again after everything that came later."""
     k, v = tokens(N)
-    cache = KVCache(2, 2, D, POLICIES["old, evicting"])
+    cache = KVCache(2, 2, D, POLICIES["recoded, evicting"])
     seen = []
     for t in range(0, N, 5):
         cache.append(0, k[:, t : t + 5], v[:, t : t + 5])
@@ -191,11 +193,11 @@ def test_arrays_that_others_hold_are_never_written_to():
 
 def _contents(state):
     def of(part):
-        if isinstance(part, Hot):
+        if isinstance(part, Uncoded):
             return part.keys[:, : part.n].tobytes(), part.values[:, : part.n].tobytes()
         if isinstance(part, Segment):
             sides = (*part.keys, *part.values)
             return [(one.codes[:, part.rows].tobytes(), one.scales[:, part.rows].tobytes()) for one in sides]
         return [of(one) for one in part]
 
-    return [of(part) for part in (state.sinks, state.old, state.cold, state.hot)]
+    return [of(part) for part in (state.sinks, state.recoded, state.coded, state.recent)]

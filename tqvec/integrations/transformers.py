@@ -1,22 +1,20 @@
-"""A `KVCache` for ``generate`` of transformers, 5.0 and newer.
+"""Use a `KVCache` in ``generate`` of transformers, 5.0 and newer.
 
-What the cache stores is what the model hands over: keys after rotary embedding. Tokens that arrive together attend to
-each other exactly; what is stored of them is read from the next call on. The model's own attention runs on decoded keys
-and values, of all tokens in each step. Or it runs on the codes, which costs no memory and less time::
+The cache stores the keys that the model hands over: after rotary embedding. Tokens that arrive together attend to each
+other exactly; their stored form is read from the next call on. By default the model's own attention runs on the decoded
+keys and values of all tokens in each step. It can also run on the codes, which costs no memory and less time::
 
     model.set_attn_implementation("tqvec")
 
-Then `KVCache.attend` does each step of a single token, on the CPU; longer inputs, as the prompt, are done by
-transformers' ``sdpa`` all the same. The name is known to transformers once this module has been imported.
+Then `KVCache.attend` computes each step of a single token, on the CPU. Longer inputs, such as the prompt, still use
+transformers' ``sdpa``. transformers knows the name once this module has been imported.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tqvec._types import Floats
 from tqvec.errors import InputError, UnsupportedError
 from tqvec.kvcache import KVCache, Nbytes, Policy
 
@@ -30,18 +28,18 @@ except ImportError as error:
     raise UnsupportedError(f"needs transformers 5 and torch ({error}): pip install 'tqvec[llm]'") from error
 
 ATTENTION = "tqvec"  # name of the attention on codes
-_REFUSED = ("sliding_window", "softcap", "s_aux", "position_bias")  # of attention functions: not done on codes
+_REFUSED = ("sliding_window", "softcap", "s_aux", "position_bias")  # options that attention on codes lacks
 
 
 class TurboQuantCache(Cache):
-    """Keys and values of one sequence in a `KVCache`, as ``past_key_values`` of a model.
+    """A cache of one sequence for ``past_key_values`` of a model, kept in a `KVCache`.
 
     Parameters
     ----------
     config : PretrainedConfig
-        ``model.config``: number of layers, of KV heads, and their dimension.
+        ``model.config``, for the number of layers and of KV heads, and their dimension.
     policy : str or Policy
-        As for `KVCache`.
+        How tokens are stored, as for `KVCache`.
 
     Attributes
     ----------
@@ -51,7 +49,7 @@ class TurboQuantCache(Cache):
     Raises
     ------
     InputError
-        The model has other layers than full attention; later, in the model, a batch of more than one sequence.
+        A layer of the model is not full attention; or, when the model runs, the batch has more than one sequence.
 
     Examples
     --------
@@ -63,7 +61,7 @@ class TurboQuantCache(Cache):
     >>> cache = TurboQuantCache(model.config, policy="turbo4")
     >>> prompt = torch.arange(300)[None] % 100
     >>> out = model.generate(prompt, past_key_values=cache, max_new_tokens=5, min_new_tokens=5, do_sample=False)
-    >>> cache.kv.n_tokens, cache.kv.tiers(0).cold
+    >>> cache.kv.n_tokens, cache.kv.token_counts(0).coded
     (304, 128)
     """
 
@@ -79,33 +77,33 @@ class TurboQuantCache(Cache):
 
     @property
     def nbytes(self) -> Nbytes:
-        """Bytes of the tokens, and what they are for."""
+        """Bytes of the tokens, itemised."""
         return self.kv.nbytes
 
     def crop(self, max_length: int) -> None:
-        """Forget the newest tokens: keep `max_length` of them, or drop as many as a negative number says.
+        """Drop the newest tokens: keep the first `max_length`, or drop ``-max_length``.
 
-        transformers 5.0 gives either, newer ones only negative numbers.
+        transformers 5.0 passes either, newer versions only negative numbers.
         """
-        held = sum(self.kv.tiers(0)[:-1])
+        held = self.kv.token_counts(0).held
         if max_length != 0:
             self.kv.truncate(min(max_length, held) if max_length > 0 else max(0, held + max_length))
 
     def reset(self) -> None:
-        """Forget all tokens."""
+        """Drop all tokens."""
         self.kv.truncate(0)
 
 
 class TurboQuantLayer(CacheLayerMixin):
-    """A layer of a `TurboQuantCache`, as transformers wants it.
+    """A layer of a `TurboQuantCache`, with the interface of transformers.
 
     Parameters
     ----------
     kv : KVCache
     number : int
-        Of the layer in `kv`.
+        Number of the layer in `kv`.
     config : PretrainedConfig
-        Of the model: says at each step whether its attention runs on codes.
+        The model's; it says at each step whether attention runs on codes.
     """
 
     is_sliding = False
@@ -115,53 +113,53 @@ class TurboQuantLayer(CacheLayerMixin):
         self._kv, self._number, self._config = kv, number, config
 
     def lazy_initialization(self, key_states: Any, value_states: Any) -> None:
-        """Nothing to do: memory is taken as tokens come."""
+        """Do nothing: memory is allocated as tokens are added."""
         self.is_initialized = True
 
     def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Store the keys and values of new tokens, (1, heads, n, head_dim), and return those of all.
+        """Store the keys and values of new tokens, (1, heads, n, head_dim), and return those of all tokens.
 
-        Stored ones are decoded, new ones are as they came. If the model attends on codes: nothing but the shape of
-        keys and values, in tensors without memory, for `attend_on_codes`.
+        Stored keys and values are decoded, new ones are returned unchanged. If attention runs on codes, the returned
+        tensors have a shape but no memory; they are for `attend_on_codes`.
         """
         if key_states.shape[0] != 1:
             raise InputError(f"TurboQuantCache holds one sequence, got a batch of {key_states.shape[0]}")
         self.is_initialized = True
-        news = (key_states, value_states)
+        new = (key_states, value_states)
         on_codes = self._config._attn_implementation == ATTENTION and key_states.shape[-2] == 1
-        old = () if on_codes or self._held() == 0 else (self._kv.keys(self._number), self._kv.values(self._number))
+        stored = () if on_codes or self._held() == 0 else (self._kv.keys(self._number), self._kv.values(self._number))
         self._kv.append(self._number, _array(key_states), _array(value_states))
         if on_codes:
             shape = (1, key_states.shape[1], self._held(), key_states.shape[3])
             keys, values = torch.empty(shape, device="meta"), torch.empty(shape, device="meta")
             keys.tqvec_layer = self
             return keys, values
-        if not old:
-            return news
-        keys, values = (torch.cat([_like(x, new), new], dim=-2) for x, new in zip(old, news, strict=True))
+        if not stored:
+            return new
+        keys, values = (torch.cat([_like(x, y), y], dim=-2) for x, y in zip(stored, new, strict=True))
         return keys, values
 
     def attend(self, query: Any, scale: float | None) -> Any:
-        """Attention of the newest tokens, (1, n_heads, n, head_dim), on codes: (1, n, n_heads, head_dim)."""
-        return _like(self._kv.attend(self._number, _array(query), scale), query).transpose(1, 2)
+        """Compute attention of the newest tokens, (1, n_heads, n, head_dim), on codes: (1, n, n_heads, head_dim)."""
+        return _like(self._kv.attend(self._number, _array(query), scale=scale), query).transpose(1, 2)
 
     def _held(self) -> int:
-        return sum(self._kv.tiers(self._number)[:-1])
+        return self._kv.token_counts(self._number).held
 
     def get_seq_length(self) -> int:
-        """Tokens so far, dropped ones included: the position of the next one."""
-        return sum(self._kv.tiers(self._number))
+        """Return the tokens so far, dropped ones included: the position of the next token."""
+        return sum(self._kv.token_counts(self._number))
 
     def get_mask_sizes(self, query_length: Any) -> tuple[int, int]:
-        """Keys that `update` will return, and the position of the first.
+        """Return the number of keys that `update` will return, and the position of the first.
 
-        transformers 5.0 gives the positions of the queries in place of their number.
+        transformers 5.0 passes the positions of the queries in place of their number.
         """
         n = query_length if isinstance(query_length, int) else query_length.shape[0]
-        return self._held() + n, self._kv.tiers(self._number).evicted
+        return self._held() + n, self._kv.token_counts(self._number).evicted
 
     def get_max_length(self) -> int:
-        """No limit."""
+        """Return -1: the length has no limit."""
         return -1
 
     get_max_cache_shape = get_max_length  # its name in transformers 5.0
@@ -170,22 +168,22 @@ class TurboQuantLayer(CacheLayerMixin):
 def attend_on_codes(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **kwargs: Any
 ) -> tuple[Any, None]:
-    """Attention function of transformers: on codes, if `key` comes from a `TurboQuantLayer`, otherwise ``sdpa``.
+    """Compute attention for transformers: on codes if `key` is of a `TurboQuantLayer`, otherwise by ``sdpa``.
 
     Raises
     ------
     InputError
-        The step needs a mask, a sliding window or the like.
+        The step needs a mask, a sliding window or another option that attention on codes lacks.
     """
     layer = getattr(key, "tqvec_layer", None)
     if layer is None:
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return out, None
-    wanted = [name for name in _REFUSED if kwargs.get(name) is not None]
+    refused = [name for name in _REFUSED if kwargs.get(name) is not None]
     if attention_mask is not None:
-        wanted.append("a mask, as for padding")
-    if wanted:
-        raise InputError(f"attention on codes does not have {', '.join(wanted)}")
+        refused.append("a mask, as for padding")
+    if refused:
+        raise InputError(f"attention on codes does not have {', '.join(refused)}")
     return layer.attend(query, scaling), None
 
 
@@ -194,7 +192,7 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 def _check_layers(config: Any) -> None:
-    """Refuse models in which a layer does not attend to all tokens."""
+    """Refuse models with a layer that does not attend to all tokens."""
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         limits = [
@@ -204,16 +202,16 @@ def _check_layers(config: Any) -> None:
     others = sorted(set(kinds) - {"full_attention"})
     if others:
         raise InputError(
-            f"TurboQuantCache is for models with full attention in all layers; this has {', '.join(others)}"
+            f"TurboQuantCache is for models with full attention in all layers; this model has {', '.join(others)}"
         )
 
 
-def _array(tensor: Any) -> NDArray[np.float32]:
-    """(heads, n, head_dim) of a batch of one."""
-    array: NDArray[np.float32] = tensor[0].detach().to("cpu", torch.float32).numpy()
+def _array(tensor: Any) -> Floats:
+    """Return a batch of one as an array, (heads, n, head_dim)."""
+    array: Floats = tensor[0].detach().to("cpu", torch.float32).numpy()
     return array
 
 
-def _like(array: NDArray[np.float32], tensor: Any) -> Any:
-    """A batch of one, where `tensor` is and of its type."""
+def _like(array: Floats, tensor: Any) -> Any:
+    """Return a batch of one, on the device and of the type of `tensor`."""
     return torch.from_numpy(array)[None].to(tensor.device, tensor.dtype)

@@ -1,38 +1,32 @@
-"""Keys and values of a transformer in a few bits each: `KVCache`, and the `Policy` that says what it keeps."""
+"""Keys and values of a transformer in a few bits each.
 
-from tqvec.kvcache.byte_model import Nbytes, bits_per_value, nbytes
-from tqvec.kvcache.cache import KVCache, Tiers
-from tqvec.kvcache.planning.formats import FORMATS
-from tqvec.kvcache.planning.models import LayerKind, Model, catalogue
-from tqvec.kvcache.planning.planner import Plan, plan
+`KVCache` holds them, and a `Policy` says how. `planning` computes bytes before a cache exists, `simulation` serves
+requests with one, and `quality` measures what compression costs attention.
+"""
+
+from tqvec.kvcache import planning, quality, simulation
+from tqvec.kvcache.byte_model import Nbytes, TokenCounts, bits_per_value, nbytes
+from tqvec.kvcache.cache import KVCache
+from tqvec.kvcache.planning import Plan, plan
 from tqvec.kvcache.policy import PRESETS, Bands, Policy
-from tqvec.kvcache.quality.allocation import Allocation, allocate
-from tqvec.kvcache.simulation.memory_tiers import Tier
-from tqvec.kvcache.simulation.simulator import Server, simulate
-from tqvec.kvcache.simulation.traces import Request, generate, read_trace, write_trace
+from tqvec.kvcache.quality import Allocation, allocate
+from tqvec.kvcache.simulation import simulate
 
 __all__ = [
-    "FORMATS",
     "PRESETS",
     "Allocation",
     "Bands",
     "KVCache",
-    "LayerKind",
-    "Model",
     "Nbytes",
     "Plan",
     "Policy",
-    "Request",
-    "Server",
-    "Tier",
-    "Tiers",
+    "TokenCounts",
     "allocate",
     "bits_per_value",
-    "catalogue",
-    "generate",
     "nbytes",
     "plan",
-    "read_trace",
+    "planning",
+    "quality",
     "simulate",
-    "write_trace",
+    "simulation",
 ]

@@ -1,4 +1,4 @@
-"""Bytes of a cache, exactly: what it counts, and what it will count with so many tokens."""
+"""Bytes of a cache, exactly: of the arrays that it holds, and of those that it will hold with more tokens."""
 
 from __future__ import annotations
 
@@ -8,36 +8,37 @@ from typing import NamedTuple
 from tqvec.codec.bands import code_bytes, parse
 from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
-LEAST_SEGMENT, SEGMENT = 256, 8192  # tokens of a full segment
+MIN_SEGMENT, SEGMENT = 256, 8192  # tokens of a full segment
 _SCALE = 2  # bytes of a bfloat16
-_HALF = 2  # bytes of a value of a hot token
+_HALF = 2  # bytes of a value of a token that is not coded
 _MEAN = 4  # bytes of a value of a mean
 
 
 class Nbytes(int):
-    """Bytes of a cache: an int, and what it consists of.
+    """Bytes of a cache: an int, and the parts that add up to it.
 
     Attributes
     ----------
     codes, scales : int
-        Of coded tokens.
+        Codes and scales of coded and recoded tokens.
     means : int
-        Mean keys, and values if the policy says so, of all heads.
-    hot : int
-        Tokens in 16 bits, sinks included.
+        Mean keys of all heads, and mean values if the policy subtracts them.
+    uncoded : int
+        Tokens in 16 bits: sinks and recent tokens.
     bookkeeping : int
-        Memory that is held but has no token: room for those to come, and of dropped ones until their segment is empty.
+        Memory that holds no token: capacity for new tokens, and dropped tokens until their segment is freed.
     """
 
     codes: int
     scales: int
     means: int
-    hot: int
+    uncoded: int
     bookkeeping: int
 
-    def __new__(cls, codes: int = 0, scales: int = 0, means: int = 0, hot: int = 0, bookkeeping: int = 0) -> Nbytes:
-        total = super().__new__(cls, codes + scales + means + hot + bookkeeping)
-        total.codes, total.scales, total.means, total.hot, total.bookkeeping = codes, scales, means, hot, bookkeeping
+    def __new__(cls, codes: int = 0, scales: int = 0, means: int = 0, uncoded: int = 0, bookkeeping: int = 0) -> Nbytes:
+        total = super().__new__(cls, codes + scales + means + uncoded + bookkeeping)
+        total.codes, total.scales, total.means = codes, scales, means
+        total.uncoded, total.bookkeeping = uncoded, bookkeeping
         return total
 
     def __repr__(self) -> str:
@@ -47,134 +48,140 @@ class Nbytes(int):
         return Nbytes, tuple(self.items().values())
 
     def items(self) -> dict[str, int]:
-        """What it consists of, by name."""
-        return {name: getattr(self, name) for name in ("codes", "scales", "means", "hot", "bookkeeping")}
+        """Return the parts by name."""
+        return {name: getattr(self, name) for name in ("codes", "scales", "means", "uncoded", "bookkeeping")}
 
     @classmethod
     def total(cls, parts: Iterable[Nbytes]) -> Nbytes:
-        """Of several layers or caches."""
+        """Add up the bytes of several layers or caches, part by part."""
         rows = [tuple(part.items().values()) for part in parts]
         return cls(*map(sum, zip(*rows, strict=True))) if rows else cls()
 
 
-class Counts(NamedTuple):
-    """Tokens of a layer after `n` were appended, however they came.
+class TokenCounts(NamedTuple):
+    """Tokens of a layer by how they are stored, in order, and tokens that were dropped.
 
     Attributes
     ----------
-    sinks, hot : int
-        In 16 bits.
+    sinks : int
+        First tokens, in 16 bits.
+    recoded : int
+        Tokens in codes that were made from codes.
     coded : int
-        That were ever coded.
-    aged : int
-        Of these, that were coded once more.
-    dropped : int
-        Of the oldest coded.
+        Tokens in codes that were made from 16 bits.
+    recent : int
+        Newest tokens, in 16 bits.
+    evicted : int
+        Tokens that were dropped for newer ones.
     """
 
     sinks: int
-    hot: int
+    recoded: int
     coded: int
-    aged: int
-    dropped: int
+    recent: int
+    evicted: int
 
     @property
-    def cold(self) -> int:
-        """Tokens in the codes that were made first."""
-        return self.coded - max(self.aged, self.dropped)
-
-    @property
-    def old(self) -> int:
-        """Tokens in the codes that were made of codes."""
-        return max(0, self.aged - self.dropped)
+    def held(self) -> int:
+        """Tokens that the layer still has."""
+        return sum(self) - self.evicted
 
 
-def leaving(policy: Policy, waiting: int, with_means: bool) -> int:
-    """How many of the tokens that wait behind the sinks are to be coded now; `with_means`: the means are fixed."""
-    if policy.hot is None or not (with_means or waiting >= policy.mean_tokens):
+def count_to_code(policy: Policy, waiting: int, with_means: bool) -> int:
+    """Return how many of the tokens behind the sinks are to be coded now; `with_means`: the means are fixed."""
+    if policy.recent is None or not (with_means or waiting >= policy.mean_tokens):
         return 0
-    return max(0, waiting - policy.hot) // policy.chunk * policy.chunk
+    return max(0, waiting - policy.recent) // policy.chunk * policy.chunk
 
 
-def aging(policy: Policy, cold: int) -> int:
-    """How many cold tokens are to be coded once more now."""
-    return 0 if policy.old_after is None else max(0, cold - policy.old_after) // policy.chunk * policy.chunk
+def count_to_recode(policy: Policy, coded: int) -> int:
+    """Return how many of the coded tokens are to be recoded now."""
+    if policy.recode_after is None:
+        return 0
+    return max(0, coded - policy.recode_after) // policy.chunk * policy.chunk
 
 
-def counts(policy: Policy, n: int, ages: bool) -> Counts:
-    """Where `n` tokens are, in a layer whose tokens grow old or not."""
+def count_tokens(policy: Policy, n: int, recodes: bool) -> TokenCounts:
+    """Return where `n` tokens are, in a layer that recodes tokens or not, however they were appended."""
     sinks = min(n, policy.sinks)
-    coded = leaving(policy, n - sinks, with_means=False)
-    dropped = 0 if policy.max_tokens is None else max(0, n - policy.max_tokens)
-    return Counts(sinks, n - sinks - coded, coded, aging(policy, coded) if ages else 0, dropped)
+    ever_coded = count_to_code(policy, n - sinks, with_means=False)
+    ever_recoded = count_to_recode(policy, ever_coded) if recodes else 0
+    evicted = 0 if policy.max_tokens is None else max(0, n - policy.max_tokens)
+    recoded, coded = max(0, ever_recoded - evicted), ever_coded - max(ever_recoded, evicted)
+    return TokenCounts(sinks=sinks, recoded=recoded, coded=coded, recent=n - sinks - ever_coded, evicted=evicted)
 
 
-def room(n: int) -> int:
-    """Tokens for which memory is held when there are `n`: up to an eighth more, or the next multiple of 8."""
+def capacity(n: int) -> int:
+    """Return the tokens that memory is held for when there are `n`: up to an eighth more, or a multiple of 8."""
     step = max(8, 1 << max(0, (n - 1).bit_length() - 4))
     return -(-n // step) * step
 
 
 class SegmentSizes(NamedTuple):
-    """Tokens of a full segment of each tier."""
+    """Tokens of a full segment of recoded and of coded tokens."""
 
-    old: int
-    cold: int
+    recoded: int
+    coded: int
 
 
-def segment_sizes(policy: Policy, ages: bool) -> SegmentSizes:
-    """Sizes of segments, in a layer whose tokens grow old or not.
+def segment_sizes(policy: Policy, recodes: bool) -> SegmentSizes:
+    """Return the sizes of segments in a layer that recodes tokens or not.
 
-    What is dropped is freed a segment at a time: it is never more than an eighth of what a tier may hold, or 256.
+    Memory is freed one segment at a time. So the dropped tokens that are still held are at most an eighth of the
+    tokens that may be coded (or recoded), or 256.
     """
-    cold = policy.old_after if ages else policy.max_tokens
-    return SegmentSizes(_segment_size(policy.max_tokens), _segment_size(cold))
+    max_coded = policy.recode_after if recodes else policy.max_tokens
+    return SegmentSizes(recoded=_segment_size(policy.max_tokens), coded=_segment_size(max_coded))
 
 
-def _segment_size(most: int | None) -> int:
-    """Of a tier that has at most so many tokens."""
-    return SEGMENT if most is None else min(SEGMENT, max(LEAST_SEGMENT, 1 << max(0, (most // 8).bit_length() - 1)))
+def _segment_size(max_tokens: int | None) -> int:
+    if max_tokens is None:
+        return SEGMENT
+    return min(SEGMENT, max(MIN_SEGMENT, 1 << max(0, (max_tokens // 8).bit_length() - 1)))
 
 
-def held(first: int, total: int, size: int) -> int:
-    """Tokens for which segments hold memory that got `total` tokens and dropped the `first` of them."""
-    if first == total:
+def segments_capacity(dropped: int, total: int, size: int) -> int:
+    """Return the capacity of segments to which `total` tokens were appended and that dropped the first `dropped`."""
+    if dropped == total:
         return 0
     last = (total - 1) // size
-    return size * (last - first // size) + room(total - size * last)
+    return size * (last - dropped // size) + capacity(total - size * last)
 
 
 def row_bytes(widths: Iterable[Width], head_dim: int) -> int:
-    """Bytes of the packed codes of a token, of heads with these widths."""
+    """Return the bytes of the packed codes of a token, over heads with these widths."""
     return sum(code_bytes(parse(tuple(w) if isinstance(w, tuple) else w, head_dim)[1]) for w in widths)
 
 
 def layer_nbytes(policy: Policy, widths: LayerWidths, head_dim: int, n_tokens: int) -> Nbytes:
-    """Bytes of one layer; see `nbytes`."""
-    heads = len(widths.keys)
-    at = counts(policy, n_tokens, ages=bool(widths.old_keys))
-    sizes = segment_sizes(policy, bool(widths.old_keys))
+    """Return the bytes of one layer; see `nbytes`."""
+    heads, recodes = len(widths.keys), bool(widths.recoded_keys)
+    at, sizes = count_tokens(policy, n_tokens, recodes), segment_sizes(policy, recodes)
+    left = at.evicted + at.recoded  # of all tokens that were ever coded, those that are coded no more
+    coded = segments_capacity(left, left + at.coded, sizes.coded)
+    recoded = segments_capacity(at.evicted, left, sizes.recoded)
     codes = scales = spare = 0
-    tiers = (
-        (at.cold, held(max(at.aged, at.dropped), at.coded, sizes.cold), (*widths.keys, *widths.values)),
-        (at.old, held(at.dropped, at.aged, sizes.old) if at.aged else 0, (*widths.old_keys, *widths.old_values)),
-    )
-    for tokens, rooms, of_heads in tiers:
+    for tokens, held, of_heads in (
+        (at.coded, coded, (*widths.keys, *widths.values)),
+        (at.recoded, recoded, (*widths.recoded_keys, *widths.recoded_values)),
+    ):
         row, scale = row_bytes(of_heads, head_dim), _SCALE * 2 * heads
         codes += tokens * row
         scales += tokens * scale
-        spare += (rooms - tokens) * (row + scale)
+        spare += (held - tokens) * (row + scale)
     token = 2 * heads * head_dim * _HALF
-    spare += (room(at.sinks) - at.sinks + room(at.hot) - at.hot) * token
-    means = (1 + policy.value_means) * heads * head_dim * _MEAN if at.coded and policy.mean_tokens else 0
-    return Nbytes(codes, scales, means, (at.sinks + at.hot) * token, spare)
+    spare += (capacity(at.sinks) - at.sinks + capacity(at.recent) - at.recent) * token
+    has_means = policy.mean_tokens and left + at.coded
+    means = (1 + policy.value_means) * heads * head_dim * _MEAN if has_means else 0
+    return Nbytes(codes, scales, means, uncoded=(at.sinks + at.recent) * token, bookkeeping=spare)
 
 
 def nbytes(policy: Policy, n_layers: int, n_kv_heads: int, head_dim: int, n_tokens: int) -> Nbytes:
-    """Bytes of a `KVCache` to which `n_tokens` were appended: `KVCache.nbytes` to the byte, in any sequence of calls.
+    """Return the bytes that a `KVCache` holds after `n_tokens` were appended, in calls of any size.
 
-    Not counted are the codecs (codebooks and rotation; some kilobytes each, shared by all caches of a process), and
-    Python's own objects. A cache that was truncated, forked or loaded may hold other spare room.
+    The number equals `KVCache.nbytes` to the byte. Not counted are the codecs (codebooks and rotation, some kilobytes,
+    shared by all caches of a process) and Python's own objects. A cache that was truncated, forked or loaded may hold
+    another amount of spare memory.
 
     Parameters
     ----------
@@ -191,8 +198,8 @@ def nbytes(policy: Policy, n_layers: int, n_kv_heads: int, head_dim: int, n_toke
 
 
 def bits_per_value(policy: Policy, n_layers: int, n_kv_heads: int, head_dim: int) -> float:
-    """Bits of a cold key or value coordinate, scales included; hot tokens, means and spare room are not."""
-    if policy.hot is None:
+    """Return the bits per coordinate of a coded token, scales included; 16 if the policy codes no token."""
+    if policy.recent is None:
         return 8.0 * _HALF
     layers = policy.layers(n_layers, n_kv_heads)
     size = sum(row_bytes((*w.keys, *w.values), head_dim) + 2 * n_kv_heads * _SCALE for w in layers)

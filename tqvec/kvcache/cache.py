@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,22 +19,12 @@ from tqvec.kvcache import checks, half_precision
 from tqvec.kvcache import file as cache_file
 from tqvec.kvcache import state as states
 from tqvec.kvcache.attention import Task, attend
-from tqvec.kvcache.byte_model import Nbytes
+from tqvec.kvcache.byte_model import Nbytes, TokenCounts
 from tqvec.kvcache.codecs import basis, layer_codecs
 from tqvec.kvcache.layer import Layer
 from tqvec.kvcache.policy import Policy
 
-_MOST = 1024  # layers, or heads
-
-
-class Tiers(NamedTuple):
-    """Tokens of a layer, in order: in 16 bits, in codes made of codes, in codes, in 16 bits; and those dropped."""
-
-    sinks: int
-    old: int
-    cold: int
-    hot: int
-    evicted: int
+_MAX_LAYERS = 1024  # or heads
 
 
 class KVCache:
@@ -43,13 +33,14 @@ class KVCache:
     Parameters
     ----------
     n_layers, n_kv_heads, head_dim : int
+        The shape of the model's keys and values.
     policy : str or Policy
-        What is kept of each token; or the name of a preset (`Policy.from_name`).
+        How tokens are stored: a policy, or the name of a preset (see `Policy.from_name`).
 
     Notes
     -----
-    Append to a layer and attend from as many threads as you like: an attention sees the tokens of one moment, and never
-    waits. What is stored does not depend on how tokens were cut into calls.
+    Any number of threads may append, attend and fork at a time. An attention sees the tokens of one moment, and never
+    waits. The stored bytes don't depend on how tokens were cut into calls.
 
     Examples
     --------
@@ -62,13 +53,13 @@ class KVCache:
     >>> out = cache.attend(0, rng.standard_normal((8, 1, 64), np.float32))
     >>> out.shape
     (8, 1, 64)
-    >>> cache.tiers(0)
-    Tiers(sinks=4, old=0, cold=832, hot=164, evicted=0)
+    >>> cache.token_counts(0)
+    TokenCounts(sinks=4, recoded=0, coded=832, recent=164, evicted=0)
     """
 
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, policy: str | Policy = "turbo3"):
-        self.n_layers = _validate.integer(n_layers, "n_layers", 1, _MOST)
-        self.n_kv_heads = _validate.integer(n_kv_heads, "n_kv_heads", 1, _MOST)
+        self.n_layers = _validate.integer(n_layers, "n_layers", 1, _MAX_LAYERS)
+        self.n_kv_heads = _validate.integer(n_kv_heads, "n_kv_heads", 1, _MAX_LAYERS)
         self.head_dim = _validate.integer(head_dim, "head_dim", 1, MAX_D)
         if isinstance(policy, str):
             policy = Policy.from_name(policy)
@@ -84,25 +75,31 @@ class KVCache:
             for widths in policy.layers(self.n_layers, self.n_kv_heads)
         )
 
+    def _from_layers(self, layers: tuple[Layer, ...]) -> KVCache:
+        """Return a cache of the same shape and policy with these layers."""
+        cache = KVCache.__new__(KVCache)
+        cache.n_layers, cache.n_kv_heads, cache.head_dim = self.n_layers, self.n_kv_heads, self.head_dim
+        cache.policy, cache._layers = self.policy, layers
+        return cache
+
     def __repr__(self) -> str:
         return f"KVCache({self.n_layers}, {self.n_kv_heads}, {self.head_dim}, {self.policy!r})"
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that all layers hold."""
+        """Tokens that every layer holds: the smallest number over layers."""
         return min(layer.state.n for layer in self._layers)
 
     @property
     def nbytes(self) -> Nbytes:
-        """Bytes of all arrays, and what they are for. What forks share counts for each of them."""
+        """Bytes of all arrays, itemised. Arrays that forks share count for each fork."""
         return Nbytes.total(layer.state.nbytes() for layer in self._layers)
 
-    def tiers(self, layer: int) -> Tiers:
-        """How many tokens of a layer are in which tier."""
-        state = self._layer(layer).state
-        return Tiers(state.sinks.n, states.count(state.old), states.count(state.cold), state.hot.n, state.evicted)
+    def token_counts(self, layer: int) -> TokenCounts:
+        """Return how many tokens of a layer are stored in which way."""
+        return self._layer(layer).state.counts
 
-    def append(self, layer: int, k: ArrayLike, v: ArrayLike, threads: int | None = None) -> None:
+    def append(self, layer: int, k: ArrayLike, v: ArrayLike, *, threads: int | None = None) -> None:
         """Add tokens behind those of a layer.
 
         Parameters
@@ -111,12 +108,13 @@ class KVCache:
         k, v : (n_kv_heads, n_tokens, head_dim) float16, bfloat16, float32 or float64
             One token, a part of a prompt, or all of it. Keys as attention needs them: after rotary embedding.
         threads : int, optional
+            Default: the package's number of threads.
 
         Raises
         ------
         InputError
-            Wrong type or shape; NaN, Inf, or a value that the policy's `dtype` can't hold, with layer, head and token.
-            Nothing is added then.
+            Wrong type or shape; NaN, Inf, or a value that the policy's `dtype` can't hold. The message names layer,
+            head and token. No token is added.
         """
         number, target = layer, self._layer(layer)
         keys, values = (
@@ -127,32 +125,57 @@ class KVCache:
             raise InputError(f"k and v must have the same number of tokens, got {keys.shape[1]} and {values.shape[1]}")
         target.append(keys, values, threads)
 
+    @overload
     def attend(
         self,
         layer: int,
         q: ArrayLike,
+        *,
+        scale: float | None = ...,
+        skip_below: float = ...,
+        threads: int | None = ...,
+        return_skipped: Literal[False] = ...,
+    ) -> Floats: ...
+
+    @overload
+    def attend(
+        self,
+        layer: int,
+        q: ArrayLike,
+        *,
+        scale: float | None = ...,
+        skip_below: float = ...,
+        threads: int | None = ...,
+        return_skipped: Literal[True],
+    ) -> tuple[Floats, Floats]: ...
+
+    def attend(
+        self,
+        layer: int,
+        q: ArrayLike,
+        *,
         scale: float | None = None,
-        least: float = 0.0,
+        skip_below: float = 0.0,
         threads: int | None = None,
         return_skipped: bool = False,
-    ) -> Any:
-        """Attention of the newest tokens' queries to all tokens up to their own.
+    ) -> Floats | tuple[Floats, Floats]:
+        """Compute causal attention of the newest tokens' queries.
 
         Parameters
         ----------
         layer : int
         q : (n_heads, n_queries, head_dim) float
-            Of the newest `n_queries` tokens, in order. `n_heads` is a multiple of `n_kv_heads`: the first
-            ``n_heads / n_kv_heads`` belong to the first KV head, and so on.
+            Queries of the newest `n_queries` tokens, in order. `n_heads` is a multiple of `n_kv_heads`: the first
+            ``n_heads / n_kv_heads`` heads belong to the first KV head, and so on.
         scale : float, optional
-            Of the scores. Default: 1/√head_dim.
-        least : float
-            Values of coded tokens may be skipped where their share of the attention is less than that for every query
-            of the KV head. What is skipped counts as the mean value if that is subtracted, otherwise as 0.
+            Factor of the scores. Default: 1/√head_dim.
+        skip_below : float
+            The value of a coded token may be skipped if its attention weight is below this for every query of the KV
+            head. A skipped value counts as the mean value if the policy subtracts one, otherwise as 0.
         threads : int, optional
-            At most one a KV head is used. The result does not depend on it.
+            At most one thread per KV head is used. The result does not depend on the number.
         return_skipped : bool
-            Return also the share of each query's attention that was skipped.
+            Whether to return the share of each query's attention that was skipped.
 
         Returns
         -------
@@ -174,68 +197,68 @@ class KVCache:
             raise InputError(
                 f"q must have 1 to {newest} queries, the newest tokens of layer {layer}, got {rows.shape[1]}"
             )
-        share = checks.share(least, "least")
-        task = Task(state, target.codecs, basis(self.head_dim, self.policy.seed), share)
+        task = Task(
+            state=state,
+            codecs=target.codecs,
+            basis=basis(self.head_dim, self.policy.seed),
+            skip_below=checks.share(skip_below, "skip_below"),
+        )
         out, skipped = attend(task, rows, num_threads(threads))
         return (out, skipped) if return_skipped else out
 
-    def keys(self, layer: int, threads: int | None = None) -> Floats:
-        """Keys as attention sees them, (n_kv_heads, tokens, head_dim) float32: decoded where they are coded."""
-        return self._decoded(layer, "keys", threads)
+    def keys(self, layer: int, *, threads: int | None = None) -> Floats:
+        """Return the keys that attention sees, (n_kv_heads, tokens, head_dim) float32; coded ones are decoded."""
+        return self._decode(layer, "keys", threads)
 
-    def values(self, layer: int, threads: int | None = None) -> Floats:
-        """Values as attention sees them, (n_kv_heads, tokens, head_dim) float32: decoded where they are coded."""
-        return self._decoded(layer, "values", threads)
+    def values(self, layer: int, *, threads: int | None = None) -> Floats:
+        """Return the values that attention sees, (n_kv_heads, tokens, head_dim) float32; coded ones are decoded."""
+        return self._decode(layer, "values", threads)
 
-    def _decoded(self, layer: int, name: str, threads: int | None) -> Floats:
-        """All keys, or all values."""
+    def _decode(self, layer: int, name: str, threads: int | None) -> Floats:
+        """Return all keys, or all values."""
         state, codecs = self._layer(layer).state, self._layer(layer).codecs
         means = getattr(state.means, name, None)
         mean = 0 if means is None else means[:, None]
-        parts = [half_precision.widened(getattr(state.sinks, name)[:, : state.sinks.n])]
-        for segments, sides in ((state.old, codecs.old), (state.cold, codecs.cold)):
-            side: Any = getattr(sides, name, None)
-            parts += [side.decode(getattr(one, name), one.rows, threads) + mean for one in segments]
-        parts.append(half_precision.widened(getattr(state.hot, name)[:, : state.hot.n]))
+        parts = [half_precision.to_float32(getattr(state.sinks, name)[:, : state.sinks.n])]
+        for segments, pair in ((state.recoded, codecs.recoded), (state.coded, codecs.coded)):
+            codec: Any = getattr(pair, name, None)
+            parts += [codec.decode(getattr(segment, name), segment.rows, threads) + mean for segment in segments]
+        parts.append(half_precision.to_float32(getattr(state.recent, name)[:, : state.recent.n]))
         return np.concatenate(parts, axis=1)
 
     def truncate(self, n_tokens: int) -> None:
-        """Keep only the first `n_tokens` tokens of those that each layer holds, as after a rejected draft.
+        """Keep only the first `n_tokens` tokens that each layer holds, as after a rejected draft.
 
         Raises
         ------
         InputError
-            There are fewer.
+            A layer holds fewer tokens.
         """
         n = _validate.integer(n_tokens, "n_tokens", 0, self.n_tokens)
         for layer in self._layers:
             layer.truncate(n)
 
     def fork(self) -> KVCache:
-        """A cache with the same tokens, which shares their memory; what is added to one does not show in the other."""
-        other = KVCache.__new__(KVCache)
-        other.n_layers, other.n_kv_heads, other.head_dim = self.n_layers, self.n_kv_heads, self.head_dim
-        other.policy = self.policy
-        other._layers = tuple(layer.fork() for layer in self._layers)
-        return other
+        """Return a cache with the same tokens, in shared memory; later changes to either don't show in the other."""
+        return self._from_layers(tuple(layer.fork() for layer in self._layers))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the cache to a safetensors file, with checksums; an old one stays until the new one is complete.
+        """Write the cache to a safetensors file with checksums; an old file stays until the new one is complete.
 
-        What other threads append meanwhile is in the file or not, for each layer by itself.
+        Tokens that other threads append meanwhile may be in the file or not, layer by layer.
         """
         cache_file.save(Path(path), self._shape(), [layer.state for layer in self._layers])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> KVCache:
-        """Read a file of `save`; every byte is verified.
+        """Read a file that `save` wrote, and verify every byte.
 
         Raises
         ------
         FileNotFoundError
-            There is no such file.
+            No file has this path.
         FormatError
-            It is damaged, truncated, foreign or newer than this version of tqvec.
+            The file is damaged, truncated, foreign or newer than this version of tqvec.
         """
         path = Path(path)
         if not path.is_file():
@@ -247,8 +270,8 @@ class KVCache:
                 cache = cls(header.n_layers, header.n_kv_heads, header.head_dim, policy)
             except InputError as error:
                 raise FormatError(f"{path}: damaged, or this tqvec can't read such a cache: {error}") from error
-            states = cache_file.load(reader, header, cache._shape())
-        for layer, state in zip(cache._layers, states, strict=True):
+            loaded = cache_file.load(reader, header, cache._shape())
+        for layer, state in zip(cache._layers, loaded, strict=True):
             layer.state = state
         return cache
 

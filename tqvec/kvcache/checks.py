@@ -1,4 +1,4 @@
-"""Checks of what comes into a cache."""
+"""Checks of the arrays and numbers that users give to a cache."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tqvec.errors import InputError
 from tqvec.kvcache import half_precision
 from tqvec.kvcache.half_precision import Halves
 
-_PART = 1024  # tokens looked at at a time
+_PART = 1024  # tokens checked at a time
 _FLOAT16_ENDS = 1e5
 
 
-def _shaped(x: ArrayLike, name: str) -> NDArray:
-    """A 3-D array of floating-point numbers."""
+def _as_floats(x: ArrayLike, name: str) -> NDArray:
+    """Return an array of floating-point numbers."""
     array = _validate.as_array(x, name)
     if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
         raise InputError(f"{name} must hold floating-point numbers, got dtype {array.dtype}; convert it with astype")
@@ -24,18 +24,18 @@ def _shaped(x: ArrayLike, name: str) -> NDArray:
 
 
 def _check(rows: NDArray, name: str, largest: float, where: str) -> None:
-    """Refuse numbers above `largest`, NaN and infinity; messages name the head and the token, or the query."""
+    """Refuse numbers above `largest`, NaN and infinity, and name the head and the row: `where` is a format of both."""
     for start in range(0, rows.shape[1], _PART):
         part = rows[:, start : start + _PART]
-        numbers = half_precision.widened(part) if rows.dtype.itemsize == 2 else part
+        numbers = half_precision.to_float32(part) if rows.dtype.itemsize == 2 else part
         if numbers.size == 0 or (numbers.min() >= -largest and numbers.max() <= largest):  # NaN is neither
             continue
         head, row, _ = np.argwhere(~(np.abs(numbers) <= largest))[0]
-        given = rows[:, start + row][head] if rows.dtype == np.float16 else numbers[head, row]  # widening takes no NaN
-        finite = np.isfinite(given).all()
-        what = f"a value above {largest:g}" if finite else "NaN or Inf"
+        vector = rows[:, start + row][head] if rows.dtype == np.float16 else numbers[head, row]  # to_float32 loses NaN
+        finite = np.isfinite(vector).all()
+        fault = f"a value above {largest:g}" if finite else "NaN or Inf"
         hint = "; a policy with dtype='bfloat16' takes it" if finite and largest < _FLOAT16_ENDS else ""
-        raise InputError(f"{name} {where.format(head=head, row=start + row)} holds {what}{hint}")
+        raise InputError(f"{name} {where.format(head=head, row=start + row)} holds {fault}{hint}")
 
 
 def _float32(array: NDArray) -> Floats:
@@ -44,25 +44,25 @@ def _float32(array: NDArray) -> Floats:
 
 
 def tokens(x: ArrayLike, name: str, shape: tuple[int, int], dtype: str, layer: int) -> Floats | Halves:
-    """New keys or values, as float32 or, if they come so, in 16 bits.
+    """Check new keys or values; return them as float32, or in 16 bits if they already are of this type.
 
     Parameters
     ----------
     x : (heads, n, head_dim) float
     name : str
-        For messages.
+        Name of the argument, for messages.
     shape : (heads, head_dim)
     dtype : str
         "float16" or "bfloat16".
     layer : int
-        For messages.
+        Number of the layer, for messages.
 
     Raises
     ------
     InputError
-        Wrong type or shape, NaN, Inf or a number beyond the type.
+        Wrong type or shape, NaN, Inf, or a number that the type can't hold.
     """
-    array = _shaped(x, name)
+    array = _as_floats(x, name)
     heads, d = shape
     if array.ndim != 3 or (array.shape[0], array.shape[2]) != shape:
         raise InputError(f"{name} must have shape ({heads}, n_tokens, {d}), got {array.shape}")
@@ -72,11 +72,22 @@ def tokens(x: ArrayLike, name: str, shape: tuple[int, int], dtype: str, layer: i
 
 
 def queries(x: ArrayLike, shape: tuple[int, int], factor: float, layer: int) -> Floats:
-    """Queries times a factor, (n_heads, n, head_dim) float32.
+    """Check queries and return them times a factor, (n_heads, n, head_dim) float32.
 
-    `shape` is (KV heads, head_dim); errors are those of `tokens`.
+    Parameters
+    ----------
+    x : (n_heads, n, head_dim) float
+    shape : (n_kv_heads, head_dim)
+    factor : float
+    layer : int
+        Number of the layer, for messages.
+
+    Raises
+    ------
+    InputError
+        Wrong type or shape, NaN, Inf, or a number so large that scores would overflow.
     """
-    array = _shaped(x, "q")
+    array = _as_floats(x, "q")
     heads, d = shape
     if array.ndim != 3 or array.shape[0] % heads or array.shape[0] == 0 or array.shape[2] != d:
         raise InputError(f"q must have shape (multiple of {heads}, n_queries, {d}), got {array.shape}")
@@ -87,7 +98,7 @@ def queries(x: ArrayLike, shape: tuple[int, int], factor: float, layer: int) -> 
 
 
 def finite(value: object, name: str) -> float:
-    """A number that is neither NaN nor infinite."""
+    """Return a number that is neither NaN nor infinite, or raise InputError."""
     number = _validate.number(value, name)
     if not np.isfinite(number):
         raise InputError(f"{name} must be finite, got {number}")
@@ -95,7 +106,7 @@ def finite(value: object, name: str) -> float:
 
 
 def share(value: object, name: str) -> float:
-    """A number from 0 up to, but not, 1."""
+    """Return a number of at least 0 and below 1, or raise InputError."""
     number = _validate.number(value, name)
     if not 0 <= number < 1:
         raise InputError(f"{name} must be at least 0 and below 1, got {number}")

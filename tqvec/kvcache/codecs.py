@@ -1,4 +1,4 @@
-"""Which codec codes which head. Caches of a process share their codecs, and all codecs of a seed their rotation."""
+"""The codecs of a cache: a codec per width. Caches of a process share codecs, and codecs of a seed their rotation."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._types import Floats
+from tqvec._types import Bytes, Floats
 from tqvec.codec.bands import code_bytes
 from tqvec.codec.codes import Codes
 from tqvec.codec.scales import SCALES
 from tqvec.codec.turboquant import TurboQuant
-from tqvec.kvcache.half_precision import narrowed, widened
+from tqvec.kvcache.half_precision import to_float32, to_half
 from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
 KEY_SCALE, VALUE_SCALE = "least_squares", "unbiased"  # docs/explanation/kv-cache.md has the measurement
 
 
-class Coded(NamedTuple):
-    """Codes of tokens of some heads.
+class GroupCodes(NamedTuple):
+    """Codes of tokens, of the heads of a group.
 
     Attributes
     ----------
@@ -29,16 +29,14 @@ class Coded(NamedTuple):
         Bits of bfloat16.
     """
 
-    codes: NDArray[np.uint8]
+    codes: Bytes
     scales: NDArray[np.uint16]
 
-    @property
-    def nbytes(self) -> int:
-        """Of both."""
-        return self.codes.nbytes + self.scales.nbytes
+
+SideCodes = tuple[GroupCodes, ...]  # of keys, or of values: an entry per group of heads
 
 
-class Group(NamedTuple):
+class HeadGroup(NamedTuple):
     """Heads of a layer whose keys, or values, have one width."""
 
     codec: TurboQuant
@@ -46,60 +44,59 @@ class Group(NamedTuple):
 
     @property
     def code_bytes(self) -> int:
-        """Of a token and head, without the scale."""
+        """Bytes of the code of a token and head, without the scale."""
         return code_bytes(self.codec.bands)
 
 
-class Side(NamedTuple):
-    """How the keys, or the values, of a layer are coded.
+class SideCodec(NamedTuple):
+    """The codecs of a layer's keys, or of its values.
 
     Attributes
     ----------
-    groups : tuple of Group
-    places : tuple of (group, place in it)
-        Of each head.
+    groups : tuple of HeadGroup
+    positions : tuple of (int, int)
+        The group of each head, and the head's position in the group.
     """
 
-    groups: tuple[Group, ...]
-    places: tuple[tuple[int, int], ...]
+    groups: tuple[HeadGroup, ...]
+    positions: tuple[tuple[int, int], ...]
 
-    def encode(self, x: Floats, threads: int | None) -> tuple[Coded, ...]:
-        """Code vectors of all heads, (heads, n, head_dim); what comes has an entry for each group."""
-        found = []
+    def encode(self, x: Floats, threads: int | None) -> SideCodes:
+        """Encode vectors of all heads, (heads, n, head_dim)."""
+        out = []
         n, d = x.shape[1:]
         for group in self.groups:
             rows = x if len(self.groups) == 1 else x[list(group.heads)]
             sums = group.codec.encode_sums(rows.reshape(-1, d), threads)
             scales = SCALES[group.codec.scale](sums.norm, sums.dot, sums.energy).astype(np.float32)
             shape = (len(group.heads), n)
-            found.append(Coded(sums.data.reshape(*shape, -1), narrowed(scales, "bfloat16").reshape(shape)))
-        return tuple(found)
+            out.append(GroupCodes(sums.data.reshape(*shape, -1), to_half(scales, "bfloat16").reshape(shape)))
+        return tuple(out)
 
-    def decode(self, coded: tuple[Coded, ...], rows: slice, threads: int | None) -> Floats:
-        """Vectors that codes of some tokens stand for, (heads, n, head_dim): those that attention works with."""
+    def decode(self, codes: SideCodes, rows: slice, threads: int | None) -> Floats:
+        """Decode some tokens to the vectors that attention works with, (heads, n, head_dim)."""
         d = self.groups[0].codec.d
-        out = np.empty((len(self.places), len(range(*rows.indices(coded[0].codes.shape[1]))), d), np.float32)
-        for group, part in zip(self.groups, coded, strict=True):
-            codes = np.ascontiguousarray(part.codes[:, rows]).reshape(-1, group.code_bytes)
-            scales = widened(np.ascontiguousarray(part.scales[:, rows]).reshape(-1))
-            out[list(group.heads)] = group.codec.decode_unbiased(Codes(codes, scales), threads).reshape(
-                -1, *out.shape[1:]
-            )
+        out = np.empty((len(self.positions), len(range(*rows.indices(codes[0].codes.shape[1]))), d), np.float32)
+        for group, part in zip(self.groups, codes, strict=True):
+            data = np.ascontiguousarray(part.codes[:, rows]).reshape(-1, group.code_bytes)
+            scales = to_float32(np.ascontiguousarray(part.scales[:, rows]).reshape(-1))
+            vectors = group.codec.decode_unbiased(Codes(data, scales), threads)
+            out[list(group.heads)] = vectors.reshape(-1, *out.shape[1:])
         return out
 
 
-class Sides(NamedTuple):
-    """How a tier of a layer is coded."""
+class KVCodecs(NamedTuple):
+    """The codecs of a layer's keys and values."""
 
-    keys: Side
-    values: Side
+    keys: SideCodec
+    values: SideCodec
 
 
 class LayerCodecs(NamedTuple):
-    """How a layer is coded; `old` is None where tokens never grow old."""
+    """The codecs of a layer, for coded and for recoded tokens; `recoded` is None where no token is recoded."""
 
-    cold: Sides
-    old: Sides | None
+    coded: KVCodecs
+    recoded: KVCodecs | None
 
 
 @lru_cache(maxsize=256)
@@ -110,24 +107,25 @@ def _codec(d: int, width: Width, codebook: str, seed: int, scale: str) -> TurboQ
 
 @lru_cache(maxsize=16)
 def basis(d: int, seed: int) -> Floats:
-    """The rotation of all codecs of a seed as a matrix: rows times it are rotated, times its transpose rotated back."""
+    """Return the rotation of a seed's codecs as a matrix: ``x @ basis`` rotates rows, ``x @ basis.T`` undoes it."""
     return _codec(d, 1, "scalar", seed, KEY_SCALE).rotate(np.eye(d, dtype=np.float32))
 
 
-def _side(policy: Policy, widths: tuple[Width, ...], d: int, scale: str) -> Side:
+def _side_codec(policy: Policy, widths: tuple[Width, ...], d: int, scale: str) -> SideCodec:
     kinds = list(dict.fromkeys((type(width), width) for width in widths))
     heads: list[list[int]] = [[] for _ in kinds]
-    places = []
+    positions = []
     for head, width in enumerate(widths):
         group = kinds.index((type(width), width))
-        places.append((group, len(heads[group])))
+        positions.append((group, len(heads[group])))
         heads[group].append(head)
     codecs = (_codec(d, width, policy.codebook, policy.seed, scale) for _, width in kinds)
-    return Side(tuple(Group(codec, tuple(mine)) for codec, mine in zip(codecs, heads, strict=True)), tuple(places))
+    groups = (HeadGroup(codec, tuple(members)) for codec, members in zip(codecs, heads, strict=True))
+    return SideCodec(tuple(groups), tuple(positions))
 
 
 def layer_codecs(policy: Policy, widths: LayerWidths, d: int) -> LayerCodecs:
-    """Codecs of a layer.
+    """Return the codecs of a layer.
 
     Raises
     ------
@@ -135,8 +133,8 @@ def layer_codecs(policy: Policy, widths: LayerWidths, d: int) -> LayerCodecs:
         A width does not fit the dimension.
     """
 
-    def sides(keys: tuple[Width, ...], values: tuple[Width, ...]) -> Sides:
-        return Sides(_side(policy, keys, d, KEY_SCALE), _side(policy, values, d, VALUE_SCALE))
+    def both(keys: tuple[Width, ...], values: tuple[Width, ...]) -> KVCodecs:
+        return KVCodecs(_side_codec(policy, keys, d, KEY_SCALE), _side_codec(policy, values, d, VALUE_SCALE))
 
-    cold = sides(widths.keys, widths.values)
-    return LayerCodecs(cold, sides(widths.old_keys, widths.old_values) if widths.old_keys else None)
+    recoded = both(widths.recoded_keys, widths.recoded_values) if widths.recoded_keys else None
+    return LayerCodecs(both(widths.keys, widths.values), recoded)

@@ -17,25 +17,16 @@ from tqvec._safetensors import Reader, Tensor, integer, string
 from tqvec.errors import FormatError
 from tqvec.kvcache import byte_model
 from tqvec.kvcache import state as state_module
-from tqvec.kvcache.codecs import Coded, LayerCodecs, Side, Sides
+from tqvec.kvcache.byte_model import TokenCounts
+from tqvec.kvcache.codecs import GroupCodes, KVCodecs, LayerCodecs, SideCodec, SideCodes
 from tqvec.kvcache.policy import Policy
-from tqvec.kvcache.state import Codes, Hot, Means, Segments, State
+from tqvec.kvcache.state import Means, Segments, State, Uncoded
 
 VERSION = 1
 
 _KEY = "tqvec_kvcache"  # of the metadata that hold the fields
 _SINKS, _RECODED, _CODED, _RECENT = "sinks", "old", "cold", "hot"  # tokens, in the words of the format
 _Shapes = dict[str, tuple[str, tuple[int, ...]]]
-
-
-class Counts(NamedTuple):
-    """Tokens of a layer in each tier, and those that were dropped."""
-
-    sinks: int
-    old: int
-    cold: int
-    hot: int
-    evicted: int
 
 
 class Header(NamedTuple):
@@ -46,7 +37,7 @@ class Header(NamedTuple):
     n_layers: int
     n_kv_heads: int
     head_dim: int
-    layers: list[Counts]
+    layers: list[TokenCounts]
     fingerprint: str
     crc32: dict[str, str]
 
@@ -69,28 +60,28 @@ class Shape(NamedTuple):
         """The hash of the fingerprints of all codecs, in order of layers, tiers, keys and values, groups of heads."""
         digest = hashlib.sha256()
         for codecs in self.codecs:
-            for sides in (codecs.cold, codecs.old):
+            for sides in (codecs.coded, codecs.recoded):
                 groups = [] if sides is None else [*sides.keys.groups, *sides.values.groups]
                 digest.update("".join(group.codec.fingerprint for group in groups).encode())
         return digest.hexdigest()[:32]
 
-    def tensors(self, layers: list[Counts]) -> dict[str, Tensor]:
+    def tensors(self, layers: list[TokenCounts]) -> dict[str, Tensor]:
         """Return all tensors, in the order of the file."""
         shapes: _Shapes = {}
         for number, (counts, codecs) in enumerate(zip(layers, self.codecs, strict=True)):
             shapes |= {f"{number}.{name}": shape for name, shape in self._layer_shapes(counts, codecs).items()}
         return _safetensors.place_by_type(shapes)
 
-    def _layer_shapes(self, counts: Counts, codecs: LayerCodecs) -> _Shapes:
+    def _layer_shapes(self, counts: TokenCounts, codecs: LayerCodecs) -> _Shapes:
         """Return type and shape of each tensor of a layer."""
         half = "F16" if self.policy.dtype == "float16" else "BF16"
         shapes: _Shapes = {}
-        if counts.old + counts.cold and self.policy.mean_tokens:
+        if counts.recoded + counts.coded and self.policy.mean_tokens:
             names = ("keys", "values") if self.policy.value_means else ("keys",)
             shapes |= {f"means.{name}": ("F32", (self.n_kv_heads, self.head_dim)) for name in names}
-        for tier, n in ((_SINKS, counts.sinks), (_RECENT, counts.hot)):
+        for tier, n in ((_SINKS, counts.sinks), (_RECENT, counts.recent)):
             shapes |= {f"{tier}.{name}": (half, (self.n_kv_heads, n, self.head_dim)) for name in ("keys", "values")}
-        for tier, n, sides in ((_RECODED, counts.old, codecs.old), (_CODED, counts.cold, codecs.cold)):
+        for tier, n, sides in ((_RECODED, counts.recoded, codecs.recoded), (_CODED, counts.coded, codecs.coded)):
             for name, side in zip(("keys", "values"), sides if sides and n else (), strict=False):
                 for i, group in enumerate(side.groups):
                     heads = len(group.heads)
@@ -105,17 +96,17 @@ def _layer_pieces(state: State) -> dict[str, list[NDArray]]:
     if state.means is not None:
         means = {"means.keys": state.means.keys, "means.values": state.means.values}
         pieces |= {name: [mean] for name, mean in means.items() if mean is not None}
-    for tier, tokens in ((_SINKS, state.sinks), (_RECENT, state.hot)):
+    for tier, tokens in ((_SINKS, state.sinks), (_RECENT, state.recent)):
         pieces[f"{tier}.keys"] = [tokens.keys[:, : tokens.n]]
         pieces[f"{tier}.values"] = [tokens.values[:, : tokens.n]]
-    for tier, segments in ((_RECODED, state.old), (_CODED, state.cold)):
+    for tier, segments in ((_RECODED, state.recoded), (_CODED, state.coded)):
         rows = [segment.rows for segment in segments]
         pieces |= _coded_pieces(f"{tier}.keys", [segment.keys for segment in segments], rows)
         pieces |= _coded_pieces(f"{tier}.values", [segment.values for segment in segments], rows)
     return pieces
 
 
-def _coded_pieces(prefix: str, codes: Sequence[Codes], rows: Sequence[slice]) -> dict[str, list[NDArray]]:
+def _coded_pieces(prefix: str, codes: Sequence[SideCodes], rows: Sequence[slice]) -> dict[str, list[NDArray]]:
     """Return the arrays of the keys, or of the values, of a tier; it has some rows of each segment."""
     pieces: dict[str, list[NDArray]] = {}
     for i, group in enumerate(zip(*codes, strict=True)):
@@ -132,10 +123,7 @@ def _by_head(arrays: Sequence[NDArray], rows: Sequence[slice]) -> list[NDArray]:
 
 def save(path: Path, shape: Shape, states: list[State]) -> None:
     """Write the states of all layers; an old file stays until the new one is complete and on the disk."""
-    layers = [
-        Counts(state.sinks.n, state_module.count(state.old), state_module.count(state.cold), state.hot.n, state.evicted)
-        for state in states
-    ]
+    layers = [state.counts for state in states]
     tensors = shape.tensors(layers)
     header = Header(
         version=VERSION,
@@ -188,10 +176,10 @@ def _header(fields: dict[str, Any]) -> Header:
     if not isinstance(layers, list) or len(layers) != fields["n_layers"]:
         raise ValueError(f"layers are {reprlib.repr(layers)}")
     for row in layers:
-        counts = row if isinstance(row, list) and len(row) == len(Counts._fields) else [None]
+        counts = row if isinstance(row, list) and len(row) == len(TokenCounts._fields) else [None]
         if not all(type(value) is int and 0 <= value < 2**62 for value in counts):
             raise ValueError(f"layers have {reprlib.repr(row)}")
-    return Header(**{name: fields[name] for name in Header._fields} | {"layers": [Counts(*row) for row in layers]})
+    return Header(**{name: fields[name] for name in Header._fields} | {"layers": [TokenCounts(*row) for row in layers]})
 
 
 def load(reader: Reader, header: Header, shape: Shape) -> list[State]:
@@ -221,50 +209,57 @@ def load(reader: Reader, header: Header, shape: Shape) -> list[State]:
     return [_state(arrays, shape, number, counts) for number, counts in enumerate(header.layers)]
 
 
-def _possible(shape: Shape, number: int, counts: Counts) -> bool:
+def _possible(shape: Shape, number: int, counts: TokenCounts) -> bool:
     """Return whether a layer can hold so many tokens in each tier."""
-    policy, coded = shape.policy, counts.old + counts.cold
-    if counts.sinks > policy.sinks or (coded + counts.hot and counts.sinks < policy.sinks):
+    policy, coded = shape.policy, counts.recoded + counts.coded
+    if counts.sinks > policy.sinks or (coded + counts.recent and counts.sinks < policy.sinks):
         return False
-    if (coded and policy.hot is None) or (counts.old and shape.codecs[number].old is None):
+    if (coded and policy.recent is None) or (counts.recoded and shape.codecs[number].recoded is None):
         return False
     if counts.evicted and policy.max_tokens is None:
         return False
-    if policy.max_tokens is not None and counts.sinks + coded + counts.hot > policy.max_tokens:
+    if policy.max_tokens is not None and counts.sinks + coded + counts.recent > policy.max_tokens:
         return False
-    ages = shape.codecs[number].old is not None
-    return not byte_model.leaving(policy, counts.hot, coded > 0) and not (
-        ages and byte_model.aging(policy, counts.cold)
+    recodes = shape.codecs[number].recoded is not None
+    return not byte_model.count_to_code(policy, counts.recent, coded > 0) and not (
+        recodes and byte_model.count_to_recode(policy, counts.coded)
     )
 
 
-def _state(arrays: dict[str, NDArray], shape: Shape, number: int, counts: Counts) -> State:
+def _state(arrays: dict[str, NDArray], shape: Shape, number: int, counts: TokenCounts) -> State:
     """Take the state of a layer out of the arrays of a file."""
 
     def pair(tier: str) -> tuple[NDArray, NDArray]:
         return arrays.pop(f"{number}.{tier}.keys"), arrays.pop(f"{number}.{tier}.values")
 
-    def hot(tier: str) -> Hot:
-        keys, values = pair(tier)
-        none = Hot(keys[:, :0], values[:, :0], 0)
-        return none.longer((keys, values), mine=False)
+    owner = object()  # of arrays that no layer owns: they are copied before anything is added
 
-    def coded(tier: str, n: int, sides: Sides | None, size: int) -> Segments:
+    def uncoded(tier: str) -> Uncoded:
+        keys, values = pair(tier)
+        return Uncoded(keys[:, :0], values[:, :0], 0).extend((keys, values), owner)
+
+    def coded(tier: str, n: int, sides: KVCodecs | None, size: int) -> Segments:
         if n == 0 or sides is None:
             return ()
         keys = _codes(arrays, f"{number}.{tier}.keys", sides.keys)
         values = _codes(arrays, f"{number}.{tier}.values", sides.values)
-        return state_module.longer((), sides, (keys, values), size, mine=True)
+        return state_module.extend((), sides, (keys, values), size, owner)
 
     codecs = shape.codecs[number]
     mean = arrays.pop(f"{number}.means.keys", None)
     means = None if mean is None else Means(mean, arrays.pop(f"{number}.means.values", None))
-    sizes = byte_model.segment_sizes(shape.policy, codecs.old is not None)
-    old, cold = coded(_RECODED, counts.old, codecs.old, sizes.old), coded(_CODED, counts.cold, codecs.cold, sizes.cold)
-    return State(hot(_SINKS), old, cold, hot(_RECENT), means, counts.evicted)
+    sizes = byte_model.segment_sizes(shape.policy, codecs.recoded is not None)
+    return State(
+        sinks=uncoded(_SINKS),
+        recoded=coded(_RECODED, counts.recoded, codecs.recoded, sizes.recoded),
+        coded=coded(_CODED, counts.coded, codecs.coded, sizes.coded),
+        recent=uncoded(_RECENT),
+        means=means,
+        evicted=counts.evicted,
+    )
 
 
-def _codes(arrays: dict[str, NDArray], prefix: str, side: Side) -> Codes:
+def _codes(arrays: dict[str, NDArray], prefix: str, side: SideCodec) -> SideCodes:
     """Take the codes of the keys, or of the values, of a tier out of the arrays of a file."""
     names = [f"{prefix}.{i}" for i in range(len(side.groups))]
-    return tuple(Coded(arrays.pop(f"{name}.codes"), arrays.pop(f"{name}.scales")) for name in names)
+    return tuple(GroupCodes(arrays.pop(f"{name}.codes"), arrays.pop(f"{name}.scales")) for name in names)

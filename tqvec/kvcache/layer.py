@@ -1,4 +1,4 @@
-"""A layer of a cache: one writer at a time, and any number of readers, who never wait."""
+"""A layer of a cache: one writer at a time, and any number of readers, which never wait."""
 
 from __future__ import annotations
 
@@ -8,195 +8,178 @@ from threading import RLock
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._types import Floats
 from tqvec.kvcache import byte_model
 from tqvec.kvcache import state as states
-from tqvec.kvcache.codecs import LayerCodecs, Sides
-from tqvec.kvcache.half_precision import Halves, narrowed, rounded
+from tqvec.kvcache.codecs import KVCodecs, LayerCodecs
+from tqvec.kvcache.half_precision import Halves, round_to_half, to_half
 from tqvec.kvcache.policy import Policy
-from tqvec.kvcache.state import Hot, Means, Segments, State
+from tqvec.kvcache.state import Means, Segments, State, Uncoded
 
 _PART = 2048  # vectors coded at a time: they stay in the second-level cache
 
 
 class Layer:
-    """Tokens of a layer, and what becomes of them.
+    """The tokens of a layer, and the changes to them.
 
     Parameters
     ----------
     policy : Policy
     codecs : LayerCodecs
     state : State
-        That belongs to others too, if it has tokens: it is never written to.
+        Its arrays may be shared with other layers: this layer copies them before it writes.
 
     Attributes
     ----------
     state : State
-        Of now. A reader takes it once and works on it.
+        The state at this moment. A reader takes it once and works on it.
     """
 
     def __init__(self, policy: Policy, codecs: LayerCodecs, state: State):
         self.policy, self.codecs, self.state = policy, codecs, state
-        self._sizes = byte_model.segment_sizes(policy, codecs.old is not None)
+        self._sizes = byte_model.segment_sizes(policy, codecs.recoded is not None)
         self._lock = RLock()
-        self._disown()
-
-    def _disown(self) -> None:
-        """From now on no array is this layer's own, to be written to."""
-        self._own_sinks = self._own_old = self._own_cold = self._own_hot = False
+        self._owner = object()  # of the arrays that this layer made; not the layer itself, which would be a cycle
 
     def append(self, keys: NDArray, values: NDArray, threads: int | None) -> None:
         """Add checked tokens, (heads, n, head_dim): float32, or of the policy's type."""
         with self._lock:
-            try:
-                state, keys, values = self._with_sinks(self.state, keys, values)
-                state = self._with_new(state, keys, values, threads)
-                state = self._aged(state, threads)
-                self.state = self._evicted(state)
-            except BaseException:
-                self._disown()
-                raise
+            state, keys, values = self._fill_sinks(self.state, keys, values)
+            state = self._add(state, keys, values, threads)
+            state = self._recode(state, threads)
+            self.state = self._evict(state)
 
-    def _with_sinks(self, state: State, keys: NDArray, values: NDArray) -> tuple[State, NDArray, NDArray]:
-        """State with as many sinks as there can be, and the tokens that are none."""
-        taken = min(self.policy.sinks - state.sinks.n, keys.shape[1])
-        if taken == 0:
+    def _fill_sinks(self, state: State, keys: NDArray, values: NDArray) -> tuple[State, NDArray, NDArray]:
+        """Return the state with as many sinks as there can be, and the tokens left over."""
+        n = min(self.policy.sinks - state.sinks.n, keys.shape[1])
+        if n == 0:
             return state, keys, values
-        first = [narrowed(side[:, :taken], self.policy.dtype) for side in (keys, values)]
-        sinks = state.sinks.longer(first, self._own_sinks)
-        self._own_sinks = True
-        return state._replace(sinks=sinks), keys[:, taken:], values[:, taken:]
+        sinks = state.sinks.extend([to_half(side[:, :n], self.policy.dtype) for side in (keys, values)], self._owner)
+        return state._replace(sinks=sinks), keys[:, n:], values[:, n:]
 
-    def _with_new(self, state: State, keys: NDArray, values: NDArray, threads: int | None) -> State:
-        """State with new tokens behind the hot ones; those that leave the hot window are coded."""
-        hot, n = state.hot, state.hot.n + keys.shape[1]
-        leaving = byte_model.leaving(self.policy, n, state.means is not None)
+    def _add(self, state: State, keys: NDArray, values: NDArray, threads: int | None) -> State:
+        """Return the state with new tokens behind the recent ones; tokens that leave their window are coded."""
+        recent, n = state.recent, state.recent.n + keys.shape[1]
+        leaving = byte_model.count_to_code(self.policy, n, state.means is not None)
         if leaving == 0:
-            if keys.shape[1]:
-                new = [narrowed(side, self.policy.dtype) for side in (keys, values)]
-                state = state._replace(hot=hot.longer(new, self._own_hot))
-                self._own_hot = True
-            return state
-        waiting = _Waiting(hot, keys, values, self.policy.dtype)
+            if keys.shape[1] == 0:
+                return state
+            new = [to_half(side, self.policy.dtype) for side in (keys, values)]
+            return state._replace(recent=recent.extend(new, self._owner))
+        waiting = _Waiting(recent, keys, values, self.policy.dtype)
         if state.means is None and self.policy.mean_tokens:
             state = state._replace(means=self._means(waiting))
-        state = self._coded(state, waiting, leaving, threads)
-        rest = waiting.halves(leaving, n)
-        self._own_hot = True
-        return state._replace(hot=hot._replace(n=0).longer(rest, mine=False))
+        state = self._code(state, waiting, leaving, threads)
+        # New arrays: readers of earlier states still see the tokens at the beginning of the old ones.
+        rest = recent._replace(n=0, owner=None).extend(waiting.halves(leaving, n), self._owner)
+        return state._replace(recent=rest)
 
     def _means(self, waiting: _Waiting) -> Means:
-        """Means of the first tokens: they don't depend on how these came."""
+        """Return the means of the first tokens, which don't depend on how the tokens were cut into calls."""
         keys, values = (
             side.mean(axis=1, dtype=np.float64).astype(np.float32)
-            for side in waiting.numbers(0, self.policy.mean_tokens)
+            for side in waiting.floats(0, self.policy.mean_tokens)
         )
         return Means(keys, values if self.policy.value_means else None)
 
-    def _coded(self, state: State, waiting: _Waiting, n: int, threads: int | None) -> State:
-        """State with codes of the first `n` tokens that wait."""
-        sides = self.codecs.cold
+    def _code(self, state: State, waiting: _Waiting, n: int, threads: int | None) -> State:
+        """Return the state with codes of the first `n` tokens that wait."""
+        codecs = self.codecs.coded
         parts = []
-        step = max(1, _PART // len(sides.keys.places))
+        step = max(1, _PART // len(codecs.keys.positions))
         for start in range(0, n, step):
-            keys, values = waiting.numbers(start, min(start + step, n))
+            keys, values = waiting.floats(start, min(start + step, n))
             if state.means is not None:
                 keys -= state.means.keys[:, None]
                 if state.means.values is not None:
                     values -= state.means.values[:, None]
-            parts.append((sides.keys.encode(keys, threads), sides.values.encode(values, threads)))
-        coded = states.joined([part[0] for part in parts]), states.joined([part[1] for part in parts])
-        cold = states.longer(state.cold, sides, coded, self._sizes.cold, self._own_cold)
-        self._own_cold = True
-        return state._replace(cold=cold)
+            parts.append((codecs.keys.encode(keys, threads), codecs.values.encode(values, threads)))
+        new = states.concat([part[0] for part in parts]), states.concat([part[1] for part in parts])
+        return state._replace(coded=states.extend(state.coded, codecs, new, self._sizes.coded, self._owner))
 
-    def _aged(self, state: State, threads: int | None) -> State:
-        """State in which the oldest cold tokens are coded once more."""
-        old = self.codecs.old
-        leaving = byte_model.aging(self.policy, states.count(state.cold)) if old is not None else 0
-        if leaving == 0 or old is None:
+    def _recode(self, state: State, threads: int | None) -> State:
+        """Return the state in which the oldest coded tokens are recoded."""
+        codecs = self.codecs.recoded
+        leaving = byte_model.count_to_recode(self.policy, states.count(state.coded)) if codecs is not None else 0
+        if leaving == 0 or codecs is None:
             return state
-        segments = state.old
-        step = max(1, _PART // len(old.keys.places))
-        for keys, values in _decoded(states.first(state.cold, leaving), self.codecs.cold, step, threads):
-            coded = (old.keys.encode(keys, threads), old.values.encode(values, threads))
-            segments = states.longer(segments, old, coded, self._sizes.old, self._own_old)
-            self._own_old = True
-        return state._replace(old=segments, cold=states.without_first(state.cold, leaving))
+        recoded = state.recoded
+        step = max(1, _PART // len(codecs.keys.positions))
+        for keys, values in _decode(states.keep_first(state.coded, leaving), self.codecs.coded, step, threads):
+            new = (codecs.keys.encode(keys, threads), codecs.values.encode(values, threads))
+            recoded = states.extend(recoded, codecs, new, self._sizes.recoded, self._owner)
+        return state._replace(recoded=recoded, coded=states.drop_first(state.coded, leaving))
 
-    def _evicted(self, state: State) -> State:
-        """State of at most `max_tokens`."""
+    def _evict(self, state: State) -> State:
+        """Return the state without the oldest coded tokens beyond `max_tokens`."""
         extra = 0 if self.policy.max_tokens is None else max(0, state.n - self.policy.max_tokens)
         if extra == 0:
             return state
-        from_old = min(extra, states.count(state.old))
+        from_recoded = min(extra, states.count(state.recoded))
         return state._replace(
-            old=states.without_first(state.old, from_old),
-            cold=states.without_first(state.cold, extra - from_old),
+            recoded=states.drop_first(state.recoded, from_recoded),
+            coded=states.drop_first(state.coded, extra - from_recoded),
             evicted=state.evicted + extra,
         )
 
     def truncate(self, n: int) -> None:
-        """Keep the first `n` tokens, of those that there are."""
+        """Keep the first `n` tokens of those that the layer holds."""
         with self._lock:
             state = self.state
             if n >= state.n:
                 return
-            sinks = min(n, state.sinks.n)
-            n -= sinks
-            old = states.first(state.old, n)
-            n -= states.count(old)
-            cold = states.first(state.cold, n)
-            n -= states.count(cold)
-            self._disown()
+            sinks = state.sinks.first(min(n, state.sinks.n))
+            n -= sinks.n
+            recoded = states.keep_first(state.recoded, n)
+            n -= states.count(recoded)
+            coded = states.keep_first(state.coded, n)
             self.state = State(
-                state.sinks.first(sinks),
-                old,
-                cold,
-                state.hot.first(n),
-                state.means if old or cold else None,
-                state.evicted,
+                sinks=sinks,
+                recoded=recoded,
+                coded=coded,
+                recent=state.recent.first(n - states.count(coded)),
+                means=state.means if recoded or coded else None,
+                evicted=state.evicted,
             )
 
     def fork(self) -> Layer:
-        """Another layer with the same tokens; what is added to either does not show in the other."""
+        """Return another layer with the same tokens; additions to either layer don't show in the other."""
         return Layer(self.policy, self.codecs, self.state)
 
 
 class _Waiting:
-    """Hot tokens and new ones, one behind the other."""
+    """Recent tokens and new ones, one behind the other."""
 
-    def __init__(self, hot: Hot, keys: NDArray, values: NDArray, dtype: str):
-        self._n, self._dtype = hot.n, dtype
-        self._sides = ((hot.keys, keys), (hot.values, values))
+    def __init__(self, recent: Uncoded, keys: NDArray, values: NDArray, dtype: str):
+        self._n, self._dtype = recent.n, dtype
+        self._sides = ((recent.keys, keys), (recent.values, values))
 
-    def _places(self, start: int, stop: int) -> tuple[slice, slice]:
-        """Where some tokens are among the hot and the new ones."""
+    def _split(self, start: int, stop: int) -> tuple[slice, slice]:
+        """Return the positions of some tokens among the recent and among the new ones."""
         n = self._n
         return slice(min(start, n), min(stop, n)), slice(max(start - n, 0), max(stop - n, 0))
 
     def halves(self, start: int, stop: int) -> list[Halves]:
-        """Keys and values of some tokens, in 16 bits."""
-        old, new = self._places(start, stop)
-        return [np.concatenate([a[:, old], narrowed(b[:, new], self._dtype)], axis=1) for a, b in self._sides]
+        """Return keys and values of some tokens, in 16 bits."""
+        before, after = self._split(start, stop)
+        return [np.concatenate([a[:, before], to_half(b[:, after], self._dtype)], axis=1) for a, b in self._sides]
 
-    def numbers(self, start: int, stop: int) -> list[NDArray[np.float32]]:
-        """Keys and values of some tokens as float32, rounded to 16 bits."""
-        old, new = self._places(start, stop)
-        found = []
-        for hot, more in self._sides:
-            out = np.empty((hot.shape[0], stop - start, hot.shape[2]), np.float32)
-            count = old.stop - old.start
-            rounded(hot[:, old], self._dtype, out[:, :count])
-            rounded(more[:, new], self._dtype, out[:, count:])
-            found.append(out)
-        return found
+    def floats(self, start: int, stop: int) -> list[Floats]:
+        """Return keys and values of some tokens as float32, rounded to 16 bits."""
+        before, after = self._split(start, stop)
+        count = before.stop - before.start
+        sides = []
+        for recent, new in self._sides:
+            out = np.empty((recent.shape[0], stop - start, recent.shape[2]), np.float32)
+            round_to_half(recent[:, before], self._dtype, out[:, :count])
+            round_to_half(new[:, after], self._dtype, out[:, count:])
+            sides.append(out)
+        return sides
 
 
-def _decoded(
-    segments: Segments, sides: Sides, step: int, threads: int | None
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Keys and values of all tokens, (heads, ≤ step, head_dim) each, a part at a time; less the means."""
+def _decode(segments: Segments, codecs: KVCodecs, step: int, threads: int | None) -> Iterator[tuple[Floats, Floats]]:
+    """Yield keys and values of all tokens less the means, (heads, ≤ step, head_dim) each, a part at a time."""
     for segment in segments:
         for start in range(segment.start, segment.stop, step):
             rows = slice(start, min(start + step, segment.stop))
-            yield sides.keys.decode(segment.keys, rows, threads), sides.values.decode(segment.values, rows, threads)
+            yield codecs.keys.decode(segment.keys, rows, threads), codecs.values.decode(segment.values, rows, threads)

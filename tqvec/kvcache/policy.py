@@ -1,81 +1,94 @@
-"""Policies: what a cache keeps of each token, and for how long."""
+"""Policies: how a cache stores each token, and for how long."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from tqvec import _validate
+from tqvec._types import CodebookName
 from tqvec.codec.bands import FRACTIONAL, MAX_NBITS
-from tqvec.codec.bands import Width as Width  # of one head
 from tqvec.codec.codebooks import trellis
 from tqvec.errors import InputError
 
-_MOST = 2**40  # tokens
+_MAX_TOKENS = 2**40
+# Names in JSON, of the fields that have another one there: cache files hold them.
+_JSON_NAMES = {
+    "recent": "hot",
+    "recode_after": "old_after",
+    "recoded_key_nbits": "old_key_nbits",
+    "recoded_value_nbits": "old_value_nbits",
+}
 
 
-class Bands(tuple):
-    """Widths of runs of rotated coordinates, ``Bands(((32, 3), (96, 2)))``: one width of one head.
+class Bands(tuple[tuple[int, int], ...]):
+    """Runs of rotated coordinates as (coordinates, width): ``Bands(((32, 3), (96, 2)))`` is the width of one head.
 
-    `TurboQuant` takes plain tuples for them; in a policy those are widths of layers.
+    `TurboQuant` takes plain tuples for bands. In a policy a plain tuple holds the widths of layers or heads.
     """
 
     __slots__ = ()
 
 
-Widths = Any  # a Width for all; or one a layer; or, for each layer, one a head
+Width: TypeAlias = float | Bands  # of one head; an int is a float to a type checker
+Widths: TypeAlias = Width | Sequence[Width | Sequence[Width]]  # of all heads; or by layer; or by layer and head
+DtypeName: TypeAlias = Literal["float16", "bfloat16"]
 
 
 class LayerWidths(NamedTuple):
-    """Widths of a layer's heads, one each; `old_keys` and `old_values` are empty where tokens never grow old."""
+    """The width of each head of a layer; `recoded_keys` and `recoded_values` are empty where no token is recoded."""
 
     keys: tuple[Width, ...]
     values: tuple[Width, ...]
-    old_keys: tuple[Width, ...]
-    old_values: tuple[Width, ...]
+    recoded_keys: tuple[Width, ...]
+    recoded_values: tuple[Width, ...]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a `KVCache` keeps of each token.
+    """The rules by which a `KVCache` stores tokens.
 
-    Tokens are *hot* first: kept in 16 bits. When `chunk` of them have left the window of the newest `hot`, these are
-    coded together and are *cold*. The first `sinks` tokens stay hot for ever.
+    A token is *recent* first and stored in 16 bits. When `chunk` tokens have left the window of the `recent` newest,
+    they are *coded* together. Coded tokens may be *recoded* with fewer bits later, and dropped in the end. The first
+    `sinks` tokens stay in 16 bits for ever.
 
     Parameters
     ----------
     key_nbits, value_nbits : int, float, Bands or sequence
-        Bits a coordinate, 1 to 8, 2.5 or 3.5, or `Bands`: for all heads of all layers. Or a sequence with an entry for
-        each layer, which may again be a sequence with a width for each KV head.
+        Bits per coordinate: 1 to 8, 2.5, 3.5 or `Bands`. One width for all heads, or a sequence with an entry per
+        layer, which may itself be a sequence with a width per KV head.
     codebook : {"scalar", "trellis"}
-        As for `TurboQuant`.
-    hot : int or None
-        Newest tokens that are never coded; up to ``chunk - 1`` more wait to be coded. None: no token is ever coded.
+        The codebook, as for `TurboQuant`.
+    recent : int or None
+        Newest tokens that are never coded. Up to ``chunk - 1`` more tokens wait to be coded. None: no token is coded.
     sinks : int
-        First tokens that are never coded: models attend to them out of all proportion.
+        First tokens that are never coded. Models attend to them far more than to others.
     chunk : int
         Tokens that are coded together.
     mean_tokens : int
-        Each head's mean key is taken from this many tokens, the first after the sinks, kept once, and subtracted before
-        coding. Until there are so many no token is coded. 0: nothing is subtracted.
+        Tokens after the sinks whose mean key is stored per head and subtracted from all keys before coding. No token
+        is coded before there are so many. 0: no mean is subtracted.
     value_means : bool
-        Whether the same is done with values. It helps some layers, but costs those much that attend to tokens whose
-        values are small, as to sinks (docs/explanation/kv-cache.md).
-    old_after : int, optional
-        Newest cold tokens that stay as they are: older ones are coded once more, with `old_key_nbits` and
-        `old_value_nbits`, from what their codes stand for, so the errors of both codings add up. Default: never.
-    old_key_nbits, old_value_nbits : like `key_nbits`, optional
+        Whether a mean is subtracted from values too. It helps some layers, and harms those that attend to tokens with
+        small values, such as sinks (see the "KV cache" page).
+    recode_after : int, optional
+        Coded tokens that stay as they are. Older ones are decoded and coded again with `recoded_key_nbits` and
+        `recoded_value_nbits`, so the errors of both codings add up. Default: no token is recoded.
+    recoded_key_nbits, recoded_value_nbits : like `key_nbits`, optional
+        Bits per coordinate of recoded tokens.
     protected : int
-        So many layers at either end are coded with `protected_nbits` in place of the other widths, and never grow old.
+        Layers at either end that use `protected_nbits` for all heads, and whose tokens are not recoded.
     protected_nbits : int, float or Bands
+        Bits per coordinate in the protected layers.
     max_tokens : int, optional
-        Tokens of a layer, sinks included; the oldest coded ones are dropped for newer ones. Default: no limit.
+        Tokens that a layer holds, sinks included. The oldest coded tokens are dropped for new ones. Default: no limit.
     dtype : {"float16", "bfloat16"}
-        Of hot tokens. What is coded is first rounded to it. float16 is finer, but ends at 65,504.
+        Type of tokens that are not coded. Tokens are rounded to it before coding too. float16 is finer, and ends at
+        65,504.
     seed : int
-        Of the rotation, which all heads of all layers share.
+        Seed of the rotation that all heads of all layers share.
 
     Raises
     ------
@@ -93,68 +106,80 @@ class Policy:
 
     key_nbits: Widths = 3
     value_nbits: Widths = 3
-    codebook: str = "scalar"
-    hot: int | None = 128
+    codebook: CodebookName = "scalar"
+    recent: int | None = 128
     sinks: int = 4
     chunk: int = 64
     mean_tokens: int = 64
     value_means: bool = False
-    old_after: int | None = None
-    old_key_nbits: Widths = None
-    old_value_nbits: Widths = None
+    recode_after: int | None = None
+    recoded_key_nbits: Widths | None = None
+    recoded_value_nbits: Widths | None = None
     protected: int = 0
     protected_nbits: Width = 4
     max_tokens: int | None = None
-    dtype: str = "float16"
+    dtype: DtypeName = "float16"
     seed: int = 0
 
     def __post_init__(self) -> None:
         _validate.choice(self.codebook, "codebook", ["scalar", "trellis"])
         _validate.choice(self.dtype, "dtype", ["float16", "bfloat16"])
-        ranges = {"sinks": (0, _MOST), "chunk": (1, _MOST), "mean_tokens": (0, _MOST), "protected": (0, _MOST)}
-        for name, (low, high) in (ranges | {"seed": (0, 2**64 - 1)}).items():
-            self._set(name, _validate.integer(getattr(self, name), name, low, high))
+        lows = {
+            "sinks": 0,
+            "chunk": 1,
+            "mean_tokens": 0,
+            "protected": 0,
+            "recent": 0,
+            "recode_after": 1,
+            "max_tokens": 1,
+        }
+        for name, low in lows.items():
+            if getattr(self, name) is not None or name not in ("recent", "recode_after", "max_tokens"):
+                self._set(name, _validate.integer(getattr(self, name), name, low, _MAX_TOKENS))
+        self._set("seed", _validate.integer(self.seed, "seed", 0, 2**64 - 1))
         if not isinstance(self.value_means, bool):
             raise InputError(f"value_means must be True or False, got {self.value_means!r}")
-        for name, least in (("hot", 0), ("old_after", 1), ("max_tokens", 1)):
-            if getattr(self, name) is not None:
-                self._set(name, _validate.integer(getattr(self, name), name, least, _MOST))
         for name in ("key_nbits", "value_nbits"):
             self._set(name, self._widths(getattr(self, name), name))
         self._set("protected_nbits", self._width(self.protected_nbits, "protected_nbits"))
-        self._check_old()
+        self._check_recoding()
         self._check_max_tokens()
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
-    def _check_old(self) -> None:
-        """Widths of old tokens belong to `old_after`."""
-        for name in ("old_key_nbits", "old_value_nbits"):
+    def _check_recoding(self) -> None:
+        """Refuse widths of recoded tokens without `recode_after`, and the reverse."""
+        for name in ("recoded_key_nbits", "recoded_value_nbits"):
             value = getattr(self, name)
-            if (value is None) != (self.old_after is None):
-                raise InputError("old_after, old_key_nbits and old_value_nbits must be given together, or none of them")
+            if (value is None) != (self.recode_after is None):
+                names = "recode_after, recoded_key_nbits and recoded_value_nbits"
+                raise InputError(f"{names} must be given together, or none of them")
             if value is not None:
                 self._set(name, self._widths(value, name))
 
     def _check_max_tokens(self) -> None:
-        """Tokens are only dropped that are coded, and of the oldest tier."""
+        """Refuse a limit that leaves no coded token to drop."""
         if self.max_tokens is None:
             return
-        if self.hot is None:
-            raise InputError("max_tokens needs a hot window: hot=None never codes a token, and only coded are dropped")
-        if self.max_tokens < self.least_tokens:
-            least = self.least_tokens
-            raise InputError(f"max_tokens must be at least {least}, what this policy keeps, got {self.max_tokens}")
+        if self.recent is None:
+            raise InputError(
+                "max_tokens needs a number of recent tokens: with recent=None no token is coded, "
+                "and only coded tokens are dropped"
+            )
+        if self.max_tokens < self.min_tokens:
+            raise InputError(
+                f"max_tokens must be at least {self.min_tokens}, which this policy always keeps, got {self.max_tokens}"
+            )
 
     @property
-    def least_tokens(self) -> int:
-        """Tokens of a layer that are kept whatever `max_tokens` is, which can't be less."""
-        waiting = 0 if self.hot is None else max(self.hot + self.chunk, self.mean_tokens)
-        return self.sinks + waiting + (0 if self.old_after is None else self.old_after + self.chunk)
+    def min_tokens(self) -> int:
+        """Tokens of a layer that are never dropped: the smallest `max_tokens`."""
+        waiting = 0 if self.recent is None else max(self.recent + self.chunk, self.mean_tokens)
+        return self.sinks + waiting + (0 if self.recode_after is None else self.recode_after + self.chunk)
 
     def _width(self, value: object, name: str) -> Width:
-        """One width of one head."""
+        """Return the checked width of one head."""
         if isinstance(value, Bands):
             return Bands(tuple(pair) if isinstance(pair, list) else pair for pair in value)
         if isinstance(value, float) and value in FRACTIONAL:
@@ -168,38 +193,33 @@ class Policy:
             raise InputError(f"{name}: codebook='trellis' has widths up to {trellis.MAX_NBITS}, got {value!r}")
         return value
 
-    def _widths(self, value: object, name: str) -> Widths:
-        """One width, one a layer, or one a layer and head."""
-
-        def entry(given: object, where: str, nested: Callable[[object, str], Widths]) -> Widths:
-            if isinstance(given, (list, tuple)) and not isinstance(given, Bands):
-                if not given:
-                    raise InputError(f"{where} has no widths")
-                return tuple(nested(one, f"{where}[{i}]") for i, one in enumerate(given))
-            return self._width(given, where)
-
-        return entry(value, name, lambda layer, where: entry(layer, where, self._width))
+    def _widths(self, value: object, name: str, depth: int = 2) -> Any:
+        """Return a checked width, or a tuple of them by layer, or by layer and head."""
+        if depth and isinstance(value, (list, tuple)) and not isinstance(value, Bands):
+            if not value:
+                raise InputError(f"{name} has no widths")
+            return tuple(self._widths(item, f"{name}[{i}]", depth - 1) for i, item in enumerate(value))
+        return self._width(value, name)
 
     def layers(self, n_layers: int, n_kv_heads: int) -> tuple[LayerWidths, ...]:
-        """Widths of all heads of each layer.
+        """Return the widths of all heads of each layer.
 
         Raises
         ------
         InputError
             The policy has widths for another number of layers or heads.
         """
-        names = ("key_nbits", "value_nbits", "old_key_nbits", "old_value_nbits")
-        found = []
-        for layer in range(n_layers):
-            if min(layer, n_layers - 1 - layer) < self.protected:
-                same = (self.protected_nbits,) * n_kv_heads
-                found.append(LayerWidths(same, same, (), ()))
-            else:
-                found.append(LayerWidths(*(self._heads(name, layer, n_layers, n_kv_heads) for name in names)))
-        return tuple(found)
+        names = ("key_nbits", "value_nbits", "recoded_key_nbits", "recoded_value_nbits")
+        protected = (self.protected_nbits,) * n_kv_heads
+        return tuple(
+            LayerWidths(protected, protected, (), ())
+            if min(layer, n_layers - 1 - layer) < self.protected
+            else LayerWidths(*(self._heads(name, layer, n_layers, n_kv_heads) for name in names))
+            for layer in range(n_layers)
+        )
 
     def _heads(self, name: str, layer: int, n_layers: int, n_kv_heads: int) -> tuple[Width, ...]:
-        """Widths of the heads of a layer; () for what the policy does not have."""
+        """Return the widths of a layer's heads; () where the policy has none of this name."""
         value = getattr(self, name)
         if value is None:
             return ()
@@ -213,57 +233,57 @@ class Policy:
 
     @classmethod
     def from_name(cls, name: str) -> Policy:
-        """A preset of `PRESETS`.
+        """Return the preset with this name.
 
         Raises
         ------
         InputError
-            There is none of this name.
+            `PRESETS` has no such name.
         """
         return PRESETS[_validate.choice(name, "policy", PRESETS)]
 
     def to_json(self) -> str:
-        """All parameters, in one line that `from_json` reads."""
-        return json.dumps({name: _plain(value) for name, value in asdict(self).items()}, sort_keys=True)
+        """Return all parameters as one line of JSON, which `from_json` reads."""
+        return json.dumps({_JSON_NAMES.get(k, k): _to_plain(v) for k, v in asdict(self).items()}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Policy:
-        """The policy that `to_json` wrote.
+        """Read the JSON that `to_json` writes; a parameter that is not there has its default.
 
         Raises
         ------
         InputError
-            It is no such text.
+            The text is not such JSON.
         """
         try:
-            found = json.loads(text)
+            values = json.loads(text)
         except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"policy is no JSON: {error}") from None
-        names = {field.name for field in fields(cls)}
-        if not isinstance(found, dict) or not found.keys() <= names:
-            raise InputError(f"policy must have the parameters of Policy, got {str(found)[:80]}")
-        return cls(**{name: _structured(value) for name, value in found.items()})
+        names = {_JSON_NAMES.get(field.name, field.name): field.name for field in fields(cls)}
+        if not isinstance(values, dict) or not values.keys() <= names.keys():
+            raise InputError(f"policy must have the parameters of Policy, got {str(values)[:80]}")
+        return cls(**{names[name]: _from_plain(value) for name, value in values.items()})
 
 
-def _plain(value: object) -> Any:
-    """For JSON: bands can be told from widths of layers."""
+def _to_plain(value: object) -> Any:
+    """Return a value for JSON, in which bands differ from widths of layers."""
     if isinstance(value, Bands):
         return {"bands": [list(pair) for pair in value]}
-    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+    return [_to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _structured(value: object) -> Any:
-    """What `_plain` was made of."""
+def _from_plain(value: object) -> Any:
+    """Undo `_to_plain`."""
     if isinstance(value, dict):
         pairs = value.get("bands")
         if value.keys() != {"bands"} or not isinstance(pairs, list):
             raise InputError(f"policy has {str(value)[:80]} in place of bands")
         return Bands(tuple(pair) if isinstance(pair, list) else pair for pair in pairs)
-    return tuple(_structured(one) for one in value) if isinstance(value, list) else value
+    return tuple(_from_plain(item) for item in value) if isinstance(value, list) else value
 
 
 PRESETS = {
-    "exact": Policy(hot=None, sinks=0),
+    "exact": Policy(recent=None, sinks=0),
     "turbo4": Policy(4, 4),
     "turbo3": Policy(3, 3),
     "turbo2": Policy(2, 2),
@@ -272,14 +292,14 @@ PRESETS = {
     "quality": Policy(4, 4, "trellis", protected=2, protected_nbits=5),
     "small": Policy(3, 2, "trellis", protected=2, protected_nbits=4),
 }
-"""Policies by name. Bits a value of a cold token at head_dim = 128, its share of the 16-bit scale included:
+"""Policies by name, with bits per value of a coded token at head_dim = 128, scales included:
 
 exact
-    16: nothing is coded. To compare with.
+    16: no token is coded.
 turbo4, turbo3, turbo2
     4.125, 3.125, 2.125: one width for keys and values.
 k4v3, k4v2
-    3.625, 3.125: keys decide which tokens are attended to, so they get more.
+    3.625, 3.125: keys need more bits than values, since they decide which tokens are attended to.
 quality
     4.125, and 5.125 in two layers at either end; trellis codebook.
 small

@@ -1,8 +1,8 @@
-"""Tiers: where the tokens of a layer are. Tokens never change once they are in a tier; only arrays' ends are written.
+"""State of a layer: where its tokens are at a moment.
 
-A `State` is what a layer holds at a moment. Each change makes another one, in which most arrays are the same: those
-of a tier grow behind the tokens that any state has. Functions here that add tokens take `mine`, whether nobody else may
-have written there: if not, they begin anew.
+Tokens never change once they are in an array: only the ends of arrays are written. Each change makes another `State`,
+which shares most arrays with the one before. An array's `owner` is the one writer that may write behind its last token.
+Any other writer copies it first, since states of others may share it.
 """
 
 from __future__ import annotations
@@ -13,58 +13,61 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._types import Floats
 from tqvec.kvcache import half_precision
-from tqvec.kvcache.byte_model import Nbytes, room
-from tqvec.kvcache.codecs import Coded, Group, Sides
+from tqvec.kvcache.byte_model import Nbytes, TokenCounts, capacity
+from tqvec.kvcache.codecs import GroupCodes, HeadGroup, KVCodecs, SideCodes
 from tqvec.kvcache.half_precision import Halves
 
-_COPIED = 8  # a last segment of others is copied while it has less than this part of a full one: few stay small
+_COPIED = 8  # a segment of another owner is copied while it has less than this part of a full one: few stay small
 
 
-Codes = tuple[Coded, ...]  # an entry for each group of heads
-
-
-class Hot(NamedTuple):
-    """Tokens in 16 bits.
+class Uncoded(NamedTuple):
+    """A run of tokens in 16 bits.
 
     Attributes
     ----------
     keys, values : (heads, ≥ n, head_dim) float16, or uint16 with the bits of a bfloat16
     n : int
+        Number of tokens.
+    owner : object
+        The writer that may write behind the `n` tokens.
     """
 
     keys: Halves
     values: Halves
     n: int
+    owner: object = None
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Tokens that its arrays have memory for."""
         return self.keys.shape[1]
 
-    def longer(self, new: Sequence[Halves], mine: bool) -> Hot:
-        """With more tokens: their keys and values, (heads, m, head_dim) each."""
+    def extend(self, new: Sequence[Halves], owner: object) -> Uncoded:
+        """Return the tokens and more: keys and values of the new ones, (heads, m, head_dim) each."""
         keys, values = new
         before, total = slice(0, self.n), self.n + keys.shape[1]
         held = self
-        if not mine or room(total) != self.room:
-            held = Hot(_moved(self.keys, before, room(total)), _moved(self.values, before, room(total)), 0)
+        if self.owner is not owner or capacity(total) != self.capacity:
+            size = capacity(total)
+            held = Uncoded(_copy(self.keys, before, size), _copy(self.values, before, size), 0, owner)
         held.keys[:, self.n : total] = keys
         held.values[:, self.n : total] = values
         return held._replace(n=total)
 
-    def first(self, n: int) -> Hot:
-        """The first `n` tokens, in arrays of their own with the room that so many have."""
+    def first(self, n: int) -> Uncoded:
+        """Return the first `n` tokens, in new arrays with the capacity for `n` tokens if there are more."""
         if n == self.n:
             return self
-        rows = slice(0, n)
-        return Hot(_moved(self.keys, rows, room(n)), _moved(self.values, rows, room(n)), n)
+        rows, size = slice(0, n), capacity(n)
+        return Uncoded(_copy(self.keys, rows, size), _copy(self.values, rows, size), n)
 
     def nbytes(self) -> Nbytes:
-        """Of its arrays."""
+        """Return the bytes of its arrays."""
         held = self.keys.nbytes + self.values.nbytes
-        hot = 0 if self.n == 0 else held * self.n // self.room
-        return Nbytes(hot=hot, bookkeeping=held - hot)
+        uncoded = 0 if self.n == 0 else held * self.n // self.capacity
+        return Nbytes(uncoded=uncoded, bookkeeping=held - uncoded)
 
 
 class Segment(NamedTuple):
@@ -72,15 +75,19 @@ class Segment(NamedTuple):
 
     Attributes
     ----------
-    keys, values : tuple of Coded
+    keys, values : tuple of GroupCodes
         Of `stop` tokens or more, of which the first `start` were dropped.
     start, stop : int
+        The tokens' place in the arrays.
+    owner : object
+        The writer that may write behind `stop`.
     """
 
-    keys: Codes
-    values: Codes
+    keys: SideCodes
+    values: SideCodes
     start: int
     stop: int
+    owner: object = None
 
     @property
     def n(self) -> int:
@@ -89,153 +96,166 @@ class Segment(NamedTuple):
 
     @property
     def rows(self) -> slice:
-        """Where its tokens are in the arrays."""
+        """The tokens' place in the arrays, as a slice."""
         return slice(self.start, self.stop)
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Tokens that its arrays have memory for, dropped ones included."""
         return self.keys[0].scales.shape[1]
 
-    def longer(self, keys: Codes, values: Codes, mine: bool) -> Segment:
-        """With more tokens."""
+    def extend(self, keys: SideCodes, values: SideCodes, owner: object) -> Segment:
+        """Return the tokens and more, given as codes of keys and of values."""
         total = self.stop + keys[0].scales.shape[1]
         held = self
-        if not mine or room(total) != self.room:
-            held = self._replace(keys=self._moved(self.keys, room(total)), values=self._moved(self.values, room(total)))
-        for coded, new in zip((*held.keys, *held.values), (*keys, *values), strict=True):
-            coded.codes[:, self.stop : total] = new.codes
-            coded.scales[:, self.stop : total] = new.scales
+        if self.owner is not owner or capacity(total) != self.capacity:
+            rows, size = self.rows, capacity(total)
+            held = self._replace(
+                keys=_copy_codes(self.keys, rows, size), values=_copy_codes(self.values, rows, size), owner=owner
+            )
+        for codes, new in zip((*held.keys, *held.values), (*keys, *values), strict=True):
+            codes.codes[:, self.stop : total] = new.codes
+            codes.scales[:, self.stop : total] = new.scales
         return held._replace(stop=total)
 
-    def _moved(self, side: Codes, size: int) -> Codes:
-        return tuple(Coded(_moved(one.codes, self.rows, size), _moved(one.scales, self.rows, size)) for one in side)
-
     def nbytes(self) -> Nbytes:
-        """Of its arrays."""
-        parts = (*self.keys, *self.values)
-        codes, scales = sum(part.codes.nbytes for part in parts), sum(part.scales.nbytes for part in parts)
-        live, live_scales = codes * self.n // self.room, scales * self.n // self.room
+        """Return the bytes of its arrays."""
+        groups = (*self.keys, *self.values)
+        codes, scales = sum(group.codes.nbytes for group in groups), sum(group.scales.nbytes for group in groups)
+        live, live_scales = codes * self.n // self.capacity, scales * self.n // self.capacity
         return Nbytes(live, live_scales, bookkeeping=codes + scales - live - live_scales)
 
 
 Segments = tuple[Segment, ...]
 
 
-def _moved(array: NDArray, rows: slice, size: int) -> NDArray:
-    """A new array of `size` tokens, with some of the old one's."""
+def _copy(array: NDArray, rows: slice, size: int) -> NDArray:
+    """Return a new array for `size` tokens that holds some of the old one's, in the same place."""
     out = np.empty((array.shape[0], size, *array.shape[2:]), array.dtype)
     out[:, rows] = array[:, rows]
     return out
 
 
-class Means(NamedTuple):
-    """Mean key and mean value of each head, (heads, head_dim) float32; of values only if the policy says so."""
+def _copy_codes(side: SideCodes, rows: slice, size: int) -> SideCodes:
+    return tuple(GroupCodes(_copy(group.codes, rows, size), _copy(group.scales, rows, size)) for group in side)
 
-    keys: NDArray[np.float32]
-    values: NDArray[np.float32] | None
+
+class Means(NamedTuple):
+    """The mean key and mean value of each head, (heads, head_dim) float32; of values only if the policy says so."""
+
+    keys: Floats
+    values: Floats | None
 
     @property
     def nbytes(self) -> int:
-        """Of both."""
+        """Bytes of all means."""
         return self.keys.nbytes + (0 if self.values is None else self.values.nbytes)
 
 
 class State(NamedTuple):
-    """What a layer holds at a moment, in order of tokens: sinks, old, cold, hot.
+    """The tokens of a layer at a moment, in order: sinks, recoded, coded, recent.
 
     Attributes
     ----------
-    sinks, hot : Hot
-    old, cold : tuple of Segment
+    sinks, recent : Uncoded
+    recoded, coded : tuple of Segment
     means : Means or None
-        Fixed when the first tokens are coded, unless the policy has none.
+        Fixed when the first tokens are coded. None: no token is coded, or the policy subtracts no mean.
     evicted : int
-        Tokens that had to go for newer ones.
+        Tokens that were dropped for newer ones.
     """
 
-    sinks: Hot
-    old: Segments
-    cold: Segments
-    hot: Hot
+    sinks: Uncoded
+    recoded: Segments
+    coded: Segments
+    recent: Uncoded
     means: Means | None
     evicted: int
 
     @property
+    def counts(self) -> TokenCounts:
+        """Tokens in each place."""
+        return TokenCounts(self.sinks.n, count(self.recoded), count(self.coded), self.recent.n, self.evicted)
+
+    @property
     def n(self) -> int:
         """Number of tokens."""
-        return self.sinks.n + count(self.old) + count(self.cold) + self.hot.n
+        return self.sinks.n + count(self.recoded) + count(self.coded) + self.recent.n
 
     def nbytes(self) -> Nbytes:
-        """Of all arrays; those of forks count for each."""
+        """Return the bytes of all arrays, shared ones included."""
         means = 0 if self.means is None else self.means.nbytes
-        segments = [segment.nbytes() for segment in (*self.old, *self.cold)]
-        return Nbytes.total([self.sinks.nbytes(), self.hot.nbytes(), Nbytes(means=means), *segments])
+        segments = [segment.nbytes() for segment in (*self.recoded, *self.coded)]
+        return Nbytes.total([self.sinks.nbytes(), self.recent.nbytes(), Nbytes(means=means), *segments])
 
 
 def empty_state(heads: int, d: int, dtype: str) -> State:
-    """Of a layer without tokens."""
+    """Return the state of a layer without tokens."""
     kind = half_precision.type_of(dtype)
-    none = Hot(np.empty((heads, 0, d), kind), np.empty((heads, 0, d), kind), 0)
-    return State(none, (), (), none, None, 0)
+    empty = Uncoded(np.empty((heads, 0, d), kind), np.empty((heads, 0, d), kind), 0)
+    return State(sinks=empty, recoded=(), coded=(), recent=empty, means=None, evicted=0)
 
 
 def count(segments: Segments) -> int:
-    """Tokens of all."""
+    """Return the number of tokens of all segments."""
     return sum(segment.n for segment in segments)
 
 
-def joined(parts: Sequence[Codes]) -> Codes:
-    """Codes of the same heads, one behind the other."""
+def concat(parts: Sequence[SideCodes]) -> SideCodes:
+    """Join codes of the same heads, one behind the other."""
     if len(parts) == 1:
         return parts[0]
     return tuple(
-        Coded(*(np.concatenate(arrays, axis=1) for arrays in zip(*group, strict=True)))
-        for group in zip(*parts, strict=True)
+        GroupCodes(*(np.concatenate(arrays, axis=1) for arrays in zip(*groups, strict=True)))
+        for groups in zip(*parts, strict=True)
     )
 
 
-def longer(segments: Segments, sides: Sides, coded: tuple[Codes, Codes], size: int, mine: bool) -> Segments:
-    """Segments of at most `size` tokens, with more tokens, given as codes of keys and of values."""
-    found = list(segments)
-    done, n = 0, coded[0][0].scales.shape[1]
+def extend(
+    segments: Segments, codecs: KVCodecs, new: tuple[SideCodes, SideCodes], size: int, owner: object
+) -> Segments:
+    """Return segments of at most `size` tokens with more tokens, given as codes of keys and of values."""
+    out = list(segments)
+    done, n = 0, new[0][0].scales.shape[1]
     while done < n:
-        if not found or found[-1].stop >= size or (not mine and found[-1].n >= size // _COPIED):
-            found.append(_empty_segment(sides))
-            mine = True
-        part = slice(done, done + min(n - done, size - found[-1].stop))
-        keys, values = (tuple(Coded(one.codes[:, part], one.scales[:, part]) for one in side) for side in coded)
-        found[-1] = found[-1].longer(keys, values, mine)
-        done, mine = part.stop, True
-    return tuple(found)
+        last = out[-1] if out else None
+        if last is None or last.stop >= size or (last.owner is not owner and last.n >= size // _COPIED):
+            out.append(_empty_segment(codecs, owner))
+        part = slice(done, done + min(n - done, size - out[-1].stop))
+        keys, values = (tuple(GroupCodes(g.codes[:, part], g.scales[:, part]) for g in side) for side in new)
+        out[-1] = out[-1].extend(keys, values, owner)
+        done = part.stop
+    return tuple(out)
 
 
-def _empty_segment(sides: Sides) -> Segment:
-    def none(group: Group) -> Coded:
+def _empty_segment(codecs: KVCodecs, owner: object) -> Segment:
+    def empty(group: HeadGroup) -> GroupCodes:
         heads = len(group.heads)
-        return Coded(np.empty((heads, 0, group.code_bytes), np.uint8), np.empty((heads, 0), np.uint16))
+        return GroupCodes(np.empty((heads, 0, group.code_bytes), np.uint8), np.empty((heads, 0), np.uint16))
 
-    keys, values = (tuple(none(group) for group in side.groups) for side in sides)
-    return Segment(keys, values, 0, 0)
+    keys, values = (tuple(empty(group) for group in side.groups) for side in codecs)
+    return Segment(keys, values, 0, 0, owner)
 
 
-def without_first(segments: Segments, n: int) -> Segments:
-    """Segments without the first `n` tokens; those that have none left are let go."""
-    found = []
+def drop_first(segments: Segments, n: int) -> Segments:
+    """Return the segments without their first `n` tokens; segments without tokens are released."""
+    out = []
     for segment in segments:
-        gone = min(n, segment.n)
-        n -= gone
-        if gone < segment.n:
-            found.append(segment._replace(start=segment.start + gone))
-    return tuple(found)
+        dropped = min(n, segment.n)
+        n -= dropped
+        if dropped < segment.n:
+            out.append(segment._replace(start=segment.start + dropped))
+    return tuple(out)
 
 
-def first(segments: Segments, n: int) -> Segments:
-    """The first `n` tokens."""
-    found = []
+def keep_first(segments: Segments, n: int) -> Segments:
+    """Return the first `n` tokens. A segment that is cut has no owner: others may read what lies behind the cut."""
+    out = []
     for segment in segments:
         kept = min(n, segment.n)
         n -= kept
-        if kept:
-            found.append(segment._replace(stop=segment.start + kept))
-    return tuple(found)
+        if kept == segment.n:
+            out.append(segment)
+        elif kept:
+            out.append(segment._replace(stop=segment.start + kept, owner=None))
+    return tuple(out)

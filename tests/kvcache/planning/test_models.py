@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from tqvec.errors import InputError
-from tqvec.kvcache import LayerKind, catalogue
-from tqvec.kvcache.planning.models import find_model, from_config
+from tqvec.kvcache.planning import LayerKind, list_models
+from tqvec.kvcache.planning.models import find_model, parse_config
 
 # KV layers, KV heads, head_dim, context, fp16 bytes a token of all of them
 KNOWN = {
@@ -30,7 +30,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_catalogue(name):
-    model = catalogue()[name]
+    model = list_models()[name]
     layers = [kind for kind in model.layers if kind.kv_heads]
     fp16 = sum(4 * kind.kv_heads * kind.head_dim for kind in layers)
     shapes = {(kind.kv_heads, kind.head_dim) for kind in layers}
@@ -39,20 +39,20 @@ def test_catalogue(name):
 
 
 def test_nothing_in_the_catalogue_is_untested():
-    assert catalogue().keys() == KNOWN.keys()
+    assert list_models().keys() == KNOWN.keys()
 
 
 def kinds(name):
-    return Counter((kind.name, kind.window) for kind in catalogue()[name].layers)
+    return Counter((kind.name, kind.window) for kind in list_models()[name].layers)
 
 
 def test_windows_and_states():
     assert kinds("gemma-2-9b") == {("sliding", 4096): 21, ("full", None): 21}
     assert kinds("gemma-3-12b") == {("sliding", 1024): 40, ("full", None): 8}
-    assert catalogue()["gemma-3-12b"].layers[5].name == "full"
+    assert list_models()["gemma-3-12b"].layers[5].name == "full"
     assert kinds("qwen3.5-27b") == {("linear", None): 48, ("full", None): 16}
     # 48 heads of 128 × 128 float32, and 4 inputs of 2·16·128 + 48·128 channels in 16 bits
-    assert catalogue()["qwen3.5-27b"].layers[0].state == 48 * 128 * 128 * 4 + 4 * (2 * 16 * 128 + 48 * 128) * 2
+    assert list_models()["qwen3.5-27b"].layers[0].state == 48 * 128 * 128 * 4 + 4 * (2 * 16 * 128 + 48 * 128) * 2
 
 
 PLAIN = {
@@ -90,8 +90,8 @@ SLIDING = LayerKind("sliding", 2, 8, 16, heads=8)
     ],
 )
 def test_configurations(change, layers):
-    assert list(from_config(PLAIN | change, "it", "here").layers) == layers
-    assert list(from_config({"text_config": PLAIN | change}, "it", "here").layers) == layers
+    assert list(parse_config(PLAIN | change, "it", "here").layers) == layers
+    assert list(parse_config({"text_config": PLAIN | change}, "it", "here").layers) == layers
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_configurations(change, layers):
 )
 def test_what_a_configuration_lacks_is_named(change, message):
     with pytest.raises(InputError, match=message):
-        from_config(PLAIN | change, "it", "here")
+        parse_config(PLAIN | change, "it", "here")
 
 
 def test_files(tmp_path):
@@ -121,7 +121,7 @@ def test_files(tmp_path):
     for path in (folder, str(folder), folder / "config.json"):
         assert find_model(path).layers == (FULL,) * 4
         assert find_model(path).name == "my-model"
-    assert find_model("Llama-3.1-8B") == catalogue()["llama-3.1-8b"]
+    assert find_model("Llama-3.1-8B") == list_models()["llama-3.1-8b"]
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json: no JSON"):
         find_model(folder)

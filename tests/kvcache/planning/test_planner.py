@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 
 from tqvec.cli import app as application
 from tqvec.errors import InputError, TqvecError
-from tqvec.kvcache import FORMATS, PRESETS, KVCache, LayerKind, Model, Policy, catalogue, plan
+from tqvec.kvcache import PRESETS, KVCache, Policy, plan
+from tqvec.kvcache.planning import FORMATS, LayerKind, Model, list_models
 from tqvec.kvcache.planning.formats import Coding, Format
-from tqvec.kvcache.planning.planner import Sizes, groups_of
-from tqvec.kvcache.planning.units import parse_bytes, parse_tokens, show_bytes
+from tqvec.kvcache.planning.planner import SequenceBytes, group_layers
+from tqvec.kvcache.planning.units import format_bytes, parse_bytes, parse_tokens
 
 GIB = 2**30
 
@@ -95,7 +96,7 @@ def test_a_hybrid_and_a_full_reservation():
     ],
 )
 def test_eight_gib_hold(model, fp16, norm3):
-    states = sum(kind.state for kind in catalogue()[model].layers)
+    states = sum(kind.state for kind in list_models()[model].layers)
     for policy, thousands in (("fp16", fp16), ("norm3", norm3)):
         found = plan(model, memory=8 * GIB + states, policy=policy)
         assert found.max_tokens == 8 * GIB // int(found.bytes_per_token)
@@ -105,16 +106,18 @@ def test_eight_gib_hold(model, fp16, norm3):
 
 def test_more_than_128k_tokens_at_3_and_a_half_bits():
     for policy in (Policy(3.5, 3.5), "turbo3", "turbo3@32"):
-        assert plan("llama-3.1-8b", "8GiB", policy).max_tokens > 128 * 1024
+        assert plan("llama-3.1-8b", memory="8GiB", policy=policy).max_tokens > 128 * 1024
 
 
 POLICIES = {
     "turbo3": PRESETS["turbo3"],
     "small": PRESETS["small"],
     "exact": PRESETS["exact"],
-    "layers": Policy(key_nbits=[8, 4, (3, 2), 4], value_nbits=2.5, hot=30, sinks=2, chunk=7, mean_tokens=50),
-    "old": Policy(4, 4, hot=16, chunk=8, mean_tokens=0, old_after=100, old_key_nbits=2, old_value_nbits=2),
-    "dropping": Policy(3, 2, hot=20, chunk=10, mean_tokens=32, max_tokens=150),
+    "layers": Policy(key_nbits=[8, 4, (3, 2), 4], value_nbits=2.5, recent=30, sinks=2, chunk=7, mean_tokens=50),
+    "recoded": Policy(
+        4, 4, recent=16, chunk=8, mean_tokens=0, recode_after=100, recoded_key_nbits=2, recoded_value_nbits=2
+    ),
+    "dropping": Policy(3, 2, recent=20, chunk=10, mean_tokens=32, max_tokens=150),
 }
 
 
@@ -134,20 +137,20 @@ def test_a_plan_is_what_a_cache_takes(name):
 
 def cache_total(cache):
     """Tokens appended, dropped ones included."""
-    return sum(cache.tiers(0))
+    return sum(cache.token_counts(0))
 
 
-@pytest.mark.parametrize("policy", [Policy(3, 3, hot=20, chunk=10, mean_tokens=32), PRESETS["exact"]])
+@pytest.mark.parametrize("policy", [Policy(3, 3, recent=20, chunk=10, mean_tokens=32), PRESETS["exact"]])
 def test_a_ring_is_a_cache_that_drops(policy):
     kinds = (LayerKind("sliding", 2, 24, 60), LayerKind("full", 2, 24), LayerKind("linear", 0, 0, state=1000))
     found = plan(Model("ring", 1000, kinds, ""), policy=policy, context=300)
     x = np.random.default_rng(10_301).standard_normal((2, 300, 24)).astype(np.float32)
     full, ring = KVCache(1, 2, 24, policy), KVCache(1, 2, 24, policy)
-    if policy.hot is not None:
+    if policy.recent is not None:
         ring = KVCache(1, 2, 24, replace(policy, sinks=0, max_tokens=60))
     for t in range(300):
         full.append(0, x[:, t : t + 1], x[:, t : t + 1])
-        if t < 60 or policy.hot is not None:
+        if t < 60 or policy.recent is not None:
             ring.append(0, x[:, t : t + 1], x[:, t : t + 1])
     assert [part.nbytes.items() for part in found.parts[:2]] == [ring.nbytes.items(), full.nbytes.items()]
     assert [part.tokens for part in found.parts] == [60, 300, 0]
@@ -157,41 +160,41 @@ def test_a_ring_is_a_cache_that_drops(policy):
 WINDOWED = Model("mixed", 1000, (LayerKind("sliding", 1, 8, 300), LayerKind("full", 1, 8)), "")
 GROWTHS = {
     "turbo3": (WINDOWED, PRESETS["turbo3"]),
-    "odd chunks": (WINDOWED, Policy(2, 2, hot=40, chunk=96, mean_tokens=500, sinks=3)),
-    "old": (
+    "odd chunks": (WINDOWED, Policy(2, 2, recent=40, chunk=96, mean_tokens=500, sinks=3)),
+    "recoded": (
         Model("m", 1, (LayerKind("full", 1, 8),), ""),
-        Policy(4, 4, hot=16, chunk=128, old_after=500, old_key_nbits=2, old_value_nbits=2),
+        Policy(4, 4, recent=16, chunk=128, recode_after=500, recoded_key_nbits=2, recoded_value_nbits=2),
     ),
-    "one full layer": (Model("m", 1, (LayerKind("full", 1, 8),), ""), Policy(1, 1, hot=8, chunk=600)),
+    "one full layer": (Model("m", 1, (LayerKind("full", 1, 8),), ""), Policy(1, 1, recent=8, chunk=600)),
 }
 
 
 @pytest.mark.parametrize("name", GROWTHS)
 def test_the_longest_sequence_fits_at_every_moment(name):
     model, policy = GROWTHS[name]
-    sizes = Sizes(groups_of(model, policy, True, 1))
+    sizes = SequenceBytes(group_layers(model, policy, True, 1))
     most = np.maximum.accumulate([sizes(n) for n in range(20_000)])
     assert [sizes.peak(n) for n in range(1, 20_000, 2017)] == [most[n] for n in range(1, 20_000, 2017)]
     for memory in np.random.default_rng(10_302).integers(most[1], most[-1], 4):
-        assert sizes.longest(int(memory)) == np.searchsorted(most, memory, side="right") - 1
+        assert sizes.max_tokens(int(memory)) == np.searchsorted(most, memory, side="right") - 1
     assert most[-1] > most[10_000] > most[0]
 
 
 def test_what_does_not_grow_fits_for_ever():
     model = Model("ring", 1000, (LayerKind("sliding", 1, 8, 300),), "")
-    assert plan(model, "1MiB").max_tokens is None
-    assert plan(model, "1MiB").bytes_per_token == 0
-    assert "hold a sequence of any length" in str(plan(model, "1MiB"))
-    assert plan(model, "1B").max_tokens == 0
+    assert plan(model, memory="1MiB").max_tokens is None
+    assert plan(model, memory="1MiB").bytes_per_token == 0
+    assert "hold a sequence of any length" in str(plan(model, memory="1MiB"))
+    assert plan(model, memory="1B").max_tokens == 0
 
 
 def test_rates_and_sequences():
     assert plan("llama-3.1-8b").bytes_per_token == 25600
     assert plan("llama-3.1-8b", policy="exact").bytes_per_token == 131072
     assert plan("gemma-3-12b", policy="fp16").bytes_per_token == 65536
-    found = plan("llama-3.1-8b", "20GiB", "fp16", context="32k", weights="4GiB")
+    found = plan("llama-3.1-8b", memory="20GiB", policy="fp16", context="32k", weights="4GiB")
     assert (found.sequences, found.max_tokens) == (4, 131072)
-    assert (plan("llama-3.1-8b", "8GiB").sequences, plan("llama-3.1-8b").sequences) == (2, None)
+    assert (plan("llama-3.1-8b", memory="8GiB").sequences, plan("llama-3.1-8b").sequences) == (2, None)
 
 
 def test_layers_that_differ_have_a_row_each():
@@ -222,7 +225,7 @@ def test_tokens():
 
 
 def test_sizes_are_shown_with_their_unit():
-    assert [show_bytes(n) for n in (0, 1023, 1024, 8 * 2**30, 1.195 * 2**30)] == [
+    assert [format_bytes(n) for n in (0, 1023, 1024, 8 * 2**30, 1.195 * 2**30)] == [
         "0 B",
         "1,023 B",
         "1 KiB",
@@ -236,10 +239,10 @@ def run(*arguments):
 
 
 def test_the_command_prints_the_plan():
-    told = run("--model", "llama-3.1-8b", "--memory", "8GiB", "--policy", "turbo3", "--context", "128k")
-    assert told.exit_code == 0
-    assert told.output.strip() == str(plan("llama-3.1-8b", "8GiB", "turbo3", "128k")).strip()
-    assert "8 GiB hold 334,531 tokens of one sequence" in told.output
+    result = run("--model", "llama-3.1-8b", "--memory", "8GiB", "--policy", "turbo3", "--context", "128k")
+    assert result.exit_code == 0
+    assert result.output.strip() == str(plan("llama-3.1-8b", memory="8GiB", context="128k")).strip()
+    assert "8 GiB hold 334,531 tokens of one sequence" in result.output
 
 
 @pytest.mark.parametrize(
@@ -254,7 +257,7 @@ def test_the_command_prints_the_plan():
     ],
 )
 def test_bad_input_is_named(options, message):
-    told = run(*options)
-    assert isinstance(told.exception, TqvecError)
+    result = run(*options)
+    assert isinstance(result.exception, TqvecError)
     with pytest.raises(InputError, match=message), contextlib.suppress(SystemExit):
-        raise told.exception
+        raise result.exception

@@ -9,7 +9,7 @@ from tqvec.kvcache import KVCache, Policy, allocate, bits_per_value
 from tqvec.kvcache.quality.fidelity import output_errors
 
 D, N = 32, 300
-POLICY = Policy(hot=4, chunk=4, mean_tokens=8, sinks=0)
+POLICY = Policy(recent=4, chunk=4, mean_tokens=8, sinks=0)
 
 
 def captured(spread):
@@ -29,10 +29,10 @@ def test_sensitive_sides_get_more():
     assert found.errors.shape == (2, 2, 2, 4)
 
 
-def test_the_table_is_a_front_that_ends_at_the_budget():
+def test_the_front_ends_at_the_budget():
     for budget in (8 * 8 + 16, 8 * 12 + 16, 8 * 20 + 16, 10_000):
-        found = allocate([captured(4.0), captured(1.0)], budget, POLICY)
-        sizes, errors = zip(*found.table, strict=True)
+        found = allocate([captured(4.0), captured(1.0)], budget, policy=POLICY)
+        sizes, errors = zip(*found.pareto_front, strict=True)
         assert list(sizes) == sorted(set(sizes))
         assert list(errors) == sorted(set(errors), reverse=True)
         assert sizes[0] == 8 * 8 + 16
@@ -47,21 +47,21 @@ def test_the_table_is_a_front_that_ends_at_the_budget():
 
 
 def test_no_other_choice_of_that_size_is_better():
-    """Of all choices of widths, for one layer, with no more bytes than a point of the table has."""
-    found = allocate([captured(3.0)], 10_000, POLICY)
+    """Of all choices of widths, for one layer, with no more bytes than a point of the front has."""
+    found = allocate([captured(3.0)], 10_000, policy=POLICY)
     curves = found.errors[0].reshape(4, 4)
     size = 4 * np.arange(2, 6)  # bytes of 2 to 5 bits
     choices = np.array(list(itertools.product(range(4), repeat=4)))
     sizes, errors = size[choices].sum(axis=1) + 8, curves[np.arange(4), choices].sum(axis=1) / 2
-    for step in found.table:
+    for step in found.pareto_front:
         assert errors[sizes <= step.bytes_per_token].min() >= step.error - 1e-12
 
 
 def test_it_beats_one_width_at_equal_bytes():
     layers = [captured(4.0), captured(1.0)]
-    found = allocate(layers, 8 * 12 + 16, POLICY)
+    found = allocate(layers, 8 * 12 + 16, policy=POLICY)
     errors = []
-    for policy in (found.policy, Policy(3, 3, hot=4, chunk=4, mean_tokens=8, sinks=0)):
+    for policy in (found.policy, Policy(3, 3, recent=4, chunk=4, mean_tokens=8, sinks=0)):
         assert bits_per_value(policy, 2, 2, D) <= 3.5
         cache = KVCache(2, 2, D, policy)
         total = 0.0

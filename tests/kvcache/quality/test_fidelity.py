@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import strategies as sts
-from plain_cache import attention
+from naive_cache import attention
 
 from tqvec.kvcache import KVCache
-from tqvec.kvcache.quality.fidelity import fidelity, output_errors
+from tqvec.kvcache.quality.fidelity import measure_fidelity, output_errors
 
 D, N = 16, 60
 
@@ -50,7 +50,7 @@ def test_is_what_it_says(nq, top, monkeypatch):
     rows = by_hand(q, true, other, top)
     for block in (1 << 21, 100):
         monkeypatch.setattr("tqvec.kvcache.quality.fidelity._BLOCK", block)
-        found = fidelity(q, true, other, top=top)
+        found = measure_fidelity(q, true, other, top=top)
         np.testing.assert_allclose(found[:6], rows.mean(axis=(0, 1)), rtol=1e-9)
         assert found.output_error_p99 == pytest.approx(np.percentile(rows[..., 5], 99, method="higher"))
         assert found.worst_head_error == pytest.approx(rows[..., 5].mean(axis=1).max())
@@ -60,13 +60,13 @@ def test_is_what_it_says(nq, top, monkeypatch):
 def test_the_same_tensors_are_perfect():
     true, _ = tensors()
     q = sts.normal(4, D, 8_303).reshape(4, 1, D)
-    assert fidelity(q, true, true) == (1, 1, 0, 1, 1, 0, 0, 0)
+    assert measure_fidelity(q, true, true) == (1, 1, 0, 1, 1, 0, 0, 0)
 
 
 def test_a_shared_mean_hides_damage_from_the_raw_cosine():
     q = np.abs(sts.normal(2, D, 8_304)).reshape(2, 1, D)
     (true, other), (true_mean, other_mean) = tensors(), tensors(offset=30.0)
-    plain, shifted = fidelity(q, true, other), fidelity(q, true_mean, other_mean)
+    plain, shifted = measure_fidelity(q, true, other), measure_fidelity(q, true_mean, other_mean)
     assert shifted.score_cosine > 0.999 > plain.score_cosine
     assert shifted.centred_cosine == pytest.approx(plain.centred_cosine, abs=1e-6)
     assert shifted.kl == pytest.approx(plain.kl, rel=1e-6)
@@ -77,7 +77,7 @@ def test_agrees_with_the_cache():
     q = sts.normal(4 * 3, 32, 8_306).reshape(4, 3, 32)
     cache = KVCache(1, 2, 32, "turbo4")
     cache.append(0, k, v)
-    found = fidelity(q, (k, v), (cache.keys(0), cache.values(0)))
+    found = measure_fidelity(q, (k, v), (cache.keys(0), cache.values(0)))
     expected = attention(q, k, v)
     error = np.linalg.norm(cache.attend(0, q) - expected, axis=2) / np.linalg.norm(expected, axis=2)
     assert found.output_error == pytest.approx(error.mean(), rel=0.05)
@@ -86,5 +86,14 @@ def test_agrees_with_the_cache():
 def test_zero_outputs_and_scores():
     zero = np.zeros((1, 5, D))
     k = sts.normal(5, D, 8_307)[None]
-    assert fidelity(k[:, :2], (zero, zero), (zero, zero)) == (1, 1, 0, 1, 1, 0, 0, 0)
-    assert fidelity(k[:, :2], (k, zero), (k, k)).output_error == np.inf
+    assert measure_fidelity(k[:, :2], (zero, zero), (zero, zero)) == (1, 1, 0, 1, 1, 0, 0, 0)
+    assert measure_fidelity(k[:, :2], (k, zero), (k, k)).output_error == np.inf
+
+
+def test_dropped_tokens_are_not_attended_to():
+    (k, v), _ = tensors()
+    q = sts.normal(4 * 3, D, 8_308).reshape(4, 3, D)
+    kept = np.r_[0:4, 20:N]
+    exact, out = attention(q, k, v), attention(q, k[:, kept], v[:, kept])
+    expected = np.linalg.norm(out - exact, axis=2) / np.linalg.norm(exact, axis=2)
+    np.testing.assert_allclose(output_errors(q, (k, v), (k, v), kept=kept), expected, rtol=1e-9)

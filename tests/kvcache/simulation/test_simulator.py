@@ -11,28 +11,29 @@ from typer.testing import CliRunner
 
 from tqvec.cli import app as application
 from tqvec.errors import InputError
-from tqvec.kvcache import LayerKind, Model, Policy, plan
-from tqvec.kvcache.planning.planner import Sizes, groups_of
-from tqvec.kvcache.quality.captured import made_layer, measure_loss, read_layers
-from tqvec.kvcache.simulation.memory_tiers import GONE, Blocks, Store, Tier
-from tqvec.kvcache.simulation.report import show
+from tqvec.kvcache import Policy, plan
+from tqvec.kvcache.planning import LayerKind, Model
+from tqvec.kvcache.planning.planner import SequenceBytes, group_layers
+from tqvec.kvcache.quality.captured import measure_loss, read_layers, synthesize_layer
+from tqvec.kvcache.simulation.memory_tiers import GONE, BlockSequence, BlockStore, MemoryTier
+from tqvec.kvcache.simulation.report import format_reports
 from tqvec.kvcache.simulation.simulator import Server, simulate
-from tqvec.kvcache.simulation.timing import Clock, Rates, calibrate
-from tqvec.kvcache.simulation.traces import Request, generate
+from tqvec.kvcache.simulation.timing import Clock, Rates, measure_rates
+from tqvec.kvcache.simulation.traces import Request, generate_requests
 
 MODEL = Model("two", 10**6, (LayerKind("full", 2, 32, heads=4),) * 2, "")
-POLICY = Policy(3, 3, hot=64, chunk=64)
+POLICY = Policy(3, 3, recent=64, chunk=64)
 RATES = Rates(attend=1e-3, attend_token=1e-6, append=1e-4, encode=1e-5, pair=1e-8)
-TENSORS = [made_layer(32, 400, 2, 8)]
+TENSORS = [synthesize_layer(32, 400, 2, 8)]
 
 
 def clock(model=MODEL, policy=POLICY):
-    return Clock(groups_of(model, policy), {(2, 32, 4): RATES})
+    return Clock(group_layers(model, policy), {(2, 32, 4): RATES})
 
 
 def run(requests, *tiers, model=MODEL, policy=POLICY, **options):
-    server = Server([Tier(*tier) for tier in tiers], **options)
-    return simulate(requests, model, policy, server, clock(model, policy), TENSORS)
+    server = Server([MemoryTier(*tier) for tier in tiers], **options)
+    return simulate(requests, model, policy, server, clock=clock(model, policy), tensors=TENSORS)
 
 
 BIG = ("memory", 2**40)
@@ -54,7 +55,7 @@ def test_the_time_of_one_sequence_by_hand():
     assert report.waiting["p99"] == pytest.approx(
         5 + 0.3 + sum(steps[:100]) + 2 * 300 * 1e-5 + 2 * 300 * 301 / 2e8 - 5.1
     )
-    assert (report.requests, report.tokens, report.context, report.found) == (2, 460, 512, 512)
+    assert (report.requests, report.tokens, report.context, report.hits) == (2, 460, 512, 512)
     assert (report.hit_rate, report.attended) == (1.0, 1.0)
     assert report.peak["memory"] == size_of(2)
     assert report.steps[0][0] == pytest.approx(400, abs=60)
@@ -69,7 +70,7 @@ def test_what_a_tier_does_not_hold_moves_to_the_next_and_back():
     assert report.moved["disk"]["down"] >= two > 0 == report.moved["disk"]["read"]
     assert report.moved["disk"]["up"] > 0
     assert report.peak["memory"] <= size_of(4) + 10
-    assert report.loaded == 1024 - report.found > 0
+    assert report.loaded == 1024 - report.hits > 0
     moved = report.moved["disk"]
     blocks = (report.seconds["moving"] - (moved["down"] + moved["up"]) / 1e9) / 0.01
     assert blocks == pytest.approx(round(blocks), abs=1e-6)
@@ -80,7 +81,7 @@ def test_what_is_nowhere_is_computed_again():
     requests = [Request(float(i), name, 500, 12) for i, name in enumerate("aba")]
     report = run(requests, ("memory", size_of(4) + 10), prefill=100)
     assert report.recomputed > 0
-    assert report.found + report.recomputed + report.loaded == report.context
+    assert report.hits + report.recomputed + report.loaded == report.context
     assert report.seconds["again"] > report.recomputed / 100
     assert report.attended == 1.0
 
@@ -114,7 +115,7 @@ def test_a_prefix_is_held_once():
     assert one.tokens == 1024 + 5 * 200
     assert one.peak["memory"] < 0.6 * many.peak["memory"]
     assert one.seconds["prompt"] < 0.5 * many.seconds["prompt"]
-    assert one.context == one.found == 4 * 1024
+    assert one.context == one.hits == 4 * 1024
     small = [r._replace(prefix_tokens=100) for r in shared]  # less than a block: nothing to share
     assert run(small, BIG).tokens == 5 * 200
     assert run(small, BIG).context == 0
@@ -122,11 +123,11 @@ def test_a_prefix_is_held_once():
 
 @pytest.mark.parametrize("workload", ["chat", "shared"])
 def test_belady_finds_most(workload):
-    requests = generate(workload, 60_000, seed=10_410)
+    requests = generate_requests(workload, 60_000, seed=10_410)
     found = {}
     for eviction in ("oldest", "lru", "belady"):
         report = run(requests, ("memory", size_of(80)), ("disk", size_of(4000)), eviction=eviction)
-        assert report.found + report.loaded + report.recomputed == report.context
+        assert report.hits + report.loaded + report.recomputed == report.context
         assert report.peak["memory"] <= size_of(80)
         found[eviction] = report.hit_rate
     assert found["belady"] > max(found["oldest"], found["lru"])
@@ -134,7 +135,7 @@ def test_belady_finds_most(workload):
 
 
 def test_more_memory_and_fewer_bits_find_more():
-    requests = generate("chat", 40_000, seed=10_411)
+    requests = generate_requests("chat", 40_000, seed=10_411)
 
     def rate(blocks, policy=POLICY):
         return run(requests, ("memory", size_of(blocks)), ("disk", 2**40), policy=policy).hit_rate
@@ -157,7 +158,7 @@ def test_windows_and_states_count():
     )
     model = Model("mixed", 10**6, kinds, "")
     report = run([Request(0.0, "a", 2560, 0), Request(1.0, "a", 0, 1)], BIG, model=model)
-    most = max(Sizes(groups_of(model, POLICY))(256 * n) for n in (10, 11))
+    most = max(SequenceBytes(group_layers(model, POLICY))(256 * n) for n in (10, 11))
     assert report.peak["memory"] == pytest.approx(most, rel=0.05)
     assert report.seconds["decode"] == pytest.approx(2 * (1e-3 + 1e-4) + 1e-6 * (512 + 2561))
 
@@ -166,8 +167,8 @@ def test_a_store_never_holds_more_than_fits():
     """Random use against a plain record of where blocks are."""
     rng = np.random.default_rng(10_412)
     for eviction in ("oldest", "lru", "belady"):
-        store = Store([Tier("a", 1000), Tier("b", 700), Tier("c", 300)], eviction)
-        rows = [Blocks() for _ in range(6)]
+        store = BlockStore([MemoryTier("a", 1000), MemoryTier("b", 700), MemoryTier("c", 300)], eviction)
+        rows = [BlockSequence() for _ in range(6)]
         for step in range(400):
             row = rows[rng.integers(6)]
             store.running = [row]
@@ -188,34 +189,34 @@ def test_a_store_never_holds_more_than_fits():
 def test_time_grows_with_tokens_alone(monkeypatch):
     """Four times the tokens: about four times the blocks that are looked at."""
     looks = []
-    inside = Blocks.inside
-    monkeypatch.setattr(Blocks, "inside", lambda self, tier: looks.append(len(self)) or inside(self, tier))
+    inside = BlockSequence.blocks_in
+    monkeypatch.setattr(BlockSequence, "blocks_in", lambda self, tier: looks.append(len(self)) or inside(self, tier))
     work = []
     for tokens in (150_000, 600_000):
         looks.clear()
-        run(generate("chat", tokens, seed=10_413), ("memory", size_of(60)), ("disk", size_of(200)))
+        run(generate_requests("chat", tokens, seed=10_413), ("memory", size_of(60)), ("disk", size_of(200)))
         work.append(sum(looks))
     assert 3 * work[0] < work[1] < 5 * work[0]
 
 
 def test_losses_grow_with_fewer_bits_and_fewer_tokens():
     exact, eight, four, two = (
-        measure_loss(TENSORS, policy) for policy in (Policy(hot=None), Policy(8, 8), Policy(4, 4), Policy(2, 2))
+        measure_loss(TENSORS, policy) for policy in (Policy(recent=None), Policy(8, 8), Policy(4, 4), Policy(2, 2))
     )
     assert exact.mean < 1e-3 < eight.mean < four.mean < two.mean
     assert four.mean <= four.p99
     assert four.mean <= four.worst_head
-    half, tenth = (measure_loss(TENSORS, Policy(hot=None), kept).mean for kept in (0.5, 0.1))
+    half, tenth = (measure_loss(TENSORS, Policy(recent=None), kept=kept).mean for kept in (0.5, 0.1))
     assert exact.mean < half < tenth
 
 
 def test_made_keys_have_the_constant_part_that_real_ones_have():
-    k = made_layer(128).k
+    k = synthesize_layer(128).k
     means = (k / np.linalg.norm(k, axis=2, keepdims=True)).mean(axis=1)
     assert np.linalg.norm(means, axis=1) == pytest.approx(0.74, abs=0.04)
     assert (
-        measure_loss([made_layer(128)], Policy(3, 3)).mean
-        < measure_loss([made_layer(128)], Policy(3, 3, mean_tokens=0)).mean
+        measure_loss([synthesize_layer(128)], Policy(3, 3)).mean
+        < measure_loss([synthesize_layer(128)], Policy(3, 3, mean_tokens=0)).mean
     )
 
 
@@ -242,7 +243,7 @@ def test_captured_tensors(tmp_path):
 
 def test_calibration_measures_this_machine():
     kind = LayerKind("full", 2, 32, heads=4)
-    found = calibrate(kind, POLICY, threads=1, lengths=(256, 512, 1024))
+    found = measure_rates(kind, POLICY, threads=1, lengths=(256, 512, 1024))
     assert min(found[:5]) >= 0
     assert found.attend_token + found.attend_beyond >= 0
     assert min(found.append, found.encode, found.pair) > 0
@@ -250,9 +251,9 @@ def test_calibration_measures_this_machine():
 
 
 def test_attention_may_bend():
-    bent = Clock(groups_of(MODEL, POLICY), {(2, 32, 4): RATES._replace(bend=1000, attend_beyond=2e-6)})
-    plain = clock().decode(np.array([500, 1000, 1500]))
-    assert bent.decode(np.array([500, 1000, 1500])) - plain == pytest.approx([0, 0, 2 * 500 * 2e-6])
+    bent = Clock(group_layers(MODEL, POLICY), {(2, 32, 4): RATES._replace(bend=1000, attend_beyond=2e-6)})
+    plain = clock().decode_time(np.array([500, 1000, 1500]))
+    assert bent.decode_time(np.array([500, 1000, 1500])) - plain == pytest.approx([0, 0, 2 * 500 * 2e-6])
 
 
 def test_a_report_prints_and_is_json():
@@ -260,7 +261,7 @@ def test_a_report_prints_and_is_json():
     found = json.loads(report.to_json())
     assert (found["tokens"], found["hit_rate"], found["moved"]) == (320, 1.0, {"disk": {"down": 0, "up": 0, "read": 0}})
     assert found["loss"] == report.loss._asdict()
-    table = show([report, report]).splitlines()
+    table = format_reports([report, report]).splitlines()
     assert len(table) == 3
     assert f"{report.loss.mean:.3f}" in table[1]
 
@@ -268,14 +269,14 @@ def test_a_report_prints_and_is_json():
 @pytest.mark.parametrize(
     ("text", "tier"),
     [
-        ("memory:8GiB", Tier("memory", 2**33)),
-        ("disk:1GB:2GB/s", Tier("disk", 10**9, 2e9)),
-        ("disk:1GB:2GB/s:100us", Tier("disk", 10**9, 2e9, 1e-4)),
-        ("disk:1GB:2GB/s:1.5ms", Tier("disk", 10**9, 2e9, 1.5e-3)),
+        ("memory:8GiB", MemoryTier("memory", 2**33)),
+        ("disk:1GB:2GB/s", MemoryTier("disk", 10**9, 2e9)),
+        ("disk:1GB:2GB/s:100us", MemoryTier("disk", 10**9, 2e9, 1e-4)),
+        ("disk:1GB:2GB/s:1.5ms", MemoryTier("disk", 10**9, 2e9, 1.5e-3)),
     ],
 )
 def test_tiers_are_read(text, tier):
-    assert Tier.parse(text) == pytest.approx(tier) if text.endswith("us") else Tier.parse(text) == tier
+    assert MemoryTier.parse(text) == pytest.approx(tier) if text.endswith("us") else MemoryTier.parse(text) == tier
 
 
 @pytest.mark.parametrize(
@@ -292,7 +293,7 @@ def test_tiers_are_read(text, tier):
 )
 def test_tiers_with_a_fault_are_refused(text, message):
     with pytest.raises(InputError, match=message):
-        Tier.parse(text)
+        MemoryTier.parse(text)
 
 
 def test_bad_input_is_named():
@@ -310,16 +311,16 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match=r"requests\[1\] comes before"):
         run([Request(1.0, "a", 1, 1), Request(0.0, "a", 1, 1)], BIG)
     with pytest.raises(InputError, match="model must be one of"):
-        simulate(one, "gpt-5", "turbo3", Server([Tier(*BIG)]))
+        simulate(one, "gpt-5", "turbo3", Server([MemoryTier(*BIG)]))
     with pytest.raises(InputError, match="policy must be one of"):
-        simulate(one, MODEL, "fp16", Server([Tier(*BIG)]))
+        simulate(one, MODEL, "fp16", Server([MemoryTier(*BIG)]))
     with pytest.raises(InputError, match="has no layer with keys and values"):
-        simulate(one, Model("none", 1, (LayerKind("linear", 0, 0, state=1),), ""), "turbo3", Server([Tier(*BIG)]))
+        simulate(one, Model("none", 1, (LayerKind("linear", 0, 0, state=1),), ""), "turbo3", Server([MemoryTier(*BIG)]))
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("tqvec.kvcache.simulation.timing.calibrate", lambda *_: RATES)
+    monkeypatch.setattr("tqvec.kvcache.simulation.timing.measure_rates", lambda *_, **__: RATES)
 
 
 def command(*arguments):
@@ -332,7 +333,7 @@ def command(*arguments):
 @pytest.mark.usefixtures("quick")
 def test_the_command(tmp_path):
     pytest.importorskip("matplotlib")
-    told = command(
+    result = command(
         *("--model", "llama-3.2-1b", "--tier", "memory:1GiB", "--tier", "disk:10GiB:2GB/s", "--trace", "chat:20k"),
         *("--policy", "turbo4", "--policy", "turbo3", "--eviction", "window:2k"),
         *("-o", tmp_path / "r.json", "-o", tmp_path / "r.svg"),
@@ -340,7 +341,7 @@ def test_the_command(tmp_path):
     lines = (tmp_path / "r.json").read_text().splitlines()
     assert [json.loads(line)["policy"] for line in lines] == ["turbo4", "turbo3"]
     assert (tmp_path / "r.svg").read_text().startswith("<?xml")
-    assert "turbo3" in told.output
+    assert "turbo3" in result.output
     (tmp_path / "t.jsonl").write_text('{"time": 0, "session": "a", "prompt": 10, "output": 5}\n{"time": -1}\n')
     with pytest.raises(InputError, match=r"t\.jsonl, line 2: lacks the field 'session'"):
         command("--model", "phi-4", "--tier", "memory:1GiB", "--trace", tmp_path / "t.jsonl")

@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 
 from tqvec.errors import InputError
-from tqvec.kvcache.simulation.traces import WORKLOADS, Request, Workload, generate, read_trace, write_trace
+from tqvec.kvcache.simulation.traces import WORKLOADS, Request, Workload, generate_requests, read_trace, write_trace
 
 GOOD = {"time": 1.5, "session": "a", "prompt": 10, "output": 5}
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_a_made_trace_survives_a_file(name, tmp_path):
-    requests = generate(name, 50_000, seed=10_400)
+    requests = generate_requests(name, 50_000, seed=10_400)
     write_trace(tmp_path / "t.jsonl", requests)
     assert read_trace(tmp_path / "t.jsonl") == requests
-    assert requests == generate(name, 50_000, seed=10_400) != generate(name, 50_000, seed=10_401)
+    assert requests == generate_requests(name, 50_000, seed=10_400) != generate_requests(name, 50_000, seed=10_401)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_a_made_trace_has_the_means_it_says(name):
     kind = WORKLOADS[name]
-    requests = generate(name, 3_000_000, seed=10_402)
+    requests = generate_requests(name, 3_000_000, seed=10_402)
     sessions = {}
     for request in requests:
         sessions.setdefault(request.session, []).append(request)
@@ -40,12 +40,12 @@ def test_a_made_trace_has_the_means_it_says(name):
 
 
 def test_a_workload_of_ones_own():
-    requests = generate(Workload(2, 1, 1, 1, 1.0, 1), 1)
+    requests = generate_requests(Workload(2, 1, 1, 1, 1.0, 1), 1)
     assert [r.session for r in requests] == ["session-0"] * 2
     with pytest.raises(InputError, match="workload must be one of 'chat'"):
-        generate("tea", 10)
+        generate_requests("tea", 10)
     with pytest.raises(InputError, match="tokens must be an integer from 1"):
-        generate("chat", 0)
+        generate_requests("chat", 0)
 
 
 def written(tmp_path, *lines):

@@ -1,1 +1,24 @@
-"""Plan the memory of a KV cache before it exists: models, formats, and bytes."""
+"""Plan the memory of a KV cache before it exists: `plan` a `Model` under a policy or another engine's format."""
+
+from tqvec.kvcache.planning.formats import FORMATS, Coding, Format
+from tqvec.kvcache.planning.models import LayerKind, Model, find_model, list_models, parse_config
+from tqvec.kvcache.planning.planner import Plan, PlanPart, plan
+from tqvec.kvcache.planning.units import format_bytes, format_seconds, parse_bytes, parse_tokens
+
+__all__ = [
+    "FORMATS",
+    "Coding",
+    "Format",
+    "LayerKind",
+    "Model",
+    "Plan",
+    "PlanPart",
+    "find_model",
+    "format_bytes",
+    "format_seconds",
+    "list_models",
+    "parse_bytes",
+    "parse_config",
+    "parse_tokens",
+    "plan",
+]

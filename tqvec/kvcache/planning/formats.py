@@ -1,4 +1,4 @@
-"""Formats of other engines: what they take for a token, to plan with and to compare with. Data, no codecs."""
+"""Formats of other engines: their bytes per token, to compare with. Data, no codecs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from tqvec.kvcache.byte_model import Nbytes
 
 
 class Coding(NamedTuple):
-    """How keys, or values, are stored: runs of `block` coordinates, each with its numbers behind.
+    """The layout of keys, or of values: blocks of coordinates, each followed by its scales.
 
     Attributes
     ----------
     nbits : float
-        A coordinate.
+        Bits per coordinate.
     scales : int
-        Bits of norms, scales and zero points of a block.
+        Bits of norms, scales and zero points per block.
     block : int or None
-        Coordinates of a block; a head's last block is a whole one too. None: all of a head.
+        Coordinates per block; the last block of a head is whole too. None: one block per head.
     """
 
     nbits: float
@@ -26,21 +26,21 @@ class Coding(NamedTuple):
     block: int | None = None
 
     def row_bytes(self, head_dim: int) -> tuple[int, int]:
-        """Bytes of the codes of a token and head, and of what goes with them."""
+        """Return the bytes of codes and of scales, per token and head."""
         block = head_dim if self.block is None else self.block
         blocks = ceil(head_dim / block)
         return blocks * ceil(block * self.nbits / 8), blocks * ceil(self.scales / 8)
 
 
 class Format(NamedTuple):
-    """A format: how keys and values are stored, and where that is from."""
+    """A format of another engine: the layouts of keys and values, and their source."""
 
     keys: Coding
     values: Coding
     source: str
 
     def nbytes(self, kv_heads: int, head_dim: int, n_tokens: int, page: int = 1) -> Nbytes:
-        """Bytes of a layer; tokens are held in pages of `page`, and what has no token is bookkeeping."""
+        """Return the bytes of a layer; tokens are held in pages of `page`, whose empty part is bookkeeping."""
         sides = [coding.row_bytes(head_dim) for coding in (self.keys, self.values)]
         codes, scales = (kv_heads * sum(side) for side in zip(*sides, strict=True))
         spare = -n_tokens % page
@@ -53,7 +53,7 @@ def _turbo(nbits: int, scales: int, block: int, source: str) -> Format:
 
 
 def _prod(nbits: int) -> Format:
-    """Keys: nbits - 1 and a sign a coordinate, norm and residual norm; values: nbits and a norm. Norms in 16 bits."""
+    """Keys: nbits - 1 bits and a sign per coordinate, two norms; values: nbits and one norm. Norms in 16 bits."""
     return Format(Coding(nbits, 32), Coding(nbits, 16), "TurboQuant, Algorithms 2 and 1 (arXiv 2504.19874)")
 
 
@@ -63,19 +63,19 @@ def _both(nbits: float, scales: int, source: str) -> Format:
 
 _LLAMA = "block formats of llama.cpp forks"
 _VLLM = "presets of vLLM: norms of keys, scale and zero point of values, 16 bits each"
-_SPLIT = "TurboQuant: two groups of channels (arXiv 2504.19874), three 16-bit norms a vector"
+_SPLIT = "TurboQuant: two groups of channels (arXiv 2504.19874), three 16-bit norms per vector"
 
 FORMATS = {
-    "fp16": _both(16, 0, "two bytes a value"),
-    "fp8": _both(8, 0, "one byte a value"),
-    "norm4": _both(4, 16, "4 bits and a 16-bit norm a vector"),
-    "norm3": _both(3, 16, "3 bits and a 16-bit norm a vector"),
-    "norm2": _both(2, 16, "2 bits and a 16-bit norm a vector"),
+    "fp16": _both(16, 0, "two bytes per value"),
+    "fp8": _both(8, 0, "one byte per value"),
+    "norm4": _both(4, 16, "4 bits and a 16-bit norm per vector"),
+    "norm3": _both(3, 16, "3 bits and a 16-bit norm per vector"),
+    "norm2": _both(2, 16, "2 bits and a 16-bit norm per vector"),
     "turbo2@32": _turbo(2, 16, 32, _LLAMA),
     "turbo3@32": _turbo(3, 16, 32, _LLAMA),
     "turbo2@128": _turbo(2, 16, 128, _LLAMA),
     "turbo3@128": _turbo(3, 16, 128, _LLAMA),
-    "turbo4@128": _turbo(4, 32, 128, _LLAMA + "; two 16-bit norms a block, which is always 128"),
+    "turbo4@128": _turbo(4, 32, 128, _LLAMA + "; two 16-bit norms per block, which is always 128"),
     "prod2": _prod(2),
     "prod3": _prod(3),
     "prod4": _prod(4),

@@ -1,4 +1,4 @@
-"""Models as the planner sees them: what each layer keeps of a sequence. From the catalogue, or from a config.json."""
+"""Models as the planner sees them: the keys and values of each layer, by name or from a config.json."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from tqvec import _validate
 from tqvec.errors import InputError
 
-_MOST = 2**31
-# What a config.json may leave out, by model_type: the defaults of transformers' configuration classes.
+_MAX_NUMBER = 2**31
+# Defaults of transformers' configuration classes by model_type, which a config.json may leave out.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma2": {"head_dim": 256, "sliding_window": 4096, "sliding_window_pattern": 2, "max_position_embeddings": 8192},
     "gemma3_text": {
@@ -39,20 +39,20 @@ _FLOAT32 = 4
 
 
 class LayerKind(NamedTuple):
-    """What a layer keeps of a sequence.
+    """The keys, values and state that a layer keeps of a sequence.
 
     Attributes
     ----------
     name : str
         "full", "sliding", "chunked" or "linear".
     kv_heads, head_dim : int
-        Of the keys and values; 0 where there are none.
+        Shape of the keys and values; 0 in a layer without them.
     window : int or None
-        Newest tokens that it attends to; None: all.
+        Newest tokens that the layer attends to; None: all.
     state : int
         Bytes that do not depend on the number of tokens.
     heads : int
-        Of the queries.
+        Number of query heads.
     """
 
     name: str
@@ -64,16 +64,16 @@ class LayerKind(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A model.
+    """The shape of a model's cache.
 
     Attributes
     ----------
     name : str
     context : int
-        Tokens that it was made for.
+        Tokens that the model was made for.
     layers : tuple of LayerKind
     source : str
-        Where the figures are from.
+        Origin of the figures: a URL or a path.
     """
 
     name: str
@@ -83,60 +83,62 @@ class Model(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def catalogue() -> dict[str, Model]:
-    """Models that tqvec knows by name; data/models.json has their configurations and where these are from."""
+def list_models() -> dict[str, Model]:
+    """Return the models that `plan` knows by name; `Model.source` says where the figures are from."""
     entries = json.loads(files("tqvec.kvcache").joinpath("data/models.json").read_text(encoding="utf-8"))
-    return {name: from_config(entry["config"], name, entry["source"]) for name, entry in entries.items()}
+    return {name: parse_config(entry["config"], name, entry["source"]) for name, entry in entries.items()}
 
 
 def find_model(model: str | Path) -> Model:
-    """A model of the catalogue, or that of a Hugging Face config.json.
+    """Find a model by name, or read its Hugging Face config.json.
 
     Parameters
     ----------
     model : str or Path
-        A name of `catalogue`, in any case; or the path of a config.json, or of a folder that holds one.
+        A name of `list_models`, in upper or lower case; or the path of a config.json, or of a folder with one.
 
     Raises
     ------
     InputError
-        Neither, or a config.json that does not say what is needed.
+        No model or file has this name, or a number is missing in config.json.
     """
-    known = catalogue()
-    if isinstance(model, str) and model.lower() in known:
-        return known[model.lower()]
+    models = list_models()
+    if isinstance(model, str) and model.lower() in models:
+        return models[model.lower()]
     path = Path(model)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
-        raise InputError(f"model must be one of {', '.join(known)}, or the path of a config.json; got {str(model)!r}")
+        raise InputError(f"model must be one of {', '.join(models)}, or the path of a config.json; got {str(model)!r}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: no JSON: {error}") from None
-    return from_config(config, path.resolve().parent.name, str(path))
+    return parse_config(config, path.resolve().parent.name, str(path))
 
 
-def from_config(config: object, name: str, source: str) -> Model:
-    """A model by its configuration, with the names that Hugging Face's config.json has.
+def parse_config(config: object, name: str, source: str) -> Model:
+    """Return the model of a configuration with the keys of a Hugging Face config.json.
 
     Parameters
     ----------
     config : dict
-    name, source : str
-        Errors name the source.
+    name : str
+        Name of the model.
+    source : str
+        Origin of the configuration, for error messages.
 
     Raises
     ------
     InputError
-        A number is missing or wrong, or a layer is of a kind that is not known here.
+        A number is missing or wrong, or the kind of a layer is unknown.
     """
     if isinstance(config, dict) and isinstance(config.get("text_config"), dict):
         config = config["text_config"]
     if not isinstance(config, dict):
         raise InputError(f"{source}: must hold an object, got {str(config)[:40]}")
-    given = {key: value for key, value in config.items() if value is not None}
-    fields = _Fields(_DEFAULTS.get(str(given.get("model_type")), {}) | given, source)
-    if "kv_lora_rank" in fields.given:
+    values = {key: value for key, value in config.items() if value is not None}
+    fields = _Fields(_DEFAULTS.get(str(values.get("model_type")), {}) | values, source)
+    if "kv_lora_rank" in fields.values:
         raise InputError(f"{source}: kv_lora_rank: latent attention keeps no keys and values of heads; not modelled")
     kinds = _layer_kinds(fields)
     layers = [_layer(kind, fields) for kind in kinds]
@@ -147,40 +149,40 @@ def from_config(config: object, name: str, source: str) -> Model:
 
 
 class _Fields:
-    """Numbers of a configuration."""
+    """The values of a configuration, with their source for error messages."""
 
-    def __init__(self, given: Mapping[str, Any], source: str):
-        self.given, self.source = given, source
+    def __init__(self, values: Mapping[str, Any], source: str):
+        self.values, self.source = values, source
 
     def integer(self, name: str, default: int | None = None) -> int:
-        if name not in self.given:
+        if name not in self.values:
             if default is None:
                 raise InputError(f"{self.source}: {name} is missing")
             return default
-        return _validate.integer(self.given[name], f"{self.source}: {name}", 0 if default == 0 else 1, _MOST)
+        return _validate.integer(self.values[name], f"{self.source}: {name}", 0 if default == 0 else 1, _MAX_NUMBER)
 
 
 def _layer_kinds(fields: _Fields) -> list[str]:
-    """What kind each layer is of: listed, or by a rule."""
+    """Return the kind of each layer: from a list, or by a rule."""
     n = fields.integer("num_hidden_layers")
-    given = fields.given
-    if "layer_types" in given:
-        types = given["layer_types"]
+    values = fields.values
+    if "layer_types" in values:
+        types = values["layer_types"]
         if not isinstance(types, list) or len(types) != n:
             raise InputError(f"{fields.source}: layer_types must list {n} layers")
         for i, kind in enumerate(types):
             if kind not in _KINDS:
                 raise InputError(f"{fields.source}: layer_types[{i}]: {kind!r} is not one of {', '.join(_KINDS)}")
         return [_KINDS[kind] for kind in types]
-    if "full_attention_interval" in given:
+    if "full_attention_interval" in values:
         every = fields.integer("full_attention_interval")
         return ["linear" if (i + 1) % every else "full" for i in range(n)]
-    if "sliding_window" not in given or given.get("use_sliding_window") is False:
+    if "sliding_window" not in values or values.get("use_sliding_window") is False:
         return ["full"] * n
-    if "sliding_window_pattern" in given:
+    if "sliding_window_pattern" in values:
         every = fields.integer("sliding_window_pattern")
         return ["sliding" if (i + 1) % every else "full" for i in range(n)]
-    first = fields.integer("max_window_layers", 0) if "use_sliding_window" in given else 0
+    first = fields.integer("max_window_layers", 0) if "use_sliding_window" in values else 0
     return ["full" if i < first else "sliding" for i in range(n)]
 
 
@@ -200,7 +202,7 @@ def _layer(kind: str, fields: _Fields) -> LayerKind:
 
 
 def _linear_state(fields: _Fields) -> int:
-    """Bytes of a gated delta net: a float32 matrix a value head, and the last inputs of a convolution in 16 bits."""
+    """Return the state of a gated delta net: a float32 matrix per value head, and 16-bit inputs of a convolution."""
     keys, values = (
         (fields.integer(f"linear_num_{side}_heads"), fields.integer(f"linear_{side}_head_dim"))
         for side in ("key", "value")

@@ -1,4 +1,4 @@
-"""Widths for each layer and head at a budget of bytes, from the errors that they make on captured tensors."""
+"""Choose the width of each layer and head at a budget of bytes, by the errors on captured tensors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tqvec.kvcache.cache import KVCache
 from tqvec.kvcache.policy import Policy, Width
 from tqvec.kvcache.quality.fidelity import output_errors
 
-_SCALES = 4  # bytes of a token's two scales
+_SCALES = 4  # bytes of a token's two scales, per head
 
 Captured = tuple[ArrayLike, ArrayLike, ArrayLike]
 
 
 class Step(NamedTuple):
-    """A point that the allocation passed: bytes of a token over all layers and heads, and the expected error."""
+    """A point of the Pareto front: bytes per token over all layers and heads, and the expected squared error."""
 
     bytes_per_token: int
     error: float
@@ -34,26 +34,26 @@ class Allocation(NamedTuple):
     Attributes
     ----------
     policy : Policy
-        With a key and a value width for each layer and head.
-    table : tuple of Step
-        The Pareto front: the best that was found for each size, from the least widths up to the budget.
+        The policy with a key width and a value width per layer and head.
+    pareto_front : tuple of Step
+        The lowest error for each size, from the smallest widths up to the budget.
     errors : (n_layers, n_kv_heads, 2, widths) float64
-        Mean squared error of a head's attention output, relative to the output's squared length, if its keys (0) or
-        its values (1) alone have each of the widths.
+        Mean squared error of a head's attention output, relative to the output's squared length, if only its keys
+        (side 0) or its values (side 1) are coded, with each of the widths.
     """
 
     policy: Policy
-    table: tuple[Step, ...]
+    pareto_front: tuple[Step, ...]
     errors: NDArray[np.float64]
 
 
 class _Move(NamedTuple):
-    """One side of a head gets more bits."""
+    """A change that gives one side of a head more bits."""
 
     layer: int
     head: int
     side: int
-    width: int  # place among the widths
+    width: int  # index among the widths
     bytes: int
     gain: float
 
@@ -61,29 +61,30 @@ class _Move(NamedTuple):
 def allocate(
     captured: Sequence[Captured],
     bytes_per_token: int,
+    *,
     policy: Policy | None = None,
     widths: Sequence[Width] = (2, 3, 4, 5),
     scale: float | None = None,
 ) -> Allocation:
-    """Choose the width of each head's keys and values, so that attention errs least at a budget of bytes.
+    """Choose the width of each head's keys and values that minimise the error of attention at a budget of bytes.
 
-    For each side of each head the error of the output is measured with each width, everything else exact. The errors
-    are taken to add up; then the next bytes go where they lower the sum most, byte for byte.
+    The error of the output is measured for each side of each head and each width, everything else exact. Errors are
+    assumed to add up. Each further byte goes where it lowers the sum most.
 
     Parameters
     ----------
     captured : sequence of (k, v, q)
-        Of each layer: keys and values (n_kv_heads, n_tokens, head_dim), and queries (n_heads, n_queries, head_dim) of
-        the newest tokens.
+        Per layer: keys and values (n_kv_heads, n_tokens, head_dim), and queries (n_heads, n_queries, head_dim) of the
+        newest tokens.
     bytes_per_token : int
-        Codes and scales of one cold token, over all layers and heads.
+        Budget: codes and scales of one coded token, over all layers and heads.
     policy : Policy, optional
-        All that is not widths: its codebook, means, sinks and hot window are those that errors are measured with, so it
-        must leave tokens to code. Default: ``Policy()``.
+        The codebook, means, sinks and recent tokens with which errors are measured; its widths are not used. It must
+        leave tokens to code. Default: ``Policy()``.
     widths : sequence
-        To choose from, by rising size.
+        Widths to choose from, by rising size.
     scale : float, optional
-        Of the scores. Default: 1/√head_dim.
+        Factor of the scores. Default: 1/√head_dim.
 
     Returns
     -------
@@ -92,7 +93,7 @@ def allocate(
     Raises
     ------
     InputError
-        The budget is less than the least widths take, or shapes don't fit.
+        The budget is smaller than the bytes of the smallest widths, or shapes don't fit.
     """
     policy = Policy() if policy is None else policy
     if not captured or not widths:
@@ -101,49 +102,49 @@ def allocate(
     sizes = [row_bytes([width], d) for width in widths]
     if sizes != sorted(set(sizes)):
         raise InputError(f"widths must take more bytes each than the one before, got {list(widths)!r}")
-    errors = np.array([_layer_errors(one, policy, widths, scale) for one in captured])
-    place = np.zeros(errors.shape[:3], np.int64)
-    used = place.size * sizes[0] + len(captured) * heads * _SCALES
+    errors = np.array([_layer_errors(layer, policy, widths, scale) for layer in captured])
+    index = np.zeros(errors.shape[:3], np.int64)
+    used = index.size * sizes[0] + len(captured) * heads * _SCALES
     if _validate.integer(bytes_per_token, "bytes_per_token", 1, 2**62) < used:
         raise InputError(
-            f"bytes_per_token must be at least {used}, what {widths[0]!r} bits take, got {bytes_per_token}"
+            f"bytes_per_token must be at least {used}, the size of {widths[0]!r} bits, got {bytes_per_token}"
         )
     error = float(errors[..., 0].sum())
-    table = [Step(used, error / place.size * 2)]
+    front = [Step(used, error / index.size * 2)]
     for move in _moves(errors, sizes):
         if used + move.bytes > bytes_per_token:
             break
-        place[move.layer, move.head, move.side] = move.width
+        index[move.layer, move.head, move.side] = move.width
         used, error = used + move.bytes, error - move.gain
-        table.append(Step(used, error / place.size * 2))
-    chosen = [[tuple(widths[i] for i in layer[:, side]) for layer in place] for side in (0, 1)]
-    found = replace(policy, key_nbits=tuple(chosen[0]), value_nbits=tuple(chosen[1]), protected=0)
-    return Allocation(found, tuple(table), errors)
+        front.append(Step(used, error / index.size * 2))
+    keys, values = (tuple(tuple(widths[i] for i in layer[:, side]) for layer in index) for side in (0, 1))
+    policy = replace(policy, key_nbits=keys, value_nbits=values, protected=0)
+    return Allocation(policy, tuple(front), errors)
 
 
 def _layer_errors(
     captured: Captured, policy: Policy, widths: Sequence[Width], scale: float | None
 ) -> NDArray[np.float64]:
-    """Errors of one layer, (n_kv_heads, 2, widths)."""
+    """Measure the errors of one layer, (n_kv_heads, 2, widths)."""
     k, v, q = captured
     heads, _, d = np.shape(k)
-    found = np.empty((heads, 2, len(widths)))
+    errors = np.empty((heads, 2, len(widths)))
     for at, width in enumerate(widths):
         uniform = replace(policy, key_nbits=width, value_nbits=width, protected=0, max_tokens=None)
-        plain = replace(uniform, old_after=None, old_key_nbits=None, old_value_nbits=None)
+        plain = replace(uniform, recode_after=None, recoded_key_nbits=None, recoded_value_nbits=None)
         cache = KVCache(1, heads, d, plain)
         cache.append(0, k, v)
-        if cache.tiers(0).cold == 0:
+        if cache.token_counts(0).coded == 0:
             raise InputError(f"captured tensors have {np.shape(k)[1]} tokens, of which the policy codes none")
         for side, other in enumerate(((cache.keys(0), v), (k, cache.values(0)))):
-            error = output_errors(q, (k, v), other, scale)
-            found[:, side, at] = np.square(error).reshape(heads, -1).mean(axis=1)
-    return found
+            error = output_errors(q, (k, v), other, scale=scale)
+            errors[:, side, at] = np.square(error).reshape(heads, -1).mean(axis=1)
+    return errors
 
 
 def _moves(errors: NDArray[np.float64], sizes: Sequence[int]) -> list[_Move]:
-    """Moves along the lower convex hull of each head's and side's errors, the most worth a byte first."""
-    found = []
+    """Return the moves along the lower convex hull of each side's errors, by falling gain per byte."""
+    moves = []
     for layer, head, side in np.ndindex(*errors.shape[:3]):
         curve = errors[layer, head, side]
         at = 0
@@ -152,6 +153,7 @@ def _moves(errors: NDArray[np.float64], sizes: Sequence[int]) -> list[_Move]:
             if max(slopes) <= 0:
                 break
             to = at + 1 + int(np.argmax(slopes))
-            found.append(_Move(layer, head, side, to, sizes[to] - sizes[at], float(curve[at] - curve[to])))
+            gain = float(curve[at] - curve[to])
+            moves.append(_Move(layer=layer, head=head, side=side, width=to, bytes=sizes[to] - sizes[at], gain=gain))
             at = to
-    return sorted(found, key=lambda move: -move.gain / move.bytes)
+    return sorted(moves, key=lambda move: -move.gain / move.bytes)

@@ -1,4 +1,4 @@
-"""How faithful attention stays when keys and values are replaced: measured on captured queries, keys and values."""
+"""Compare attention on replaced keys and values with the true one, in float64, on captured queries."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
-from tqvec._types import Doubles
+from tqvec._types import Doubles, Flags
 from tqvec.errors import InputError
 
 _BLOCK = 1 << 21  # scores at a time
 
 
 class Fidelity(NamedTuple):
-    """Attention with other keys and values, compared with the true one. Means over all queries of all heads.
+    """Attention on other keys and values, compared with the true one: means over all queries of all heads.
 
     Attributes
     ----------
     score_cosine : float
-        Cosine of a query's scores. A mean that all keys share makes it look better than it is.
+        Cosine of a query's scores with the true ones. A mean that all keys share hides errors from it.
     centred_cosine : float
-        The same after the mean of a query's scores is subtracted, which the softmax does not see.
+        The same after the mean of a query's scores is subtracted, which does not change the softmax.
     kl : float
         Kullback-Leibler divergence of the weights from the true ones, in nats.
     top_overlap : float
-        Share of a query's `top` most attended tokens that still are.
+        Share of a query's `top` most attended tokens that are among the `top` with the other keys too.
     top1_in_5 : float
-        Share of queries whose most attended token is among the five most attended.
+        Share of queries whose most attended token is among the five most attended with the other keys.
     output_error : float
-        Length of the output's error relative to the output's.
+        Length of the output's error relative to the length of the output.
     output_error_p99 : float
-        Its 99th percentile over queries.
+        99th percentile of the output's error over queries.
     worst_head_error : float
         `output_error` of the worst head.
     """
@@ -49,32 +49,33 @@ class Fidelity(NamedTuple):
 
 
 class _Attention(NamedTuple):
-    """Of some queries: scores with -infinity where a token is not seen, weights, (g, n), and outputs, (g, head_dim)."""
+    """Attention of some queries: scores (-infinity for tokens not seen), weights (g, n), outputs (g, head_dim)."""
 
     scores: Doubles
     weights: Doubles
     out: Doubles
 
 
-def fidelity(
+def measure_fidelity(
     q: ArrayLike,
     true: tuple[ArrayLike, ArrayLike],
     other: tuple[ArrayLike, ArrayLike],
+    *,
     scale: float | None = None,
     top: int = 32,
 ) -> Fidelity:
-    """Compare attention with other keys and values, as `KVCache.keys` and `values` give them, with the true one.
+    """Compare attention on other keys and values, such as those of `KVCache.keys` and `values`, with the true one.
 
     Parameters
     ----------
     q : (n_heads, n_queries, head_dim) float
-        Queries of the newest tokens, as for `KVCache.attend`; a query sees the tokens up to its own.
+        Queries of the newest tokens, as for `KVCache.attend`. A query sees the tokens up to its own.
     true, other : pair of (n_kv_heads, n_tokens, head_dim) float
         Keys and values.
     scale : float, optional
-        Of the scores. Default: 1/√head_dim.
+        Factor of the scores. Default: 1/√head_dim.
     top : int
-        Tokens for `Fidelity.top_overlap`; for queries that see fewer, as many as they see.
+        Number of tokens for `Fidelity.top_overlap`, or all that a query sees if they are fewer.
 
     Returns
     -------
@@ -83,10 +84,10 @@ def fidelity(
     Raises
     ------
     InputError
-        Shapes don't fit.
+        The shapes don't fit.
     """
     top = _validate.integer(top, "top", 1, 2**31)
-    pairs = _attentions(*_checked(q, true, other), scale)
+    pairs = _attentions(*_check(q, true, other), scale)
     per_query = np.array([np.concatenate([_compare(*pair, top) for pair in head]) for head in pairs])
     error = per_query[..., -1]
     means = per_query.mean(axis=(0, 1)).tolist()
@@ -97,34 +98,47 @@ def output_errors(
     q: ArrayLike,
     true: tuple[ArrayLike, ArrayLike],
     other: tuple[ArrayLike, ArrayLike],
+    *,
     scale: float | None = None,
+    kept: NDArray[np.int64] | None = None,
 ) -> Doubles:
-    """Relative error of the output of each query, (n_heads, n_queries) float64; arguments are those of `fidelity`."""
-    pairs = _attentions(*_checked(q, true, other), scale)
+    """Return the relative error of each query's output, (n_heads, n_queries) float64.
+
+    Parameters
+    ----------
+    q, true, other, scale
+        As for `measure_fidelity`.
+    kept : (m,) int64, optional
+        Positions of the tokens that the other attention still has, rising, with those of all queries. Default: all.
+    """
+    pairs = _attentions(*_check(q, true, other), scale, kept)
     return np.array([np.concatenate([_output_error(*pair) for pair in head]) for head in pairs])
 
 
 def _attentions(
-    queries: NDArray, arrays: list[NDArray], scale: float | None
+    queries: NDArray, arrays: list[NDArray], scale: float | None, kept: NDArray[np.int64] | None = None
 ) -> Iterator[Iterator[tuple[_Attention, _Attention]]]:
-    """True and other attention of each head, some queries at a time."""
+    """Yield the true and the other attention of each head, some queries at a time."""
     n_heads, nq, d = queries.shape
     factor = 1 / np.sqrt(d) if scale is None else _validate.number(scale, "scale")
     group = n_heads // arrays[0].shape[0]
+    everything = np.arange(arrays[0].shape[1])
+    kept = everything if kept is None else kept
 
-    def of(head: int) -> Iterator[tuple[_Attention, _Attention]]:
-        k, v, k_other, v_other = (array[head // group].astype(np.float64) for array in arrays)
-        for rows, seen in _blocks(nq, k.shape[0]):
+    def attend_head(head: int) -> Iterator[tuple[_Attention, _Attention]]:
+        k, v = (array[head // group].astype(np.float64) for array in arrays[:2])
+        k_other, v_other = (array[head // group][kept].astype(np.float64) for array in arrays[2:])
+        for rows, newest in _blocks(nq, k.shape[0]):
             part = queries[head, rows].astype(np.float64) * factor
-            yield _attention(part, k, v, seen), _attention(part, k_other, v_other, seen)
+            yield _attend(part, k, v, everything <= newest), _attend(part, k_other, v_other, kept <= newest)
 
-    return (of(head) for head in range(n_heads))
+    return (attend_head(head) for head in range(n_heads))
 
 
-def _checked(
+def _check(
     q: ArrayLike, true: tuple[ArrayLike, ArrayLike], other: tuple[ArrayLike, ArrayLike]
 ) -> tuple[NDArray, list[NDArray]]:
-    """Queries; keys, values, other keys and values: arrays whose shapes fit."""
+    """Return queries, and keys, values, other keys and other values, as arrays whose shapes fit."""
     named = {"q": q, "true keys": true[0], "true values": true[1], "other keys": other[0], "other values": other[1]}
     arrays = [_validate.as_array(x, name) for name, x in named.items()]
     shapes = [array.shape for array in arrays]
@@ -138,23 +152,24 @@ def _checked(
 
 
 def _blocks(nq: int, n: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
-    """Some queries at a time, and how many tokens each sees."""
+    """Yield some queries at a time, and the position of the newest token that each sees, (g, 1)."""
     step = max(1, _BLOCK // n)
     for start in range(0, nq, step):
         stop = min(start + step, nq)
-        yield slice(start, stop), np.arange(n - nq + 1 + start, n - nq + 1 + stop)
+        yield slice(start, stop), np.arange(n - nq + start, n - nq + stop)[:, None]
 
 
-def _attention(q: Doubles, k: Doubles, v: Doubles, seen: NDArray[np.int64]) -> _Attention:
+def _attend(q: Doubles, k: Doubles, v: Doubles, seen: Flags) -> _Attention:
+    """Compute the attention of scaled queries to the tokens that they see; seen: (g, n)."""
     scores = q @ k.T
-    scores[np.arange(k.shape[0]) >= seen[:, None]] = -np.inf
+    scores[~seen] = -np.inf
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     return _Attention(scores, weights, weights @ v)
 
 
 def _compare(true: _Attention, other: _Attention, top: int) -> Doubles:
-    """Metrics of some queries, (g, 6)."""
+    """Return the metrics of some queries, (g, 6): those of `Fidelity`, up to `output_error`."""
     seen = np.isfinite(true.scores)
     s, t = np.where(seen, true.scores, 0), np.where(seen, other.scores, 0)
     counts = seen.sum(axis=1, keepdims=True)
@@ -176,19 +191,19 @@ def _compare(true: _Attention, other: _Attention, top: int) -> Doubles:
 
 
 def _output_error(true: _Attention, other: _Attention) -> Doubles:
-    """Length of the error of each output, relative to the output's."""
+    """Return the length of each output's error, relative to the length of the output."""
     return _ratio(np.linalg.norm(true.out - other.out, axis=1), np.linalg.norm(true.out, axis=1))
 
 
-def _log_softmax(scores: Doubles, seen: NDArray[np.bool_]) -> Doubles:
-    """Logarithms of the weights; 0 where a token is not seen."""
+def _log_softmax(scores: Doubles, seen: Flags) -> Doubles:
+    """Return the logarithms of the weights; 0 where a token is not seen."""
     highest = np.max(scores, axis=1, keepdims=True, where=seen, initial=-np.inf)
     total = np.sum(np.exp(scores - highest), axis=1, keepdims=True, where=seen)
     return np.where(seen, scores - highest - np.log(total), 0)
 
 
 def _ranks(scores: Doubles) -> NDArray[np.int64]:
-    """Place of each token of a query, by falling score; of equal ones the first token comes first."""
+    """Return the rank of each token by falling score; of equal scores the first token comes first."""
     order = np.argsort(-scores, axis=1, kind="stable")
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(scores.shape[1])[None, :], axis=1)
@@ -196,12 +211,12 @@ def _ranks(scores: Doubles) -> NDArray[np.int64]:
 
 
 def _cosine(a: Doubles, b: Doubles) -> Doubles:
-    """Of rows; 1 where both are zero."""
+    """Return the cosines of rows; 1 where both rows are zero."""
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     same = np.all(a == b, axis=1)
     return np.where(same, 1.0, np.divide(np.sum(a * b, axis=1), lengths, out=np.zeros(len(a)), where=lengths > 0))
 
 
 def _ratio(a: Doubles, b: Doubles) -> Doubles:
-    """a / b; 0 where a is."""
+    """Return a / b, or 0 where a is 0."""
     return np.divide(a, b, out=np.where(a > 0, np.inf, 0.0), where=b > 0)

@@ -1,9 +1,9 @@
-"""A server's day with a cache: bytes, time and error of one policy under one workload.
+"""Simulate a server with a cache: bytes, time and error of one policy under one workload.
 
-Requests are served one after the other. Before one starts, those of its tokens that are not in the first tier are
-loaded from others, and computed again if they are nowhere. While it runs, what does not fit stays in the other tiers
-and is read from there for every generated token; what fits nowhere is not attended to. Tokens are held in blocks, and
-time is added up a block at a time.
+Requests are served one after the other. Before a request starts, its tokens in other tiers are loaded to the first, and
+tokens that were dropped are computed again. While it runs, tokens that don't fit the first tier are read from the
+others for every generated token; tokens that fit no tier are not attended to. Tokens are held in blocks, and time is
+added up a block at a time.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 from tqvec import _validate
 from tqvec.errors import InputError
 from tqvec.kvcache.planning.models import Model, find_model
-from tqvec.kvcache.planning.planner import Group, Sizes, groups_of
+from tqvec.kvcache.planning.planner import LayerGroup, SequenceBytes, group_layers
 from tqvec.kvcache.policy import Policy
-from tqvec.kvcache.quality.captured import Layer, made_layer, measure_loss
-from tqvec.kvcache.simulation.memory_tiers import EVICTIONS, GONE, Blocks, Store, Tier
-from tqvec.kvcache.simulation.report import Report, summary
+from tqvec.kvcache.quality.captured import CapturedLayer, measure_loss, synthesize_layer
+from tqvec.kvcache.simulation.memory_tiers import EVICTIONS, GONE, BlockSequence, BlockStore, MemoryTier
+from tqvec.kvcache.simulation.report import SimulationReport, summarise
 from tqvec.kvcache.simulation.timing import Clock
 from tqvec.kvcache.simulation.traces import Request
 
@@ -33,23 +33,25 @@ BLOCK = 256  # tokens
 
 @dataclass(frozen=True)
 class Server:
-    """What requests run on.
+    """A server: its memory tiers, its rule of eviction, and the speed of its model.
 
     Parameters
     ----------
-    tiers : sequence of Tier
-        The first is the memory that attention works in.
+    tiers : sequence of MemoryTier
+        Attention works in the first.
     eviction : {"lru", "oldest", "window", "belady"}
-        Which blocks a full tier gives up; `Store` has the rules. "window": sequences also keep no more than their first
-        block and the newest `window` tokens, rounded up to blocks.
+        The block that a full tier evicts: of the sequence that was not used for the longest time, the oldest one, or of
+        the sequence that will not be used for the longest time ("belady", which no real server can know). "window" is
+        "lru", and sequences keep only their first block and the newest `window` tokens, rounded up to blocks.
     window : int
+        Newest tokens that `eviction="window"` keeps.
     prefill : float
-        Tokens of a prompt that the model computes a second, apart from what the cache does. Default: any number.
+        Tokens of a prompt that the model computes per second, apart from the cache's work. Default: infinity.
     block : int
         Tokens that are held together, a multiple of the policy's chunk.
     """
 
-    tiers: Sequence[Tier]
+    tiers: Sequence[MemoryTier]
     eviction: str = "lru"
     window: int = 4096
     prefill: float = math.inf
@@ -62,7 +64,7 @@ class Server:
         if not self.tiers:
             raise InputError("tiers must have at least one")
         if not _validate.number(self.prefill, "prefill") > 0:
-            raise InputError(f"prefill must be more than 0 tokens a second, got {self.prefill}")
+            raise InputError(f"prefill must be more than 0 tokens per second, got {self.prefill}")
 
 
 def simulate(
@@ -70,117 +72,118 @@ def simulate(
     model: str | Path | Model,
     policy: str | Policy,
     server: Server,
+    *,
     clock: Clock | None = None,
-    tensors: list[Layer] | None = None,
-    tell: Callable[[], None] | None = None,
+    tensors: Sequence[CapturedLayer] | None = None,
+    progress: Callable[[], None] | None = None,
     threads: int | None = None,
-) -> Report:
-    """Serve requests with a model's cache.
+) -> SimulationReport:
+    """Serve requests with a model's cache, and report bytes, time and error.
 
     Parameters
     ----------
     requests : sequence of Request
-        In order of time (`read_trace`, `generate`).
+        In order of time, as of `read_trace` or `generate_requests`.
     model : str, Path or Model
         As for `plan`.
     policy : str or Policy
         A policy, or the name of a preset.
     server : Server
     clock : Clock, optional
-        Rates; by default they are measured here, which takes some seconds.
-    tensors : list of Layer, optional
-        To measure the error on; default: `made_layer`.
-    tell : callable, optional
+        Rates of this machine. Default: they are measured, which takes some seconds.
+    tensors : sequence of CapturedLayer, optional
+        Tensors to measure the error on. Default: those of `synthesize_layer`.
+    progress : callable, optional
         Called after each request.
     threads : int, optional
-        For the measurements.
+        Threads of the measurements.
 
     Returns
     -------
-    Report
+    SimulationReport
 
     Raises
     ------
     InputError
-        An unknown model or policy, a block that chunks do not fill, or requests out of order.
+        The model or policy is unknown, the block is no multiple of the chunk, or requests are out of order.
     """
     for i, (before, after) in enumerate(pairwise(requests), 1):
         if after.time < before.time:
             raise InputError(f"requests[{i}] comes before the one it follows: {after.time} s, {before.time} s")
-    known = model if isinstance(model, Model) else find_model(model)
-    rule = policy if isinstance(policy, Policy) else Policy.from_name(policy)
-    groups = groups_of(known, rule)
-    if rule.hot is not None and server.block % rule.chunk:
-        raise InputError(f"block must be a multiple of the policy's chunk, {rule.chunk}; got {server.block}")
+    shape = model if isinstance(model, Model) else find_model(model)
+    rules = policy if isinstance(policy, Policy) else Policy.from_name(policy)
+    groups = group_layers(shape, rules)
+    if rules.recent is not None and server.block % rules.chunk:
+        raise InputError(f"block must be a multiple of the policy's chunk, {rules.chunk}; got {server.block}")
     if not any(group.kind.kv_heads for group in groups):
-        raise InputError(f"model {known.name} has no layer with keys and values")
+        raise InputError(f"model {shape.name} has no layer with keys and values")
     name = policy if isinstance(policy, str) else "policy"
-    report = Report(known.name, name, server.eviction, Sizes(groups).rate())
+    report = SimulationReport(shape.name, name, server.eviction, SequenceBytes(groups).per_token())
     if clock is None:
-        clock = Clock.calibrated(groups, rule, threads)
-    run = _Run(groups, server, clock, report)
-    for number, (request, next_uses) in enumerate(_with_next_uses(requests)):
+        clock = Clock.calibrate(groups, rules, threads=threads)
+    run = _Simulation(groups, server, clock, report)
+    for number, (request, next_uses) in enumerate(_pair_with_next_uses(requests)):
         run.serve(number, request, next_uses)
-        if tell is not None:
-            tell()
+        if progress is not None:
+            progress()
     run.finish()
     if tensors is None:
         kind = next(group.kind for group in groups if group.kind.kv_heads)
-        tensors = [made_layer(kind.head_dim)]
-    report.loss = measure_loss(tensors, rule, round(report.attended, 3))
+        tensors = [synthesize_layer(kind.head_dim)]
+    report.loss = measure_loss(tensors, rules, kept=round(report.attended, 3))
     return report
 
 
-def _with_next_uses(requests: Sequence[Request]) -> Iterator[tuple[Request, tuple[float, float]]]:
-    """Each request with the numbers of the next ones of its session and of its prefix."""
-    found: list[tuple[float, float]] = []
+def _pair_with_next_uses(requests: Sequence[Request]) -> Iterator[tuple[Request, tuple[float, float]]]:
+    """Pair each request with the numbers of the next requests of its session and of its prefix."""
+    next_uses: list[tuple[float, float]] = []
     later: dict[tuple[str, str | None], float] = {}
     for number in range(len(requests) - 1, -1, -1):
         request = requests[number]
         keys: tuple[tuple[str, str | None], ...] = (("session", request.session), ("prefix", request.prefix))
-        found.append((later.get(keys[0], math.inf), later.get(keys[1], math.inf)))
+        next_uses.append((later.get(keys[0], math.inf), later.get(keys[1], math.inf)))
         later.update(dict.fromkeys(keys, number))
-    return zip(requests, reversed(found), strict=True)
+    return zip(requests, reversed(next_uses), strict=True)
 
 
 class _Session:
-    """A sequence of tokens: some blocks that others have too, and its own."""
+    """A sequence of tokens: blocks of a prefix that other sessions share, and its own blocks."""
 
-    def __init__(self, prefix: Blocks | None, block: int):
+    def __init__(self, prefix: BlockSequence | None, block: int):
         self.prefix = prefix
-        self.own = Blocks()
+        self.own = BlockSequence()
         self.tokens = 0 if prefix is None else len(prefix) * block
 
     @property
-    def sequences(self) -> list[Blocks]:
+    def sequences(self) -> list[BlockSequence]:
         return [self.own] if self.prefix is None else [self.prefix, self.own]
 
 
-class _Run:
-    """A simulation under way."""
+class _Simulation:
+    """A simulation in progress."""
 
-    def __init__(self, groups: list[Group], server: Server, clock: Clock, report: Report):
+    def __init__(self, groups: list[LayerGroup], server: Server, clock: Clock, report: SimulationReport):
         self.server, self.clock, self.report = server, clock, report
-        self.store = Store(list(server.tiers), server.eviction)
+        self.store = BlockStore(list(server.tiers), server.eviction)
         self.now = 0.0
-        self._sizes = Sizes(groups)
+        self._sizes = SequenceBytes(groups)
         self._overhead = max(0, self._sizes(server.block) - round(report.bytes_per_token * server.block))
-        self._ends = [0]  # bytes of a sequence of so many blocks
+        self._ends = [0]  # bytes of a sequence, by its number of blocks
         self._sessions: dict[str, _Session] = {}
-        self._prefixes: dict[str, Blocks] = {}
+        self._prefixes: dict[str, BlockSequence] = {}
         self._waits: list[float] = []
         self._firsts: list[float] = []
-        self._decoded: list[tuple[int, int, float]] = []  # context, tokens, seconds of all
-        self._attended = [0.0, 0.0]  # tokens that generated ones attended to, and might have
+        self._decoded: list[tuple[int, int, float]] = []  # context, tokens, seconds of all tokens
+        self._attended = [0.0, 0.0]  # tokens that generated tokens attended to, and all tokens before them
         report.seconds = dict.fromkeys(("prompt", "decode", "moving", "reading", "again"), 0.0)
         report.moved = {tier.name: {"down": 0, "up": 0, "read": 0} for tier in server.tiers[1:]}
 
     def serve(self, number: int, request: Request, next_uses: tuple[float, float]) -> None:
-        """A request from its coming to its last token."""
+        """Serve a request up to its last token."""
         start = self.now = max(self.now, request.time)
         session = self._sessions.get(request.session)
         if session is None:
-            session = self._sessions[request.session] = self._begun(request)
+            session = self._sessions[request.session] = self._begin(request)
         else:
             self._resume(session)
         self._prompt(session, request.prompt)
@@ -198,18 +201,18 @@ class _Run:
         self.report.tokens += request.tokens
 
     def finish(self) -> None:
-        """Fill in what is known in the end."""
+        """Fill in the totals of the report."""
         report = self.report
         report.attended = self._attended[0] / self._attended[1] if self._attended[1] else 1.0
         report.peak = {tier.name: size for tier, size in zip(self.server.tiers, self.store.peak, strict=True)}
-        for tier, moved in zip(self.server.tiers[1:], self.store.moved[1:], strict=True):
-            report.moved[tier.name] |= {"down": moved.down, "up": moved.up}
+        for tier, traffic in zip(self.server.tiers[1:], self.store.traffic[1:], strict=True):
+            report.moved[tier.name] |= {"down": traffic.down, "up": traffic.up}
         report.waiting, report.first_token = (
-            summary(np.array(times), np.ones(len(times))) for times in (self._waits, self._firsts)
+            summarise(np.array(times), np.ones(len(times))) for times in (self._waits, self._firsts)
         )
         counts = np.array([n for _, n, _ in self._decoded], np.float64)
         each = np.array([seconds / n for _, n, seconds in self._decoded])
-        report.token = summary(each, counts)
+        report.token = summarise(each, counts)
         report.steps = [(context, seconds / n) for context, n, seconds in self._decoded]
 
     def _spend(self, cause: str, seconds: float) -> None:
@@ -218,16 +221,16 @@ class _Run:
 
     @contextmanager
     def _moving(self) -> Iterator[None]:
-        """Count the time of what is moved between tiers meanwhile."""
-        before = list(self.store.moved)
+        """Count the time of moves between tiers in this context."""
+        before = list(self.store.traffic)
         yield
         self._spend("moving", self.store.seconds(before))
 
-    def _begun(self, request: Request) -> _Session:
-        """A new session, with its prefix: whole blocks of it are shared with other sessions, the rest is its own."""
+    def _begin(self, request: Request) -> _Session:
+        """Begin a session with its prefix: whole blocks are shared with other sessions, the rest is its own."""
         size = self.server.block
         shared = request.prefix_tokens // size if request.prefix is not None else 0
-        prefix = self._prefixes.setdefault(str(request.prefix), Blocks()) if shared else None
+        prefix = self._prefixes.setdefault(str(request.prefix), BlockSequence()) if shared else None
         session = _Session(prefix, size)
         self._resume(session)
         if prefix is not None and not len(prefix):
@@ -236,42 +239,42 @@ class _Run:
                     self.store.new_block(prefix, self._block_size(block))
             session.tokens = shared * size
             self.report.tokens += session.tokens
-            self._spend("prompt", self._computing(0, session.tokens))
+            self._spend("prompt", self._prompt_time(0, session.tokens))
         self._prompt(session, request.prefix_tokens - shared * size)
         return session
 
-    def _computing(self, before: int, n: int) -> float:
-        """Seconds for tokens of a prompt."""
-        return self.clock.prompt(before, n) + n / self.server.prefill
+    def _prompt_time(self, before: int, n: int) -> float:
+        """Return the seconds of tokens of a prompt, the model's own time included."""
+        return self.clock.prompt_time(before, n) + n / self.server.prefill
 
     def _block_size(self, block: int) -> int:
-        """Bytes that the block of this number in a sequence adds to those before."""
+        """Return the bytes that a block, given by its number, adds to a sequence."""
         while len(self._ends) < block + 2:
             self._ends.append(self._sizes(len(self._ends) * self.server.block))
         return max(0, self._ends[block + 1] - self._ends[block])
 
     def _resume(self, session: _Session) -> None:
-        """Bring what there is of a sequence into the first tier, and compute again what is nowhere."""
+        """Bring the blocks of a session into the first tier, and compute dropped ones again."""
         self.store.running = session.sequences
         size, again = self.server.block, 0
-        forgets = self.server.eviction == "window"
+        drops = self.server.eviction == "window"
         with self._moving():
             for sequence in session.sequences:
                 where = sequence.where.copy()
                 gone, lower = np.flatnonzero(where == GONE), np.flatnonzero(where > 0)
-                self.report.context += (where.size - forgets * gone.size) * size
-                self.report.found += (where.size - gone.size - lower.size) * size
+                self.report.context += (where.size - drops * gone.size) * size
+                self.report.hits += (where.size - gone.size - lower.size) * size
                 self.report.loaded += lower.size * size
                 for block in lower[::-1]:
                     self.store.bring(sequence, int(block))
-                if not forgets:
+                if not drops:
                     again += sum(self.store.bring(sequence, int(block)) for block in gone)
         self.report.recomputed += again * size
         if again:
-            self._spend("again", self._computing(session.tokens - again * size, again * size))
+            self._spend("again", self._prompt_time(session.tokens - again * size, again * size))
 
     def _grow(self, session: _Session, n: int) -> None:
-        """Room for `n` more tokens."""
+        """Add blocks for `n` more tokens."""
         size, own = self.server.block, session.own
         first = 0 if session.prefix is None else len(session.prefix)
         with self._moving():
@@ -283,35 +286,35 @@ class _Run:
             if self.server.eviction == "window":
                 newest = (session.tokens + n - self.server.window) // size - 1 - first
                 for block in range(0 if first else 1, max(0, newest)):
-                    self.store.forget(own, block)
+                    self.store.drop(own, block)
         session.tokens += n
 
     def _prompt(self, session: _Session, n: int) -> None:
         if n:
             before = session.tokens
             self._grow(session, n)
-            self._spend("prompt", self._computing(before, n))
+            self._spend("prompt", self._prompt_time(before, n))
 
     def _decode(self, session: _Session, n: int) -> None:
-        """Generate tokens, as many at a time as are left in the last block."""
+        """Generate tokens, up to the end of a block at a time."""
         size = self.server.block
         while n:
             some = min(n, size - session.tokens % size)
             self._grow(session, some)
             context = session.tokens - some + 1 + np.arange(some)
             missing = sum(np.count_nonzero(sequence.where == GONE) for sequence in session.sequences) * size
-            there = np.maximum(context - missing, 1)
-            reading = self._reading(session, some)
-            own = float(np.sum(self.clock.decode(there)))
+            attended = np.maximum(context - missing, 1)
+            reading = self._reading_time(session, some)
+            own = float(np.sum(self.clock.decode_time(attended)))
             self._spend("decode", own)
             self._spend("reading", reading)
             self._decoded.append((int(context[some // 2]), some, own + reading))
-            self._attended[0] += float(there.sum())
+            self._attended[0] += float(attended.sum())
             self._attended[1] += float(context.sum())
             n -= some
 
-    def _reading(self, session: _Session, n: int) -> float:
-        """Seconds for reading what is in other tiers, for each of `n` tokens anew."""
+    def _reading_time(self, session: _Session, n: int) -> float:
+        """Return the seconds of reading the blocks in other tiers, once for each of `n` tokens."""
         total = 0.0
         for level, tier in enumerate(self.server.tiers[1:], 1):
             size = sum(int(sequence.size[sequence.where == level].sum()) for sequence in session.sequences)

@@ -1,4 +1,4 @@
-"""How long the cache's work takes on this machine: measured once a policy and shape, then extrapolated."""
+"""Measure the time of the cache's work on this machine, once per policy and shape of layer, and extrapolate it."""
 
 from __future__ import annotations
 
@@ -6,41 +6,43 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._types import Doubles
 from tqvec.kvcache.cache import KVCache
 from tqvec.kvcache.planning.models import LayerKind
-from tqvec.kvcache.planning.planner import Group
+from tqvec.kvcache.planning.planner import LayerGroup
 from tqvec.kvcache.policy import Policy
 
 LENGTHS = (2048, 8192, 32768)  # tokens at which attention is timed
-_LAYERS = 3  # in turn, as a model goes through them: none stays in the processor's cache because it is the only one
-_QUERIES = 32  # of a part of a prompt
+_LAYERS = 3  # used in turn, as in a model: a single layer would stay in the processor's cache
+_QUERIES = 32  # queries of a part of a prompt
 _REPEATS = 5
 _SEED = 0x7261746573
 
-Shape = tuple[int, int, int]  # KV heads, head_dim, query heads
+AttentionShape = tuple[int, int, int]  # KV heads, head_dim, query heads
 
 
 class Rates(NamedTuple):
-    """Seconds that one layer takes.
+    """The times of one layer, in seconds.
 
     Attributes
     ----------
     attend, attend_token : float
-        For the attention of one new token: in any case, and for each token that it attends to.
+        Attention of one new token: a constant, and the time per token that it attends to.
     append : float
-        For adding a generated token; coding, which comes in chunks, is shared out.
+        Adding a generated token, with its share of the coding of a chunk.
     encode : float
-        For adding a token of a prompt.
+        Adding a token of a prompt.
     pair : float
-        For each pair of a prompt's token and one that it attends to.
+        Attention of a prompt, per pair of tokens.
     bend : int
+        Tokens beyond which attention is slower, since they don't fit the processor's caches.
     attend_beyond : float
-        What `attend_token` is more, for each token beyond `bend`: memory is slower than the processor's caches.
+        Additional time per token beyond `bend`.
     """
 
     attend: float
@@ -52,20 +54,21 @@ class Rates(NamedTuple):
     attend_beyond: float = 0.0
 
 
-def calibrate(
-    kind: LayerKind, policy: Policy, threads: int | None = None, lengths: tuple[int, int, int] = LENGTHS
+def measure_rates(
+    kind: LayerKind, policy: Policy, *, threads: int | None = None, lengths: tuple[int, int, int] = LENGTHS
 ) -> Rates:
-    """Time a small cache on this machine.
+    """Measure the rates of one layer with a small cache on this machine.
 
-    Attention is taken to be linear in the number of tokens between its medians at three `lengths`, and beyond.
+    The time of attention is assumed to be linear in the tokens between three `lengths`, and beyond.
 
     Parameters
     ----------
     kind : LayerKind
-        Heads and dimension; the window does not matter.
+        Number of heads and their dimension; the window is not used.
     policy : Policy
     threads : int, optional
     lengths : (int, int, int)
+        Tokens at which attention is timed, rising.
 
     Returns
     -------
@@ -77,10 +80,10 @@ def calibrate(
     q = rng.standard_normal((kind.heads or kind.kv_heads, _QUERIES, kind.head_dim), np.float32)
 
     def append(part: slice) -> float:
-        """Seconds a token and layer."""
+        """Return seconds per token and layer."""
         start = time.perf_counter()
         for layer in range(_LAYERS):
-            cache.append(layer, x[:, part], x[:, part], threads)
+            cache.append(layer, x[:, part], x[:, part], threads=threads)
         return (time.perf_counter() - start) / _LAYERS / (part.stop - part.start)
 
     def attend(queries: int) -> Callable[[], object]:
@@ -88,21 +91,29 @@ def calibrate(
 
     append(slice(0, lengths[0] // 2))  # compiles
     append(slice(lengths[0] // 2, lengths[0]))
-    times = [_seconds(attend(1)) / _LAYERS]
+    times = [_median_time(attend(1)) / _LAYERS]
     encode = append(slice(*lengths[:2]))
-    times.append(_seconds(attend(1)) / _LAYERS)
-    pair = _seconds(attend(_QUERIES)) / _LAYERS / (_QUERIES * lengths[1])
+    times.append(_median_time(attend(1)) / _LAYERS)
+    pair = _median_time(attend(_QUERIES)) / _LAYERS / (_QUERIES * lengths[1])
     append(slice(*lengths[1:]))
-    times.append(_seconds(attend(1)) / _LAYERS)
-    steps = 2 * policy.chunk if policy.hot is not None else _QUERIES
+    times.append(_median_time(attend(1)) / _LAYERS)
+    steps = 2 * policy.chunk if policy.recent is not None else _QUERIES
     append(slice(0, 1))  # may move all to larger arrays, which is rare
     single = sum(append(slice(t, t + 1)) for t in range(steps)) / steps
     near, far = (max(0.0, (times[i + 1] - times[i]) / (lengths[i + 1] - lengths[i])) for i in range(2))
-    return Rates(max(0.0, times[0] - near * lengths[0]), near, single, encode, pair, lengths[1], far - near)
+    return Rates(
+        attend=max(0.0, times[0] - near * lengths[0]),
+        attend_token=near,
+        append=single,
+        encode=encode,
+        pair=pair,
+        bend=lengths[1],
+        attend_beyond=far - near,
+    )
 
 
-def _seconds(task: Callable[[], object]) -> float:
-    """Median of some runs, after one that compiles."""
+def _median_time(task: Callable[[], object]) -> float:
+    """Return the median time of some runs, after one that compiles."""
     task()
     times = []
     for _ in range(_REPEATS):
@@ -113,35 +124,35 @@ def _seconds(task: Callable[[], object]) -> float:
 
 
 class Clock(NamedTuple):
-    """Seconds of the cache's work under a policy, by what calibration found for each shape of layer."""
+    """The time of the cache's work under a policy, by the rates of each shape of layer."""
 
-    groups: list[Group]
-    rates: dict[Shape, Rates]
+    groups: list[LayerGroup]
+    rates: dict[AttentionShape, Rates]
 
     @classmethod
-    def calibrated(cls, groups: list[Group], policy: Policy, threads: int | None) -> Clock:
-        """Measure the shapes of these layers on this machine."""
-        kinds = {shape_of(group.kind): group.kind for group in groups if group.kind.kv_heads}
-        return cls(groups, {shape: calibrate(kind, policy, threads) for shape, kind in kinds.items()})
+    def calibrate(cls, groups: list[LayerGroup], policy: Policy, *, threads: int | None = None) -> Clock:
+        """Measure the rates of these layers on this machine, which takes some seconds."""
+        kinds = {attention_shape(group.kind): group.kind for group in groups if group.kind.kv_heads}
+        return cls(groups, {shape: measure_rates(kind, policy, threads=threads) for shape, kind in kinds.items()})
 
     def _layers(self) -> Iterator[tuple[int, float, Rates]]:
-        """How many layers, tokens that each keeps at most, and their rates."""
+        """Yield the number of layers of each kind, the most tokens that they keep, and their rates."""
         for group in self.groups:
             if group.kind.kv_heads:
                 kept = math.inf if group.kept is None else group.kept
-                yield group.layers, kept, self.rates[shape_of(group.kind)]
+                yield group.layers, kept, self.rates[attention_shape(group.kind)]
 
-    def decode(self, n: NDArray[np.int64] | int) -> Any:
-        """Of generated tokens, one each, that attend to `n` tokens, in all layers."""
-        total: Any = 0.0
+    def decode_time(self, n: NDArray[np.int64]) -> Doubles:
+        """Return the seconds of generated tokens that attend to `n` tokens each, over all layers."""
+        total = np.zeros(np.shape(n))
         for count, kept, rate in self._layers():
             seen = np.minimum(n, kept)
             beyond = np.maximum(seen - rate.bend, 0)
             total = total + count * (rate.append + rate.attend + rate.attend_token * seen + rate.attend_beyond * beyond)
         return total
 
-    def prompt(self, before: int, n: int) -> float:
-        """Of `n` tokens of a prompt behind `before` others."""
+    def prompt_time(self, before: int, n: int) -> float:
+        """Return the seconds of `n` tokens of a prompt behind `before` other tokens."""
         total = 0.0
         for count, kept, rate in self._layers():
             pairs = min(n * before + n * (n + 1) / 2, n * kept)
@@ -149,6 +160,6 @@ class Clock(NamedTuple):
         return total
 
 
-def shape_of(kind: LayerKind) -> Shape:
-    """What decides how long a layer's attention takes."""
+def attention_shape(kind: LayerKind) -> AttentionShape:
+    """Return the numbers of a layer that decide the time of its attention."""
     return kind.kv_heads, kind.head_dim, kind.heads

@@ -28,18 +28,18 @@ def bfloat16(x):
 
 
 def rounded(x, dtype):
-    """As hot tokens are kept, float32."""
+    """Return numbers as tokens in 16 bits hold them, float32."""
     x = np.asarray(x, np.float32)
     return (x.astype(np.float16) if dtype == "float16" else bfloat16(x)).astype(np.float32)
 
 
-class PlainLayer:
+class NaiveLayer:
     """One layer: lists of tokens, each a (2, heads, head_dim) float32 array of what attention sees."""
 
     def __init__(self, policy, n_layers, layer, heads, d):
         self.policy, self.heads, self.d = policy, heads, d
         self.widths = policy.layers(n_layers, heads)[layer]
-        self.sinks, self.old, self.cold, self.hot = [], [], [], []
+        self.sinks, self.recoded, self.coded, self.recent = [], [], [], []
         self.means, self.evicted = None, 0
 
     def copy(self):
@@ -47,7 +47,7 @@ class PlainLayer:
 
     @property
     def tokens(self):
-        return [*self.sinks, *self.old, *self.cold, *self.hot]
+        return [*self.sinks, *self.recoded, *self.coded, *self.recent]
 
     def sides(self):
         """Keys and values, (heads, n, head_dim)."""
@@ -62,27 +62,29 @@ class PlainLayer:
         if len(self.sinks) < p.sinks:
             self.sinks.append(token)
             return
-        self.hot.append(token)
-        coded = self.old or self.cold
-        if p.hot is not None and (coded or len(self.hot) >= p.mean_tokens):
-            while len(self.hot) >= p.hot + p.chunk:
+        self.recent.append(token)
+        coded = self.recoded or self.coded
+        if p.recent is not None and (coded or len(self.recent) >= p.mean_tokens):
+            while len(self.recent) >= p.recent + p.chunk:
                 if self.means is None:
-                    first = np.array(self.hot[: p.mean_tokens], np.float64)
+                    first = np.array(self.recent[: p.mean_tokens], np.float64)
                     self.means = first.mean(axis=0).astype(np.float32) if p.mean_tokens else np.zeros_like(token)
                     self.means[1] *= p.value_means
-                self.cold += [self._coded(one, self.widths.keys, self.widths.values) for one in self.hot[: p.chunk]]
-                del self.hot[: p.chunk]
-        if self.widths.old_keys:
-            while len(self.cold) >= p.old_after + p.chunk:
-                widths = (self.widths.old_keys, self.widths.old_values)
-                self.old += [self._coded(one, *widths) for one in self.cold[: p.chunk]]
-                del self.cold[: p.chunk]
+                self.coded += [
+                    self._code(token, self.widths.keys, self.widths.values) for token in self.recent[: p.chunk]
+                ]
+                del self.recent[: p.chunk]
+        if self.widths.recoded_keys:
+            while len(self.coded) >= p.recode_after + p.chunk:
+                widths = (self.widths.recoded_keys, self.widths.recoded_values)
+                self.recoded += [self._code(token, *widths) for token in self.coded[: p.chunk]]
+                del self.coded[: p.chunk]
         if p.max_tokens is not None and len(self.tokens) > p.max_tokens:
-            del (self.old or self.cold)[0]
+            del (self.recoded or self.coded)[0]
             self.evicted += 1
 
-    def _coded(self, token, *widths):
-        """What the codes of a token stand for."""
+    def _code(self, token, *widths):
+        """Return the token that its codes decode to."""
         out = np.empty_like(token)
         for side, (rule, of_heads) in enumerate(zip(("least_squares", "unbiased"), widths, strict=True)):
             for head, width in enumerate(of_heads):
@@ -95,21 +97,22 @@ class PlainLayer:
         return out
 
     def truncate(self, n):
-        for name in ("sinks", "old", "cold", "hot"):
-            tier = getattr(self, name)
-            del tier[n:]
-            n -= len(tier)
-        if not (self.old or self.cold):
+        for name in ("sinks", "recoded", "coded", "recent"):
+            tokens = getattr(self, name)
+            del tokens[n:]
+            n -= len(tokens)
+        if not (self.recoded or self.coded):
             self.means = None
 
-    def tiers(self):
-        return (len(self.sinks), len(self.old), len(self.cold), len(self.hot), self.evicted)
+    def token_counts(self):
+        return (len(self.sinks), len(self.recoded), len(self.coded), len(self.recent), self.evicted)
 
 
 def arrays_of(state):
-    """All arrays that a state holds, each once."""
-    segments = [one for segment in (*state.old, *state.cold) for side in (segment.keys, segment.values) for one in side]
-    found = [x for tier in (state.sinks, state.hot) for x in (tier.keys, tier.values)]
-    found += [x for one in segments for x in (one.codes, one.scales)]
-    found += [mean for mean in state.means or () if mean is not None]
-    return list({id(x): x for x in found}.values())
+    """Return all arrays that a state holds, each once."""
+    segments = (*state.recoded, *state.coded)
+    groups = [group for segment in segments for side in (segment.keys, segment.values) for group in side]
+    arrays = [x for run in (state.sinks, state.recent) for x in (run.keys, run.values)]
+    arrays += [x for group in groups for x in group]
+    arrays += [mean for mean in state.means or () if mean is not None]
+    return list({id(x): x for x in arrays}.values())
