@@ -25,12 +25,12 @@ def transform(w, sizes):
     """Walsh-Hadamard transform of each block, unnormalised."""
     parts = []
     for part in w.split(sizes, dim=1):
-        found, h = part, 1
+        block, h = part, 1
         while h < part.shape[1]:
-            a, b = found.reshape(len(w), -1, 2, h).unbind(dim=2)
-            found = torch.stack([a + b, a - b], dim=2).reshape(len(w), -1)
+            a, b = block.reshape(len(w), -1, 2, h).unbind(dim=2)
+            block = torch.stack([a + b, a - b], dim=2).reshape(len(w), -1)
             h *= 2
-        parts.append(found)
+        parts.append(block)
     return torch.cat(parts, dim=1)
 
 

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import sys
-import types
 from pathlib import Path
 
 import torch
@@ -56,16 +55,16 @@ def transform(w, SIZE: tl.constexpr, STEPS: tl.constexpr):
 def round_kernel(v, w, permutation, factors, d, start, SIZE: tl.constexpr, STEPS: tl.constexpr):
     """One block of one round: w = H (m · v[π])."""
     row, j = tl.program_id(0), start + tl.arange(0, SIZE)
-    found = tl.load(v + row * d + tl.load(permutation + j)) * tl.load(factors + j)
-    tl.store(w + row * d + j, transform(found, SIZE, STEPS))
+    signed = tl.load(v + row * d + tl.load(permutation + j)) * tl.load(factors + j)
+    tl.store(w + row * d + j, transform(signed, SIZE, STEPS))
 
 
 @triton.jit
 def unround_kernel(w, v, permutation, factors, d, start, SIZE: tl.constexpr, STEPS: tl.constexpr):
     """Inverse of `round_kernel`: v[π] = m · (H w)."""
     row, j = tl.program_id(0), start + tl.arange(0, SIZE)
-    found = transform(tl.load(w + row * d + j), SIZE, STEPS) * tl.load(factors + j)
-    tl.store(v + row * d + tl.load(permutation + j), found)
+    signed = transform(tl.load(w + row * d + j), SIZE, STEPS) * tl.load(factors + j)
+    tl.store(v + row * d + tl.load(permutation + j), signed)
 
 
 @triton.jit
@@ -240,9 +239,9 @@ def dequantize(view, codes):
 
 
 def scale(view, x, rotated, codes):
-    found = torch.empty(len(x), dtype=torch.float32, device=x.device)
-    scale_kernel[(len(x),)](x, rotated, codes, view.tables["centroids"], found, view.d, BLOCK=block(view))
-    return found
+    scales = torch.empty(len(x), dtype=torch.float32, device=x.device)
+    scale_kernel[(len(x),)](x, rotated, codes, view.tables["centroids"], scales, view.d, BLOCK=block(view))
+    return scales
 
 
 def pack(view, codes):
@@ -300,7 +299,7 @@ def attention(view, queries, packed, scale, packed_v, scale_v):
 
 
 def import_oracle():
-    """tqvec.oracle needs NumPy alone; without Numba the package around it can't be imported, so a bare one is made."""
+    """Import tqvec.oracle, which needs NumPy alone. Without Numba tqvec can't be imported, so a bare one is made."""
     root = Path(__file__).resolve().parents[1]
     if importlib.util.find_spec("numba") is None:
         spec = importlib.util.spec_from_file_location("tqvec", root / "tqvec" / "__init__.py")
@@ -308,15 +307,12 @@ def import_oracle():
         sys.modules["tqvec"] = importlib.util.module_from_spec(spec)
     elif importlib.util.find_spec("tqvec") is None:
         sys.path.insert(0, str(root))
-    return types.SimpleNamespace(
-        **{name: importlib.import_module(f"tqvec.oracle.{name}") for name in ("ports", "profiles", "report", "runner")},
-        setup=importlib.import_module("tqvec.oracle.setup").setup,
-    )
+    return importlib.import_module("tqvec.oracle")
 
 
 def seconds(function, times=20):
-    """Median time of a call on the GPU, after three to warm up."""
-    found = []
+    """Return the median time of a call on the GPU, after three to warm up."""
+    durations = []
     for k in range(times + 3):
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         first.record()
@@ -324,14 +320,14 @@ def seconds(function, times=20):
         last.record()
         torch.cuda.synchronize()
         if k >= 3:
-            found.append(first.elapsed_time(last) / 1e3)
-    return sorted(found)[len(found) // 2]
+            durations.append(first.elapsed_time(last) / 1e3)
+    return sorted(durations)[len(durations) // 2]
 
 
-def throughput(oracle, d, nbits, n=1 << 20, nq=64):
-    """Vectors encoded, and pairs of query and vector scored, a second."""
-    s = oracle.setup(oracle.profiles.PROFILES[f"tqvec_scalar@{nbits}"], d)
-    view = oracle.ports.View(s.profile.name, d, nbits, {name: asarray(table) for name, table in s.tables.items()})
+def measure_throughput(d, nbits, n=1 << 20, nq=64):
+    """Measure vectors encoded, and pairs of query and vector scored, per second."""
+    ports, registry = (importlib.import_module(f"tqvec.oracle.{name}") for name in ("ports", "families.registry"))
+    view = ports.view_of(registry.instantiate(ports.PROFILES[f"tqvec_scalar@{nbits}"], d), asarray)
     n = min(n, (1 << 27) // d)
     x, queries = torch.randn((n, d), device=DEVICE), torch.randn((nq, d), device=DEVICE)
     packed, scales = encode(view, x)
@@ -359,27 +355,24 @@ def main():
     parser.add_argument("--profiles", nargs="*", default=PROFILES)
     options = parser.parse_args()
     oracle = import_oracle()
-    port = oracle.ports.from_object(sys.modules[__name__], "triton_port.py")
-    report = oracle.runner.verify(port, options.profiles, options.dims, DEVICE == "cuda")
+    report = oracle.verify(__file__, profiles=options.profiles, dims=options.dims, quick=DEVICE == "cpu")
+    print(report)
     for result in report.results:
         same = all(verdict.identical for verdict in result.verdicts if verdict.stage in ("rotate", "quantize", "pack"))
-        told = "passed" if result.passed else "FAILED"
-        print(f"{result.profile} d={result.d}: {told}, {oracle.report.summary(result)}; bits of the oracle: {same}")
-    for line in oracle.report.details(report):
-        print(line)
-    found = {
-        "report": json.loads(oracle.report.to_json(report)),
+        print(f"{result.profile} d={result.d}: bits of the oracle: {same}")
+    figures = {
+        "report": json.loads(report.to_json()),
         "torch": torch.__version__,
         "triton": triton.__version__,
     }
     if DEVICE == "cuda":
-        found["card"] = torch.cuda.get_device_name()
-        print(f"\n{found['card']}, PyTorch {torch.__version__}, Triton {triton.__version__}")
-        found["throughput"] = [throughput(oracle, d, nbits) for d in (128, 1536) for nbits in (2, 4)]
-        for row in found["throughput"]:
+        figures["card"] = torch.cuda.get_device_name()
+        print(f"\n{figures['card']}, PyTorch {torch.__version__}, Triton {triton.__version__}")
+        figures["throughput"] = [measure_throughput(d, nbits) for d in (128, 1536) for nbits in (2, 4)]
+        for row in figures["throughput"]:
             print("; ".join(f"{name}: {value:,.4g}" for name, value in row.items()))
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     sys.exit(0 if report.passed else 1)
 
 

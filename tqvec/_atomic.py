@@ -1,7 +1,7 @@
 """Files that appear under their name when they are complete.
 
-They are written beside it, under another name, and then renamed. Who writes one holds a lock on it, which the system
-takes back when a process ends, however it ends: so what a killed one left behind can be told from what is in work.
+They are written beside it, under another name, and then renamed. Their writer holds a lock on them. The system takes it
+back when the process ends, however it ends. So the files of a killed process differ from those that are being written.
 """
 
 from __future__ import annotations
@@ -20,37 +20,37 @@ except ImportError:  # Windows
 
 
 def create(path: Path) -> BinaryIO:
-    """Open a new file that is to become `path`; those that killed processes left of earlier tries are deleted."""
-    sweep(path)
+    """Open a new file that is to become `path`, and delete those that killed processes left behind."""
+    remove_stale(path)
     while True:
         file = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp").open("xb+")
-        if claim(file, without_locks=True):
+        if try_lock(file, without_locks=True):
             return file
-        file.close()  # another process took it for a left one, before it was locked
+        file.close()  # another process took it for a stale one, before it was locked
 
 
-def take(path: Path) -> BinaryIO | None:
-    """Open a file, or create it, that is to outlive the process; None while someone else has taken it."""
+def open_exclusive(path: Path) -> BinaryIO | None:
+    """Open a file, or create it, that outlives the process; return None while another process has it open so."""
     file = open(path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666))  # noqa: SIM115
-    if claim(file, without_locks=True):
+    if try_lock(file, without_locks=True):
         return file
     file.close()
     return None
 
 
-def claim(file: BinaryIO, without_locks: bool) -> bool:
-    """Lock an open file until it is closed.
+def try_lock(file: BinaryIO, without_locks: bool) -> bool:
+    """Lock an open file until it is closed, and return whether that was possible.
 
     Parameters
     ----------
     file : file
     without_locks : bool
-        What to return on systems that have no locks.
+        The result on systems that have no locks.
 
     Returns
     -------
     bool
-        False if someone else has locked it, or renamed or deleted it before it could be locked here.
+        False if another process has locked it, or renamed or deleted it before it could be locked here.
     """
     if fcntl is None:
         return without_locks
@@ -67,7 +67,7 @@ def claim(file: BinaryIO, without_locks: bool) -> bool:
 
 
 def publish(file: BinaryIO, path: Path) -> None:
-    """Flush a complete file to the disk and give it its name."""
+    """Flush a complete file to the disk, and rename it to `path`."""
     flush(file)
     if fcntl is None:
         file.close()  # Windows renames no open file; elsewhere the lock is kept until it has its name
@@ -82,7 +82,7 @@ def publish(file: BinaryIO, path: Path) -> None:
 
 
 def flush(file: BinaryIO) -> None:
-    """What was written so far survives a loss of power."""
+    """Write a file to the disk: its content so far survives a loss of power."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -90,18 +90,18 @@ def flush(file: BinaryIO) -> None:
 def discard(file: BinaryIO) -> None:
     """Close and delete a file; one that `publish` has renamed is left alone."""
     with suppress(OSError):
-        file.close()  # what is not yet written may not fit the disk
+        file.close()  # the rest of its content may not fit the disk
     Path(file.name).unlink(missing_ok=True)
 
 
-def sweep(path: Path) -> None:
-    """Delete what killed processes have left that were writing `path`."""
-    left = re.compile(re.escape(path.name) + r"\.[0-9a-f]{8}\.tmp")
+def remove_stale(path: Path) -> None:
+    """Delete the files that processes left behind which were killed while they wrote `path`."""
+    pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{8}\.tmp")
     try:
         names = os.listdir(path.parent)
     except PermissionError:  # to list a folder is another right than to write there
         return
-    for name in filter(left.fullmatch, names):
+    for name in filter(pattern.fullmatch, names):
         with suppress(OSError), open(path.parent / name, "rb") as file:
-            if claim(file, without_locks=False):
+            if try_lock(file, without_locks=False):
                 os.unlink(file.name)

@@ -1,4 +1,4 @@
-"""Arrays in mapped files."""
+"""Arrays of mapped files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 
-def forget(array: NDArray) -> None:
-    """Give the memory of a mapped array back; what is used again is read again. Other arrays are left alone.
+def release_pages(array: NDArray) -> None:
+    """Give the memory of a mapped array back to the system; other arrays are left alone.
 
-    A process that goes once through a large file would otherwise seem to need memory of that size.
+    Pages that are used again are read again. A process that goes once through a large file would otherwise seem to need
+    memory of that size.
     """
     owner: Any = array
     while owner is not None and not isinstance(owner, mmap.mmap):

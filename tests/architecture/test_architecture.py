@@ -102,14 +102,85 @@ def test_numba_stays_in_kernels(path):
 
 @pytest.mark.parametrize("path", [p for p in MODULES if room(p) == "oracle"], ids=name_of)
 def test_the_oracle_needs_numpy_alone(path):
-    """It runs on GPU machines that have nothing else, and shares with the codec only what both take for granted."""
-    allowed = {"tqvec._types", "tqvec.errors", "tqvec.codec.splitmix", "tqvec.oracle", "tqvec.reference"}
+    """It runs on GPU machines that have nothing else, and shares no code with the codec that it verifies."""
+    allowed = {"tqvec._types", "tqvec._safetensors", "tqvec.errors", "tqvec.oracle", "tqvec.reference"}
     for name in imports(TREES[path]):
         top = name.split(".")[0]
         if top == "tqvec":
             assert any(f"{name}.".startswith(f"{each}.") for each in allowed), name
         else:
             assert top in sys.stdlib_module_names | {"numpy", "pytest"}, name
+
+
+LATE_IMPORTS = {
+    "safetensors.numpy": "a codebook's file is read at the first use of its width",
+    "scipy.linalg": "for offline scripts alone",
+    "scipy.special": "a third of the time of importing tqvec",
+    **dict.fromkeys(("faiss", "h5py", "matplotlib", "matplotlib.pyplot", "pyarrow", "pyarrow.parquet"), "optional"),
+}
+
+
+def imports_inside_functions(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from (
+                child.module if isinstance(child, ast.ImportFrom) else child.names[0].name
+                for child in ast.walk(node)
+                if isinstance(child, (ast.Import, ast.ImportFrom))
+            )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_stand_at_the_top(path):
+    """An import inside a function is for a package that is optional or slow to load; it hides a circle otherwise."""
+    assert set(imports_inside_functions(TREES[path])) <= LATE_IMPORTS.keys()
+
+
+MODULE_NAMES = {".".join(("tqvec", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in MODULES}
+
+
+def modules_imported(tree):
+    """Yield the modules of tqvec that a file imports; a package's names count as its __init__."""
+    for name in imports(tree):
+        parts = name.split(".")
+        prefixes = [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+        yield from [known for prefix in prefixes for known in (prefix, f"{prefix}.__init__") if known in MODULE_NAMES][
+            :1
+        ]
+
+
+def circles(graph):
+    """Return the strongly connected components of more than one node (Tarjan 1972)."""
+    index, low, stack, components = {}, {}, [], []
+
+    def visit(node):
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for target in graph[node]:
+            if target not in index:
+                visit(target)
+            if target in stack:
+                low[node] = min(low[node], low[target])
+        if low[node] == index[node]:
+            at = stack.index(node)
+            component, stack[at:] = sorted(stack[at:]), []
+            if len(component) > 1:
+                components.append(component)
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return components
+
+
+def test_no_import_circles():
+    graph = {name: set(modules_imported(TREES[path])) for name, path in MODULE_NAMES.items()}
+    assert sum(map(len, graph.values())) > len(graph)
+    assert circles(graph) == []
+
+
+def test_the_rule_sees_circles():
+    assert circles({"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"d"}, "e": {"a"}}) == [["a", "b", "c"]]
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if p not in OUTSIDE_KERNELS], ids=name_of)
@@ -127,9 +198,12 @@ def test_one_decorator_compiles_everything(path):
     assert not compilers & {name.rsplit(".", 1)[1] for name in names if "." in name}
 
 
+STILL_LONG = {"codec/turboquant.py", "index/index.py", "kernels/simd/base.py", "oracle/mistakes.py"}  # to be cut up
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_files_are_short(path):
-    limit = 250 if room(path) == "reference" else 800
+    limit = 250 if room(path) == "reference" else 800 if name_of(path) in STILL_LONG else 400
     assert len(path.read_text().splitlines()) <= limit
 
 
@@ -166,10 +240,16 @@ def functions(tree):
 
 
 @pytest.mark.parametrize("path", OUTSIDE_KERNELS, ids=name_of)
-def test_functions_are_small(path):
-    long = [n.name for n in functions(TREES[path]) if lines_without_docstring(n) > 60]
-    wide = [n.name for n in functions(TREES[path]) if argument_count(n) > 8]
-    assert (long, wide) == ([], [])
+def test_functions_are_short(path):
+    assert [n.name for n in functions(TREES[path]) if lines_without_docstring(n) > 60] == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_functions_take_few_arguments(path):
+    """Of kernels, private functions too."""
+    everything = (n for n in ast.walk(TREES[path]) if isinstance(n, ast.FunctionDef))
+    checked = functions(TREES[path]) if path in OUTSIDE_KERNELS else everything
+    assert [n.name for n in checked if argument_count(n) > 8] == []
 
 
 @pytest.mark.parametrize("path", OUTSIDE_KERNELS, ids=name_of)
@@ -186,13 +266,15 @@ def test_packages_only_show_names(path):
             assert [ast.unparse(target) for target in node.targets] in (["__all__"], ["__version__"])
         elif isinstance(node, ast.Expr):
             assert isinstance(node.value, ast.Constant)
+        elif path == PACKAGE / "__init__.py" and not isinstance(node, (ast.Import, ast.ImportFrom)):
+            assert ast.unparse(node).startswith(("if TYPE_CHECKING:\n", "def __getattr__(")), "only for what loads late"
         else:
             assert isinstance(node, (ast.Import, ast.ImportFrom))
 
 
 def test_importing_loads_nothing_that_only_some_calls_need():
     """Special functions, plots, FAISS: what they take would show in every start."""
-    late = ("scipy.special", "matplotlib", "faiss", "torch", "pyarrow", "h5py")
+    late = ("scipy.special", "matplotlib", "faiss", "torch", "pyarrow", "h5py", "tqvec.oracle")
     code = f"import sys, tqvec; print([name for name in {late} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

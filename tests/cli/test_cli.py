@@ -314,8 +314,8 @@ def test_warmup_leaves_nothing_to_compile():
     from tqvec.kernels import dispatch
 
     run("warmup")
-    operations = [name for name in dispatch._TABLE if dispatch.available(name)]
-    before = {name: len(getattr(dispatch.kernel(name), "signatures", ())) for name in operations}
+    operations = [name for name in dispatch.OPERATIONS if dispatch.available(name)]
+    before = {name: len(dispatch.kernel(name).signatures) for name in operations}
     x = np.repeat(np.tile(X, 2)[:, :32] * np.where(np.arange(32) < 16, 1, 0.1), 2, axis=0)
     for metric, codebook in (("ip", "scalar"), ("l2", "trellis")):
         for trained in (False, True):
@@ -327,5 +327,5 @@ def test_warmup_leaves_nothing_to_compile():
     for nbits in (2, 3.5):
         tqvec.TurboQuant(64, nbits=nbits, codebook="trellis").encode(np.tile(X, 3)[:, :64])
     tqvec.TurboQuant(24, rotation="haar").decode(tqvec.TurboQuant(24, rotation="haar").encode(X))
-    after = {name: len(getattr(dispatch.kernel(name), "signatures", ())) for name in operations}
+    after = {name: len(dispatch.kernel(name).signatures) for name in operations}
     assert after == before

@@ -11,6 +11,7 @@ from tqvec.codec import calibration
 from tqvec.codec.bands import Band
 from tqvec.codec.calibration import Budget, Calibration, calibrate, distortions
 from tqvec.errors import InputError
+from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import implementation
 
 SEED = 7
@@ -167,9 +168,9 @@ def test_codes_do_not_depend_on_batch_threads_or_level(d):
         assert np.array_equal(other.scale, whole.scale)
     one = codec.encode(x[17])
     assert np.array_equal(one.data[0], whole.data[17])
-    out = np.empty_like(whole.data), np.empty(600), np.empty(600), np.empty(600)
+    out = EncodedRows(np.empty_like(whole.data), np.empty(600), np.empty(600), np.empty(600))
     residuals = x - codec.centre
-    implementation("encode_rows", "portable")(residuals, codec.rotation_tables, codec.quantizer, 0, 600, *out)
+    implementation("encode_rows", "portable")(residuals, codec.rotation_tables, codec.quantizer, 0, 600, out)
     assert np.array_equal(out[0], whole.data)
 
 

@@ -11,6 +11,7 @@ import strategies as sts
 from tqvec.codec.bands import Band, quantizer_tables
 from tqvec.codec.codebooks import scalar
 from tqvec.codec.transforms import hadamard
+from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import kernel
 
 SEEDS = {64: 3000, 96: 2500, 100: 2500, 128: 7000, 200: 4500, 384: 2700, 1536: 700}
@@ -52,7 +53,7 @@ def ratios(d, seeds, rounds=None):
         for i, (table, nbits) in enumerate(zip(tables, WIDTHS, strict=True)):
             codes = np.empty((len(x), (d * nbits + 7) // 8), np.uint8)
             norm, dot, energy = np.empty((3, len(x)))
-            encode(x, rotation, table, 0, len(x), codes, norm, dot, energy)
+            encode(x, rotation, table, 0, len(x), EncodedRows(codes, norm, dot, energy))
             totals[i] += 1 - 2 * dot + energy  # ‖u − ũ‖²
     means = totals / seeds / np.array([[scalar.distortion(d, nbits)] for nbits in WIDTHS])
     return {

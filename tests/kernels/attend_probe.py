@@ -22,11 +22,11 @@ def before_a_wall(array):
     """A copy of an array whose last byte is the last one of its page; the next page can't be read."""
     page = mmap.PAGESIZE
     size = -(-array.nbytes // page) * page
-    room = mmap.mmap(-1, size + page)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    memory = mmap.mmap(-1, size + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(start + size), page, 0):
         raise OSError("no memory could be protected")
-    copy = np.frombuffer(room, array.dtype, array.size, size - array.nbytes).reshape(array.shape)
+    copy = np.frombuffer(memory, array.dtype, array.size, size - array.nbytes).reshape(array.shape)
     copy[:] = array
     return copy
 

@@ -25,27 +25,27 @@ def test_rows(share, first, stop):
     for allowed, expected in ((words(mask), mask), (np.zeros(0, np.uint64), np.ones(LAST, bool))):
         rows = np.flatnonzero(expected[first:stop]) + first
         for most in (1, 7, 64, 100, 1000):
-            found, at = [], first
+            actual, at = [], first
             while at < stop:
-                places = np.full(most + SPARE, -1, np.int32)
-                count, after = allowed_rows(allowed, at, stop, most, places)
+                row_numbers = np.full(most + SPARE, -1, np.int32)
+                count, after = allowed_rows(allowed, at, stop, most, row_numbers)
                 assert at < after <= stop
-                assert count == min(most, rows.size - len(found))
-                found += places[:count].tolist()
+                assert count == min(most, rows.size - len(actual))
+                actual += row_numbers[:count].tolist()
                 at = after
-            np.testing.assert_array_equal(found, rows)
+            np.testing.assert_array_equal(actual, rows)
 
 
 @pytest.mark.parametrize("share", MASKS)
 @pytest.mark.parametrize(("start", "stop"), [(0, LAST), (0, 64), (64, 65), (128, 300), (128, 336), (192, 192)])
 def test_blocks(share, start, stop):
     mask = sts.rng(2).random(LAST) < share
-    places = np.full((stop - start) // 16 + 4, -1, np.int32)
-    rows = allowed_blocks(words(mask), start, stop, places)
+    row_numbers = np.full((stop - start) // 16 + 4, -1, np.int32)
+    rows = allowed_blocks(words(mask), start, stop, row_numbers)
     expected = np.unique(np.flatnonzero(mask[start:stop]) // 16) * 16 + start
     if expected.size == 0:
         assert rows == 0
         return
     assert rows == 16 * (expected.size - 1) + min(16, stop - expected[-1])
     padded = np.pad(expected, (0, -expected.size % 4), mode="edge")
-    np.testing.assert_array_equal(places[: padded.size], padded)
+    np.testing.assert_array_equal(row_numbers[: padded.size], padded)

@@ -81,10 +81,10 @@ def test_queries_of_any_size_and_number(level, g):
     rows, queries = Rows("scalar", 3, 128, 50), sts.normal(g, 128)
     queries[0] = 0
     queries[-1] *= np.float32(1e6)
-    found = scores_of(level, rows, queries)
-    assert np.all(np.abs(found - rows.scores(queries)) <= rows.score_bound(queries, level))
+    actual = scores_of(level, rows, queries)
+    assert np.all(np.abs(actual - rows.scores(queries)) <= rows.score_bound(queries, level))
     alone = np.concatenate([scores_of(level, rows, query[None]) for query in queries])
-    np.testing.assert_array_equal(alone, found)
+    np.testing.assert_array_equal(alone, actual)
 
 
 @pytest.mark.parametrize("level", SCORES)

@@ -33,15 +33,15 @@ def probe(**environment):
 def test_every_level(level):
     if any(name in os.environ for name in SETTINGS) or level not in available_levels():
         pytest.skip(f"no {level} here")
-    found = probe(TQVEC_SIMD_LEVEL=level)
-    assert found["level"] == level
-    assert found["worst"] < (1e-5 if level in ("avx2", "portable", "neon") else 2e-2)
+    result = probe(TQVEC_SIMD_LEVEL=level)
+    assert result["level"] == level
+    assert result["worst"] < (1e-5 if level in ("avx2", "portable", "neon") else 2e-2)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the name of an x86 processor")
 def test_a_lowered_target():
     if any(name in os.environ for name in SETTINGS) or "avx2" not in available_levels():
         pytest.skip("this process runs with settings of its own")
-    found = probe(NUMBA_CPU_NAME="haswell")
-    assert found["level"] == "avx2"
-    assert found["worst"] < 1e-5
+    result = probe(NUMBA_CPU_NAME="haswell")
+    assert result["level"] == "avx2"
+    assert result["worst"] < 1e-5

@@ -6,6 +6,7 @@ import strategies as sts
 
 from tqvec.codec.bands import Band, code_bytes, quantizer_tables
 from tqvec.codec.transforms import ROTATIONS
+from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import implementation, levels
 
 LEVELS = levels("encode_rows")
@@ -20,9 +21,9 @@ BANDS = {
 def encoded(level, x, rotation, bands, start=0, stop=None):
     n, d = x.shape
     tables = quantizer_tables(d, bands)
-    out = np.zeros((n, code_bytes(bands)), np.uint8), np.zeros(n), np.zeros(n), np.zeros(n)
+    out = EncodedRows(np.zeros((n, code_bytes(bands)), np.uint8), np.zeros(n), np.zeros(n), np.zeros(n))
     encode = implementation("encode_rows", level)
-    end = encode(x, ROTATIONS[rotation](d, 3), tables, start, n if stop is None else stop, *out)
+    end = encode(x, ROTATIONS[rotation](d, 3), tables, start, n if stop is None else stop, out)
     return end, [array.tobytes() for array in out]
 
 

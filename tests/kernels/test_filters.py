@@ -14,12 +14,14 @@ import strategies as sts
 import tqvec
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.tables.batch import batch_tables
-from tqvec.codec.tables.staged import leading_planes, prefix_counts, stage_tables
+from tqvec.codec.tables.staged import prefix_counts, prefix_planes, stage_tables
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import features
+from tqvec.kernels.arguments import Heap, RowRange, Rows
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
-from tqvec.kernels.scan.queries import BY_LENGTH
+from tqvec.kernels.scan.queries import NORM
+from tqvec.kernels.tables import QueryTables, ScanTables
 from tqvec.kernels.topk.portable import EMPTY_ID
 
 N = 64 * 23 + 17  # ends in the middle of a word
@@ -63,31 +65,32 @@ def block(name, biased, seed=1):
 
 def search(kind, rows, queries, allowed, base, heaps, start=0, stop=N):
     """Call a kernel for some rows of a block."""
-    codec, tables = rows.codec, rows[1:]
+    codec, block = rows.codec, Rows(*rows[1:], base)
     bands, windows = codec.quantizer.bands, codec.quantizer.windows
     levels = integer_levels(codec.d, codec.quantizer)
-    where = allowed, base, start, stop, *heaps
+    where, best = RowRange(allowed, start, stop), Heap(*heaps)
+    tables = QueryTables(codec.rotation_tables, bands, NORM, levels.unit)
     if kind == "search_few":
         known = codec.d, codec.bands, windows, codec.spreads
         counts = prefix_counts(*known)
         stages = stage_tables(*known, levels.levels, counts)
-        prefixes = PrefixBlocks(leading_planes(codec.bands, windows, counts)).of(rows.data, N)
-        room = np.full((stop - start) * 21 // 16 + 192, np.nan, np.float32)
-        form = codec.rotation_tables, BY_LENGTH, levels.unit
-        kernel(kind)(*tables, bands, prefixes, queries, *form, stages, room, *where)
+        prefixes = PrefixBlocks(prefix_planes(codec.bands, windows, counts)).of(rows.data, N)
+        workspace = np.full((stop - start) * 21 // 16 + 192, np.nan, np.float32)
+        kernel(kind)(block, prefixes, queries, tables, stages, workspace, where, best)
         return
     nq = len(queries)
-    directions, worth, unit = np.empty_like(queries), np.empty(nq), np.empty(nq, np.float32)
-    kernel("query_directions")(queries, codec.rotation_tables, BY_LENGTH, levels.unit, directions, worth, unit)
+    directions, weight, unit = np.empty_like(queries), np.empty(nq), np.empty(nq, np.float32)
+    kernel("query_directions")(queries, tables, directions, weight, unit)
     if kind == "search_batch":
         known = codec.d, codec.bands, windows, codec.spreads
         stages = stage_tables(*known, levels.levels, prefix_counts(*known))
-        batch = batch_tables(bands, windows, codec.spreads, directions, worth, unit)
-        kernel(kind)(*tables, stages, batch, *where)
+        batch = batch_tables(bands, windows, codec.spreads, directions, weight, unit)
+        kernel(kind)(block, stages, batch, where, best)
         return
     integers = np.empty((nq, sum(-(-(band.stop - band.start) // 8) * 8 for band in codec.bands)), np.int16)
     kernel("integer_queries")(directions, bands, 8, integers)
-    kernel(kind)(*tables, bands, levels.levels, levels.pairs, windows, SPREAD, integers, unit, *where)
+    known = ScanTables(bands, windows, levels.levels, levels.pairs, SPREAD)
+    kernel(kind)(block, known, integers, unit, where, best)
 
 
 def empty(nq, k):
@@ -143,9 +146,9 @@ def words(mask):
     return np.packbits(bits, bitorder="little").view(np.uint64)
 
 
-def check(found, dense, mask, k):
+def check(actual, dense, mask, k):
     """As many as there are, allowed rows alone, the very scores; one in a thousand may be missing, and one more."""
-    scores, ids = found
+    scores, ids = actual
     count = min(k, int(mask.sum()))
     assert np.all(scores[:, count:] == -np.inf)
     assert np.all(ids[:, count:] == EMPTY_ID)
@@ -181,13 +184,13 @@ def test_no_filter_is_a_filter_that_lets_all_in(name, kind):
     needs(kind)
     rows, dense = block(name, True), every_score(name, True, kind)
     queries = queries_of(rows, KINDS[kind])
-    found = []
+    actual = []
     for allowed in (ALL, words(np.ones(N, bool))):
         heaps = empty(len(queries), 20)
         search(kind, rows, queries, allowed, 0, heaps)
-        found.append(finished(heaps))
-        check(found[-1], dense, np.ones(N, bool), 20)
-    np.testing.assert_array_equal(found[0], found[1])
+        actual.append(finished(heaps))
+        check(actual[-1], dense, np.ones(N, bool), 20)
+    np.testing.assert_array_equal(actual[0], actual[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)

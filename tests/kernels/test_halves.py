@@ -32,8 +32,8 @@ def test_float16_is_that_of_numpy():
     assert np.array_equal(converted("narrow_float16", x, np.uint16), expected.view(np.uint16))
     widened = expected.astype(np.float32).view(np.uint32)
     assert np.array_equal(converted("round_float16", x, np.float32).view(np.uint32), widened)
-    found = converted("widen_float16", FINITE, np.float32)
-    assert np.array_equal(found.view(np.uint32), FINITE.view(np.float16).astype(np.float32).view(np.uint32))
+    actual = converted("widen_float16", FINITE, np.float32)
+    assert np.array_equal(actual.view(np.uint32), FINITE.view(np.float16).astype(np.float32).view(np.uint32))
 
 
 def test_bfloat16_is_the_nearest():

@@ -6,31 +6,33 @@ import strategies as sts
 
 from tqvec.codec.transforms import hadamard
 from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.scan.queries import BY_LENGTH, BY_NOTHING, BY_TWICE_THE_LENGTH
+from tqvec.kernels.scan.queries import NORM, TWICE_NORM, UNIT
+from tqvec.kernels.tables import QueryTables
 from tqvec.reference import quantize, rotation
 
-FACTORS = {BY_LENGTH: lambda length: length, BY_NOTHING: np.sign, BY_TWICE_THE_LENGTH: lambda length: 2 * length}
+FACTORS = {NORM: lambda norm: norm, UNIT: np.sign, TWICE_NORM: lambda norm: 2 * norm}
 
 
-@pytest.mark.parametrize("form", FACTORS)
+@pytest.mark.parametrize("score_scale", FACTORS)
 @pytest.mark.parametrize("d", [1, 31, 128, 384])
-def test_directions(d, form):
+def test_directions(d, score_scale):
     queries = sts.mixed(9, d, seed=d)
-    directions, worth, unit = np.empty_like(queries), np.empty(9), np.empty(9, np.float32)
-    kernel("query_directions")(queries, hadamard(d, 5), form, 0.25, directions, worth, unit)
+    directions, weight, unit = np.empty_like(queries), np.empty(9), np.empty(9, np.float32)
+    tables = QueryTables(hadamard(d, 5), np.array([[0, d, 4]]), score_scale, 0.25)
+    kernel("query_directions")(queries, tables, directions, weight, unit)
     length = np.linalg.norm(queries.astype(np.float64), axis=1)
-    np.testing.assert_allclose(worth, FACTORS[form](length), rtol=1e-12)
-    np.testing.assert_allclose(unit, worth / 32767 * 0.25, rtol=1e-6)
+    np.testing.assert_allclose(weight, FACTORS[score_scale](length), rtol=1e-12)
+    np.testing.assert_allclose(unit, weight / 32767 * 0.25, rtol=1e-6)
     np.testing.assert_allclose(directions, rotation.hadamard(quantize.directions(queries), 5), atol=1e-6)
 
 
-@pytest.mark.parametrize(("unit", "places"), [(8, (0, 16, 24)), (64, (0, 64, 128))])
-def test_integers_of_bands_are_padded(unit, places):
+@pytest.mark.parametrize(("unit", "starts"), [(8, (0, 16, 24)), (64, (0, 64, 128))])
+def test_integers_of_bands_are_padded(unit, starts):
     directions = sts.unit(3, 30).astype(np.float32)
     bands = np.array([[0, 9, 3], [9, 17, 2], [17, 30, 1]])
-    found = np.full((3, 200), 7, np.int16)
-    kernel("integer_queries")(directions, bands, unit, found)
+    actual = np.full((3, 200), 7, np.int16)
+    kernel("integer_queries")(directions, bands, unit, actual)
     expected = np.zeros((3, 200))
-    for (start, stop, _), at in zip(bands, places, strict=True):
+    for (start, stop, _), at in zip(bands, starts, strict=True):
         expected[:, at : at + stop - start] = np.rint(directions[:, start:stop] * np.float32(32767))
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(actual, expected)

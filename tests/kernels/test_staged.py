@@ -11,12 +11,15 @@ import tqvec
 from tqvec.codec.bands import Band
 from tqvec.codec.codebooks import scalar
 from tqvec.codec.tables.batch import batch_tables, byte_levels
-from tqvec.codec.tables.staged import leading_planes, level_bytes, prefix_means, stage_tables
+from tqvec.codec.tables.staged import level_bytes, prefix_means, prefix_planes, stage_tables
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import features
-from tqvec.kernels.dispatch import available, implementation, kernel
+from tqvec.kernels.arguments import Estimator, RowBlocks, Rows
+from tqvec.kernels.dispatch import available, implementation, module
 from tqvec.kernels.simd import base
 from tqvec.kernels.simd.amx import tile_config
+from tqvec.kernels.staged.prefetch import RowList
+from tqvec.kernels.staged.unpack import BandShape
 from tqvec.kernels.tables import Z
 from tqvec.kernels.topk.portable import EMPTY_ID
 
@@ -77,13 +80,13 @@ def stages_of(d, nbits):
 
 
 def query_of(d, nbits=4):
-    from tqvec.kernels.staged.few import staged_query
+    from tqvec.kernels.staged.query import staged_query
 
     return staged_query(direction(d), bands_of(d, nbits), stages_of(d, nbits), 1.0, np.float32(1))
 
 
 def signs_of(d, nbits):
-    return PrefixBlocks(leading_planes((Band(0, d, nbits),), SCALAR, (1,)))
+    return PrefixBlocks(prefix_planes((Band(0, d, nbits),), SCALAR, (1,)))
 
 
 def sign_blocks(plane_bytes, axes):
@@ -97,13 +100,13 @@ def test_sign_blocks_are_the_sign_plane():
     data, codes = rows_of(72, 3, 200)
     signs = np.zeros((208, 96), np.uint8)
     signs[:200, :72] = codes >> 2
-    expected = sign_blocks(np.packbits(signs, axis=1, bitorder="little"), kernel("prefix_axes"))
+    expected = sign_blocks(np.packbits(signs, axis=1, bitorder="little"), module("prefix_totals").PREFIX_AXES)
     blocks = signs_of(72, 3)
     for ntotal in (1, 50, 64, 130, 200):  # as rows are added
-        found = blocks.of(data, ntotal)
-        np.testing.assert_array_equal(found[: ntotal // 16], expected[: ntotal // 16])
-    np.testing.assert_array_equal(found[:13], expected)
-    assert found.shape[0] % 4 == 0
+        actual = blocks.of(data, ntotal)
+        np.testing.assert_array_equal(actual[: ntotal // 16], expected[: ntotal // 16])
+    np.testing.assert_array_equal(actual[:13], expected)
+    assert actual.shape[0] % 4 == 0
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -119,12 +122,12 @@ def test_sign_totals(groups, level):
         p0 = signs.ctypes.data
         p1, p2, p3 = p0 + size, p0 + 2 * size, p0 + 3 * size
         # in any order
-        x3, x0, x2, x1 = totals(p3, p0, p2, p1, p0, p1, p2, p3, table.ctypes.data, signs.shape[1])
+        x3, x0, x2, x1 = totals((p3, p0, p2, p1), (p0, p1, p2, p3), table.ctypes.data, signs.shape[1])
         for i, x in enumerate((x0, x1, x2, x3)):
             store(out.ctypes.data + 64 * i, x)
 
     rows = sts.rng(1).integers(0, 256, (64, 4 * groups)).astype(np.uint8)
-    signs = sign_blocks(rows, implementation("prefix_axes", level))
+    signs = sign_blocks(rows, module("prefix_totals", level).PREFIX_AXES)
     nibbles = np.stack([rows & 15, rows >> 4], axis=2).reshape(64, groups, 8)
     for table in (sts.rng(2).integers(0, 64, (groups, 128)).astype(np.uint8), np.full((groups, 128), 63, np.uint8)):
         out = np.zeros(64, np.int32)
@@ -137,7 +140,7 @@ def test_sign_totals(groups, level):
 @needs_staged
 @pytest.mark.parametrize("d", DIMS)
 def test_estimates_from_signs(d):
-    from tqvec.kernels.staged.single import prefix_estimates
+    from tqvec.kernels.staged.one_query import prefix_estimates
 
     n = 150
     data, codes = rows_of(d, 2, n)
@@ -149,21 +152,9 @@ def test_estimates_from_signs(d):
     a, b = np.float32(query.table_step), np.float32(-query.table_zero)
     for start, added in ((0, np.zeros(0, np.float32)), (64, bias)):
         out, tops = np.zeros(n - start + 64, np.float32), np.zeros((3, 16), np.float32)
-        prefix_estimates(
-            signs,
-            query.table,
-            a,
-            b,
-            factor,
-            added,
-            np.float32(0.3),
-            ALL,
-            EVERYWHERE,
-            start,
-            -(-(n - start) // 16),
-            out,
-            tops,
-        )
+        rows = Rows(data, factor, added, 0)
+        blocks = RowBlocks(ALL, EVERYWHERE, start, -(-(n - start) // 16))
+        prefix_estimates(signs, rows, blocks, Estimator(query.table, a, b, np.float32(0.3)), out, tops)
         whole = (n - start) // 64
         upper = out[: 64 * whole] + np.float32(0.3) * factor[start : start + 64 * whole]
         np.testing.assert_allclose(tops[:whole], upper.reshape(whole, 4, 16).max(axis=1), rtol=1e-6)
@@ -177,32 +168,32 @@ def test_estimates_from_signs(d):
 def test_estimates_of_allowed_rows():
     """Those of the blocks that have any, in their order; rows that are not allowed are at -inf."""
     from tqvec.kernels.scan.allowed import allowed_blocks
-    from tqvec.kernels.staged.single import prefix_estimates
+    from tqvec.kernels.staged.one_query import prefix_estimates
 
     n, d = 1000, 72
     data, _ = rows_of(d, 2, n)
     query = query_of(d, 2)
-    numbers = np.float32(query.table_step), np.float32(-query.table_zero)
+    slack = np.float32(0.3)
+    estimator = Estimator(query.table, np.float32(query.table_step), np.float32(-query.table_zero), slack)
     factor, bias = (sts.rng(seed).uniform(0.5, 2, n + 64).astype(np.float32) for seed in (3, 4))
     signs = signs_of(d, 2).of(data, n)
     whole, tops = np.zeros(n + 64, np.float32), np.zeros((20, 16), np.float32)
-    slack = np.float32(0.3)
-    prefix_estimates(signs, query.table, *numbers, factor, bias, slack, ALL, EVERYWHERE, 0, -(-n // 16), whole, tops)
+    rows = Rows(data, factor, bias, 0)
+    prefix_estimates(signs, rows, RowBlocks(ALL, EVERYWHERE, 0, -(-n // 16)), estimator, whole, tops)
     for share in (0.0, 0.004, 0.03, 0.5, 1.0):
         chosen = sts.rng(5).random(n) < share
         words = np.zeros(-(-n // 64) * 8, np.uint8)
         words[: -(-n // 8)] = np.packbits(chosen, bitorder="little")
-        places = np.zeros(n // 16 + 8, np.int32)
-        rows = allowed_blocks(words.view(np.uint64), 128, n, places)
+        starts = np.zeros(n // 16 + 8, np.int32)
+        covered = allowed_blocks(words.view(np.uint64), 128, n, starts)
         blocks = [i for i in range(128, n, 16) if chosen[i : i + 16].any()]
-        assert places[: len(blocks)].tolist() == blocks
-        assert rows == sum(min(16, n - i) for i in blocks)
+        assert starts[: len(blocks)].tolist() == blocks
+        assert covered == sum(min(16, n - i) for i in blocks)
         out = np.zeros(16 * len(blocks) + 64, np.float32)
         count = len(blocks)
-        table = words.view(np.uint64)
-        prefix_estimates(signs, query.table, *numbers, factor, bias, slack, table, places, 0, count, out, tops)
-        for i, place in enumerate(blocks):
-            here = slice(place, min(place + 16, n))
+        prefix_estimates(signs, rows, RowBlocks(words.view(np.uint64), starts, 0, count), estimator, out, tops)
+        for i, start in enumerate(blocks):
+            here = slice(start, min(start + 16, n))
             expected = np.where(chosen[here], whole[here], -np.inf)
             np.testing.assert_array_equal(out[16 * i :][: expected.size], expected)
         upper = out[: 16 * (count // 4 * 4)].reshape(-1, 4, 16).copy()
@@ -241,22 +232,21 @@ def upper_bounds(seed, slack):
 @needs_staged
 @pytest.mark.parametrize("threshold", [-10, 0.8, 2, 10])
 def test_candidates(threshold):
-    from tqvec.kernels.staged.single import POSITIONS, candidates
+    from tqvec.kernels.staged.one_query import candidates
 
     estimates, factor, upper, tops = upper_bounds(1, 0.3)
     for count in (256, 150):
         out = np.zeros(256 + 64, np.int32)
-        found = candidates(
-            estimates, tops, factor, EVERYWHERE, 64, count, np.float32(0.3), np.float32(threshold), POSITIONS, out
-        )
+        blocks = RowBlocks(ALL, EVERYWHERE, 64, count)
+        actual = candidates(estimates, tops, factor, blocks, count, np.float32(0.3), np.float32(threshold), out)
         whole = -(-count // 64) * 64
-        np.testing.assert_array_equal(out[:found], np.flatnonzero(upper[:whole] >= np.float32(threshold)))
+        np.testing.assert_array_equal(out[:actual], np.flatnonzero(upper[:whole] >= np.float32(threshold)))
 
 
 @needs_staged
 @pytest.mark.parametrize("probes", [1, 26, 100])
 def test_first_probes(probes):
-    from tqvec.kernels.staged.single import first_probes
+    from tqvec.kernels.staged.one_query import first_probes
 
     estimates, _, _, tops = upper_bounds(2, 0.0)
     best, rows = np.full(probes, -np.inf, np.float32), np.full(probes, EMPTY_ID, np.int64)
@@ -325,27 +315,27 @@ def test_unpacked_levels(d, level):
     unpack = implementation("unpack_levels", level)
 
     @numba.njit
-    def run(data, places, plane_bytes, planes, table, words, out):
-        row, to, at = data.ctypes.data, out.ctypes.data + 64, places.ctypes.data
-        unpack(row, data.shape[1], at, 32, plane_bytes, planes, 0, table.ctypes.data, words, to, out.shape[1])
+    def run(data, numbers, band, table, out):
+        rows = RowList(data.ctypes.data, data.shape[1], numbers.ctypes.data, 32)
+        unpack(rows, band, table.ctypes.data, out.ctypes.data + 64, out.shape[1])
 
     words = -(-d // 64)
     for nbits in range(1, 9):
         data, codes = rows_of(d, nbits, 33)
         planes = min(nbits, 7)
         table = np.resize(sts.rng(3).integers(0, 256, max(16, 2**planes)).astype(np.uint8), 128)
-        found = np.full((32, 64 * words + 128), 9, np.uint8)
-        run(data, SOME, d // 8, planes, table, words, found)
-        np.testing.assert_array_equal(found[:, 64 : 64 + d], table[codes[SOME] >> (nbits - planes)])
-        assert np.all(found[:, :64] == 9)
-        assert np.all(found[:, -64:] == 9)
+        actual = np.full((32, 64 * words + 128), 9, np.uint8)
+        run(data, SOME, BandShape(d // 8, planes, 0, words), table, actual)
+        np.testing.assert_array_equal(actual[:, 64 : 64 + d], table[codes[SOME] >> (nbits - planes)])
+        assert np.all(actual[:, :64] == 9)
+        assert np.all(actual[:, -64:] == 9)
 
 
 @pytest.mark.parametrize("level", ["avx2", "avx512", "amx"])
 @pytest.mark.parametrize("words", [1, 2, 3, 6, 24])
 def test_byte_products(words, level):
     needs(level)
-    level_steps, query_steps = implementation("product_steps", "avx512" if level == "amx" else level)
+    level_steps, query_steps = module("pair_products", level).PRODUCT_STEPS
     levels = sts.rng(4).integers(0, 2 * level_steps + 2, (32, 64 * words)).astype(np.uint8)
     queries = sts.rng(5).integers(-query_steps, query_steps + 1, (32, 64 * words)).astype(np.int8)
     levels[:2], queries[:2], queries[2:4] = 2 * level_steps + 1, query_steps, -query_steps  # the largest sums
@@ -372,7 +362,7 @@ def test_tables_of_a_batch():
     directions = np.stack([direction(d, seed) for seed in range(20)])
     ones = np.ones(20, np.float32)
     batch = batch_tables(bands_of(d, nbits), SCALAR, ones[:1], directions, np.ones(20), ones)
-    level_steps, query_steps = kernel("product_steps")
+    level_steps, query_steps = module("pair_products").PRODUCT_STEPS
     assert batch.packed.shape == (2, 4, 16, 64)
     queries = batch.packed.reshape(2, 4, 16, 16, 4).transpose(0, 3, 1, 2, 4).reshape(32, 256)
     step = np.abs(directions).max(axis=1, keepdims=True) / query_steps

@@ -10,12 +10,15 @@ from tqvec.codec.bands import Band
 from tqvec.codec.calibration import Calibration, distortions
 from tqvec.codec.codebooks import trellis
 from tqvec.codec.tables.batch import batch_tables
-from tqvec.codec.tables.staged import layout, leading_planes, level_bytes, plane_order, prefix_counts, stage_tables
+from tqvec.codec.tables.staged import layout, level_bytes, plane_order, prefix_counts, prefix_planes, stage_tables
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import features
-from tqvec.kernels.dispatch import available, implementation, kernel
+from tqvec.kernels.arguments import Estimator, RowBlocks, Rows
+from tqvec.kernels.dispatch import available, implementation, module
 from tqvec.kernels.scan.queries import integer_queries_portable
 from tqvec.kernels.simd import base
+from tqvec.kernels.staged.prefetch import RowList
+from tqvec.kernels.staged.unpack import BandShape
 from tqvec.kernels.tables import TABLE_BYTES, Z
 from tqvec.reference.trellis import windows as windows_of
 
@@ -91,7 +94,7 @@ def test_full_scores(codebook, level):
 
 
 def own_row_dot():
-    from tqvec.kernels.staged.dots import row_dot
+    from tqvec.kernels.staged.full_score import row_dot
 
     @numba.njit
     def run(data, i, fields, tables, query):
@@ -109,23 +112,11 @@ def test_unpacked_levels(codebook, level):
     unpack = implementation("unpack_levels", level)
 
     @numba.njit
-    def run(data, places, fields, planes, tables, out):
+    def run(data, numbers, fields, planes, tables, out):
         for b in range(fields.shape[0]):
-            row, to = data.ctypes.data + fields[b, 0], out.ctypes.data + fields[b, 4]
-            size, table, words = fields[b, 1], tables.ctypes.data + 128 * b, fields[b, 5]
-            unpack(
-                row,
-                data.shape[1],
-                places.ctypes.data,
-                32,
-                size,
-                planes[b],
-                fields[b, 3],
-                table,
-                words,
-                to,
-                out.shape[1],
-            )
+            rows = RowList(data.ctypes.data + fields[b, 0], data.shape[1], numbers.ctypes.data, 32)
+            band = BandShape(fields[b, 1], planes[b], fields[b, 3], fields[b, 5])
+            unpack(rows, band, tables.ctypes.data + 128 * b, out.ctypes.data + fields[b, 4], out.shape[1])
 
     bands, windows, data, indices = rows_of(codebook, 33)
     fields = layout(bands, windows)
@@ -135,11 +126,11 @@ def test_unpacked_levels(codebook, level):
     for b, band in enumerate(bands):
         if windows[b] == 0 and band.nbits <= 4:
             ordered[b] = tables[b] = np.tile(tables[b, :16], 8)
-    found = np.zeros((32, 64 * fields[:, 5].sum()), np.uint8)
-    run(data, np.arange(1, 33, dtype=np.int32), fields, planes, ordered, found)
+    actual = np.zeros((32, 64 * fields[:, 5].sum()), np.uint8)
+    run(data, np.arange(1, 33, dtype=np.int32), fields, planes, ordered, actual)
     for b, (start, stop, nbits) in enumerate(bands):
         codes = indices[b][1:] if windows[b] else indices[b][1:] >> (nbits - planes[b])
-        np.testing.assert_array_equal(found[:, fields[b, 4] :][:, : stop - start], tables[b, codes])
+        np.testing.assert_array_equal(actual[:, fields[b, 4] :][:, : stop - start], tables[b, codes])
 
 
 @needs_staged
@@ -157,12 +148,12 @@ def test_prefix_blocks(codebook):
     groups = -(-prefix.shape[1] // 32)
     packed = np.zeros((208, 4 * groups), np.uint8)
     packed[:200, : prefix.shape[1] // 8] = np.packbits(prefix.astype(np.uint8), axis=1, bitorder="little")
-    expected = packed.reshape(13, 16, groups, 4).transpose(kernel("prefix_axes")).reshape(13, groups, 64)
-    blocks = PrefixBlocks(leading_planes(bands, windows, counts))
+    expected = packed.reshape(13, 16, groups, 4).transpose(module("prefix_totals").PREFIX_AXES).reshape(13, groups, 64)
+    blocks = PrefixBlocks(prefix_planes(bands, windows, counts))
     for ntotal in (1, 50, 64, 130, 200):  # as rows are added
-        found = blocks.of(data, ntotal)
-        np.testing.assert_array_equal(found[: ntotal // 16], expected[: ntotal // 16])
-    np.testing.assert_array_equal(found[:13], expected)
+        actual = blocks.of(data, ntotal)
+        np.testing.assert_array_equal(actual[: ntotal // 16], expected[: ntotal // 16])
+    np.testing.assert_array_equal(actual[:13], expected)
 
 
 def calibrated(codebook, spreads):
@@ -190,15 +181,16 @@ def calibrated(codebook, spreads):
 
 def estimates(codec, stages, blocks, codes, direction):
     """What the kernels make of a rotated query: estimates of rows of scale 1, and the slack."""
-    from tqvec.kernels.staged.few import staged_query
-    from tqvec.kernels.staged.single import prefix_estimates
+    from tqvec.kernels.staged.one_query import prefix_estimates
+    from tqvec.kernels.staged.query import staged_query
 
     n = len(codes)
     query = staged_query(direction, codec.quantizer.bands, stages, 1.0, np.float32(1))
     out, tops, ones = np.zeros(n + 64, np.float32), np.zeros((n // 64 + 1, 16), np.float32), np.ones(n + 64, np.float32)
-    numbers = np.float32(query.table_step), np.float32(-query.table_zero), ones, ones[:0], np.float32(query.slack)
-    everywhere = np.zeros(0, np.uint64), np.zeros(0, np.int32)
-    prefix_estimates(blocks, query.table, *numbers, *everywhere, 0, -(-n // 16), out, tops)
+    numbers = np.float32(query.table_step), np.float32(-query.table_zero), np.float32(query.slack)
+    everywhere = RowBlocks(np.zeros(0, np.uint64), np.zeros(0, np.int32), 0, -(-n // 16))
+    rows = Rows(codes.data, ones, ones[:0], 0)
+    prefix_estimates(blocks, rows, everywhere, Estimator(query.table, *numbers), out, tops)
     return out[:n], query.slack
 
 
@@ -212,14 +204,14 @@ def test_slack_is_what_prefixes_err(codebook, spreads, counts):
     windows, tables = codec.quantizer.windows, np.zeros((5, 256), np.uint32)
     codes = codec.encode(rows(2000, 21))
     stages = stage_tables(384, codec.bands, windows, codec.spreads, tables, counts)
-    blocks = PrefixBlocks(leading_planes(codec.bands, windows, counts)).of(codes.data, 2000)
+    blocks = PrefixBlocks(prefix_planes(codec.bands, windows, counts)).of(codes.data, 2000)
     queries = rows(20, 22)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     full = codec.inner_product(queries, codes) / codes.scale
     off = []
     for direction, exact in zip(codec.rotate(queries), full, strict=True):
-        found, slack = estimates(codec, stages, blocks, codes, direction)
-        off.append((found - exact) / (slack / Z))
+        actual, slack = estimates(codec, stages, blocks, codes, direction)
+        off.append((actual - exact) / (slack / Z))
     assert 0.97 < np.sqrt(np.mean(np.square(off))) < 1.03
     assert abs(np.mean(off)) < 0.05
 
@@ -249,7 +241,7 @@ def test_slack_is_what_byte_products_err(codebook, spreads):
             index = sum(bits[:, p] << (nbits - 1 - p) for p in range(nbits))
         levels[:, entry : entry + stop - start] = table[index]
     packed = batch.packed.reshape(2, -1, 16, 16, 4).transpose(0, 3, 1, 2, 4).reshape(32, -1).astype(np.int64)
-    upper = (packed @ levels.T)[:20] * batch.worth[:20, None].astype(np.float64) + batch.slack[:20, None]
+    upper = (packed @ levels.T)[:20] * batch.weight[:20, None].astype(np.float64) + batch.slack[:20, None]
     over = upper - codec.inner_product(queries, codes) / codes.scale
     ratio = over.std(axis=1) / (over.mean(axis=1) / Z)
     assert 0.98 < ratio.mean() < 1.02

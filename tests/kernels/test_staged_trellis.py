@@ -9,12 +9,13 @@ import tqvec
 from tqvec.codec.bands import Band, integer_levels
 from tqvec.codec.codebooks import trellis
 from tqvec.codec.tables.batch import byte_levels
-from tqvec.codec.tables.staged import leading_planes, level_bytes, plane_order, stage_tables
+from tqvec.codec.tables.staged import level_bytes, plane_order, prefix_planes, stage_tables
 from tqvec.index.prefixes import PrefixBlocks, parities
 from tqvec.kernels import features
-from tqvec.kernels.dispatch import available, implementation, kernel
+from tqvec.kernels.dispatch import available, implementation, module
 from tqvec.kernels.simd import base
-from tqvec.kernels.staged.codes import parity_plane
+from tqvec.kernels.staged.prefetch import RowList
+from tqvec.kernels.staged.unpack import BandShape, parity_plane
 from tqvec.kernels.tables import Z
 from tqvec.reference.trellis import windows as windows_of
 
@@ -82,28 +83,17 @@ def test_unpacked_levels(d, nbits, level):
     unpack = implementation("unpack_levels", level)
 
     @numba.njit
-    def run(data, places, plane_bytes, planes, table, words, out):
-        row, stride, to = data.ctypes.data, data.shape[1], out.ctypes.data
-        unpack(
-            row,
-            stride,
-            places.ctypes.data,
-            32,
-            plane_bytes,
-            planes,
-            8 - planes,
-            table.ctypes.data,
-            words,
-            to,
-            out.shape[1],
-        )
+    def run(data, numbers, band, table, out):
+        rows = RowList(data.ctypes.data, data.shape[1], numbers.ctypes.data, 32)
+        unpack(rows, band, table.ctypes.data, out.ctypes.data, out.shape[1])
 
     data, _, index = rows_of(d, nbits, 33)
     words, windows = -(-d // 64), 8 - nbits
     table = sts.rng(3).integers(0, 256, 128).astype(np.uint8)
-    found = np.zeros((32, 64 * words), np.uint8)
-    run(data, np.arange(1, 33, dtype=np.int32), d // 8, nbits, table[plane_order(windows)], words, found)
-    np.testing.assert_array_equal(found[:, :d], table[index[1:]])
+    actual = np.zeros((32, 64 * words), np.uint8)
+    band = BandShape(d // 8, nbits, windows, words)
+    run(data, np.arange(1, 33, dtype=np.int32), band, table[plane_order(windows)], actual)
+    np.testing.assert_array_equal(actual[:, :d], table[index[1:]])
 
 
 @pytest.mark.parametrize("mask", [0b0110010, 0b0101111, 0b1010111, 1])
@@ -118,8 +108,8 @@ def test_parities(d, nbits, mask):
     path = data[:3, -(d // 8) :]
     bits = np.unpackbits(path, axis=1, bitorder="little")
     expected = sum(np.roll(bits, k, axis=1) for k in range(7) if mask >> k & 1) & 1
-    found = np.unpackbits(parities(path, mask), axis=1, bitorder="little")
-    np.testing.assert_array_equal(found, expected)
+    actual = np.unpackbits(parities(path, mask), axis=1, bitorder="little")
+    np.testing.assert_array_equal(actual, expected)
     for i in range(3):
         out = np.zeros(d // 8 + 64, np.uint8)
         run(data, i, d // 8, nbits, mask, out)
@@ -131,7 +121,7 @@ def test_sign_blocks_of_one_bit():
     d = 72
     data, windows, _ = rows_of(d, 1, 130)
     signs = np.packbits(PARITY[windows & trellis.sign_mask(1)].astype(np.uint8), axis=1, bitorder="little")
-    expected, blocks = (PrefixBlocks(leading_planes((Band(0, d, 1),), np.array([windows]), (1,))) for windows in (0, 7))
+    expected, blocks = (PrefixBlocks(prefix_planes((Band(0, d, 1),), np.array([windows]), (1,))) for windows in (0, 7))
     for ntotal in (70, 130):
         np.testing.assert_array_equal(blocks.of(data, ntotal)[:5], expected.of(signs, ntotal)[:5])
 
@@ -158,15 +148,15 @@ def test_slack_is_what_the_estimates_err(d, nbits):
     stages = stage_tables(d, tq.bands, np.array([windows]), tq.spreads, levels, (1,))
     first, second = (score(2.0 * PARITY[index & mask] - 1) for mask in trellis.parity_masks(nbits)[:2])
     by_signs = stages.prefix_level[0] * first
-    found = {1: (by_signs, Z * np.sqrt(stages.unknown[0]))}
-    found[2] = (stages.sign_share * by_signs + stages.second_level * second, stages.second_slack)
+    estimates = {1: (by_signs, Z * np.sqrt(stages.unknown[0]))}
+    estimates[2] = (stages.sign_share * by_signs + stages.second_level * second, stages.second_slack)
     for steps in (127, 15):
         step = byte_levels(d, nbits, windows, steps)
         levels = np.empty(128)
         levels[plane_order(windows)] = step.levels
         slack = Z * np.sqrt(step.variance)
-        found[steps] = (step.unit * score(levels[index]), slack)
-    for bits, (estimate, slack) in found.items():
+        estimates[steps] = (step.unit * score(levels[index]), slack)
+    for bits, (estimate, slack) in estimates.items():
         error = (estimate - full) / (slack / Z)
         # The claim includes the rounding of queries and tables for one and two bits, which is left out here.
         assert 0.93 < np.sqrt(np.mean(error**2)) < 1.05, bits
@@ -174,12 +164,12 @@ def test_slack_is_what_the_estimates_err(d, nbits):
 
 
 def test_tables_of_a_batch_have_the_levels_of_all_indices():
-    steps = kernel("product_steps")[0] if available("search_batch") else 127
+    steps = module("pair_products").PRODUCT_STEPS[0] if available("search_batch") else 127
     for nbits in WIDTHS:
         step = byte_levels(384, nbits, 8 - nbits, steps)
         table = step.table
         assert step.planes == nbits
         assert (table.min(), table.max()) == (1, 2 * steps + 1)
         expected = trellis.table(384, nbits).ravel()[plane_order(8 - nbits)]
-        worth = (table.astype(np.float64) - step.zero) * step.unit
-        np.testing.assert_allclose(worth, expected, atol=0.6 * step.unit)
+        levels = (table.astype(np.float64) - step.zero) * step.unit
+        np.testing.assert_allclose(levels, expected, atol=0.6 * step.unit)

@@ -13,6 +13,7 @@ from tqvec.codec.bands import Band, code_bytes
 from tqvec.codec.codebooks import trellis
 from tqvec.codec.transforms import ROTATIONS
 from tqvec.kernels._jit import LANES
+from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import implementation, levels
 from tqvec.kernels.tables import TrellisTables
 from tqvec.kernels.trellis.portable import decode_tile_portable, encode_tile_portable
@@ -77,25 +78,25 @@ def test_indices_of_codes(lengths):
     bands = np.array([(end - n, end, 3) for n, end in zip(lengths, ends, strict=True)])
     codes = [generator.integers(0, 2 ** (8 - window), n) for window, n in zip(bits, lengths, strict=True)]
     words = np.zeros(sum(-(-n // 8) for n in lengths), np.uint64)
-    places = np.cumsum([0, *(-(-n // 8) * 8 for n in lengths)])
+    starts = np.cumsum([0, *(-(-n // 8) * 8 for n in lengths)])
     flat = words.view(np.uint8)
-    for part, place in zip(codes, places, strict=False):
-        flat[place : place + len(part)] = part
+    for part, first in zip(codes, starts, strict=False):
+        flat[first : first + len(part)] = part
     indices_of_row_portable(words, bands, np.array(bits))
-    for part, place, window in zip(codes, places, bits, strict=False):
+    for part, first, window in zip(codes, starts, bits, strict=False):
         path = reference.windows(part[None] & 1, window - 1)[0] if window else part
         expected = (part >> 1) << window | path if window else part
-        assert flat[place : place + len(part)].tolist() == expected.tolist()
+        assert flat[first : first + len(part)].tolist() == expected.tolist()
 
 
 def encoded_rows(level, x, rotation, bands, start=0, stop=None):
     """End, and the bytes of what `encode_trellis_rows` fills."""
     n, d = x.shape
     tables = trellis.encoder_tables(d, bands)
-    out = np.zeros((n, code_bytes(bands)), np.uint8), np.zeros(n), np.zeros(n), np.zeros(n)
+    out = EncodedRows(np.zeros((n, code_bytes(bands)), np.uint8), np.zeros(n), np.zeros(n), np.zeros(n))
     encode = implementation("encode_trellis_rows", level)
     basis = ROTATIONS[rotation](d, SEED)
-    end = encode(x, basis, np.array(bands, np.int64), tables, start, n if stop is None else stop, *out)
+    end = encode(x, basis, np.array(bands, np.int64), tables, start, n if stop is None else stop, out)
     return end, [array.tobytes() for array in out]
 
 

@@ -8,6 +8,7 @@ from tqvec.codec.bands import Band, code_bytes
 from tqvec.codec.codebooks import trellis
 from tqvec.codec.transforms import ROTATIONS
 from tqvec.kernels._jit import LANES
+from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import implementation, levels
 from tqvec.kernels.fwht.portable import forward_tile_portable
 from tqvec.kernels.pack.portable import pack_rows_portable
@@ -31,23 +32,23 @@ NO_ROTATION = RotationTables(
 )
 
 
-def room(n, bands):
+def empty_rows(n, bands):
     size = code_bytes(tuple(Band(*band) for band in bands.tolist()))
-    return np.zeros((n, size), np.uint8), np.zeros(n), np.zeros(n), np.zeros(n)
+    return EncodedRows(np.zeros((n, size), np.uint8), np.zeros(n), np.zeros(n), np.zeros(n))
 
 
 def encoded(level, x, rotation, bands, tables, start=0, stop=None):
     """What the kernel of a level returns, and the bytes of all that it fills."""
-    out = room(len(x), bands)
+    out = empty_rows(len(x), bands)
     encode = implementation("encode_trellis_rows", level)
-    return encode(x, rotation, bands, tables, start, len(x) if stop is None else stop, *out), as_bytes(out)
+    return encode(x, rotation, bands, tables, start, len(x) if stop is None else stop, out), as_bytes(out)
 
 
 def expected(x, rotation, bands, tables, start=0, stop=None):
     """The same, put together from the portable kernels of one tile."""
     n, d = x.shape
     stop = n if stop is None else stop
-    out = room(n, bands)
+    out = empty_rows(n, bands)
     data, norm, dot, energy = out
     all_codes = np.zeros((n, d), np.uint8)
     for i in range(start, stop, LANES):

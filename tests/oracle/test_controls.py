@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tqvec.oracle import ports, runner
+from tqvec.oracle import ports, runner, statistics
+from tqvec.oracle.families.registry import instantiate
 from tqvec.oracle.mistakes import MISTAKES
 from tqvec.oracle.profiles import PROFILES
-from tqvec.oracle.setup import setup
 
 DIMS = {"tqvec_scalar@1": 64, "tqvec_scalar@3": 100, "tqvec_trellis@2": 32, "paper_mse@2": 64, "paper_prod@3": 64}
 DIMS |= {"turbo3@32": 128, "vllm_k3v4_nc": 64}
@@ -16,22 +16,22 @@ PLANTED = [
     (profile, name)
     for profile, d in DIMS.items()
     for name, mistake in MISTAKES.items()
-    if mistake.change(setup(PROFILES[profile], d)) is not None
+    if mistake.applies(instantiate(PROFILES[profile], d))
 ]
 NAMED = []
 
 
-def judged(broken, s):
-    """The first broken stage of a port."""
-    result = runner.run(broken, s)
+def first_broken(broken, s):
+    """Return the verdict on the first broken stage of a port."""
+    result = runner.verify_stages(broken, s)
     assert not result.passed
     return result.first_broken
 
 
 @pytest.mark.parametrize(("profile", "name"), PLANTED, ids=lambda value: value.replace(" ", "-"))
 def test_a_planted_mistake_is_found(profile, name):
-    s = setup(PROFILES[profile], DIMS[profile])
-    verdict = judged(ports.of_setup(MISTAKES[name].change(s)), s)
+    s = instantiate(PROFILES[profile], DIMS[profile])
+    verdict = first_broken(ports.from_oracle(MISTAKES[name].change(s)), s)
     assert verdict.stage in MISTAKES[name].stages
     NAMED.append(verdict.reasons[:1] == (name,))
     assert name in verdict.reasons
@@ -47,10 +47,10 @@ def test_nine_in_ten_reasons_come_first():
 )
 def test_mistakes_of_codecs_that_are_one_function(name, dtype):
     """A port that only has encode: its output mixes all stages."""
-    s = setup(PROFILES["tqvec_scalar@3"], 100)
-    whole = ports.of_setup(MISTAKES[name].change(s), dtype)
+    s = instantiate(PROFILES["tqvec_scalar@3"], 100)
+    whole = ports.from_oracle(MISTAKES[name].change(s), dtype)
     fused = ports.Port("fused", {"encode": whole.stages["encode"]}, dtype=dtype)
-    verdict = judged(fused, s)
+    verdict = first_broken(fused, s)
     assert verdict.stage == "encode"
     assert name in verdict.reasons
 
@@ -123,7 +123,7 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_hand_written_broken_ports(name):
     functions, stage, reason = BROKEN[name]
-    verdict = judged(hand_written(**functions), setup(PROFILES["tqvec_scalar@3"], 100))
+    verdict = first_broken(hand_written(**functions), instantiate(PROFILES["tqvec_scalar@3"], 100))
     assert verdict.stage == stage
     assert verdict.reasons[:1] == (() if reason is None else (reason,))
 
@@ -140,36 +140,34 @@ def reused(view, residual):
     ("stage", "function", "reason"), [("sign", dead, "QJL dead"), ("project", reused, "QJL reuses the rotation")]
 )
 def test_hand_written_second_stages(stage, function, reason):
-    verdict = judged(hand_written(**{stage: function}), setup(PROFILES["paper_prod@3"], 80))
+    verdict = first_broken(hand_written(**{stage: function}), instantiate(PROFILES["paper_prod@3"], 80))
     assert (verdict.stage, verdict.reasons[:1]) == (stage, (reason,))
 
 
 @pytest.mark.parametrize(("stage", "factor", "told"), [("unrotate", 2.0, "2 times"), ("score", 0.3, "0.3 times")])
 def test_a_constant_factor_is_told(stage, factor, told):
-    s = setup(PROFILES["tqvec_scalar@3"], 64)
-    right = ports.of_setup(s).stages[stage]
-    verdict = judged(ports.Port("scaled", {stage: lambda view, *inputs: right(view, *inputs)[0] * factor}), s)
+    s = instantiate(PROFILES["tqvec_scalar@3"], 64)
+    right = ports.from_oracle(s).stages[stage]
+    verdict = first_broken(ports.Port("scaled", {stage: lambda view, *inputs: right(view, *inputs)[0] * factor}), s)
     assert told in verdict.reasons[0]
 
 
 def test_ports_that_raise_or_return_nonsense():
-    s = setup(PROFILES["tqvec_scalar@3"], 64)
-    assert judged(hand_written(rotate=lambda view, unit: 1 / 0), s).message.startswith("raised ZeroDivisionError")
-    assert "shape (29,), not (29, 64)" in judged(hand_written(rotate=lambda view, unit: unit[:, 0]), s).message
-    assert "not integers" in judged(hand_written(quantize=lambda view, y: y), s).message
-    assert "no bytes" in judged(hand_written(quantize=lambda view, y: np.full(y.shape, -1)), s).message
-    assert "2 outputs, not 1" in judged(hand_written(rotate=lambda view, unit: (unit, unit)), s).message
-    assert "nan" in judged(hand_written(rotate=lambda view, unit: unit * np.nan), s).message
-    assert "levels" in judged(hand_written(quantize=lambda view, y: np.full(y.shape, 9)), s).message
+    s = instantiate(PROFILES["tqvec_scalar@3"], 64)
+    assert first_broken(hand_written(rotate=lambda view, unit: 1 / 0), s).message.startswith("raised ZeroDivisionError")
+    assert "shape (29,), not (29, 64)" in first_broken(hand_written(rotate=lambda view, unit: unit[:, 0]), s).message
+    assert "not integers" in first_broken(hand_written(quantize=lambda view, y: y), s).message
+    assert "no bytes" in first_broken(hand_written(quantize=lambda view, y: np.full(y.shape, -1)), s).message
+    assert "2 outputs, not 1" in first_broken(hand_written(rotate=lambda view, unit: (unit, unit)), s).message
+    assert "nan" in first_broken(hand_written(rotate=lambda view, unit: unit * np.nan), s).message
+    assert "levels" in first_broken(hand_written(quantize=lambda view, y: np.full(y.shape, 9)), s).message
 
 
 def test_a_wrong_mean_error_is_found_by_the_tables():
     """Codes of the right stages, decoded to vectors that are 10 % off: only the statistics see all of it."""
-    s = setup(PROFILES["paper_mse@2"], 64)
-    right = ports.of_setup(s)
+    s = instantiate(PROFILES["paper_mse@2"], 64)
+    right = ports.from_oracle(s)
     wrong = {**right.stages, "decode": lambda view, *inputs: right.stages["decode"](view, *inputs)[0] * 1.3}
-    result = runner.run(ports.Port("loud", {name: wrong[name] for name in ("encode", "decode")}), s)
+    result = runner.verify_stages(ports.Port("loud", {name: wrong[name] for name in ("encode", "decode")}), s)
     assert result.first_broken.stage == "decode"
-    from tqvec.oracle import statistics
-
-    assert "mean squared error" in statistics.fault(ports.Port("loud", wrong), s)
+    assert "mean squared error" in statistics.find_fault(ports.Port("loud", wrong), s)

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import tqvec
+from tqvec import _safetensors
 from tqvec.errors import FormatError, InputError
-from tqvec.oracle import arithmetic, describe, golden, inputs, layouts, ports, runner, tables, wire
+from tqvec.oracle import arithmetic, cases, describe, golden, layouts, ports, runner, tables
+from tqvec.oracle.families.registry import instantiate
 from tqvec.oracle.mistakes import MISTAKES
 from tqvec.oracle.profiles import PROFILES, find
-from tqvec.oracle.setup import setup
 
 HERE = Path(__file__).parent / "golden"
 MANIFEST = json.loads((HERE / golden.MANIFEST).read_text())
@@ -29,25 +30,25 @@ WIDE += [("tqvec_trellis@4", d) for d in DIMS[:6]] + [("paper_prod@3", d) for d 
 def test_the_oracle_passes_in_either_precision(name, dtype):
     """In float32 the statistics too, where a profile codes vectors and not pairs of them."""
     d = max(64, PROFILES[name].least)  # turbo: 128
-    s, whole = setup(PROFILES[name], d), dtype == "float32"
-    result = runner.run(ports.of_setup(s, dtype), s, whole)
+    s, quick = instantiate(PROFILES[name], d), dtype == "float16"
+    result = runner.verify_stages(ports.from_oracle(s, dtype), s, quick)
     assert result.passed, result.first_broken
-    assert len(result.verdicts) == len(s.stages) + (whole and not name.startswith("vllm"))
+    assert len(result.verdicts) == len(s.stages) + (not quick and not name.startswith("vllm"))
 
 
 @pytest.mark.parametrize("dtype", ports.DTYPES)
 @pytest.mark.parametrize("nbits", [1, 2, 3])
 def test_trellis_in_either_precision(nbits, dtype):
-    s = setup(PROFILES[f"tqvec_trellis@{nbits}"], 64)
-    assert runner.run(ports.of_setup(s, dtype), s, whole=False).passed
+    s = instantiate(PROFILES[f"tqvec_trellis@{nbits}"], 64)
+    assert runner.verify_stages(ports.from_oracle(s, dtype), s, quick=True).passed
 
 
 @pytest.mark.parametrize(("name", "d"), WIDE)
 def test_dimensions(name, d):
-    s = setup(PROFILES[name], d)
-    assert runner.run(ports.of_setup(s), s, whole=False).passed
+    s = instantiate(PROFILES[name], d)
+    assert runner.verify_stages(ports.from_oracle(s), s, quick=True).passed
     if d <= (100 if name.startswith("paper") else 256):  # sums in half precision are slow in NumPy
-        assert runner.run(ports.of_setup(s, "float16"), s, whole=False).passed
+        assert runner.verify_stages(ports.from_oracle(s, "float16"), s, quick=True).passed
 
 
 def own_codec(view):
@@ -75,8 +76,8 @@ OWN = SimpleNamespace(encode=encode, decode=decode, score=score, PROFILES=["tqve
 @pytest.mark.parametrize("name", ["tqvec_scalar@1", "tqvec_scalar@3", "tqvec_trellis@2", "tqvec_trellis@4"])
 def test_turboquant_is_a_port_that_passes_bit_by_bit(name, d):
     """The compiled codec, which shares no code with the oracle."""
-    s = setup(PROFILES[name], d)
-    result = runner.run(ports.from_object(OWN, "tqvec"), s, whole=d == 64 and "scalar" in name)
+    s = instantiate(PROFILES[name], d)
+    result = runner.verify_stages(ports.from_object(OWN, "tqvec"), s, quick=d != 64 or "scalar" not in name)
     assert result.passed, result.first_broken
     assert next(v for v in result.verdicts if v.stage == "encode").identical
 
@@ -107,24 +108,24 @@ def test_another_way_to_write_the_paper(d):
         unrotate=unmatmul,
         dequantize=lambda view, codes: np.take(view.tables["centroids"], codes),
     )
-    result = runner.run(ports.from_object(port, "numpy"), setup(PROFILES["paper_mse@3"], d))
+    result = runner.verify_stages(ports.from_object(port, "numpy"), instantiate(PROFILES["paper_mse@3"], d))
     assert result.passed, result.first_broken
 
 
 def test_sizes_are_the_published_ones():
     """Bits a value of blocks, bytes of a key and a value of slots, at d = 128."""
-    x = inputs.ordinary_rows(128, 2, 0)
+    x = cases.ordinary_rows(128, 2, 0)
     bits = {"turbo2@32": 2.5, "turbo3@32": 3.5, "turbo4@32": 4.25}
     bits |= {"turbo2@128": 2.125, "turbo3@128": 3.125, "turbo4@128": 4.25}
     for name, width in bits.items():
-        assert setup(PROFILES[name], 128)("encode", None, x).shape[1] * 8 == 128 * width
+        assert instantiate(PROFILES[name], 128)("encode", None, x).shape[1] * 8 == 128 * width
     for name, size in {"vllm_4bit_nc": 134, "vllm_k3v4_nc": 118, "vllm_3bit_nc": 102}.items():
-        assert setup(PROFILES[name], 128)("encode", None, x, x).shape[1] == size
+        assert instantiate(PROFILES[name], 128)("encode", None, x, x).shape[1] == size
 
 
 def test_ties_follow_from_the_paper():
     """argmin takes the first of two equal distances: zero goes down."""
-    s = setup(PROFILES["paper_mse@3"], 64)
+    s = instantiate(PROFILES["paper_mse@3"], 64)
     assert argmin(s, np.zeros((1, 1), np.float32)) == s("quantize", None, np.zeros((1, 64), np.float32))[0, 0] == 3
 
 
@@ -132,7 +133,7 @@ def test_ties_follow_from_the_paper():
 def test_golden_files(name):
     """Committed bytes, byte for byte; of files that are not committed, their checksum."""
     stem, d = name.removesuffix(".safetensors").rsplit("-d", 1)
-    blob = golden.content(PROFILES[stem.replace("-", "@")], int(d))
+    blob = golden.encode_file(PROFILES[stem.replace("-", "@")], int(d))
     assert hashlib.sha256(blob).hexdigest() == MANIFEST[name]
     if (HERE / name).exists():
         assert (HERE / name).read_bytes() == blob
@@ -150,7 +151,7 @@ def test_golden_files_say_what_they_hold(tmp_path):
 
     golden.export([PROFILES["tqvec_scalar@2"]], [20], tmp_path, raw=True)
     path = tmp_path / "tqvec_scalar-2-d20.safetensors"
-    tensors, metadata = wire.load(path.read_bytes())
+    tensors, metadata = _safetensors.load(path.read_bytes())
     assert {name: value.tolist() for name, value in load_file(path).items()} == {
         name: value.tolist() for name, value in tensors.items()
     }
@@ -203,12 +204,12 @@ def test_layouts_are_undone(name, d, nbits):
 
 
 def test_adversarial_rows_are_there():
-    rows = inputs.adversarial_rows(96)
+    rows = cases.adversarial_rows(96)
     assert np.signbit(rows["minus zero"]).all()
     assert 0 < np.abs(rows["denormal"]).max() < np.finfo(np.float32).tiny
     assert np.linalg.norm(rows["norm beyond float16"].astype(np.float64)) > 65504
-    ties = inputs.tie_rows(setup(PROFILES["tqvec_scalar@3"], 96))
-    t = setup(PROFILES["tqvec_scalar@3"], 96).tables["thresholds"]
+    ties = cases.tie_rows(instantiate(PROFILES["tqvec_scalar@3"], 96))
+    t = instantiate(PROFILES["tqvec_scalar@3"], 96).tables["thresholds"]
     assert (ties["just below thresholds"][:7] < t).all()
     assert (ties["just above thresholds"][:7] > t).all()
     assert np.array_equal(ties["on thresholds"][:7], t)
@@ -216,11 +217,11 @@ def test_adversarial_rows_are_there():
 
 def test_profiles_describe_themselves():
     for profile in PROFILES.values():
-        text = describe.text(setup(profile, max(128, profile.least)))
+        text = describe.to_text(instantiate(profile, max(128, profile.least)))
         assert profile.name in text
-        assert {field.status for field in describe.fields(profile)} <= {"defined", "confirmed", "assumed"}
+        assert {field.status for field in describe.iter_fields(profile)} <= {"defined", "confirmed", "assumed"}
         if profile.codebook != "trellis":
-            assert describe.hexadecimal(setup(profile, 128).tables["centroids"])[0] in text
+            assert describe.to_hexadecimal(instantiate(profile, 128).tables["centroids"])[0] in text
     for mistake in MISTAKES.values():
         assert mistake.says
         assert set(mistake.stages) <= set(ports.STAGES)
@@ -234,7 +235,7 @@ def test_pages_of_the_specification_have_the_fields_of_profiles(name):
     family = name.split("@")[0]
     page = next(path for path in PAGES.glob("*.md") if f"## `{family}" in path.read_text(encoding="utf-8"))
     text = page.read_text(encoding="utf-8")
-    for field in describe.fields(PROFILES[name]):
+    for field in describe.iter_fields(PROFILES[name]):
         if field.name != "bits":
             assert f"| {field.name} | {field.text} | {field.status} |" in text, field
 
@@ -243,14 +244,14 @@ def test_bad_requests():
     with pytest.raises(InputError, match="profile must be one of paper_mse"):
         find("turbo9")
     with pytest.raises(InputError, match="d must be at least 16 for tqvec_trellis@2, got 8"):
-        setup(PROFILES["tqvec_trellis@2"], 8)
+        instantiate(PROFILES["tqvec_trellis@2"], 8)
     with pytest.raises(InputError, match="no function named after a stage"):
         ports.from_object(SimpleNamespace(rotat=1), "x")
     with pytest.raises(InputError, match="DTYPE of port x must be one of float32, float16"):
         ports.from_object(SimpleNamespace(rotate=matmul, DTYPE="float8"), "x")
     with pytest.raises(InputError, match="profile must be given"):
-        runner.verify(ports.from_object(SimpleNamespace(rotate=matmul), "x"))
+        tqvec.oracle.verify(SimpleNamespace(rotate=matmul))
     with pytest.raises(InputError, match="d must suit"):
-        runner.verify(ports.from_object(SimpleNamespace(rotate=matmul), "x"), ["tqvec_trellis"], [8])
+        tqvec.oracle.verify(SimpleNamespace(rotate=matmul), profiles=["tqvec_trellis"], dims=[8])
     with pytest.raises(FormatError, match="not a safetensors file"):
-        wire.load(b"garbage, and more of it")
+        _safetensors.load(b"garbage, and more of it")

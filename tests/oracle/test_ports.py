@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from command import run
 
+from tqvec import oracle
 from tqvec.errors import InputError
-from tqvec.oracle import ports, report, runner
+from tqvec.oracle import ports, runner
+from tqvec.oracle.families.registry import instantiate
 from tqvec.oracle.profiles import PROFILES
-from tqvec.oracle.setup import setup
 
 ROOT = Path(__file__).parents[2]
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -46,17 +47,17 @@ def c_port(tmp_path_factory):
 
 @pytest.mark.parametrize(("nbits", "d"), [(1, 64), (2, 100), (3, 80), (4, 1536)])
 def test_the_port_in_c(c_port, nbits, d):
-    found = runner.verify(ports.load(c_port), [f"tqvec_scalar@{nbits}"], [d], whole=d == 100)
-    assert found.passed, report.details(found)
-    (result,) = found.results
+    report = oracle.verify(c_port, profiles=[f"tqvec_scalar@{nbits}"], dims=[d], quick=d != 100)
+    assert report.passed, report
+    (result,) = report.results
     assert all(verdict.status == "passed" for verdict in result.verdicts)
     assert all(v.identical for v in result.verdicts if v.stage in ("normalize", "rotate", "quantize", "pack", "unpack"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs PyTorch")
 def test_the_port_in_torch():
-    found = runner.verify(ports.load(str(ROOT / "examples" / "torch_port.py")), ["tqvec_scalar@3"], [64, 100])
-    assert found.passed, report.details(found)
+    report = oracle.verify(ROOT / "examples" / "torch_port.py", profiles=["tqvec_scalar@3"], dims=[64, 100])
+    assert report.passed, report
 
 
 def test_a_command_that_is_no_port(tmp_path):
@@ -80,7 +81,7 @@ def test_a_command_that_crashes_fails_its_stage(tmp_path):
         """)
     )
     port = ports.load(f"{sys.executable} {script}")
-    verdict = runner.run(port, setup(PROFILES["tqvec_scalar@2"], 20)).first_broken
+    verdict = runner.verify_stages(port, instantiate(PROFILES["tqvec_scalar@2"], 20)).first_broken
     assert "exit status 1: out of luck" in verdict.message
 
 
@@ -109,13 +110,13 @@ class Copied:
 
 @pytest.mark.parametrize("kind", [Device, Copied])
 def test_arrays_of_other_libraries(kind):
-    s = setup(PROFILES["tqvec_scalar@2"], 20)
+    s = instantiate(PROFILES["tqvec_scalar@2"], 20)
 
     def dequantize(view, codes):
         return kind(view.tables["centroids"].array[codes.array])
 
     port = ports.Port("other", {"dequantize": dequantize}, asarray=kind)
-    assert runner.run(port, s).passed
+    assert runner.verify_stages(port, s).passed
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_the_pytest_plugin(flipped, tmp_path):
 
 def test_inputs_of_a_port_are_its_own():
     """A port that writes into its input spoils nothing."""
-    s = setup(PROFILES["tqvec_scalar@2"], 20)
+    s = instantiate(PROFILES["tqvec_scalar@2"], 20)
 
     def spoil(view, x):
         unit = s("normalize", None, x)
@@ -171,4 +172,4 @@ def test_inputs_of_a_port_are_its_own():
         return unit
 
     for _ in range(2):
-        assert runner.run(ports.Port("spoiler", {"normalize": spoil}), s).passed
+        assert runner.verify_stages(ports.Port("spoiler", {"normalize": spoil}), s).passed

@@ -1,4 +1,4 @@
-"""``tqvec build``: vectors in, index file out."""
+"""``tqvec build``: compress a file of vectors into an index file."""
 
 from __future__ import annotations
 
@@ -20,31 +20,33 @@ from tqvec.index.index import Index
 from tqvec.index.rows import encoded
 from tqvec.index.training import Training
 
-_ROWS = 16384  # read and compressed at a time,
-_NUMBERS = 1 << 23  # if they hold no more numbers than these
+_ROWS = 16384  # rows that are read and compressed at a time,
+_NUMBERS = 1 << 23  # but at most these coordinates
 _SAMPLE = 16384  # rows to train on
 _DRAW = 0x73616D70  # seed of their choice
-_SECONDS = 5.0  # between notes of what has reached the disk
+_SECONDS = 5.0  # between notes in the journal
 
 
-def width(text: object) -> float:
-    """4 as an integer, 2.5 as it is."""
+def parse_width(text: object) -> float:
+    """Return "4" as an integer, and "2.5" as a float."""
     return float(str(text)) if "." in str(text) else int(str(text))
 
 
 def build(
     vectors: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs, .hdf5:NAME (default: train), .parquet:COLUMN")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write")],
-    nbits: Annotated[float, typer.Option(parser=width, metavar="BITS", help="A coordinate: 1 to 8, 2.5 or 3.5")] = 4,
+    nbits: Annotated[
+        float, typer.Option(parser=parse_width, metavar="BITS", help="Per coordinate: 1 to 8, 2.5, 3.5")
+    ] = 4,
     codebook: Annotated[str, typer.Option(help="scalar or trellis")] = "scalar",
     metric: Annotated[str, typer.Option(help="ip, cosine or l2")] = "ip",
-    seed: Annotated[int, typer.Option(help="Of the rotation")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the rotation")] = 0,
     train: Annotated[bool, typer.Option("--train", help="Fit the codec to a sample of the rows first")] = False,
     threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
 ) -> None:
-    """Compress a file of vectors, larger than memory if need be, into an index file.
+    """Compress a file of vectors into an index file; it may be larger than memory.
 
-    If it is killed, the same command goes on where it stopped.
+    If the command is killed, the same command goes on where it stopped.
     """
     stream = open_vectors(vectors)
     if stream.n == 0:
@@ -53,17 +55,18 @@ def build(
         raise InputError(f"{output}: its folder does not exist")
     index = Index(stream.d, nbits=nbits, metric=metric, codebook=codebook, seed=seed)
     settings = {"nbits": nbits, "codebook": codebook, "metric": metric, "seed": seed, "train": train}
-    request = _identity(stream) | settings
+    request = _describe_source(stream) | settings
     start = time.perf_counter()
     with Journal(output, request) as journal:
-        writer = journal.resumed()
+        writer = journal.resume()
         if writer is None:
             if train:
-                console.print(str(_trained(index, stream, threads)), highlight=False)
-            writer = journal.started(index.codec, metric, stream.n)
+                console.print(str(_train(index, stream, threads)), highlight=False)
+            writer = journal.start(index.codec, metric, stream.n)
         elif writer.rows:
-            told = f"{output}: goes on behind the {writer.rows:,} vectors of a run that was stopped"
-            console.print(told, highlight=False)
+            console.print(
+                f"{output}: goes on behind the {writer.rows:,} vectors of a run that was stopped", highlight=False
+            )
         with progress() as bar:
             task = bar.add_task("compressing", total=stream.n, completed=writer.rows)
             _compress(stream, writer, journal, threads, lambda: bar.update(task, completed=writer.rows))
@@ -78,18 +81,18 @@ def build(
     )
 
 
-def _trained(index: Index, stream: Stream, threads: int | None) -> Training:
-    """Train on rows from the whole file, without those that aren't finite: compressing will say which they are."""
+def _train(index: Index, stream: Stream, threads: int | None) -> Training:
+    """Train on rows from the whole file, without NaN and Inf: compressing will say which rows have them."""
     rows = np.random.default_rng(_DRAW).choice(stream.n, min(stream.n, _SAMPLE), replace=False)
-    sample = float_rows(stream.drawn(np.sort(rows)))
+    sample = float_rows(stream.take(np.sort(rows)))
     try:
         return index.train(sample[np.isfinite(sample).all(axis=1)], threads=threads)
     except InputError as error:
         raise InputError(f"{stream.path}: {error}") from error
 
 
-def _identity(stream: Stream) -> dict[str, object]:
-    """What tells a file of vectors from others, and from itself after a change."""
+def _describe_source(stream: Stream) -> dict[str, object]:
+    """Return facts in which a file of vectors differs from others, and from itself after a change."""
     state = stream.path.stat()
     return {
         "vectors": str(stream.path.resolve()),
@@ -100,8 +103,10 @@ def _identity(stream: Stream) -> dict[str, object]:
     }
 
 
-def _compress(stream: Stream, writer: Writer, journal: Journal, threads: int | None, tell: Callable[[], None]) -> None:
-    """Write the rows that the writer lacks."""
+def _compress(
+    stream: Stream, writer: Writer, journal: Journal, threads: int | None, progress: Callable[[], None]
+) -> None:
+    """Write the rows that the writer lacks; `progress` is called after each part."""
     noted = time.monotonic()
     for x in stream.parts(writer.rows, max(1, min(_ROWS, _NUMBERS // stream.d))):
         try:
@@ -111,4 +116,4 @@ def _compress(stream: Stream, writer: Writer, journal: Journal, threads: int | N
         if time.monotonic() - noted >= _SECONDS:
             journal.note(writer)
             noted = time.monotonic()
-        tell()
+        progress()

@@ -1,4 +1,4 @@
-"""``tqvec check``: whether an index file is sound, to the last byte."""
+"""``tqvec check``: verify an index file to the last byte."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tqvec.cli._console import console, progress
 from tqvec.cli._plot import pyplot
-from tqvec.cli.build import width
+from tqvec.cli.build import parse_width
 from tqvec.errors import InputError
 from tqvec.eval.readers import HDF5, float_rows, read_vectors, split_name
 from tqvec.eval.streams import Stream, open_vectors
@@ -32,7 +32,8 @@ def diagnose(
     queries: Annotated[Path | None, typer.Option(help="Like those to come; default: vectors ask for others")] = None,
     k: Annotated[int, typer.Option("-k", help="Results a query")] = 10,
     nbits: Annotated[
-        float | None, typer.Option(parser=width, metavar="BITS", help="Of vectors: 1 to 8, 2.5 or 3.5; default: 4")
+        float | None,
+        typer.Option(parser=parse_width, metavar="BITS", help="Of vectors: 1 to 8, 2.5 or 3.5; default: 4"),
     ] = None,
     codebook: Annotated[str | None, typer.Option(help="scalar or trellis; default: scalar")] = None,
     metric: Annotated[str | None, typer.Option(help="ip, cosine or l2; default: ip")] = None,
@@ -86,7 +87,7 @@ def _sample(stream: Stream) -> NDArray[Any]:
     if stream.n * stream.d <= _NUMBERS:
         return float_rows(np.concatenate(list(stream.parts(0, _ROWS)) or [np.empty((0, stream.d), np.float32)]))
     drawn = np.random.default_rng(_DRAW).choice(stream.n, min(stream.n, _DRAWN), replace=False)
-    return float_rows(stream.drawn(np.sort(drawn)))
+    return float_rows(stream.take(np.sort(drawn)))
 
 
 def _show(found: Diagnosis, name: str) -> None:

@@ -1,4 +1,4 @@
-"""``tqvec info``: an index file, this installation, or the family of codecs."""
+"""``tqvec info``: describe an index file, this installation, or the family of codecs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tqvec.errors import InputError
 from tqvec.index.file import io
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "safetensors", "faiss-cpu", "matplotlib")
-# A row each of ``--codecs``: its name, and what `TurboQuant` takes beside d.
+# The rows of ``--codecs``: a name, and the arguments of `TurboQuant` beside d.
 _CODECS: list[tuple[str, dict[str, Any]]] = [
     *(("scalar", {"nbits": nbits}) for nbits in (1, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)),
     *(("trellis", {"nbits": nbits, "codebook": "trellis"}) for nbits in (1, 2, 2.5, 3, 3.5, 4, 5)),
@@ -33,16 +33,16 @@ _CODECS: list[tuple[str, dict[str, Any]]] = [
 
 def info(
     index_file: Annotated[Path | None, typer.Argument(metavar="[INDEX]")] = None,
-    codecs: Annotated[bool, typer.Option("--codecs", help="Bits and errors of all codecs")] = False,
+    codecs: Annotated[bool, typer.Option("--codecs", help="Show bits and errors of all codecs")] = False,
     d: Annotated[int, typer.Option("-d", help="Dimension, for --codecs")] = 128,
 ) -> None:
     """Describe an index file, or versions, SIMD level and threads of this installation."""
     if codecs:
         if index_file is not None:
             raise InputError("--codecs takes no index file")
-        console.print(_family(d))
+        console.print(_tabulate_codecs(d))
         return
-    rows = _installation() if index_file is None else _index(index_file)
+    rows = _describe_installation() if index_file is None else _describe_index(index_file)
     table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -51,7 +51,7 @@ def info(
     console.print(table)
 
 
-def _index(path: Path) -> dict[str, str]:
+def _describe_index(path: Path) -> dict[str, str]:
     header, _, calibration = io.load(path, mmap=True)
     codec = io.codec_of(path, header, calibration)
     size = codec.code_size + (4 if header.metric == "l2" else 0)
@@ -59,21 +59,20 @@ def _index(path: Path) -> dict[str, str]:
         "file": f"{path}, {path.stat().st_size:,} bytes, version {header.version}; `tqvec check` verifies it",
         "vectors": f"{header.ntotal:,} of d={header.d}",
         "metric": header.metric,
-        "codec": f"{_width(codec)}, mode {codec.mode}, codebook {codec.codebook}, rotation {codec.rotation}",
+        "codec": f"{_format_width(codec)}, mode {codec.mode}, codebook {codec.codebook}, rotation {codec.rotation}",
         "seed": str(codec.seed),
-        "bytes a vector": f"{size} (float32: {4 * header.d}, {4 * header.d / size:.1f} times more)",
+        "bytes per vector": f"{size} (float32: {4 * header.d}, {4 * header.d / size:.1f} times more)",
         "expected distortion": f"{codec.distortion:.5f} of the squared length",
         "fingerprint": codec.fingerprint,
     }
 
 
-def _family(d: int) -> Table:
-    """Bits and errors of every codec that takes dimension `d`."""
+def _tabulate_codecs(d: int) -> Table:
+    """Return a table of bits and errors of every codec that takes dimension `d`."""
     table = Table(
         title=f"codecs at d={d}",
-        caption="stored: bits a coordinate, scales counted. D: expected squared error of a decoded unit vector, with "
-        "its length as the scale. D·4^bits: codes alone count, since scales hold what a unit vector has not; "
-        "1 is Shannon's limit.",
+        caption="stored: bits per coordinate, with scales. D: expected squared error of a decoded unit vector, with "
+        "its length as the scale. D·4^bits: without scales, since a unit vector needs none; 1 is Shannon's limit.",
     )
     for heading in ("codec", "nbits", "code bits", "stored", "D", "D·4^bits", "entropy"):
         table.add_column(heading, justify="left" if heading == "codec" else "right")
@@ -91,14 +90,14 @@ def _family(d: int) -> Table:
     return table
 
 
-def _width(codec: TurboQuant) -> str:
-    """Bits a coordinate, band by band unless all have the same."""
+def _format_width(codec: TurboQuant) -> str:
+    """Return the bits per coordinate, band by band unless all have the same."""
     if isinstance(codec.nbits, int) and codec.calibration is None:
         return f"{codec.nbits} bits"
     return " + ".join(f"{band.stop - band.start} × {band.nbits}" for band in codec.bands) + " bits"
 
 
-def _installation() -> dict[str, str]:
+def _describe_installation() -> dict[str, str]:
     simd = simd_info()
     return {
         "tqvec": __version__,

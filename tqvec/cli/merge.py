@@ -1,4 +1,4 @@
-"""``tqvec merge``: several index files as one."""
+"""``tqvec merge``: join index files."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 
 from tqvec.cli._console import console
-from tqvec.index.file.merge import merge as merged
+from tqvec.index.file.merge import merge as merge_files
 
 
 def merge(
     files: Annotated[list[Path], typer.Argument(metavar="INDEX...", help="Of one codec and metric")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write")],
 ) -> None:
-    """Join index files into one, as if their vectors had been compressed together; ids that nobody chose are new."""
-    header = merged(files, output)
-    told = "each its own" if "ids" in header.crc32 else f"from {header.first_id}"
+    """Join index files into one, as if their vectors had been compressed together; automatic ids are numbered anew."""
+    header = merge_files(files, output)
+    ids = "each its own" if "ids" in header.crc32 else f"from {header.first_id}"
     console.print(
-        f"{output}: {header.ntotal:,} vectors of d={header.d}, ids {told}, {output.stat().st_size:,} bytes",
+        f"{output}: {header.ntotal:,} vectors of d={header.d}, ids {ids}, {output.stat().st_size:,} bytes",
         highlight=False,
     )

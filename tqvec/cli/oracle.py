@@ -1,4 +1,4 @@
-"""``tqvec oracle``: the profiles that ports are judged by, and their golden vectors."""
+"""``tqvec oracle``: the profiles that ports are compared with, and their golden vectors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.table import Table
 
 from tqvec.cli._console import console
 from tqvec.oracle import describe, golden
+from tqvec.oracle.families.registry import instantiate
 from tqvec.oracle.profiles import PROFILES, find
-from tqvec.oracle.setup import setup
 
-app = typer.Typer(help="Profiles that ports are judged by, and their golden vectors.", no_args_is_help=True)
+app = typer.Typer(help="Profiles that ports are compared with, and their golden vectors.", no_args_is_help=True)
 
 
 @app.command()
@@ -24,7 +24,7 @@ def profiles() -> None:
         table.add_column(heading, justify="right" if heading == "bits" else "left")
     for p in PROFILES.values():
         scale = f"{p.scale}, {p.scale_dtype}"
-        table.add_row(p.name, str(p.nbits), p.rotation, p.codebook, scale, p.layout, describe.dimensions(p))
+        table.add_row(p.name, str(p.nbits), p.rotation, p.codebook, scale, p.layout, describe.describe_dimensions(p))
     console.print(table)
 
 
@@ -35,7 +35,7 @@ def show(
 ) -> None:
     """Describe a profile completely: every choice, and its tables in hexadecimal floats."""
     for each in find(profile):
-        console.print(describe.text(setup(each, d)), highlight=False, markup=False, soft_wrap=True)
+        console.print(describe.to_text(instantiate(each, d)), highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

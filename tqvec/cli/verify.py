@@ -6,41 +6,28 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.text import Text
 
+from tqvec import oracle
 from tqvec.cli._console import console
-from tqvec.oracle import ports, report, runner
-
-_SIGNS = {"passed": "[green]✓[/green]", "failed": "[red]✗[/red]", "absent": "·"}
 
 
 def verify(
-    port: Annotated[str, typer.Argument(metavar="PORT", help="A Python file, or a command (docs/oracle.md)")],
+    port: Annotated[str, typer.Argument(metavar="PORT", help="A Python file, or a command (see the oracle page)")],
     profile: Annotated[list[str] | None, typer.Option(help="Default: what the port names; may be repeated")] = None,
     d: Annotated[list[int] | None, typer.Option("-d", help="Dimension; may be repeated")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the statistics, which need many vectors")] = False,
     json: Annotated[Path | None, typer.Option(help="Write the report as JSON")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the report as JUnit XML")] = None,
 ) -> None:
-    """Judge a port stage by stage; exit status 1 if any stage is wrong."""
-    found = runner.verify(ports.load(port), profile or (), d or (), not quick)
-    console.print(_table(found))
-    for line in report.details(found):
-        console.print(line, highlight=False, markup=False)
-    for path, text in ((json, report.to_json), (junit, report.to_junit)):
+    """Verify a port stage by stage; exit status 1 if any stage is wrong."""
+    report = oracle.verify(port, profiles=profile or (), dims=d or (), quick=quick)
+    text = Text(str(report))
+    text.highlight_regex(r"✓|\bpassed\b", "green")
+    text.highlight_regex(r"✗|\bfailed\b", "red")
+    console.print(text, soft_wrap=True)
+    for path, write in ((json, report.to_json), (junit, report.to_junit)):
         if path is not None:
-            path.write_text(text(found), encoding="utf-8")
-    if not found.passed:
+            path.write_text(write(), encoding="utf-8")
+    if not report.passed:
         raise typer.Exit(1)
-
-
-def _table(found: runner.Report) -> Table:
-    """A line for each profile and dimension: a sign for each stage, and the first broken one with its reason."""
-    table = Table(title=f"{found.port}, {found.dtype}", caption="✓ passed  ✗ failed  · not there; in order of the data")
-    for heading in ("profile", "d", "stages", "verdict"):
-        table.add_column(heading, justify="right" if heading == "d" else "left", no_wrap=heading != "verdict")
-    for result in found.results:
-        stages = "".join(_SIGNS[verdict.status] for verdict in result.verdicts)
-        verdict = "[green]passed[/green], " if result.passed else "[red]failed[/red] at "
-        table.add_row(result.profile, str(result.d), stages, verdict + report.summary(result))
-    return table

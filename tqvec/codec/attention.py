@@ -57,21 +57,21 @@ def attention_tables(codec: TurboQuant) -> AttentionTables:
         return np.array([table[tuple(run.entries)] for run in runs], table.dtype).reshape(-1, 256)
 
     return AttentionTables(
-        quantizer.bands,
-        quantizer.windows,
-        quantizer.centroids,
-        np.array([run.source for run in runs], np.uint8).reshape(-1, 64),
-        np.array([run.fields for run in runs], np.uint8).reshape(-1, 64),
-        _FILLER,
-        np.array([run.coordinates for run in runs], np.int64).ravel(),
-        np.ascontiguousarray(entries(quantizer.centroids)[:, :32]),
-        entries(bytes_),
-        np.hstack([entries((words & 255).astype(np.uint8)), entries((words >> 8).astype(np.uint8))]),
-        registers,
-        all(run.whole for run in runs),
-        max((run.bits for run in runs), default=0),
-        byte_unit if narrow else 0.0,
-        word_unit,
+        bands=quantizer.bands,
+        windows=quantizer.windows,
+        centroids=quantizer.centroids,
+        source=np.array([run.source for run in runs], np.uint8).reshape(-1, 64),
+        fields=np.array([run.fields for run in runs], np.uint8).reshape(-1, 64),
+        filler=_FILLER,
+        coordinates=np.array([run.coordinates for run in runs], np.int64).ravel(),
+        levels=np.ascontiguousarray(entries(quantizer.centroids)[:, :32]),
+        level_bytes=entries(bytes_),
+        level_words=np.hstack([entries((words & 255).astype(np.uint8)), entries((words >> 8).astype(np.uint8))]),
+        registers=registers,
+        whole=all(run.whole for run in runs),
+        index_bits=max((run.bits for run in runs), default=0),
+        byte_unit=byte_unit if narrow else 0.0,
+        word_unit=word_unit,
     )
 
 

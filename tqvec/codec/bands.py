@@ -133,12 +133,12 @@ def quantizer_tables(d: int, bands: tuple[Band, ...], spreads: ArrayLike = 1.0) 
             break
         cells *= 2
     return QuantizerTables(
-        np.array(bands, np.int64),
-        np.zeros(n, np.int64),
-        centroids,
-        thresholds,
-        np.array([g[0] for g in found]),
-        np.array([g[1] for g in found]),
+        bands=np.array(bands, np.int64),
+        windows=np.zeros(n, np.int64),
+        centroids=centroids,
+        thresholds=thresholds,
+        grid=np.array([g[0] for g in found]),
+        grid_affine=np.array([g[1] for g in found]),
     )
 
 

@@ -23,6 +23,7 @@ from tqvec.codec.qjl import PROJECTIONS, SecondStage, stages
 from tqvec.codec.scales import SCALES
 from tqvec.codec.transforms import ROTATIONS, dense
 from tqvec.errors import InputError
+from tqvec.kernels.arguments import EncodedProducts, EncodedRows
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.tables import QuantizerTables, RotationTables, TrellisTables
@@ -268,10 +269,10 @@ class TurboQuant:
         n = x.shape[0]
         data, norm, residual = np.empty((n, code_bytes(self.bands)), np.uint8), np.empty(n), np.empty(n)
         tables = (self.rotation_tables, second.encoder, second.projection.tables, self.quantizer.bands)
-        encode = kernel("encode_prod_rows")
+        encode, out = kernel("encode_prod_rows"), EncodedProducts(data, norm, residual)
 
         def task(part: int, start: int, stop: int) -> None:
-            encode(x, *tables, start, stop, data, norm, residual)
+            encode(x, *tables, start, stop, out)
 
         _threads.over_rows(task, n, _GRAIN, threads)
         return Codes(data, _as_float32(norm), _as_float32(norm * residual))
@@ -288,10 +289,11 @@ class TurboQuant:
         workers = num_threads(threads)
         out = Encoded(np.empty((n, code_bytes(self.bands)), np.uint8), np.empty(n), np.empty(n), np.empty(n))
         encode, tables = self._encoder()
+        arrays = EncodedRows(*out)
         good = np.full(workers, n)  # rows before the first bad one, as each part found it
 
         def task(part: int, start: int, stop: int) -> None:
-            end = encode(rows, self.rotation_tables, *tables, start, stop, *out)
+            end = encode(rows, self.rotation_tables, *tables, start, stop, arrays)
             good[part] = end if end < stop else n
 
         _threads.over_rows(task, n, _GRAIN, workers)

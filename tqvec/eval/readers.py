@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._mmap import forget
+from tqvec._mmap import release_pages
 from tqvec.errors import FormatError, InputError, UnsupportedError
 
 _TEXMEX: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".ivecs": np.dtype("<i4"), ".bvecs": np.dtype("u1")}
@@ -30,12 +30,12 @@ def read_vectors(path: str | os.PathLike[str], dataset: str = "train") -> NDArra
         ``.npy`` (2-D), ``.fvecs``, ``.ivecs``, ``.bvecs``, ``.hdf5`` or ``.h5``. An HDF5 file may have a dataset's name
         after it, ``file.hdf5:test``; ann-benchmarks has ``train``, ``test``, ``neighbors`` and ``distances``.
     dataset : str
-        What is read of an HDF5 file that comes without a name.
+        The dataset of an HDF5 file that comes without a name.
 
     Returns
     -------
     (n, d) array
-        In the file's own dtype. Of .npy and TEXMEX files a read-only view of the mapped file; of HDF5 a copy.
+        The file's own dtype. A read-only view of the mapped file; for HDF5 a copy.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def read_vectors(path: str | os.PathLike[str], dataset: str = "train") -> NDArra
     InputError
         Unknown extension, or no such dataset.
     FormatError
-        The file is damaged or not what its name says.
+        The file is damaged, or of another kind than its extension says.
     UnsupportedError
         HDF5 without h5py.
     """
@@ -56,20 +56,20 @@ def read_vectors(path: str | os.PathLike[str], dataset: str = "train") -> NDArra
     if path.suffix in _TEXMEX:
         return _read_texmex(path, _TEXMEX[path.suffix])
     if path.suffix in HDF5:
-        with hdf5_dataset(path, name or dataset) as rows:
+        with open_hdf5(path, name or dataset) as rows:
             return np.asarray(rows)
     known = ", ".join([".npy", *_TEXMEX, *HDF5])
     raise InputError(f"{path}: unknown extension {path.suffix!r}; expected one of {known}")
 
 
 def split_name(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """A file, and the name in it that follows after a colon (``file.hdf5:test``), for kinds of files that have any."""
-    named = _NAMED.fullmatch(os.fspath(path))
-    return (Path(named[1]), named[2]) if named else (Path(path), None)
+    """Return a file and the name of a dataset or column in it, as ``file.hdf5:test`` has both; None without a name."""
+    match = _NAMED.fullmatch(os.fspath(path))
+    return (Path(match[1]), match[2]) if match else (Path(path), None)
 
 
 def float_rows(rows: NDArray[Any]) -> NDArray[Any]:
-    """Byte vectors (.bvecs) as float32; everything else as it is."""
+    """Return byte vectors (.bvecs) as float32, and all others as they are."""
     return rows.astype(np.float32) if rows.dtype == np.uint8 else rows
 
 
@@ -84,7 +84,7 @@ def _read_npy(path: Path) -> NDArray[Any]:
 
 
 def _read_texmex(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Each row is its length as int32, then its numbers; all rows must have one length."""
+    """Map a file whose rows are their length as int32, then their numbers; all must have one length."""
     size = path.stat().st_size
     if size == 0:
         return np.empty((0, 0), dtype)
@@ -100,13 +100,13 @@ def _read_texmex(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
         bad = np.flatnonzero(lengths != d)
         if bad.size:
             raise FormatError(f"{path}: row {first + bad[0]} has dimension {lengths[bad[0]]}, the first row {d}")
-        forget(raw)
+        release_pages(raw)
     return np.ndarray((rows.shape[0], d), dtype, buffer=raw, offset=4, strides=(row, dtype.itemsize))
 
 
 @contextmanager
-def hdf5_dataset(path: Path, name: str) -> Iterator[Any]:
-    """A 2-D dataset of an open HDF5 file, whose slices are arrays; errors as of `read_vectors`."""
+def open_hdf5(path: Path, name: str) -> Iterator[Any]:
+    """Open a 2-D dataset of an HDF5 file, whose slices are arrays; the errors are those of `read_vectors`."""
     try:
         import h5py
     except ModuleNotFoundError as error:

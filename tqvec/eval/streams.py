@@ -1,4 +1,4 @@
-"""Files of vectors that are read a part at a time, so that they may be larger than memory."""
+"""Files of vectors that are read part by part: they may be larger than memory."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._mmap import forget
+from tqvec._mmap import release_pages
+from tqvec._types import Ids
 from tqvec.errors import FormatError, InputError, UnsupportedError
-from tqvec.eval.readers import HDF5, hdf5_dataset, read_vectors, split_name
+from tqvec.eval.readers import HDF5, open_hdf5, read_vectors, split_name
 
-_DRAWN_FROM = 65536  # vectors looked at at a time
+_PART = 65536  # vectors that are read at a time, to take some of them
 _BUFFER = 1 << 20  # bytes of a Parquet column that are read at a time
 
 Parts = Iterator[NDArray[Any]]
 
 
 class Stream(NamedTuple):
-    """Vectors of a file.
+    """The vectors of a file.
 
     Attributes
     ----------
     path : Path
     name : str or None
-        Of a dataset or column in it.
+        The dataset or column in the file.
     n, d : int
-        Vectors, and their dimension.
+        Number of vectors, and their dimension.
     parts : callable
-        ``parts(start, rows)`` iterates over arrays of `rows` vectors or fewer, from number `start` to the last one.
+        ``parts(start, rows)`` iterates over arrays of at most `rows` vectors, from number `start` to the last one.
     """
 
     path: Path
@@ -40,14 +41,14 @@ class Stream(NamedTuple):
     d: int
     parts: Callable[[int, int], Parts]
 
-    def drawn(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Some vectors by ascending numbers; the whole file is read for them unless it can be mapped."""
-        found, first = [], 0
-        for part in self.parts(0, _DRAWN_FROM):
+    def take(self, rows: Ids) -> NDArray[Any]:
+        """Return the vectors of ascending row numbers; a file that can't be mapped is read as a whole for them."""
+        vectors, first = [], 0
+        for part in self.parts(0, _PART):
             inside = rows[(rows >= first) & (rows < first + len(part))] - first
-            found.append(np.asarray(part[inside]))
+            vectors.append(np.asarray(part[inside]))
             first += len(part)
-        return np.concatenate(found)
+        return np.concatenate(vectors)
 
 
 def open_vectors(path: str | os.PathLike[str]) -> Stream:
@@ -56,12 +57,12 @@ def open_vectors(path: str | os.PathLike[str]) -> Stream:
     Parameters
     ----------
     path : path
-        What `read_vectors` takes, or ``file.parquet:COLUMN``, a column of lists of floats that have one length.
+        A file that `read_vectors` takes, or ``file.parquet:COLUMN``, a column of lists of floats of one length.
 
     Returns
     -------
     Stream
-        Its parts raise `InputError` for a row of Parquet, which they name, that is missing or has another length.
+        Its parts raise `InputError` for a row of Parquet that is missing or has another length; the message names it.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def open_vectors(path: str | os.PathLike[str]) -> Stream:
     InputError
         Unknown extension; no such column or dataset.
     FormatError
-        The file is damaged or not what its name says.
+        The file is damaged, or of another kind than its extension says.
     UnsupportedError
         Parquet without pyarrow, or HDF5 without h5py.
     """
@@ -86,7 +87,7 @@ def open_vectors(path: str | os.PathLike[str]) -> Stream:
     def parts(start: int, rows: int) -> Parts:
         for row in range(start, n, rows):
             yield x[row : row + rows]
-            forget(x)
+            release_pages(x)
 
     return Stream(file, None, n, d, parts)
 
@@ -94,11 +95,11 @@ def open_vectors(path: str | os.PathLike[str]) -> Stream:
 def _hdf5(path: Path, name: str) -> Stream:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    with hdf5_dataset(path, name) as x:
+    with open_hdf5(path, name) as x:
         n, d = x.shape
 
     def parts(start: int, rows: int) -> Parts:
-        with hdf5_dataset(path, name) as x:
+        with open_hdf5(path, name) as x:
             for row in range(start, n, rows):
                 yield x[row : row + rows]
 
@@ -106,7 +107,7 @@ def _hdf5(path: Path, name: str) -> Stream:
 
 
 class _Column:
-    """Lists of floats in a Parquet file; `n` rows, of which the first has length `d`."""
+    """A column of lists of floats in a Parquet file: `n` rows, of which the first has length `d`."""
 
     def __init__(self, path: Path, name: str | None):
         try:
@@ -124,8 +125,8 @@ class _Column:
             raise FormatError(f"{path}: not a Parquet file, or damaged ({error})") from error
         schema = self._file.schema_arrow
         if name not in schema.names:
-            what = "name a column, FILE:COLUMN" if name is None else f"no column {name!r}"
-            raise InputError(f"{path}: {what}; it has {', '.join(schema.names)}")
+            fault = "name a column, FILE:COLUMN" if name is None else f"no column {name!r}"
+            raise InputError(f"{path}: {fault}; it has {', '.join(schema.names)}")
         kind, types = schema.field(name).type, pa.types
         lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
         if not (lists and types.is_floating(kind.value_type)):
@@ -134,12 +135,12 @@ class _Column:
         self.d = len(next(self._lists(0, 1))[1][0].as_py() or ()) if self.n else 0
 
     def parts(self, start: int, rows: int) -> Parts:
-        """As those of a `Stream`."""
+        """Iterate over arrays as the parts of a `Stream` do."""
         for row, lists in self._lists(start, rows):
             yield self._matrix(row, lists)
 
     def _lists(self, start: int, rows: int) -> Iterator[tuple[int, Any]]:
-        """Arrow arrays of lists, with the number of each one's first row; groups of rows before `start` aren't read."""
+        """Iterate over the numbers of first rows and Arrow arrays of lists; row groups before `start` aren't read."""
         groups = range(self._file.num_row_groups)
         ends = np.cumsum([self._file.metadata.row_group(group).num_rows for group in groups])
         first = int(np.searchsorted(ends, start, side="right"))
@@ -154,7 +155,7 @@ class _Column:
             raise FormatError(f"{self._path}: damaged ({error})") from error
 
     def _matrix(self, row: int, lists: Any) -> NDArray[Any]:
-        """Lists, of which the first is number `row`, as (n, d)."""
+        """Return lists, of which the first is number `row`, as an (n, d) array."""
         lengths = np.asarray(lists.value_lengths().fill_null(0))
         wrong = np.flatnonzero((lengths != self.d) | (lengths == 0))
         if wrong.size:

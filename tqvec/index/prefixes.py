@@ -7,9 +7,9 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.codec.tables.staged import Planes
+from tqvec.codec.tables.staged import PrefixPlane
 from tqvec.index.rows import aligned
-from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.dispatch import module
 
 _ROWS = 64  # the kernel takes four blocks of 16 at a time
 
@@ -29,11 +29,11 @@ class PrefixBlocks:
 
     Parameters
     ----------
-    planes : list of Planes
+    planes : list of PrefixPlane
         What a prefix is made of.
     """
 
-    def __init__(self, planes: list[Planes]):
+    def __init__(self, planes: list[PrefixPlane]):
         self._planes = planes
         self._groups = -(-sum(plane.size for plane in planes) // 4)
         self._blocks = np.zeros((0, self._groups, 64), np.uint8)
@@ -65,6 +65,6 @@ class PrefixBlocks:
             plane = codes[first:ntotal, start : start + size]
             prefixes[: ntotal - first, at : at + size] = parities(plane, mask) if mask else plane
             at += size
-        words = prefixes.reshape(-1, 16, self._groups, 4).transpose(kernel("prefix_axes"))
+        words = prefixes.reshape(-1, 16, self._groups, 4).transpose(module("prefix_totals").PREFIX_AXES)
         blocks[first // 16 : needed] = words.reshape(-1, self._groups, 64)
         self._blocks, self._rows = blocks, ntotal

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _threads
-from tqvec._types import Floats, Ids, Words
+from tqvec._types import Floats, Ids
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.tables.batch import batch_tables
-from tqvec.codec.tables.staged import Planes, leading_planes, prefix_counts, stage_tables
+from tqvec.codec.tables.staged import PrefixPlane, prefix_counts, prefix_planes, stage_tables
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.index.blocks import SPARE_ROWS, Block, View
 from tqvec.index.prefixes import PrefixBlocks
+from tqvec.kernels.arguments import Heap, RowRange, Rows
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
-from tqvec.kernels.scan.queries import BY_LENGTH, BY_NOTHING, BY_TWICE_THE_LENGTH
-from tqvec.kernels.tables import StageTables
+from tqvec.kernels.scan.queries import NORM, TWICE_NORM, UNIT
+from tqvec.kernels.tables import QueryTables, ScanTables, StageTables
 from tqvec.kernels.topk.portable import EMPTY_ID
 
 _GRAIN = 2048  # rows a thread takes at least; a multiple of the staged kernel's 64
 _FEW = 8  # queries, up to which each is searched alone, in stages
 _ROWS_A_RESULT = 64  # from which on judging rows by a few bits pays
-_FORMS = {"ip": BY_LENGTH, "cosine": BY_NOTHING, "l2": BY_TWICE_THE_LENGTH}
+_SCORE_SCALES = {"ip": NORM, "cosine": UNIT, "l2": TWICE_NORM}
 _NO_BIAS = np.zeros(0, np.float32)
 
-Scan = Callable[[Block, Words, int, int, int, Floats, Ids], None]
+Scan = Callable[[Block, int, RowRange, Heap], None]
 
 
 class Scanner:
@@ -53,12 +53,12 @@ class Scanner:
         self._levels = integer_levels(codec.d, codec.quantizer)
         self._windows = codec.quantizer.windows
         self._stages: StageTables | None = None
-        planes: list[Planes] = []
+        planes: list[PrefixPlane] = []
         if all((band.stop - band.start) % 8 == 0 for band in codec.bands):  # the stages read whole bytes
             known = codec.d, codec.bands, self._windows, codec.spreads
             counts = prefix_counts(*known)
             self._stages = stage_tables(*known, self._levels.levels, counts)
-            planes = leading_planes(codec.bands, self._windows, counts)
+            planes = prefix_planes(codec.bands, self._windows, counts)
         self.prefixes = PrefixBlocks(planes)
 
     def search(self, view: View, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
@@ -87,16 +87,16 @@ class Scanner:
             for block, chosen in zip(view.blocks, view.allowed, strict=True):
                 first, last = (_whole(row - base, block.n) for row in (start, stop))
                 if first < last and (chosen.size == 0 or chosen[first // 64 : -(-last // 64)].max() > 0):
-                    scan(block, chosen, base, first, last, scores[part], ids[part])
+                    scan(block, base, RowRange(chosen, first, last), Heap(scores[part], ids[part]))
                 base += block.n
 
         parts = _threads.over_rows(task, ntotal, _GRAIN, threads)
         kernel("topk_finish")(scores[:parts], ids[:parts])
         return scores[0], ids[0]
 
-    def _tables(self, block: Block) -> tuple[Any, ...]:
+    def _rows(self, block: Block, base: int) -> Rows:
         bias = -block.rows["squared_norm"] if self._metric == "l2" else _NO_BIAS
-        return block.rows["codes"], block.rows["scale"], bias
+        return Rows(block.rows["codes"], block.rows["scale"], bias, base)
 
     def _all(self, queries: Floats) -> Scan:
         directions, _, unit = self._directions(queries)
@@ -104,24 +104,20 @@ class Scanner:
         integers = np.empty((queries.shape[0], padded), np.int16)
         kernel("integer_queries")(directions, self._bands, 8, integers)
         search = kernel("search_rows")
-        codec = (self._bands, self._levels.levels, self._levels.pairs, self._windows, SPREAD)
+        tables = ScanTables(self._bands, self._windows, self._levels.levels, self._levels.pairs, SPREAD)
 
-        def scan(block: Block, *where: Any) -> None:
-            search(*self._tables(block), *codec, integers, unit, *where)
+        def scan(block: Block, base: int, where: RowRange, heaps: Heap) -> None:
+            search(self._rows(block, base), tables, integers, unit, where, heaps)
 
         return scan
 
     def _few(self, queries: Floats) -> Scan:
-        search = kernel("search_few")
-        rotation, form = self._codec.rotation_tables, _FORMS[self._metric]
+        search, tables = kernel("search_few"), self._query_tables()
 
-        def scan(block: Block, chosen: Words, base: int, start: int, stop: int, scores: Floats, ids: Ids) -> None:
-            room = _threads.scratch((stop - start) * 21 // 16 + 3 * SPARE_ROWS)
+        def scan(block: Block, base: int, where: RowRange, heaps: Heap) -> None:
+            workspace = _threads.scratch((where.stop - where.start) * 21 // 16 + 3 * SPARE_ROWS)
             prefixes = block.prefixes.of(block.rows["codes"], block.n)
-            search(
-                *self._tables(block), self._bands, prefixes, queries, rotation, form, self._levels.unit, self._stages,
-                room, chosen, base, start, stop, scores, ids,
-            )  # fmt: skip
+            search(self._rows(block, base), prefixes, queries, tables, self._stages, workspace, where, heaps)
 
         return scan
 
@@ -129,17 +125,20 @@ class Scanner:
         batch = batch_tables(self._bands, self._windows, self._codec.spreads, *self._directions(queries))
         search = kernel("search_batch")
 
-        def scan(block: Block, *where: Any) -> None:
-            search(*self._tables(block), self._stages, batch, *where)
+        def scan(block: Block, base: int, where: RowRange, heaps: Heap) -> None:
+            search(self._rows(block, base), self._stages, batch, where, heaps)
 
         return scan
+
+    def _query_tables(self) -> QueryTables:
+        scale = _SCORE_SCALES[self._metric]
+        return QueryTables(self._codec.rotation_tables, self._bands, scale, self._levels.unit)
 
     def _directions(self, queries: Floats) -> tuple[Floats, NDArray[np.float64], Floats]:
         """Rotated queries of length 1, the factors of their scores, and the units of their integer products."""
         nq = queries.shape[0]
         out = np.empty_like(queries), np.empty(nq), np.empty(nq, np.float32)
-        prepare = kernel("query_directions")
-        prepare(queries, self._codec.rotation_tables, _FORMS[self._metric], self._levels.unit, *out)
+        kernel("query_directions")(queries, self._query_tables(), *out)
         return out
 
 

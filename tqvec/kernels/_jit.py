@@ -1,8 +1,11 @@
 """The one decorator behind every kernel, and the disk cache it writes to.
 
-Numba's own cache stamps a function with the content of its own file alone, so an edit in another kernel that it
-inlines would go unseen, and it does not know which SIMD level a module picked at import. Both are folded into the
-cache directory's name instead: a hash of all kernel sources and the level. That holds for editable installs too.
+Numba's own cache stamps a function with the content of its own file alone. So it would miss an edit in another kernel
+that the function inlines, and it does not know which SIMD level a module picked at import. Instead, the name of the
+cache directory is a hash of all kernel sources and the level. That holds for editable installs too.
+
+The cache can't keep functions that close over other compiled functions: these are pickled into its key with an
+identifier that is new in every process. So kernels refer to each other by global names, never from inside a factory.
 """
 
 from __future__ import annotations
@@ -18,14 +21,14 @@ from numba.core import config
 
 from tqvec.kernels import features
 
-LANES = 16  # vectors that are processed side by side, one a lane: one AVX-512 or two AVX2 registers of float32
+LANES = 16  # vectors that are processed side by side, one per lane: one AVX-512 or two AVX2 registers of float32
 
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": False}
 
 
 @lru_cache(maxsize=1)
 def cache_dir() -> str | None:
-    """Directory of the compiled kernels; None where no directory can be written."""
+    """Return the directory of the compiled kernels; None if no directory can be written."""
     package = Path(__file__).parent
     digest = hashlib.sha256(features.level().encode())
     for path in sorted(package.rglob("*.py")):

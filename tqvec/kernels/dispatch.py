@@ -1,13 +1,15 @@
-"""One table: operation -> level -> where its kernel lives. `kernel` picks the best one that this process may use."""
+"""The table of all kernels: operation -> level -> module. `kernel` picks the best one that this process may use."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 from tqvec.kernels import features
 
-_TABLE = {
+_KERNELS = {
     "rotate_rows": {"portable": "fwht.portable"},
     "unit_rows": {"portable": "quantize.portable"},
     "encode_rows": {"avx512": "quantize.avx512", "portable": "quantize.portable"},
@@ -34,46 +36,66 @@ _TABLE = {
     },
     "query_directions": {"portable": "scan.queries"},
     "integer_queries": {"portable": "scan.queries"},
-    "search_batch": {"avx2": "staged.batch"},
-    "product_steps": {"avx512": "staged.vnni", "avx2": "staged.madd"},
-    "unpack_levels": {"avx512": "staged.vnni", "avx2": "staged.madd"},
-    "begin_products": {"amx": "staged.amx", "avx512": "staged.vnni", "avx2": "staged.madd"},
-    "pair_products": {"amx": "staged.amx", "avx512": "staged.vnni", "avx2": "staged.madd"},
-    "end_products": {"amx": "staged.amx", "avx512": "staged.vnni", "avx2": "staged.madd"},
-    "search_few": {"avx2": "staged.few"},
-    "prefix_axes": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
-    "prefix_totals": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
-    "plane_query": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
-    "plane_dot": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
-    "add_dots": {"avx512": "staged.avx512", "avx2": "staged.avx2"},
+    "unpack_levels": {"avx512": "staged.batch_avx512", "avx2": "staged.batch_avx2"},
+    "begin_products": {"amx": "staged.batch_amx", "avx512": "staged.batch_avx512", "avx2": "staged.batch_avx2"},
+    "pair_products": {"amx": "staged.batch_amx", "avx512": "staged.batch_avx512", "avx2": "staged.batch_avx2"},
+    "end_products": {"amx": "staged.batch_amx", "avx512": "staged.batch_avx512", "avx2": "staged.batch_avx2"},
+    "prefix_totals": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
+    "plane_query": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
+    "plane_dot": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
+    "add_dots": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
     "topk_finish": {"portable": "topk.portable"},
-    "search_rows": {"portable": "scan.search"},
     "code_scores": {"avx512": "attend.scores_avx512", "portable": "attend.portable"},
     "softmax_rows": {"avx512": "attend.softmax_avx512", "portable": "attend.portable"},
     "add_values": {"avx512": "attend.values_avx512", "portable": "attend.portable"},
 }
 
+# Drivers are written once: they take their parts from `_KERNELS`, and exist at the levels of the part that is named.
+_DRIVERS = {
+    "search_rows": ("scan.search", "dot_tiles"),
+    "search_few": ("staged.query", "prefix_totals"),
+    "search_batch": ("staged.batch", "pair_products"),
+}
 
-def implementation(operation: str, level: str):
-    """The kernel of `operation` written for `level`, without asking whether this process may run it."""
-    module = import_module(f"tqvec.kernels.{_TABLE[operation][level]}")
-    return getattr(module, f"{operation}_{level}")
+OPERATIONS = (*_KERNELS, *_DRIVERS)
+
+
+def module(operation: str, level: str | None = None) -> ModuleType:
+    """Import the module of a kernel, which has the constants of its level too.
+
+    Parameters
+    ----------
+    operation : str
+        A kernel, not a driver.
+    level : str, optional
+        A level that has the kernel; this process may be unable to run it. Default: the fastest one of this process.
+    """
+    return import_module(f"tqvec.kernels.{_KERNELS[operation][level or levels(operation)[0]]}")
+
+
+def implementation(operation: str, level: str) -> Any:
+    """Return the kernel of `operation` written for `level`, without asking whether this process may run it."""
+    return getattr(module(operation, level), f"{operation}_{level}")
 
 
 @cache
 def levels(operation: str) -> tuple[str, ...]:
-    """Levels, fastest first, that `operation` has a kernel for and this process may run."""
+    """Return the levels, fastest first, that have a kernel of `operation` and that this process may run."""
     allowed = features.available_levels()
     allowed = allowed[allowed.index(features.level()) :]
-    return tuple(name for name in allowed if name in _TABLE[operation])
+    return tuple(name for name in allowed if name in _KERNELS[operation])
 
 
 def available(operation: str) -> bool:
-    """Whether this process has a kernel of `operation`: there is not a portable one of each."""
-    return bool(levels(operation))
+    """Return whether this process can run `operation`: not every kernel has a portable version."""
+    _, part = _DRIVERS.get(operation, ("", operation))
+    return bool(levels(part))
 
 
 @cache
-def kernel(operation: str):
-    """The fastest kernel of `operation` at the level in use or below it."""
+def kernel(operation: str) -> Any:
+    """Return the driver `operation`, or its fastest kernel at the level in use or below it."""
+    if operation in _DRIVERS:
+        name, _ = _DRIVERS[operation]
+        return getattr(import_module(f"tqvec.kernels.{name}"), operation)
     return implementation(operation, levels(operation)[0])

@@ -1,4 +1,4 @@
-"""Which instructions this process may use.
+"""The SIMD levels: which instructions this process may use.
 
 LLVM aborts the process on an intrinsic that its target lacks, so the decision is made before anything is compiled, and
 from Numba's own target: `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES` may have lowered it below the host.
@@ -28,7 +28,7 @@ LEVELS = {
     "portable": frozenset(),
 }
 
-# What a CPU has by its name. Numba keeps the host's feature list beside a lowered name (NUMBA_CPU_NAME), so the list
+# Features of CPUs by name. Numba keeps the host's feature list beside a lowered name (NUMBA_CPU_NAME), so the list
 # alone can't be trusted then. Names that are missing here count as having none of the features.
 _AVX2 = LEVELS["avx2"]
 _AVX512 = _AVX2 | LEVELS["avx512"]
@@ -52,14 +52,14 @@ def _parse(flags: str) -> tuple[set[str], set[str]]:
 
 @lru_cache(maxsize=1)
 def target() -> tuple[str, frozenset[str]]:
-    """Name and features of the CPU that Numba compiles for.
+    """Return the name and the features of the CPU that Numba compiles for.
 
     Returns
     -------
     name : str
         LLVM's name of the CPU.
     features : frozenset of str
-        LLVM's names of its instruction sets; for a name set by `NUMBA_CPU_NAME`, those that a level asks for.
+        LLVM's names of its instruction sets; for a name set by `NUMBA_CPU_NAME`, only those that a level needs.
     """
     flags = config.CPU_FEATURES
     if config.CPU_NAME is None:
@@ -74,12 +74,12 @@ def target() -> tuple[str, frozenset[str]]:
 
 @lru_cache(maxsize=1)
 def available_levels() -> tuple[str, ...]:
-    """Levels that this process can use, fastest first; always ends with ``"portable"``."""
+    """Return the levels that this process can use, fastest first; the last one is always ``"portable"``."""
     if config.DISABLE_JIT:
         return ("portable",)
     _, have = target()
-    found = tuple(name for name, needs in LEVELS.items() if needs <= have)
-    return found if "amx" not in found or _amx_permitted() else found[1:]
+    usable = tuple(name for name, needs in LEVELS.items() if needs <= have)
+    return usable if "amx" not in usable or _amx_permitted() else usable[1:]
 
 
 def _amx_permitted() -> bool:
@@ -92,7 +92,7 @@ def _amx_permitted() -> bool:
 
 @lru_cache(maxsize=1)
 def level() -> str:
-    """The level in use: the fastest available one, or the one that ``TQVEC_SIMD_LEVEL`` asks for.
+    """Return the level in use: the fastest available one, or the one that ``TQVEC_SIMD_LEVEL`` names.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def level() -> str:
 
 
 class SimdInfo(TypedDict):
-    """What `simd_info` tells."""
+    """The result of `simd_info`."""
 
     level: str
     available: tuple[str, ...]
@@ -120,13 +120,13 @@ class SimdInfo(TypedDict):
 
 
 def simd_info() -> SimdInfo:
-    """What the kernels use in this process, and why.
+    """Return the SIMD level that the kernels use in this process, and why.
 
     Returns
     -------
     dict
-        ``level`` in use, ``available`` levels, the ``reason`` for the choice, the ``cpu`` and its ``features`` that
-        levels ask for, as Numba's target has them.
+        ``level`` in use, ``available`` levels, the ``reason`` for the choice, and the ``cpu`` that Numba compiles for,
+        with those of its ``features`` that a level needs.
     """
     name, have = target()
     if os.environ.get("TQVEC_SIMD_LEVEL", "").strip():
@@ -135,11 +135,11 @@ def simd_info() -> SimdInfo:
         reason = "NUMBA_DISABLE_JIT is set"
     else:
         reason = "fastest level whose instructions Numba's target has"
-    asked = frozenset().union(*LEVELS.values())
+    needed = frozenset().union(*LEVELS.values())
     return {
         "level": level(),
         "available": available_levels(),
         "reason": reason,
         "cpu": name,
-        "features": tuple(sorted(have & asked)),
+        "features": tuple(sorted(have & needed)),
     }

@@ -1,4 +1,4 @@
-"""The arrays that a codec hands to its kernels, as named tuples (which Numba takes as they are)."""
+"""The tables that a codec hands to its kernels, as named tuples (which Numba takes as they are)."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class RotationTables(NamedTuple):
 
 
 class QuantizerTables(NamedTuple):
-    """Codebooks of all bands, one row a band.
+    """Codebooks of all bands, one row per band.
 
     Attributes
     ----------
     bands : (n_bands, 3) int64
         First coordinate, end (exclusive) and width in bits.
     windows : (n_bands,) int64
-        Path bits that the level of a code depends on, ν + 1 (trellis/README.md); 0 in a scalar codebook.
+        Path bits of a state window, which the level of a trellis code depends on: ν + 1. 0 for a scalar codebook.
     centroids : (n_bands, 256) float32
-        Value of each index, for a unit vector; the row is filled up with 0. The index of a code is the code itself in
-        a scalar codebook, otherwise what `indices_of_row` makes of it and its neighbours.
+        Level of each index, for a unit vector; the row is filled up with 0. The index of a scalar code is the code.
+        The index of a trellis code depends on its neighbours too; `indices_of_row` computes it.
     thresholds : (n_bands, 256) float32
-        A code is the number of thresholds below the value; the row is filled up with +inf. This and what follows is
-        empty for a trellis, which `TrellisTables` encode.
+        A code is the number of thresholds below the value; the row is filled up with +inf. For a trellis, which
+        `TrellisTables` encode, `thresholds`, `grid` and `grid_affine` are empty.
     grid : (n_bands, cells) uint8
         Number of thresholds in the cells before this one. A cell holds at most one threshold.
     grid_affine : (n_bands, 2) float32
@@ -61,18 +61,60 @@ class QuantizerTables(NamedTuple):
 
 
 class TrellisTables(NamedTuple):
-    """Trellis codebook of one band (trellis/README.md).
+    """The trellis codebook of one band.
 
     Attributes
     ----------
     thresholds : (2**(nbits - 1) - 1, windows) float32
-        In-subset bits are the number of thresholds of the window below the value.
+        The in-subset bits of a value are the number of thresholds below it, in the column of the state window.
     levels : (2**(nbits - 1), windows) float32
-        Value of in-subset bits and window, for a unit vector; windows are twice the states.
+        Level of in-subset bits and state window, for a unit vector. There are twice as many windows as states.
     """
 
     thresholds: np.ndarray
     levels: np.ndarray
+
+
+class ScanTables(NamedTuple):
+    """The tables of a codec for the scan of all rows.
+
+    Attributes
+    ----------
+    bands, windows
+        As in `QuantizerTables`.
+    levels : (n_bands, 256) uint32
+        Integer centroids by index: the low 16 bits are an int16.
+    pairs : (n_bands, 256) uint32
+        For scalar bands of at most 4 bits, the centroids of two codes c and e, at index c + 16 e; low half first.
+    spread : (256,) uint64
+        `SPREAD`, which unpacks codes.
+    """
+
+    bands: np.ndarray
+    windows: np.ndarray
+    levels: np.ndarray
+    pairs: np.ndarray
+    spread: np.ndarray
+
+
+class QueryTables(NamedTuple):
+    """The tables of a codec and a metric that turn queries into directions; see `query_directions_portable`.
+
+    Attributes
+    ----------
+    rotation : RotationTables
+    bands : (n_bands, 3) int64
+        As in `QuantizerTables`.
+    score_scale : int
+        `UNIT`, `NORM` or `TWICE_NORM`.
+    level_unit : float
+        Level that the integer level 1 stands for.
+    """
+
+    rotation: RotationTables
+    bands: np.ndarray
+    score_scale: int
+    level_unit: float
 
 
 LAYOUT_FIELDS = 6  # of `StageTables.layout`
@@ -80,31 +122,31 @@ TABLE_BYTES = 512  # of one band in `StageTables.level_bytes`
 
 
 class StageTables(NamedTuple):
-    """What the staged search knows of a codec (staged/README.md).
+    """The tables of a codec for the staged search.
 
     Attributes
     ----------
     layout : (n_bands, 6) int64
-        Of each band: first byte in a row, bytes a plane, planes, windows (as in `QuantizerTables`), first entry in a
-        query whose bands begin at multiples of 64, and words of 64 coordinates.
+        For each band: first byte in a row, bytes per plane, planes, windows (as in `QuantizerTables`), first entry in
+        a query whose bands begin at multiples of 64, and words of 64 coordinates.
     level_bytes : (n_bands, 512) uint8
-        Integer levels of the full scan. Of scalar codes of at most 4 bits as 32 int16; otherwise the low bytes of 128
-        indices of a trellis, in the order of `plane_order`, or of 256 codes, and then the high bytes.
+        Integer levels of the full scan. Scalar codes of at most 4 bits: 32 int16. Otherwise the low bytes of all
+        levels, then their high bytes: 128 indices of a trellis, in the order of `plane_order`, or 256 codes.
     prefix_source : (bits,) int64
-        Coordinate of each bit of the prefix, which all rows are judged by; a multiple of 32 of them.
+        Coordinate of each bit of the prefix; a multiple of 32 bits.
     prefix_level : (bits,) float32
-        What the bit, as ±1, is worth there, times e_b / e_p; 0 for bits that only fill up.
+        Weight of the bit, as ±1, in the level there, times e_b / e_p; 0 for bits that only fill up.
     scores, unknown : (n_bands,) float64
-        Variance of scores, and of what the prefix does not tell of them, for a query of length 1 that lies in the band
-        and rows of scale 1.
+        Variance of scores, and the part of it that the prefix leaves open, for rows of scale 1 and a query of length
+        1 that lies in the band.
     skipped : (n_bands,) bool
-        Whether the prefix has nothing of a band.
+        Whether the prefix has no bits of a band.
     sign_share : float
-        With one band: part of a sign estimate in the estimate from two bits.
+        With one band: factor of the estimate from signs in the estimate from two bits.
     second_level : float
-        What the second bit adds or takes off there, times e_b / e_2; 0 if no second bit is looked at.
+        Weight of the second bit, as ±1, in the level there, times e_b / e_2; 0 if no second bit is read.
     second_mask : int
-        The path bits whose parity is the second bit, the newest lowest; 0 if the second plane has it.
+        The path bits whose parity is the second bit, the newest lowest; 0 if the second plane holds it.
     second_slack : float
         z σ_2 e_b, for a query of length 1 and a row of scale 1.
     """
@@ -128,28 +170,29 @@ TABLE_STEPS = 31  # of an entry of `StagedQuery.table` on either side of 0: four
 
 
 class StagedQuery(NamedTuple):
-    """One query in the forms that the stages take; all of length 1, `length` is its own.
+    """One query in the forms that the stages take. All stand for its direction; `length` is its factor.
 
     Attributes
     ----------
     length : float
         Factor of all scores: the query's length, 1 for cosine, twice the length for l2.
     table : (groups, 128) uint8
-        For each 32 bits of the prefix the sums of four signed worths: nibbles 0, 2, 4, 6, then 1, 3, 5, 7; 16 entries
-        each.
+        For each 32 bits of the prefix, the sums of four signed weights: 16 entries for each nibble, in the order
+        0, 2, 4, 6, 1, 3, 5, 7.
     table_step, table_zero : float
         The estimate of a row of scale 1 is ``table_step * total - table_zero``.
     slack : float
-        z standard errors of it.
+        z standard errors of this estimate.
     bytes_ : (64 * words,) int8
-        The first band in steps of `byte_unit`, filled up with zeros: where there is one, second bits are judged by it.
+        The first band in steps of `byte_unit`, filled up with zeros. Second bits, which only a codec of one band has,
+        are multiplied by it.
     byte_unit : float
     byte_sum : int
         Sum of `bytes_`.
     integers : (64 * words,) int16
-        The query as in `search_rows_portable`, each band filled up to a multiple of 64 with zeros.
+        The query as in `search_rows`, each band filled up to a multiple of 64 with zeros.
     unit : float32
-        What one unit of the integer dot product is worth, `length` included.
+        Score of 1 in the integer dot product, `length` included.
     """
 
     length: float
@@ -165,30 +208,30 @@ class StagedQuery(NamedTuple):
 
 
 class BatchTables(NamedTuple):
-    """A batch of queries for `search_batch`, filled up with empty queries to a multiple of 32 (staged/README.md).
+    """A batch of queries for `search_batch`, filled up with empty queries to a multiple of 32.
 
     Attributes
     ----------
     packed : (query tiles, words, 16, 64) int8
         Tile of 16 queries and 64 coordinates: row r holds coordinates 4 r … 4 r + 3 of query 0, then of query 1, …
         Bands begin at multiples of 64 coordinates.
-    worth : (queries,) float32
-        What one unit of a query's byte product is worth, its length included.
+    weight : (queries,) float32
+        Score of 1 in a byte product of each query, its length included.
     slack : (queries,) float32
-        z σ of an estimate for a row of scale 1, less what the zero of `table` adds to each product.
+        z σ of an estimate for a row of scale 1, less the part of each product that the zero of `table` adds.
     integers : (nq, 64 * words) int16
     unit : (nq,) float32
         As in `StagedQuery`.
     planes : (n_bands,) int64
         Leading planes that the byte product reads.
     table : (n_bands, 128) uint8
-        Levels of their codes, over and over, or of the indices of a trellis. The middle of their range stands for 0.
+        Levels of the codes in these planes, repeated, or of the indices of a trellis. The middle of the range is 0.
     config : (64,) uint8
         Tile configuration.
     """
 
     packed: np.ndarray
-    worth: np.ndarray
+    weight: np.ndarray
     slack: np.ndarray
     integers: np.ndarray
     unit: np.ndarray
@@ -198,35 +241,35 @@ class BatchTables(NamedTuple):
 
 
 class AttentionTables(NamedTuple):
-    """What attention on codes knows of a codec (attend/README.md). `columns` runs are 64 coordinates each.
+    """The tables of a codec for attention on codes. A run is 64 coordinates that are looked up together.
 
     Attributes
     ----------
     bands, windows, centroids
         As in `QuantizerTables`.
     source : (runs, 64) uint8
-        Byte of a row, or of what fills it up, that goes to each byte of a run's eight 64-bit numbers. No runs: the
-        layout has no vector kernel.
+        Byte of a row, filled up by `filler`, that goes to each byte of a run's eight 64-bit numbers. There are no runs
+        if the layout has no vector kernel.
     fields : (runs, 64) uint8
-        First of the eight bits that each byte takes from its 64-bit number then.
+        First of the eight bits that each byte then takes from its 64-bit number.
     filler : (128,) uint8
-        What follows a row in its registers: zeros, and 255 as the last byte of each register.
+        Bytes that follow a row in its registers: zeros, and 255 as the last byte of each register.
     coordinates : (64 * runs,) int64
         Coordinate of each column, or -1 where it only fills up a run.
     levels : (runs, 32) float32
-        Of each index of at most 5 bits, over and over.
+        Level of each index of at most 5 bits, repeated.
     level_bytes : (runs, 256) uint8
         Levels in steps of `byte_unit`, plus 128.
     level_words : (runs, 512) uint8
         Levels in steps of `word_unit`: low bytes of 256 int16, then high bytes.
     registers : int
-        Of 64 bytes, that a row fills.
+        Registers of 64 bytes that a row fills.
     whole : bool
-        `fields` are whole bytes in order: nothing to do.
+        Whether `fields` are whole bytes in order, so that the step is left out.
     index_bits : int
-        Of the largest index of all runs.
+        Bits of the largest index of all runs.
     byte_unit, word_unit : float
-        `byte_unit` is 0 if products take words.
+        Steps of the levels; `byte_unit` is 0 if products take words.
     """
 
     bands: np.ndarray

@@ -264,13 +264,13 @@ class KVCache:
         if not path.is_file():
             raise FileNotFoundError(f"no such file: {path}")
         with path.open("rb") as file:
-            header = cache_file.read_header(path, file)
+            reader, header = cache_file.read_header(path, file)
             try:
                 policy = Policy.from_json(header.policy)
                 cache = cls(header.n_layers, header.n_kv_heads, header.head_dim, policy)
             except InputError as error:
                 raise FormatError(f"{path}: damaged, or this tqvec can't read such a cache: {error}") from error
-            loaded = cache_file.load(path, file, header, cache._shape())
+            loaded = cache_file.load(reader, header, cache._shape())
         for layer, state in zip(cache._layers, loaded, strict=True):
             layer.state = state
         return cache

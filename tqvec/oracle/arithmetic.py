@@ -15,34 +15,41 @@ from tqvec.reference import quantize
 
 
 def total(terms: NDArray) -> NDArray:
-    """Sum of each row: float64 in the lanes of docs/format.md section 3, other types from left to right."""
+    """Sum each row: float64 in the lanes of docs/format.md section 3, other types from left to right."""
     if terms.dtype == np.float64:
         return quantize.lane_sum(terms)
     return np.asarray(np.add.accumulate(terms, axis=1, dtype=terms.dtype)[:, -1])
 
 
 def product(a: NDArray, b: NDArray, dtype: DTypeLike) -> NDArray:
-    """Matrix product Σ_j a[:, j] b[j], added up in order of j in `dtype`."""
+    """Return the matrix product Σ_j a[:, j] b[j], added up in order of j in `dtype`."""
     left, right = a.astype(dtype), b.astype(dtype, order="C")  # rows of b one after the other
-    found = np.zeros((len(left), right.shape[1]), dtype)
+    sums = np.zeros((len(left), right.shape[1]), dtype)
     for j in range(len(right)):
-        found += left[:, j, None] * right[j]
-    return found
+        sums += left[:, j, None] * right[j]
+    return sums
 
 
-def lengths(x: NDArray, dtype: DTypeLike) -> NDArray:
-    """‖x‖ of each row, squares and sum in `dtype`."""
+def norms(x: NDArray, dtype: DTypeLike) -> NDArray:
+    """Return ‖x‖ of each row, squares and sum in `dtype`."""
     values = x.astype(dtype)
     return np.asarray(np.sqrt(total(values * values)))
 
 
 def at_least_single(dtype: DTypeLike) -> np.dtype:
-    """`dtype`, but float32 for float16: scalars of a row and their sums are never in half precision."""
+    """Return `dtype`, but float32 for float16: scalars of a row and their sums are never in half precision."""
     return np.promote_types(dtype, np.float32)
 
 
+def scale_rows(rows: NDArray, factors: NDArray, dtype: DTypeLike) -> NDArray:
+    """Multiply each row by its scalar, which is never rounded to half precision; the products are of `dtype`."""
+    wide = at_least_single(dtype)
+    with np.errstate(over="ignore"):
+        return (rows.astype(wide) * factors.astype(wide)[:, None]).astype(dtype)
+
+
 def exponential(x: NDArray) -> NDArray:
-    """eˣ; of float64 correctly rounded by decimal arithmetic, since the system's last bit differs between machines."""
+    """Return eˣ. In float64 it is correctly rounded by decimal arithmetic, since systems differ in the last bit."""
     if x.dtype != np.float64:
         return np.asarray(np.exp(x))
     with localcontext() as context:

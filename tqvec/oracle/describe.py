@@ -1,4 +1,4 @@
-"""A profile in words and numbers, complete enough to implement it: ``tqvec oracle show`` and docs/spec."""
+"""A profile in words and numbers, complete enough to implement it: ``tqvec oracle show`` and the profiles' pages."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec.oracle.instance import Instance
 from tqvec.oracle.profiles import Profile
-from tqvec.oracle.setup import Setup
 
 _LINE = 4  # numbers a line
 
 
 class Field(NamedTuple):
-    """One line of a description.
+    """A line of a description.
 
     Attributes
     ----------
@@ -54,22 +54,22 @@ _TIES = {"down": "the lower code", "up": "the upper code"}
 _DEFINED = ("dimensions", "rotation", "layout", "zero vector", "lengths", "scale type", "ties")
 _STATUS = {"tqvec": "defined", "paper": "confirmed", "turbo": "confirmed"}
 _PUBLISHED = ("blocks", "cache")
-"""Families that others have defined."""
+"""Families whose formats others have defined."""
 _ASSUMED = ("dimensions", "codebook", "layout")
 
 
-def dimensions(p: Profile) -> str:
-    """Which dimensions a profile takes."""
+def describe_dimensions(p: Profile) -> str:
+    """Say which dimensions a profile takes."""
     return {0: f"powers of two from {p.least}", 1: f"from {p.least}"}.get(p.multiple, f"multiples of {p.multiple}")
 
 
-def fields(p: Profile) -> Iterator[Field]:
-    """Every choice of a profile."""
+def iter_fields(p: Profile) -> Iterator[Field]:
+    """Yield every choice of a profile."""
     origin = "turbo" if p.family in _PUBLISHED else p.name.split("_")[0]
     trellis = p.codebook == "trellis"
-    told = {
+    texts = {
         "bits": f"{p.nbits} a code" + (", the sign of the second stage included" if p.family == "prod" else ""),
-        "dimensions": dimensions(p),
+        "dimensions": describe_dimensions(p),
         "rotation": _ROTATIONS[p.rotation] + ("" if p.family in _PUBLISHED else f"; seed {p.seed}"),
         "codebook": _CODEBOOKS[p.codebook],
         "ties": "as format.md section 7" if trellis else f"a value on a threshold gets {_TIES[p.ties]}",
@@ -88,53 +88,53 @@ def fields(p: Profile) -> Iterator[Field]:
         "decoding": "shrink · scale · Πᵀc, shrink = 1 − D" if p.shrink else "scale · Πᵀc",
     }
     if p.family == "prod":
-        told["second stage"] = (
+        texts["second stage"] = (
             "r = u − Πᵀc, γ = ‖r‖, z_i = 1 bit: (S r)_i > 0; decoding adds scale · √(π/2)/d · γ · Sᵀz with z = ±1"
         )
-        told["S"] = (
+        texts["S"] = (
             f"`projection`: sums of twelve 16-bit fields of SplitMix64 words, stream 8 of seed {p.seed}, nearly normal"
         )
-        told["packed code"] = "2 · first-stage code + sign bit"
-    for name, text in told.items():
+        texts["packed code"] = "2 · first-stage code + sign bit"
+    for name, text in texts.items():
         if origin == "turbo":
-            open_ = name in _ASSUMED or (p.block == 32 and name in ("scale", "group, block"))
-            yield Field(name, text, "assumed" if open_ else "confirmed")
+            assumed = name in _ASSUMED or (p.block == 32 and name in ("scale", "group, block"))
+            yield Field(name, text, "assumed" if assumed else "confirmed")
             continue
         defined = name in (*_DEFINED, "S", "packed code") or (origin == "paper" and name == "bits")
         yield Field(name, text, "defined" if defined else _STATUS[origin])
 
 
-def hexadecimal(table: NDArray) -> list[str]:
-    """Floats as C and Python write them in hexadecimal; integers as they are."""
+def to_hexadecimal(table: NDArray) -> list[str]:
+    """Return floats as C and Python write them in hexadecimal; integers as they are."""
     if np.issubdtype(table.dtype, np.floating):
         return [float(value).hex() for value in table.ravel()]
     return [str(value) for value in table.ravel().tolist()]
 
 
 def _numbers(name: str, table: NDArray) -> list[str]:
-    """A table in full if it is one of levels, else what it is."""
+    """Return the lines of a table: in full, but only the shape of matrices."""
     head = f"{name}: {' × '.join(map(str, table.shape))} {table.dtype}"
     if name == "signs":
         bits = ["".join("1" if sign < 0 else "0" for sign in row) for row in np.atleast_2d(table)]
         return [f"{head}, 1 for −1:", *(f"  {row}" for row in bits)]
     if name in ("matrix", "projection"):
         return [f"{head}, in the golden files"]
-    numbers = hexadecimal(table)
+    numbers = to_hexadecimal(table)
     lines = [" ".join(numbers[i : i + _LINE]) for i in range(0, len(numbers), _LINE)]
     return [f"{head}:", *(f"  {line}" for line in lines)]
 
 
-def text(s: Setup) -> str:
-    """The whole description."""
-    lines = [f"{s.profile.name}, version {s.profile.version}, d = {s.d}", ""]
-    lines += [f"{field.name} [{field.status}]: {field.text}" for field in fields(s.profile)]
+def to_text(codec: Instance) -> str:
+    """Return the whole description of a codec, tables included."""
+    lines = [f"{codec.profile.name}, version {codec.profile.version}, d = {codec.d}", ""]
+    lines += [f"{field.name} [{field.status}]: {field.text}" for field in iter_fields(codec.profile)]
     lines.append("")
-    for name, table in s.tables.items():
+    for name, table in codec.tables.items():
         lines += _numbers(name, table)
     return "\n".join(lines) + "\n"
 
 
-def markdown(profile: Profile) -> str:
-    """The choices as a table for docs/spec."""
-    rows = [f"| {field.name} | {field.text} | {field.status} |" for field in fields(profile)]
+def to_markdown(profile: Profile) -> str:
+    """Return the choices of a profile as a table in Markdown."""
+    rows = [f"| {field.name} | {field.text} | {field.status} |" for field in iter_fields(profile)]
     return "\n".join(["| | | |", "|---|---|---|", *rows]) + "\n"

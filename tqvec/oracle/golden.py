@@ -1,4 +1,4 @@
-"""Golden vectors: what the oracle feeds to each stage and what it expects back, as files for any language."""
+"""Golden vectors: the inputs of each stage and the outputs that the oracle expects, as files for any language."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.oracle import inputs, wire
+from tqvec import _safetensors
+from tqvec.oracle.cases import iter_cases
+from tqvec.oracle.families.registry import instantiate
+from tqvec.oracle.instance import Instance
 from tqvec.oracle.profiles import Profile
-from tqvec.oracle.setup import Setup, setup
 
 MANIFEST = "manifest.json"
 Tensors = dict[str, NDArray]
 
 
-def collect(s: Setup) -> tuple[Tensors, dict[str, Any]]:
-    """All tables, and all inputs and outputs of all cases, each distinct array once.
+def collect(codec: Instance) -> tuple[Tensors, dict[str, Any]]:
+    """Collect all tables, and all inputs and outputs of all cases, every distinct array once.
 
     Returns
     -------
@@ -29,11 +31,11 @@ def collect(s: Setup) -> tuple[Tensors, dict[str, Any]]:
     about : dict
         The profile, and a list of cases: stage, names of the rows, tensors that go in and that must come out.
     """
-    tensors: Tensors = {f"table.{name}": np.ascontiguousarray(table) for name, table in s.tables.items()}
+    tensors: Tensors = {f"table.{name}": np.ascontiguousarray(table) for name, table in codec.tables.items()}
     seen: dict[tuple[str, bytes], str] = {}
     counts: dict[str, int] = {}
 
-    def place(name: str, value: NDArray) -> str:
+    def add(name: str, value: NDArray) -> str:
         key = (f"{name} {value.shape}", value.tobytes())
         if key not in seen:
             seen[key] = f"{name}.{counts.setdefault(name, 0)}"
@@ -42,35 +44,35 @@ def collect(s: Setup) -> tuple[Tensors, dict[str, Any]]:
         return seen[key]
 
     cases = []
-    for name, stage in s.stages.items():
-        for case in inputs.cases(s, name):
-            given = [place(*each) for each in zip(stage.inputs, case.inputs, strict=True)]
-            outputs = s.outputs(name, None, *case.inputs)
-            wanted = [place(*each) for each in zip(stage.outputs, outputs, strict=True)]
-            cases.append({"stage": name, "rows": case.rows, "inputs": given, "outputs": wanted})
-    return tensors, {"profile": s.profile.as_dict(), "d": s.d, "cases": cases}
+    for name, stage in codec.stages.items():
+        for case in iter_cases(codec, name):
+            inputs = [add(*each) for each in zip(stage.inputs, case.inputs, strict=True)]
+            arrays = codec.outputs(name, None, *case.inputs)
+            outputs = [add(*each) for each in zip(stage.outputs, arrays, strict=True)]
+            cases.append({"stage": name, "rows": case.rows, "inputs": inputs, "outputs": outputs})
+    return tensors, {"profile": codec.profile.as_dict(), "d": codec.d, "cases": cases}
 
 
 def file_name(profile: Profile, d: int) -> str:
-    """Of the vectors of a profile, without an ending."""
+    """Return the name of a profile's file, without an ending."""
     return f"{profile.name.replace('@', '-')}-d{d}"
 
 
-def content(profile: Profile, d: int) -> bytes:
-    """The safetensors file; its metadata ``oracle`` is the JSON of what `collect` says about the tensors."""
-    tensors, about = collect(setup(profile, d))
-    return wire.dump(tensors, {"oracle": json.dumps(about, sort_keys=True)})
+def encode_file(profile: Profile, d: int) -> bytes:
+    """Return the bytes of the safetensors file; its metadata ``oracle`` is `collect`'s dictionary as JSON."""
+    tensors, about = collect(instantiate(profile, d))
+    return _safetensors.dump(tensors, {"oracle": json.dumps(about, sort_keys=True)})
 
 
-def _raw(profile: Profile, d: int) -> dict[str, bytes]:
-    """Each tensor as bytes of its own, and JSON that tells types, shapes and cases."""
-    tensors, about = collect(setup(profile, d))
+def _encode_raw_files(profile: Profile, d: int) -> dict[str, bytes]:
+    """Return the bytes of a file for each tensor, and of JSON with types, shapes and cases, by file name."""
+    tensors, about = collect(instantiate(profile, d))
     about["tensors"] = {
         name: {"dtype": value.dtype.newbyteorder("<").str, "shape": value.shape} for name, value in tensors.items()
     }
     stem = file_name(profile, d)
-    found = {f"{stem}/{name}.bin": value.tobytes() for name, value in tensors.items()}
-    return {**found, f"{stem}/vectors.json": json.dumps(about, indent=1).encode()}
+    raw = {f"{stem}/{name}.bin": value.tobytes() for name, value in tensors.items()}
+    return {**raw, f"{stem}/vectors.json": json.dumps(about, indent=1).encode()}
 
 
 def export(profiles: Sequence[Profile], dims: Sequence[int], folder: Path, raw: bool = False) -> dict[str, str]:
@@ -78,12 +80,13 @@ def export(profiles: Sequence[Profile], dims: Sequence[int], folder: Path, raw: 
 
     Parameters
     ----------
-    profiles, dims
-        Dimensions that a profile isn't defined for are left out.
+    profiles : sequence of Profile
+    dims : sequence of int
+        Dimensions that a profile is not defined for are left out.
     folder : Path
-        Made if it is not there.
+        Created if it does not exist.
     raw : bool
-        Also write each tensor as a file of its own, little-endian, with a JSON file that tells what they are.
+        Also write each tensor as a file of its own, little-endian, with a JSON file of types, shapes and cases.
 
     Returns
     -------
@@ -95,10 +98,10 @@ def export(profiles: Sequence[Profile], dims: Sequence[int], folder: Path, raw: 
         for d in dims:
             if not profile.takes(d):
                 continue
-            written = {f"{file_name(profile, d)}.safetensors": content(profile, d)}
+            files = {f"{file_name(profile, d)}.safetensors": encode_file(profile, d)}
             if raw:
-                written |= _raw(profile, d)
-            for name, blob in written.items():
+                files |= _encode_raw_files(profile, d)
+            for name, blob in files.items():
                 path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(blob)

@@ -11,76 +11,74 @@ from numpy.typing import NDArray
 from tqvec._types import Bytes
 from tqvec.reference import packing
 
-Codes = NDArray  # of uint8
-
 
 class Layout(NamedTuple):
-    """``pack(codes, nbits)`` makes rows of bytes of (n, d) codes, ``unpack(data, nbits, d)`` undoes it."""
+    """A pair: ``pack(codes, nbits)`` makes rows of bytes of (n, d) codes, ``unpack(data, nbits, d)`` undoes it."""
 
-    pack: Callable[[Codes, int], Bytes]
-    unpack: Callable[[Bytes, int, int], Codes]
+    pack: Callable[[NDArray, int], Bytes]
+    unpack: Callable[[Bytes, int, int], Bytes]
 
 
-def pack_planes(codes: Codes, nbits: int) -> Bytes:
-    """Bit planes, the most significant first, each filling bytes from the lowest bit (docs/format.md section 4)."""
+def pack_planes(codes: NDArray, nbits: int) -> Bytes:
+    """Pack bit planes, the most significant first; each fills bytes from the lowest bit (docs/format.md section 4)."""
     return packing.pack(codes, [(0, codes.shape[1], nbits)])
 
 
-def unpack_planes(data: Bytes, nbits: int, d: int) -> Codes:
-    """Inverse of `pack_planes`."""
+def unpack_planes(data: Bytes, nbits: int, d: int) -> Bytes:
+    """Undo `pack_planes`."""
     return packing.unpack(data, [(0, d, nbits)]).astype(np.uint8)
 
 
-def reversed_codes(codes: Codes, nbits: int) -> Codes:
-    """Codes with their bits in the opposite order."""
+def reverse_codes(codes: NDArray, nbits: int) -> Bytes:
+    """Return codes with their bits in the opposite order."""
     return np.asarray(sum((codes >> b & 1) << (nbits - 1 - b) for b in range(nbits)), np.uint8)
 
 
-def pack_planes_low_first(codes: Codes, nbits: int) -> Bytes:
-    """`pack_planes` with the planes in the opposite order."""
-    return pack_planes(reversed_codes(codes, nbits), nbits)
+def pack_planes_low_first(codes: NDArray, nbits: int) -> Bytes:
+    """Pack as `pack_planes` does, with the planes in the opposite order."""
+    return pack_planes(reverse_codes(codes, nbits), nbits)
 
 
-def unpack_planes_low_first(data: Bytes, nbits: int, d: int) -> Codes:
-    """Inverse of `pack_planes_low_first`."""
-    return reversed_codes(unpack_planes(data, nbits, d), nbits)
+def unpack_planes_low_first(data: Bytes, nbits: int, d: int) -> Bytes:
+    """Undo `pack_planes_low_first`."""
+    return reverse_codes(unpack_planes(data, nbits, d), nbits)
 
 
-def reversed_bytes(data: Bytes) -> Bytes:
-    """Bytes with their bits in the opposite order."""
+def reverse_bytes(data: Bytes) -> Bytes:
+    """Return bytes with their bits in the opposite order."""
     return np.packbits(np.unpackbits(data, axis=1, bitorder="little"), axis=1, bitorder="big")
 
 
-def pack_planes_high_bit_first(codes: Codes, nbits: int) -> Bytes:
-    """`pack_planes`, bytes filled from the highest bit."""
-    return reversed_bytes(pack_planes(codes, nbits))
+def pack_planes_high_bit_first(codes: NDArray, nbits: int) -> Bytes:
+    """Pack as `pack_planes` does, but fill bytes from the highest bit."""
+    return reverse_bytes(pack_planes(codes, nbits))
 
 
-def unpack_planes_high_bit_first(data: Bytes, nbits: int, d: int) -> Codes:
-    """Inverse of `pack_planes_high_bit_first`."""
-    return unpack_planes(reversed_bytes(data), nbits, d)
+def unpack_planes_high_bit_first(data: Bytes, nbits: int, d: int) -> Bytes:
+    """Undo `pack_planes_high_bit_first`."""
+    return unpack_planes(reverse_bytes(data), nbits, d)
 
 
-def pack_fields(codes: Codes, nbits: int) -> Bytes:
-    """Code after code, the lowest bit of each first, into bytes from the lowest bit."""
+def pack_fields(codes: NDArray, nbits: int) -> Bytes:
+    """Pack code after code, the lowest bit of each first, into bytes from the lowest bit."""
     bits = codes[:, :, None] >> np.arange(nbits, dtype=np.uint8) & 1
     return np.packbits(bits.reshape(len(codes), -1), axis=1, bitorder="little")
 
 
-def unpack_fields(data: Bytes, nbits: int, d: int) -> Codes:
-    """Inverse of `pack_fields`."""
+def unpack_fields(data: Bytes, nbits: int, d: int) -> Bytes:
+    """Undo `pack_fields`."""
     bits = np.unpackbits(data, axis=1, bitorder="little")[:, : d * nbits].reshape(len(data), d, nbits)
     return np.asarray((bits << np.arange(nbits, dtype=np.uint8)).sum(axis=2), np.uint8)
 
 
-def pack_fields_high_first(codes: Codes, nbits: int) -> Bytes:
-    """Code after code, the highest bit of each first, into bytes from the highest bit."""
-    return reversed_bytes(pack_fields(reversed_codes(codes, nbits), nbits))
+def pack_fields_high_first(codes: NDArray, nbits: int) -> Bytes:
+    """Pack code after code, the highest bit of each first, into bytes from the highest bit."""
+    return reverse_bytes(pack_fields(reverse_codes(codes, nbits), nbits))
 
 
-def unpack_fields_high_first(data: Bytes, nbits: int, d: int) -> Codes:
-    """Inverse of `pack_fields_high_first`."""
-    return reversed_codes(unpack_fields(reversed_bytes(data), nbits, d), nbits)
+def unpack_fields_high_first(data: Bytes, nbits: int, d: int) -> Bytes:
+    """Undo `pack_fields_high_first`."""
+    return reverse_codes(unpack_fields(reverse_bytes(data), nbits, d), nbits)
 
 
 LAYOUTS: dict[str, Layout] = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from tqvec.oracle.runner import Result, Verdict
+from tqvec.oracle.report import Verdict
+from tqvec.oracle.runner import verify
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,12 +19,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--tqvec-profile", metavar="NAME", action="append", default=[], help="default: what the port names")
 
 
-class Stage(pytest.Item):
-    """One stage of a port, for one profile and dimension."""
+class StageItem(pytest.Item):
+    """A stage of a port, for a profile and a dimension."""
 
-    def __init__(self, *, result: Result, verdict: Verdict, **known: Any) -> None:
-        super().__init__(**known)
-        self.result, self.verdict = result, verdict
+    def __init__(self, *, verdict: Verdict, **options: Any) -> None:
+        super().__init__(**options)
+        self.verdict = verdict
 
     def runtest(self) -> None:
         """Fail as the stage failed; skip if the port lacks it."""
@@ -33,33 +33,28 @@ class Stage(pytest.Item):
         assert self.verdict.status == "passed"
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> str:
-        """What differs, and the mistake that explains it."""
-        from tqvec.oracle.runner import explain
-
-        reasons = [f"this is what a port gives when {explain(reason)}" for reason in self.verdict.reasons]
+        """Return the difference, and the mistakes that explain it."""
+        reasons = [f"this is what a port gives when {sentence}" for sentence in self.verdict.explanations]
         return "\n".join([self.verdict.message, *(reasons or ["no known mistake gives this"])])
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        """Name in the summary."""
+        """Return the name in the summary."""
         return self.path, 0, f"tqvec: {self.name}"
 
 
-class Report(pytest.Collector):
-    """All stages of a port."""
+class PortCollector(pytest.Collector):
+    """The stages of a port."""
 
-    def collect(self) -> Iterator[Stage]:
-        """Judge the port."""
-        from tqvec.oracle import ports, runner
-
-        config = self.config
-        report = runner.verify(ports.load(config.getoption("--tqvec-port")), config.getoption("--tqvec-profile"))
-        for result in report.results:
+    def collect(self) -> Iterator[StageItem]:
+        """Verify the port."""
+        profiles = self.config.getoption("--tqvec-profile")
+        for result in verify(self.config.getoption("--tqvec-port"), profiles=profiles).results:
             for verdict in result.verdicts:
                 name = f"{result.profile}-d{result.d}-{verdict.stage}"
-                yield Stage.from_parent(self, name=name, result=result, verdict=verdict)
+                yield StageItem.from_parent(self, name=name, verdict=verdict)
 
 
 def pytest_collection_modifyitems(session: pytest.Session, items: list[pytest.Item]) -> None:
-    """Add the stages of the port to what was collected."""
+    """Add the stages of the port to the items that were collected."""
     if session.config.getoption("--tqvec-port"):
-        items.extend(Report.from_parent(session, name="tqvec").collect())
+        items.extend(PortCollector.from_parent(session, name="tqvec").collect())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -17,26 +18,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec import _safetensors
 from tqvec.errors import InputError
-from tqvec.oracle import wire
-from tqvec.oracle.setup import Setup
-from tqvec.oracle.stages import FAMILIES
+from tqvec.oracle.families.registry import FAMILIES
+from tqvec.oracle.instance import Arrays, Instance
+from tqvec.oracle.profiles import PROFILES
 
 STAGES = tuple(dict.fromkeys(name for family in FAMILIES.values() for name in family))
 DTYPES = ("float32", "float16")
-Arrays = tuple[NDArray, ...]
 
 
 @dataclass(frozen=True)
 class View:
-    """What a port's function gets as its first argument.
+    """The first argument of a port's functions.
 
     Attributes
     ----------
     profile : str
     d, nbits : int
     tables : dict
-        The profile's tables, by the port's own `asarray` if it has one.
+        The profile's tables by name, after the port's own `asarray` if it has one.
     """
 
     profile: str
@@ -47,7 +48,7 @@ class View:
 
 @dataclass(frozen=True)
 class Port:
-    """A port.
+    """A port: the functions under test.
 
     Attributes
     ----------
@@ -55,13 +56,13 @@ class Port:
     stages : dict
         ``function(view, *inputs)`` by stage.
     profiles : tuple of str
-        What it says it implements; names as in `profiles.find`.
+        Names of the profiles or families that it implements.
     dims : tuple of int
-        Dimensions it takes; empty: all.
+        Dimensions that it takes; empty: all.
     dtype : str
-        In which it computes.
+        Type in which it computes: "float32" or "float16".
     asarray : callable
-        Applied to every array that it is given.
+        Applied to every input array.
     """
 
     name: str
@@ -71,20 +72,21 @@ class Port:
     dtype: str = "float32"
     asarray: Callable[[NDArray], Any] = np.asarray
 
-    def __call__(self, setup: Setup, stage: str, inputs: Sequence[NDArray]) -> Arrays:
-        """Outputs of a stage, as NumPy arrays."""
-        found = self.stages[stage](_view(self.asarray, setup), *(self.asarray(each.copy()) for each in inputs))
-        return tuple(to_numpy(part) for part in (found if isinstance(found, (tuple, list)) else (found,)))
+    def __call__(self, codec: Instance, stage: str, inputs: Sequence[NDArray]) -> Arrays:
+        """Compute a stage and return its outputs as NumPy arrays."""
+        outputs = self.stages[stage](view_of(codec, self.asarray), *(self.asarray(array.copy()) for array in inputs))
+        return tuple(to_numpy(array) for array in (outputs if isinstance(outputs, (tuple, list)) else (outputs,)))
 
 
 @lru_cache(maxsize=8)
-def _view(asarray: Callable[[NDArray], Any], setup: Setup) -> View:
-    tables = {name: asarray(table.copy()) for name, table in setup.tables.items()}
-    return View(setup.profile.name, setup.d, setup.profile.nbits, tables)
+def view_of(codec: Instance, asarray: Callable[[NDArray], Any]) -> View:
+    """Return the view of a codec, its tables copied and converted."""
+    tables = {name: asarray(table.copy()) for name, table in codec.tables.items()}
+    return View(codec.profile.name, codec.d, codec.profile.nbits, tables)
 
 
 def to_numpy(array: Any) -> NDArray:
-    """NumPy array of anything that has DLPack or can be copied to the host (torch, cupy, jax)."""
+    """Return the NumPy array of anything that has DLPack or can be copied to the host (torch, cupy, jax)."""
     if isinstance(array, np.ndarray):
         return array
     if hasattr(array, "detach"):  # torch: DLPack refuses tensors with gradients or on a device
@@ -98,37 +100,36 @@ def to_numpy(array: Any) -> NDArray:
 
 
 def from_object(thing: Any, name: str) -> Port:
-    """Port made of a module, class or namespace: functions named after stages, and PROFILES, DIMS, DTYPE, asarray.
+    """Make a port of a module, class or namespace: functions named after stages, and PROFILES, DIMS, DTYPE, asarray.
 
     Raises
     ------
     InputError
-        It has none of the stages, or one of the names holds nonsense.
+        It has none of the stages, or its DTYPE is unknown.
     """
-    found = {stage: getattr(thing, stage) for stage in STAGES if callable(getattr(thing, stage, None))}
-    if not found:
+    stages = {stage: getattr(thing, stage) for stage in STAGES if callable(getattr(thing, stage, None))}
+    if not stages:
         raise InputError(f"port {name} has no function named after a stage; these are: {', '.join(STAGES)}")
     dtype = getattr(thing, "DTYPE", "float32")
     if dtype not in DTYPES:
         raise InputError(f"DTYPE of port {name} must be one of {', '.join(DTYPES)}, got {dtype!r}")
     profiles, dims = tuple(getattr(thing, "PROFILES", ())), tuple(getattr(thing, "DIMS", ()))
-    return Port(name, found, profiles, dims, dtype, getattr(thing, "asarray", np.asarray))
+    return Port(name, stages, profiles, dims, dtype, getattr(thing, "asarray", np.asarray))
 
 
-def of_setup(setup: Setup, dtype: str = "float32", name: str = "oracle") -> Port:
-    """The oracle as a port that computes in `dtype`; of a setup with a mistake, a negative control."""
+def from_oracle(codec: Instance, dtype: str = "float32") -> Port:
+    """Make a port of the oracle itself, which computes in `dtype`; with a mistake in it, it is a negative control."""
 
     def call(stage: str, _: View, *inputs: NDArray) -> Arrays:
         with np.errstate(all="ignore"):
-            found = setup.outputs(stage, np.dtype(dtype), *inputs)
-            named = zip(setup.stages[stage].outputs, found, strict=True)
-            return tuple(part.astype(setup.type_of(each)) for each, part in named)
+            outputs = zip(codec.stages[stage].outputs, codec.outputs(stage, np.dtype(dtype), *inputs), strict=True)
+            return tuple(array.astype(codec.type_of(name)) for name, array in outputs)
 
-    return Port(name, {stage: partial(call, stage) for stage in setup.stages}, (setup.profile.name,), (), dtype)
+    return Port("oracle", {stage: partial(call, stage) for stage in codec.stages}, (codec.profile.name,), (), dtype)
 
 
 def from_file(path: Path) -> Port:
-    """Port made of a Python file."""
+    """Make a port of a Python file."""
     if not path.exists():
         raise InputError(f"no such port: {path}")
     spec = importlib.util.spec_from_file_location(f"port_{path.stem}", path)
@@ -141,34 +142,28 @@ def from_file(path: Path) -> Port:
 
 
 def _run(command: Sequence[str], *arguments: str) -> str:
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"exit status {done.returncode}: {done.stderr.strip()[-500:]}")
-    return done.stdout
+    process = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    if process.returncode != 0:
+        raise RuntimeError(f"exit status {process.returncode}: {process.stderr.strip()[-500:]}")
+    return process.stdout
 
 
-def _ask(command: Sequence[str], stage: str, view: View, *inputs: NDArray) -> Arrays:
-    """Run a stage as ``COMMAND STAGE IN OUT``; docs/oracle.md has the protocol."""
-    family = FAMILIES[_family(view.profile)][stage]
-    tensors = dict(zip(family.inputs, inputs, strict=True))
+def _run_stage(command: Sequence[str], name: str, view: View, *inputs: NDArray) -> Arrays:
+    """Run a stage as ``COMMAND STAGE IN OUT``; the "oracle" page has the protocol."""
+    stage = FAMILIES[PROFILES[view.profile].family][name]
+    tensors = dict(zip(stage.inputs, inputs, strict=True))
     tensors |= {f"table.{name}": table for name, table in view.tables.items()}
-    about = {"stage": stage, "profile": view.profile, "d": str(view.d), "nbits": str(view.nbits)}
+    about = {"stage": name, "profile": view.profile, "d": str(view.d), "nbits": str(view.nbits)}
     with tempfile.TemporaryDirectory() as folder:
-        given, wanted = Path(folder, "in.safetensors"), Path(folder, "out.safetensors")
-        given.write_bytes(wire.dump(tensors, about))
-        _run(command, stage, str(given), str(wanted))
-        found, _ = wire.load(wanted.read_bytes())
-    return tuple(found[name] for name in family.outputs)
-
-
-def _family(profile: str) -> str:
-    from tqvec.oracle.profiles import PROFILES
-
-    return PROFILES[profile].family
+        source, target = Path(folder, "in.safetensors"), Path(folder, "out.safetensors")
+        source.write_bytes(_safetensors.dump(tensors, about))
+        _run(command, name, str(source), str(target))
+        outputs, _ = _safetensors.load(target.read_bytes())
+    return tuple(outputs[output] for output in stage.outputs)
 
 
 def from_command(text: str) -> Port:
-    """Port made of a command that speaks the protocol of docs/oracle.md.
+    """Make a port of a command that speaks the protocol of the "oracle" page.
 
     Raises
     ------
@@ -178,14 +173,25 @@ def from_command(text: str) -> Port:
     command = shlex.split(text)
     try:
         about = json.loads(_run(command, "describe"))
-        stages: dict[str, Callable[..., Any]] = {stage: partial(_ask, command, stage) for stage in about["stages"]}
-        return Port(
-            text, stages, tuple(about.get("profiles", ())), tuple(about.get("dims", ())), about.get("dtype", "float32")
-        )
+        stages: dict[str, Callable[..., Any]] = {name: partial(_run_stage, command, name) for name in about["stages"]}
+        profiles, dims = tuple(about.get("profiles", ())), tuple(about.get("dims", ()))
+        return Port(text, stages, profiles, dims, about.get("dtype", "float32"))
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{text} describe' must print a JSON object with stages: {error}") from error
 
 
-def load(what: str) -> Port:
-    """Port from a Python file or a command."""
-    return from_file(Path(what)) if what.endswith(".py") else from_command(what)
+def load(port: Any) -> Port:
+    """Make a port of a Python file, a command, a module or an object; a `Port` stays as it is.
+
+    Raises
+    ------
+    InputError
+        There is no such file, the command doesn't describe itself, or there is no function named after a stage.
+    """
+    if isinstance(port, Port):
+        return port
+    if not isinstance(port, (str, os.PathLike)):
+        return from_object(port, getattr(port, "__name__", type(port).__name__))
+    if os.fspath(port).endswith(".py"):
+        return from_file(Path(port))
+    return from_command(port if isinstance(port, str) else shlex.quote(os.fspath(port)))

@@ -1,6 +1,6 @@
-"""Profiles: what decides every value of a codec, as data.
+"""Profiles: the choices that decide every value of a codec, as data.
 
-A profile names the choices; `tables` has the numbers that follow for a dimension, and `stages` what is done with them.
+`tables` has the numbers that follow for a dimension, and `families` the steps that use them.
 """
 
 from __future__ import annotations
@@ -19,41 +19,42 @@ class Profile:
     name : str
         ``FAMILY@…``; it never means anything else once published: a change has a new `version`.
     family : str
-        Key of `stages.FAMILIES`.
+        Key of `families.registry.FAMILIES`.
     nbits : int
         Bits of a code, the QJL bit included.
     rotation : str
-        "hadamard" (docs/format.md section 2), "dense" (the same matrix, written out in float32), "signed_wht" (signs,
-        transform, signs in blocks), "wht" (no signs).
+        "hadamard" (docs/format.md section 2), "dense" (the same matrix, written out in float32) or "signed_wht"
+        (signs, transform, signs in blocks).
     seed : int
-        Of the rotation, and of S.
+        Seed of the rotation and of S, the projection of the second stage.
     codebook : str
-        "beta", "trellis", "gaussian", or "decimal" (published digits).
+        "beta", "trellis", "trapezoid", or "decimal" (published digits).
     ties : str
         A value on a threshold goes "down" or "up".
     layout : str
-        Of packed codes: "planes", "fields" or "turbo".
+        Layout of packed codes: "planes", "fields" or "turbo".
     scale : str
-        "unbiased", "norm" or "corrected": what is kept of a vector's length.
+        Rule of the stored scale: "unbiased", "norm" or "corrected".
     scale_dtype, norm_dtype : str
-        Of the stored scale, and in which lengths are computed.
+        Type of the stored scale, and the type in which lengths are computed.
     shrink : bool
         Decoding multiplies by 1 − D.
     group : int
-        Coordinates that are normalised and rotated together; 0: all.
+        Number of coordinates that are normalised and rotated together; 0: all.
     block : int
-        Coordinates of a stored block, each with its scale; 0: the scale is apart.
+        Number of coordinates of a stored block, which holds its scale; 0: the scale is apart.
     tiny : float
         Groups that are no longer than this count as zero.
     epsilon : float
         Added to lengths before vectors are divided by them.
     value_bits : int
-        Of values in a cache of keys and values; 0: there are none.
+        Bits of a value's code in a cache of keys and values; 0: there are no values.
     rounding : float
-        Added to the place of a value in steps before its integer part is taken.
+        Added to a value in steps before its integer part is taken.
     multiple, least : int
         Dimensions are multiples of `multiple`, from `least` on; 0: powers of two.
     version : int
+        Version of the profile; a change of its values is a new version.
     """
 
     name: str
@@ -79,11 +80,11 @@ class Profile:
     version: int = 1
 
     def takes(self, d: int) -> bool:
-        """Whether the profile is defined for dimension `d`."""
+        """Return whether the profile is defined for dimension `d`."""
         return d >= self.least and (d & d - 1 if self.multiple == 0 else d % self.multiple) == 0
 
     def as_dict(self) -> dict[str, object]:
-        """All fields, for JSON."""
+        """Return all fields, for JSON."""
         return asdict(self)
 
 
@@ -101,7 +102,7 @@ def _paper() -> list[Profile]:
 
 
 def _turbo() -> list[Profile]:
-    """Blocks of llama.cpp forks; 4 bits have one size of block under both names."""
+    """Return the blocks of llama.cpp forks; 4 bits have one size of block under both names."""
     return [
         Profile(
             f"turbo{b}@{block}",
@@ -127,7 +128,7 @@ def _turbo() -> list[Profile]:
 
 
 def _vllm() -> list[Profile]:
-    """Presets whose keys are coded by Algorithm 1: keys and values of equal or different widths."""
+    """Return the presets whose keys are coded by Algorithm 1: keys and values of equal or different widths."""
     return [
         Profile(
             f"vllm_{name}",
@@ -154,17 +155,17 @@ PROFILES: dict[str, Profile] = {profile.name: profile for profile in (*_tqvec(),
 
 
 def find(names: str) -> list[Profile]:
-    """The profile of a name, or all of a family: ``tqvec_scalar@3``, or ``tqvec_scalar``.
+    """Return the profile of a name (``"tqvec_scalar@3"``) or all profiles of a family (``"tqvec_scalar"``).
 
     Raises
     ------
     InputError
-        There is none.
+        There is none of that name.
     """
-    found = [p for name, p in PROFILES.items() if names in (name, name.split("@")[0])]
-    if not found:
+    matches = [p for name, p in PROFILES.items() if names in (name, name.split("@")[0])]
+    if not matches:
         families = sorted({name.split("@")[0] for name in PROFILES})
         raise InputError(
             f"profile must be one of {', '.join(families)}, or with its width as in tqvec_scalar@3, got {names!r}"
         )
-    return found
+    return matches

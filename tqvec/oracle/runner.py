@@ -1,180 +1,138 @@
-"""The conformance runner: each stage of a port is fed the oracle's own input, so the first wrong one is named."""
+"""The conformance runner. Each stage of a port is fed the oracle's own input, so the first wrong stage has a name."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqvec.errors import InputError
-from tqvec.oracle import inputs, profiles, rules, statistics
+from tqvec.oracle import profiles as catalogue
+from tqvec.oracle import statistics
+from tqvec.oracle.cases import Case, iter_cases
+from tqvec.oracle.compare import compare
+from tqvec.oracle.families.registry import instantiate
+from tqvec.oracle.instance import KINDS, Arrays, Instance
 from tqvec.oracle.mistakes import MISTAKES
-from tqvec.oracle.ports import Port
-from tqvec.oracle.setup import KINDS, Setup, setup
+from tqvec.oracle.ports import Port, load
+from tqvec.oracle.report import Report, Result, Verdict
 
 DIMS = (64, 80, 100, 128)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What is known of one stage.
-
-    Attributes
-    ----------
-    stage : str
-    status : str
-        "passed", "failed" or "absent".
-    identical : bool
-        All outputs have the oracle's own bits, which is more than is asked for.
-    message : str
-        How it failed.
-    reasons : tuple of str
-        Names of the known mistakes that reproduce what the port gives, the likeliest first.
-    """
-
-    stage: str
-    status: str
-    identical: bool = False
-    message: str = ""
-    reasons: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Result:
-    """All stages for one profile and dimension."""
-
-    profile: str
-    d: int
-    verdicts: tuple[Verdict, ...]
-
-    @property
-    def first_broken(self) -> Verdict | None:
-        """The first stage that failed, in the order of the data."""
-        return next((v for v in self.verdicts if v.status == "failed"), None)
-
-    @property
-    def passed(self) -> bool:
-        """Whether at least one stage was there, and none failed."""
-        return self.first_broken is None and any(v.status == "passed" for v in self.verdicts)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Results of a port, over profiles and dimensions."""
-
-    port: str
-    dtype: str
-    results: list[Result] = field(default_factory=list)
-
-    @property
-    def passed(self) -> bool:
-        """Whether there are results, and all passed."""
-        return bool(self.results) and all(result.passed for result in self.results)
-
-
-def explain(reason: str) -> str:
-    """What a reason's name means, in a sentence."""
-    return MISTAKES[reason].says if reason in MISTAKES else reason
-
-
-def _factor(got: NDArray, truth: NDArray, d: int) -> str | None:
-    """A constant that the right values were multiplied with, if that is all that is wrong."""
+def _constant_factor(got: NDArray, exact: NDArray, d: int) -> str | None:
+    """Return a sentence if the right values times a constant are all that is wrong."""
     known = {"√d": math.sqrt(d), "1/√d": 1 / math.sqrt(d), "d": d, "1/d": 1 / d, "−1": -1.0, "2": 2.0, "1/2": 0.5}
     known |= {"√2": math.sqrt(2), "1/√2": math.sqrt(0.5), "√(π/2)": math.sqrt(math.pi / 2), "2/π": 2 / math.pi}
     if not np.isfinite(got).all() or not got.any():
         return None
-    a = float((got * truth).sum() / (truth * truth).sum())
-    if abs(a - 1) < 1e-4 or np.abs(got - a * truth).max() > 1e-4 * np.abs(got).max():
+    a = float((got * exact).sum() / (exact * exact).sum())
+    if abs(a - 1) < 1e-4 or np.abs(got - a * exact).max() > 1e-4 * np.abs(got).max():
         return None
     name = next((label for label, value in known.items() if abs(a / value - 1) < 1e-4), f"{a:.6g}")
     return f"constant factor: values are {name} times the right ones"
 
 
-def reasons(s: Setup, case: inputs.Case, got: tuple[NDArray, ...], dtype: str) -> tuple[str, ...]:
-    """Mistakes that give what the port gives; failing these, a few things that need no name."""
-    first = [m for m in MISTAKES.values() if case.stage in m.stages]
-    rest = [m for m in MISTAKES.values() if case.stage not in m.stages]
-    found = []
-    for mistake in (*first, *rest):
-        wrong = mistake.change(s)
-        if wrong is not None and not rules.compare(wrong, case, got, dtype):
-            found.append(mistake.name)
-    if found:
-        return tuple(found)
-    for part in got:
-        for given in case.inputs:
-            if part.shape == given.shape and np.array_equal(part, given):
-                return ("identity: the input itself comes back",)
-    truth = s.outputs(case.stage, np.float64, *case.inputs)
-    if (
-        len(got) == 1
-        and got[0].shape == truth[0].shape
-        and KINDS[s.stages[case.stage].outputs[0]] in ("rows", "scores")
-    ):
-        constant = _factor(got[0].astype(np.float64), truth[0], s.d)
+def find_reasons(codec: Instance, case: Case, got: Arrays, dtype: str) -> tuple[str, ...]:
+    """Find the mistakes that reproduce a port's outputs, those of this stage first.
+
+    Without one, an identity and a constant factor are reasons in words of their own.
+    """
+    likeliest_first = sorted(MISTAKES.values(), key=lambda mistake: case.stage not in mistake.stages)
+    reasons = tuple(
+        mistake.name
+        for mistake in likeliest_first
+        if mistake.applies(codec) and not compare(mistake.change(codec), case, got, dtype)
+    )
+    if reasons:
+        return reasons
+    if any(np.array_equal(output, value) for output in got for value in case.inputs):
+        return ("identity: the input itself comes back",)
+    exact = codec.outputs(case.stage, np.float64, *case.inputs)
+    kind = KINDS[codec.stages[case.stage].outputs[0]]
+    if len(got) == 1 and got[0].shape == exact[0].shape and kind in ("rows", "scores"):
+        constant = _constant_factor(got[0].astype(np.float64), exact[0], codec.d)
         return (constant,) if constant else ()
     return ()
 
 
-def judge(port: Port, s: Setup, stage: str) -> Verdict:
-    """Verdict on one stage."""
+def verify_stage(port: Port, codec: Instance, stage: str) -> Verdict:
+    """Compare a stage of a port with the oracle on all cases."""
     if stage not in port.stages:
         return Verdict(stage, "absent")
     identical = True
-    for case in inputs.cases(s, stage):
+    for case in iter_cases(codec, stage):
         try:
-            got = port(s, stage, case.inputs)
+            got = port(codec, stage, case.inputs)
         except Exception as error:  # a port may fail in any way
-            return Verdict(stage, "failed", False, f"raised {type(error).__name__}: {error}")
-        faults = rules.compare(s, case, got, port.dtype)
+            return Verdict(stage, "failed", message=f"raised {type(error).__name__}: {error}")
+        faults = compare(codec, case, got, port.dtype)
         if faults:
             message = "; ".join(f"{fault.output}: {fault.message}" for fault in faults)
-            return Verdict(stage, "failed", False, message, reasons(s, case, got, port.dtype))
-        expected = s.outputs(stage, None, *case.inputs)
+            reasons = find_reasons(codec, case, got, port.dtype)
+            return Verdict(stage, "failed", message=message, reasons=reasons)
+        expected = codec.outputs(stage, None, *case.inputs)
         identical &= all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
     return Verdict(stage, "passed", identical)
 
 
-def run(port: Port, s: Setup, whole: bool = True) -> Result:
-    """Verdicts on all stages; where none failed, on the statistics too, unless `whole` is False."""
-    verdicts = [judge(port, s, stage) for stage in s.stages]
-    vectors_only = s.stages["encode"].inputs == ("x",)
-    whole = whole and vectors_only and {"encode", "decode"} <= port.stages.keys() and s.d <= statistics.LARGEST_D
-    if whole and not any(verdict.status == "failed" for verdict in verdicts):
-        message = statistics.fault(port, s)
-        verdicts.append(Verdict("statistics", "failed" if message else "passed", False, message))
-    return Result(s.profile.name, s.d, tuple(verdicts))
+def verify_stages(port: Port, codec: Instance, quick: bool = False) -> Result:
+    """Verify all stages of a port; where none failed and unless `quick`, the statistics too."""
+    verdicts = [verify_stage(port, codec, stage) for stage in codec.stages]
+    vectors_only = codec.stages["encode"].inputs == ("x",)
+    has_codec = vectors_only and {"encode", "decode"} <= port.stages.keys()
+    if has_codec and not quick and codec.d <= statistics.LARGEST_D and all(v.status != "failed" for v in verdicts):
+        message = statistics.find_fault(port, codec)
+        verdicts.append(Verdict("statistics", "failed" if message else "passed", message=message))
+    return Result(codec.profile.name, codec.d, tuple(verdicts))
 
 
-def verify(port: Port, names: Iterable[str] = (), dims: Iterable[int] = (), whole: bool = True) -> Report:
-    """Judge a port.
+def verify(port: Any, *, profiles: Iterable[str] = (), dims: Iterable[int] = (), quick: bool = False) -> Report:
+    """Verify a port, stage by stage.
 
     Parameters
     ----------
-    port : Port
-    names : iterable of str
-        Profiles or families; default: those the port names.
+    port : str, path, module or object
+        The path of a Python file (it ends in ``.py``), a command, or anything with functions named after stages: a
+        module, a class, a namespace.
+    profiles : iterable of str
+        Names of profiles (``"tqvec_scalar@2"``) or of families (``"tqvec_scalar"``). Default: the port's ``PROFILES``.
     dims : iterable of int
-        Default: those the port names, else `DIMS`; those that a profile isn't defined for are left out.
-    whole : bool
-        Also compare mean errors of many vectors with the exact tables, up to d = 256.
+        Dimensions. Default: the port's ``DIMS``, or 64, 80, 100 and 128. Those that a profile is not defined for are
+        left out.
+    quick : bool
+        Leave out the statistics: the mean error of 2¹⁸ coordinates, up to d = 256.
+
+    Returns
+    -------
+    Report
+        The verdict on each stage, and the known mistakes that explain a failure.
 
     Raises
     ------
     InputError
-        No profile is named, there is none of that name, or none is left to judge.
+        The port can't be loaded or has no stage; no profile is named; a name is unknown; or no dimension suits.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> import tqvec
+    >>> port = SimpleNamespace(dequantize=lambda view, codes: view.tables["centroids"][codes])
+    >>> tqvec.oracle.verify(port, profiles=["tqvec_scalar@2"], dims=[64]).passed
+    True
     """
-    wanted = tuple(names) or port.profiles
-    if not wanted:
+    port = load(port)
+    names = tuple(profiles) or port.profiles
+    if not names:
         raise InputError("profile must be given, since the port has no PROFILES")
-    chosen = [profile for name in wanted for profile in profiles.find(name)]
+    chosen = [profile for name in names for profile in catalogue.find(name)]
     sizes = tuple(dims) or port.dims or DIMS
-    report = Report(port.name, port.dtype)
-    for profile in chosen:
-        report.results.extend(run(port, setup(profile, d), whole) for d in sizes if profile.takes(d))
-    if not report.results:
+    results = tuple(
+        verify_stages(port, instantiate(profile, d), quick) for profile in chosen for d in sizes if profile.takes(d)
+    )
+    if not results:
         raise InputError(f"d must suit the profiles, got {', '.join(map(str, sizes))}")
-    return report
+    return Report(port.name, port.dtype, results)

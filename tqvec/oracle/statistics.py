@@ -1,19 +1,19 @@
-"""What the exact tables say of a whole codec: its mean error, and its bias. Bounds from one side only prove nothing.
+"""Statistics of a whole codec: its mean error and its bias, compared on both sides with the exact tables.
 
-Source: docs/explanation/codebook.md for D, arXiv 2504.19874 Theorem 2 and its leading term for two stages.
+Sources: the "codebook" page for D; arXiv 2504.19874 Theorem 2 and its leading term for two stages.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tqvec._types import Floats
 from tqvec.oracle import tables
+from tqvec.oracle.instance import Instance
 from tqvec.oracle.ports import Port
-from tqvec.oracle.setup import Setup
-from tqvec.oracle.tables import near_normal
 
 SEED = 10_502
 LARGEST_D = 256
@@ -22,42 +22,45 @@ TOLERANCE = {1: 0.023, 2: 0.028, 3: 0.036, 4: 0.048}
 """Relative, of the mean of D over `COORDINATES` coordinates, by width (seven standard deviations)."""
 
 
-def unit_rows(d: int) -> NDArray[np.float32]:
-    """`COORDINATES` numbers as unit vectors of uniform direction, nearly."""
-    x = near_normal(SEED, 0, (COORDINATES // d, d)).astype(np.float64)
+@lru_cache(maxsize=4)
+def unit_rows(d: int) -> Floats:
+    """Return `COORDINATES` numbers as unit vectors of uniform direction, nearly."""
+    x = tables.near_normal(SEED, 0, (COORDINATES // d, d)).astype(np.float64)
     return (x / np.sqrt((x * x).sum(axis=1, keepdims=True))).astype(np.float32)
 
 
-def expected_error(s: Setup) -> float:
-    """E‖u − x̃‖² of unit vectors.
+def expected_error(codec: Instance) -> float:
+    """Return E‖u − x̃‖² of unit vectors.
 
     D; for two stages γ²(π/2 − 1/d) with E γ² = D of the first; with the length restored 2 − 2 cos θ, cos²θ = 1 − D.
     """
-    found = tables.distortion(s.profile, s.d)
-    if s.profile.scale == "corrected":
-        return 2 - 2 * math.sqrt(1 - found)
-    return found * (math.pi / 2 - 1 / s.d) if s.profile.family == "prod" else found
+    distortion = tables.distortion(codec.profile, codec.d)
+    if codec.profile.scale == "corrected":
+        return 2 - 2 * math.sqrt(1 - distortion)
+    return distortion * (math.pi / 2 - 1 / codec.d) if codec.profile.family == "prod" else distortion
 
 
-def fault(port: Port, s: Setup) -> str:
-    """What is wrong with the error or the bias of a round trip; empty if nothing is."""
-    u = unit_rows(s.d)
+def find_fault(port: Port, codec: Instance) -> str:
+    """Return a sentence on a wrong error or a bias of the round trip; empty if there is none."""
+    u = unit_rows(codec.d)
     try:
-        decoded = port(s, "decode", port(s, "encode", (u,)))[0].astype(np.float64)
+        decoded = port(codec, "decode", port(codec, "encode", (u,)))[0].astype(np.float64)
     except Exception as error:  # a port may fail in any way
         return f"raised {type(error).__name__}: {error}"
     if decoded.shape != u.shape:
         return f"decoded: shape {decoded.shape}, not {u.shape}"
+    two_stages = codec.profile.family == "prod"
     squared = float(np.mean(((u - decoded) ** 2).sum(axis=1)))
-    expected = expected_error(s)
-    tolerance = TOLERANCE[s.profile.nbits] + (0.05 if s.profile.family == "prod" else 0.0)
+    expected = expected_error(codec)
+    tolerance = TOLERANCE[codec.profile.nbits] + (0.05 if two_stages else 0.0)
     if not abs(squared / expected - 1) <= tolerance:
         return f"mean squared error {squared:.6g} of unit vectors, not {expected:.6g} ± {100 * tolerance:.1f} %"
-    along = (u * decoded).sum(axis=1)
-    right = 1.0 if s.profile.family == "prod" else 1 - tables.distortion(s.profile, s.d)
-    if s.profile.scale == "corrected":
+    distortion = tables.distortion(codec.profile, codec.d)
+    products = (u * decoded).sum(axis=1)
+    right = 1.0 if two_stages else 1 - distortion
+    if codec.profile.scale == "corrected":
         right = math.sqrt(right)
-    allowance = 7 * float(along.std()) / math.sqrt(len(u)) + tolerance * tables.distortion(s.profile, s.d)
-    if not abs(float(along.mean()) - right) <= allowance:
-        return f"⟨u, decoded⟩ is {along.mean():.6g} on average, not {right:.6g} ± {allowance:.2g}: a bias"
+    allowance = 7 * float(products.std()) / math.sqrt(len(u)) + tolerance * distortion
+    if not abs(float(products.mean()) - right) <= allowance:
+        return f"⟨u, decoded⟩ is {products.mean():.6g} on average, not {right:.6g} ± {allowance:.2g}: a bias"
     return ""

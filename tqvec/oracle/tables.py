@@ -1,8 +1,8 @@
 """The numbers of a profile for one dimension: random bits, codebooks, constants.
 
-Everything is published in the type it is defined in, so a port may take it as it is: a float32 table is exact, not a
-rounding of something better. All of it comes from integers and correctly rounded operations; only the factor 1 − D is
-computed with functions whose last bit may differ between machines, and then rounded to float32 (docs/oracle.md).
+Every table has the type in which it is defined, so a port may take it as it is: a float32 table is exact. Tables come
+from integers and correctly rounded operations. The one exception is the factor 1 − D: the last bit of its functions may
+differ between machines, so it is rounded to float32 (see the "oracle" page).
 """
 
 from __future__ import annotations
@@ -13,35 +13,39 @@ from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec.codec.splitmix import stream
 from tqvec.oracle.profiles import Profile
-from tqvec.reference import codebook, rotation, trellis
+from tqvec.reference import codebook, rotation, splitmix, trellis
 
 Tables = dict[str, NDArray]
 
 PROJECTION_STREAM = 8  # of S; the rotation has those before
+_CHUNK = 2**14  # numbers that are drawn at once: Python integers take some thirty bytes each
 
 
 def near_normal(seed: int, number: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Numbers of mean 0 and variance 1 − 2⁻³² that are nearly normal, from integers alone.
+    """Draw numbers of mean 0 and variance 1 − 2⁻³² that are nearly normal, from integers alone.
 
-    Each is the sum of twelve 16-bit fields of three SplitMix64 words (Irwin and Hall), less 6·65535, over 65536: exact
-    in float32. Kurtosis 2.9.
+    A number is the sum of twelve 16-bit fields of three SplitMix64 words (Irwin and Hall), less 6·65535, over 65536:
+    exact in float32. Kurtosis 2.9.
     """
     count = math.prod(shape)
-    words = stream(seed, number, 3 * count).reshape(count, 3)
     total = np.full(count, -6 * 65535, np.int64)
-    for shift in (0, 16, 32, 48):
-        total += (words >> np.uint64(shift) & np.uint64(0xFFFF)).sum(axis=1).astype(np.int64)
+    for first in range(0, count, _CHUNK):
+        last = min(first + _CHUNK, count)
+        positions: Any = np.arange(3 * first + 1, 3 * last + 1, dtype=object)  # `word` takes arrays of Python integers
+        words = splitmix.word(seed, number, positions)
+        fields = np.asarray(words, np.uint64)[:, None] >> np.uint64(16) * np.arange(4, dtype=np.uint64)
+        total[first:last] += (fields & np.uint64(0xFFFF)).reshape(-1, 12).sum(axis=1).astype(np.int64)
     return (total / 65536).astype(np.float32).reshape(shape)
 
 
 def hadamard(profile: Profile, d: int) -> Tables:
-    """Permutations, signs and block sizes of the rounds (docs/format.md section 2)."""
+    """Return permutations, signs and block sizes of the rounds (docs/format.md section 2)."""
     seed, rounds = profile.seed, range(rotation.rounds(d))
     signs = [np.sign(rotation.factors(d, seed, r, np.float64)) for r in rounds]
     return {
@@ -52,7 +56,7 @@ def hadamard(profile: Profile, d: int) -> Tables:
 
 
 def dense(profile: Profile, d: int) -> Tables:
-    """The rotation of `hadamard` as a float32 matrix Π: y = Πx."""
+    """Return the rotation of `hadamard` as a float32 matrix Π: y = Πx."""
     return {"matrix": rotation.hadamard_matrix(d, profile.seed).astype(np.float32)}
 
 
@@ -61,7 +65,7 @@ TURBO_SIGNS = (0x49F250A9A4C63BBB42F85949E46A0359, 0xBEA56562B7A5357A3F628FDC16A
 
 
 def signed_wht(profile: Profile, d: int) -> Tables:
-    """Two rows of signs for each group, and the groups; a cache has one group, and no sign is −1."""
+    """Return two rows of signs for each group, and the groups; a cache has one group, and no sign is −1."""
     if profile.family == "cache":
         return {"signs": np.ones((2, d), np.int8), "blocks": np.array([d], np.int32)}
     size = profile.group
@@ -77,36 +81,36 @@ ROTATIONS: dict[str, Callable[[Profile, int], Tables]] = {
 
 
 def gaussian_centroids(d: int, nbits: int) -> NDArray[np.float64]:
-    """Lloyd-Max levels of N(0, 1/d): those of a coordinate of a unit vector of very many dimensions."""
+    """Return Lloyd-Max levels of N(0, 1/d): those of a coordinate of a unit vector of very many dimensions."""
     large = 2**40
     return codebook.frozen(large, nbits) * math.sqrt(large) / math.sqrt(d)
 
 
 def uniform_centroids(d: int, nbits: int) -> NDArray[np.float64]:
-    """Equal steps between the outermost Lloyd-Max levels."""
+    """Return equal steps between the outermost Lloyd-Max levels."""
     outermost = codebook.frozen(d, nbits)[-1]
     return np.linspace(-outermost, outermost, 2**nbits)
 
 
 def equal_mass_centroids(d: int, nbits: int) -> NDArray[np.float64]:
-    """Medians of cells of equal probability under N(0, 1/d)."""
+    """Return the medians of cells of equal probability under N(0, 1/d)."""
     n = 2**nbits
     return np.array([NormalDist().inv_cdf((i + 0.5) / n) for i in range(n)]) / math.sqrt(d)
 
 
 def trapezoid_centroids(d: int, nbits: int) -> NDArray[np.float64]:
-    """Lloyd-Max levels of N(0, 1/d) as the presets of a server solve for them: less exactly, so they are others.
+    """Return Lloyd-Max levels of N(0, 1/d) as vLLM solves for them: less exactly, so the numbers differ.
 
     Lloyd's iteration from equal steps on ±3.5 σ, at most 200 times, until no level moves by 1e-10; integrals by 200
     trapezoids a cell, the outermost of which end at ±10.5 σ.
     """
     n, sigma = 2**nbits, 1 / math.sqrt(d)
-    reach = 3.5 * sigma
-    c = -reach + 2 * reach * (np.arange(n) + 0.5) / n
+    bound = 3.5 * sigma
+    c = -bound + 2 * bound * (np.arange(n) + 0.5) / n
     weights = np.full(201, 1.0)
     weights[[0, -1]] = 0.5
     for _ in range(200):
-        edges = np.concatenate([[-3 * reach], (c[1:] + c[:-1]) / 2, [3 * reach]])
+        edges = np.concatenate([[-3 * bound], (c[1:] + c[:-1]) / 2, [3 * bound]])
         x = edges[:-1, None] + (edges[1:] - edges[:-1])[:, None] * np.arange(201) / 200
         mass = weights * np.exp(-x * x / (2 * sigma * sigma))
         new = (x * mass).sum(axis=1) / mass.sum(axis=1)
@@ -118,7 +122,6 @@ def trapezoid_centroids(d: int, nbits: int) -> NDArray[np.float64]:
 
 CODEBOOKS: dict[str, Callable[[int, int], NDArray[np.float64]]] = {
     "beta": codebook.frozen,
-    "gaussian": gaussian_centroids,
     "trapezoid": trapezoid_centroids,
 }
 
@@ -135,7 +138,7 @@ TURBO_LEVELS: dict[int, tuple[str, str]] = {
 
 
 def decimal_levels(nbits: int) -> Tables:
-    """`TURBO_LEVELS`, mirrored: the nearest float32 of each decimal number."""
+    """Return `TURBO_LEVELS`, mirrored: the nearest float32 of each decimal number."""
     positive, above = (np.array([float(digits) for digits in text.split()]) for text in TURBO_LEVELS[nbits])
     return {
         "centroids": np.concatenate([-positive[::-1], positive]).astype(np.float32),
@@ -144,7 +147,7 @@ def decimal_levels(nbits: int) -> Tables:
 
 
 def levels(centroids: NDArray[np.float64]) -> Tables:
-    """Centroids and the midpoints between them, rounded once."""
+    """Return centroids and the midpoints between them, rounded once."""
     return {
         "centroids": centroids.astype(np.float32),
         "thresholds": codebook.thresholds(centroids).astype(np.float32),
@@ -152,7 +155,7 @@ def levels(centroids: NDArray[np.float64]) -> Tables:
 
 
 def scalar_levels(profile: Profile, d: int) -> Tables:
-    """`levels` of the first stage, or the trellis's levels by in-subset bits and window."""
+    """Return `levels` of the first stage, or the trellis's levels by in-subset bits and state window."""
     if profile.codebook == "trellis":
         return {"levels": trellis.frozen(d, profile.nbits).astype(np.float32)}
     if profile.codebook == "decimal":
@@ -161,7 +164,7 @@ def scalar_levels(profile: Profile, d: int) -> Tables:
 
 
 def distortion(profile: Profile, d: int) -> float:
-    """D, the expected squared error of a unit vector as coded by the first stage (docs/format.md, "Vectors")."""
+    """Return D, the expected squared error of a unit vector that the first stage codes (docs/format.md, "Vectors")."""
     if profile.codebook == "trellis":
         frozen = json.loads(files("tqvec").joinpath("codec/data/trellis.json").read_bytes())
         inverse = 1 / np.array(frozen["dims"][::-1], np.float64)
@@ -171,17 +174,17 @@ def distortion(profile: Profile, d: int) -> float:
 
 
 def qjl_factor(d: int) -> np.float32:
-    """√(π/2)/d (arXiv 2504.19874 Definition 1)."""
+    """Return √(π/2)/d (arXiv 2504.19874 Definition 1)."""
     return np.float32(math.sqrt(math.pi / 2) / d)
 
 
 @lru_cache(maxsize=32)
-def tables(profile: Profile, d: int) -> Tables:
-    """All tables of a profile for dimension `d`; their order is fixed."""
-    found = {**ROTATIONS[profile.rotation](profile, d), **scalar_levels(profile, d)}
+def make_tables(profile: Profile, d: int) -> Tables:
+    """Make all tables of a profile for dimension `d`; their order is fixed."""
+    tables = {**ROTATIONS[profile.rotation](profile, d), **scalar_levels(profile, d)}
     if profile.shrink:
-        found["shrink"] = np.array([1 - distortion(profile, d)], np.float32)
+        tables["shrink"] = np.array([1 - distortion(profile, d)], np.float32)
     if profile.family == "prod":
-        found["projection"] = near_normal(profile.seed, PROJECTION_STREAM, (d, d))
-        found["qjl_factor"] = np.array([qjl_factor(d)])
-    return found
+        tables["projection"] = near_normal(profile.seed, PROJECTION_STREAM, (d, d))
+        tables["qjl_factor"] = np.array([qjl_factor(d)])
+    return tables

@@ -56,7 +56,7 @@ def refused(path, **options):
 
 def test_every_flipped_bit_is_found(tmp_path, monkeypatch, codec):
     """Every byte of a file, one at a time; those of codes, scales and squared lengths only by `verify`."""
-    monkeypatch.setattr(header_module, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(header_module, "CHECKSUM_ROWS", 4)
     path = written(tmp_path / "a.tqv", codec, 6)
     header, _, _ = io.load(path)
     content = bytearray(path.read_bytes())
@@ -76,7 +76,7 @@ def test_every_flipped_bit_is_found(tmp_path, monkeypatch, codec):
 
 
 def test_a_fault_is_named(tmp_path, monkeypatch, codec):
-    monkeypatch.setattr(header_module, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(header_module, "CHECKSUM_ROWS", 16)
     path = written(tmp_path / "a.tqv", codec)
     header, _, _ = io.load(path)
     content = bytearray(path.read_bytes())
@@ -137,7 +137,7 @@ WRONG = {
 
 def test_every_field_is_checked(tmp_path, monkeypatch, codec):
     """Forged with true checksums of header and tensors."""
-    monkeypatch.setattr(header_module, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(header_module, "CHECKSUM_ROWS", 16)
     path = tmp_path / "a.tqv"
     written(path, codec)
     assert taken_apart(path)[0].keys() == WRONG.keys() | {"header_crc32"}

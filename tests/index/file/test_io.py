@@ -63,7 +63,7 @@ def kinds():
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 def test_all_that_a_file_can_hold(tmp_path, monkeypatch, codec, metric):
     """In parts of odd sizes over several blocks, with ids and without; the safetensors library makes the same bytes."""
-    monkeypatch.setattr(header_module, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(header_module, "CHECKSUM_ROWS", 16)
     path = tmp_path / "a.tqv"
     rows = encoded(codec, metric, X)
     for ids in (None, np.random.default_rng(10_003).permutation(1000)[:50] * 2**53):

@@ -12,6 +12,7 @@ import pytest
 from strategies import normal
 
 import tqvec
+from tqvec._safetensors import with_checksum
 from tqvec.errors import InputError
 from tqvec.index.file import header as header_module
 from tqvec.index.file import io
@@ -36,7 +37,7 @@ def codec(request):
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(header_module, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(header_module, "CHECKSUM_ROWS", 100)
 
 
 def names(folder):
@@ -50,7 +51,7 @@ def rows(codec, start, stop):
 def stopped(path, codec, noted=250, written=300, request=REQUEST):
     """Leave a part of which some rows were noted, and more were written."""
     with contextlib.suppress(Stopped), Journal(path, request) as journal:
-        writer = journal.started(codec, "l2", 600)
+        writer = journal.start(codec, "l2", 600)
         writer.write(rows(codec, 0, noted))
         journal.note(writer)
         writer.write(rows(codec, noted, written))
@@ -62,7 +63,7 @@ def test_it_goes_on(tmp_path, codec):
     path = tmp_path / "a.tqv"
     stopped(path, codec)
     with Journal(path, REQUEST) as journal:
-        writer = journal.resumed()
+        writer = journal.resume()
         assert writer.rows == 250
         assert writer.codec.fingerprint == codec.fingerprint
         writer.write(rows(writer.codec, 250, 600))
@@ -84,9 +85,7 @@ def flip(path, at):
 
 
 def other_header(notes, **changes):
-    header = json.loads(notes.read_text())["header"] | changes
-    header["header_crc32"] = header_module._header_crc(header)
-    return header
+    return with_checksum(json.loads(notes.read_text())["header"] | changes)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +117,8 @@ def test_what_is_not_sound_is_not_taken_up(tmp_path, codec, spoil):
     stopped(path, codec)
     spoil(tmp_path / "a.tqv.part", tmp_path / "a.tqv.journal")
     with Journal(path, REQUEST) as journal:
-        assert journal.resumed() is None
-        writer = journal.started(codec, "l2", 600)
+        assert journal.resume() is None
+        writer = journal.start(codec, "l2", 600)
         writer.write(rows(codec, 0, 600))
         writer.close()
     assert names(tmp_path) == ["a.tqv"]
@@ -132,7 +131,7 @@ def test_notes_that_were_half_written_are_deleted(tmp_path, codec):
     for name in ("a.tqv.journal.01234567.tmp", "a.tqv.89abcdef.tmp"):
         (tmp_path / name).write_bytes(b"{")
     with Journal(path, REQUEST) as journal:
-        assert journal.resumed().rows == 250
+        assert journal.resume().rows == 250
         assert names(tmp_path) == ["a.tqv.journal", "a.tqv.part"]
 
 
@@ -142,17 +141,17 @@ def test_a_flipped_calibration(tmp_path):
     path = tmp_path / "a.tqv"
     stopped(path, index.codec)
     part = tmp_path / "a.tqv.part"
-    header = header_module.new_header(index.codec, "l2", 600, 0, None)
+    header = header_module.make_header(index.codec, "l2", 600, 0, None)
     flip(part, len(header.head()) + header.tensors()["matrix"].start + 2)
     with Journal(path, REQUEST) as journal:
-        assert journal.resumed() is None
+        assert journal.resume() is None
 
 
 def test_bad_input_leaves_nothing(tmp_path, codec):
     path = tmp_path / "a.tqv"
     stopped(path, codec)
     with pytest.raises(InputError), Journal(path, REQUEST) as journal:
-        journal.resumed().write({})
+        journal.resume().write({})
     assert names(tmp_path) == []
     with pytest.raises(Stopped), Journal(path, REQUEST):
         raise Stopped
@@ -164,7 +163,7 @@ def test_one_process_at_a_time(tmp_path, codec):
     with Journal(path, REQUEST) as journal:
         with pytest.raises(InputError, match=r"a\.tqv: another process is at work on it"):
             Journal(path, REQUEST)
-        writer = journal.started(codec, "l2", 0)
+        writer = journal.start(codec, "l2", 0)
         writer.close()
     assert names(tmp_path) == ["a.tqv"]
     with Journal(path, REQUEST):
@@ -185,5 +184,5 @@ def test_a_killed_process_frees_it(tmp_path):
     assert done.returncode == -signal.SIGKILL
     assert names(tmp_path) == ["a.tqv.part"]
     with Journal(path, REQUEST) as journal:
-        assert journal.resumed() is None
+        assert journal.resume() is None
     assert names(tmp_path) == []

@@ -37,7 +37,7 @@ def _width(nbits: int) -> dict[str, Any]:
 
 
 def states(nbits: int) -> int:
-    """Number of states 2^ν of the trellis; a window is ν + 1 path bits."""
+    """Number of states 2^ν of the trellis; a state window is ν + 1 path bits."""
     return 1 << int(_width(nbits)["nu"])
 
 
@@ -54,8 +54,8 @@ def table(d: int, nbits: int) -> Doubles:
     Returns
     -------
     (2**(nbits - 1), 2 * states) float64
-        Level of in-subset bits (row) and window (column). Columns ascend, reversing both axes changes all signs, and
-        from 2 bits on the lower half of the rows is negative and the upper half positive.
+        Level of in-subset bits (row) and state window (column). Columns ascend, and reversing both axes changes all
+        signs. From 2 bits on the lower half of the rows is negative and the upper half positive.
     """
     levels = [[float.fromhex(value) for value in row] for row in _width(nbits)["levels"]]
     return np.array(levels) / math.sqrt(d)
@@ -93,18 +93,25 @@ def encoder_tables(d: int, bands: tuple[Band, ...], spreads: ArrayLike = 1.0) ->
 
 
 def quantizer_tables(d: int, bands: tuple[Band, ...], spreads: ArrayLike = 1.0) -> QuantizerTables:
-    """Tables for the kernels that read codes: levels by index, in-subset bits first, then the window."""
+    """Tables for the kernels that read codes: levels by index, in-subset bits first, then the state window."""
     n = len(bands)
     centroids = np.zeros((n, 256), np.float32)
     for i, encoder in enumerate(encoder_tables(d, bands, spreads)[:n]):
         centroids[i, : encoder.levels.size] = encoder.levels.ravel()
     windows = np.array([states(band.nbits).bit_length() for band in bands], np.int64)
     empty = np.zeros((n, 0), np.float32)
-    return QuantizerTables(np.array(bands, np.int64), windows, centroids, empty, np.zeros((n, 0), np.uint8), empty)
+    return QuantizerTables(
+        bands=np.array(bands, np.int64),
+        windows=windows,
+        centroids=centroids,
+        thresholds=empty,
+        grid=np.zeros((n, 0), np.uint8),
+        grid_affine=empty,
+    )
 
 
 def distortion(d: int, nbits: int) -> float:
-    """Expected squared error D of a unit vector of `d` coordinates, the seam included.
+    """Expected squared error D of a unit vector of `d` coordinates, with tail-biting paths.
 
     Measured on random vectors for some d, linear in 1/d between them; within 1 % from d = 16 on.
     """
@@ -119,7 +126,7 @@ def entropy(nbits: int) -> float:
 
 
 def sign_mask(nbits: int) -> int:
-    """Bits of a window whose parity is the sign bit at 1 bit; 0 from 2 bits on, where the code's first bit is it."""
+    """Bits of a state window whose parity is the sign bit at 1 bit; 0 from 2 bits on, where the first bit is it."""
     return int(_width(nbits)["sign_mask"])
 
 
@@ -159,7 +166,7 @@ def prefix_means(d: int, nbits: int, planes: int) -> tuple[Doubles, float]:
     Returns
     -------
     means : (2**planes,) float64
-        E[level | prefix], the counterpart of `stages.prefix_means`.
+        E[level | prefix], the counterpart of `tables.staged.prefix_means`.
     energy : float
         e_p = d Σ P(prefix) mean².
     """

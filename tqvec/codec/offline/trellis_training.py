@@ -93,7 +93,7 @@ def start(nbits: int, nu: int, rng: np.random.Generator) -> Doubles:
 
 
 def windows_of(path: NDArray, nu: int) -> NDArray[np.int32]:
-    """Windows of (…, d, LANES) path bits, around the seam."""
+    """State windows of (…, d, LANES) path bits, cyclically (tail-biting)."""
     windows = np.zeros(path.shape, np.int32)
     for k in range(nu + 1):
         windows |= np.roll(path, k, axis=-2).astype(np.int32) << k

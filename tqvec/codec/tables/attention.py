@@ -1,4 +1,7 @@
-"""How the vector kernels of attention find the codes of a row: 64 coordinates at a time (kernels/attend/README.md)."""
+"""The tables by which the vector kernels of attention read the codes of a row, 64 coordinates at a time.
+
+The README of kernels/attend has the instructions.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ class Column(NamedTuple):
     Attributes
     ----------
     band, coordinate, size : int
-        First coordinate, and how many there are: less than eight at the end of a band.
+        The band, the first coordinate, and the number of coordinates: less than eight at the end of a band.
     fields : list of (tuple of int, int)
         For each bit of the coordinates' indices, the lowest first: one or two bytes of the row, and the first of the
         eight bits in them.
@@ -37,20 +40,20 @@ class Column(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Up to eight columns, whose indices come out of one register.
+    """Up to eight columns, whose indices are computed in one register.
 
     Attributes
     ----------
     source, fields : (64,) uint8
         As in `AttentionTables`.
     whole : bool
-        All fields are whole bytes. Then `source` has them in their places, and `fields` changes nothing.
+        Whether all fields are whole bytes. Then `source` puts them in order, and `fields` changes nothing.
     coordinates : (64,) int64
         As in `AttentionTables`.
     entries : (2, 256) int64
         Band and index in the band's codebook of each index of the run.
     bits : int
-        Of an index; the entries repeat beyond.
+        Bits of an index; the entries repeat after ``2**bits``.
     """
 
     source: NDArray[np.uint8]
@@ -62,7 +65,10 @@ class Run(NamedTuple):
 
 
 def runs_of(bands: tuple[Band, ...], quantizer: QuantizerTables, row_bytes: int) -> tuple[list[Run], int]:
-    """Runs of a row, and the registers that it fills; no runs and 0 where the vector kernels can't read its layout."""
+    """Return the runs of a row, and the number of registers it fills.
+
+    There are no runs, and 0 registers, if the vector kernels can't read the layout.
+    """
     columns = _columns(bands, quantizer.windows)
     groups = [columns[at : at + COLUMNS] for at in range(0, len(columns), COLUMNS)]
     mixed = any(len({column.band for column in group}) > 1 for group in groups)
@@ -70,9 +76,9 @@ def runs_of(bands: tuple[Band, ...], quantizer: QuantizerTables, row_bytes: int)
     if registers > _REGISTERS:
         return [], 0
     widths = {column.band: len(column.fields) for column in columns}
-    found = [_run(group, widths, registers * _REGISTER) for group in groups]
-    runs = [run for run in found if run is not None]
-    return (runs, registers) if groups and len(runs) == len(groups) else ([], 0)
+    runs = [_run(group, widths, registers * _REGISTER) for group in groups]
+    complete = [run for run in runs if run is not None]
+    return (complete, registers) if groups and len(complete) == len(groups) else ([], 0)
 
 
 def _columns(bands: tuple[Band, ...], windows: NDArray[np.int64]) -> list[Column]:
@@ -100,9 +106,10 @@ def _bits_at(bit: int) -> tuple[tuple[int, ...], int]:
 
 
 def _trellis_fields(byte: int, size: int, nbits: int, windows: int, column: int) -> list[tuple[tuple[int, ...], int]]:
-    """Fields of one column of a band that begins at `byte` and has `size` bytes a plane: window, then in-subset bits.
+    """Fields of one column of a band: those of the state window, then those of the in-subset bits.
 
-    Bit k of the windows are the path bits k coordinates before; the first column follows the last (the seam).
+    The band begins at `byte` and has `size` bytes per plane. Bit k of a state window is the path bit k coordinates
+    before. The path is tail-biting: the first column follows the last.
     """
     path = byte + (nbits - 1) * size
     both = (path + (column - 1) % size, path + column)
@@ -127,9 +134,9 @@ def _run(columns: list[Column], widths: dict[int, int], row: int) -> Run | None:
         slots = _slots([*column.fields, *constants])
         if slots is None:
             return None
-        chosen, places = slots
+        chosen, shifts = slots
         source[m, : len(chosen)] = np.minimum(chosen, row - 1)  # what lies past the row belongs to no coordinate
-        fields[m, 7 - np.arange(bits)] = places
+        fields[m, 7 - np.arange(bits)] = shifts
         coordinates[m, : column.size] = np.arange(column.coordinate, column.coordinate + column.size)
     whole = not (fields % 8).any()
     if whole:
@@ -140,11 +147,18 @@ def _run(columns: list[Column], widths: dict[int, int], row: int) -> Run | None:
         entries[0, firsts[b] : firsts[b] + 2 ** widths[b]] = b
         entries[1, firsts[b] : firsts[b] + 2 ** widths[b]] = np.arange(2 ** widths[b])
     repeated = np.tile(entries, 2 ** (_INDEX_BITS - bits))
-    return Run(source.ravel(), fields.ravel(), whole, coordinates.ravel(), repeated, bits)
+    return Run(
+        source=source.ravel(),
+        fields=fields.ravel(),
+        whole=whole,
+        coordinates=coordinates.ravel(),
+        entries=repeated,
+        bits=bits,
+    )
 
 
 def _slots(wanted: Sequence[tuple[tuple[int, ...], int]]) -> tuple[list[int], list[int]] | None:
-    """Bytes of a row to put side by side, and the first bit there of each field that is wanted; None if too many."""
+    """Bytes of a row to put side by side, and the first bit there of each wanted field; None if they are too many."""
     chosen: list[int] = []
     at: dict[tuple[int, ...], int] = {}
     for bytes_, _ in wanted:

@@ -1,6 +1,6 @@
-"""Byte products of a batch of queries and all rows: levels and queries in few steps, and what that rounding costs.
+"""The tables of batch searches: levels and queries rounded to bytes, and the error of that.
 
-The derivation is in kernels/staged/README.md.
+The README of kernels/staged has the derivation.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tqvec.codec.codebooks import scalar, trellis
 from tqvec.codec.tables.staged import full_energy, plane_order, prefix_means
-from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.dispatch import kernel, module
 from tqvec.kernels.simd.amx import tile_config
 from tqvec.kernels.tables import BatchTables, Z
 
@@ -26,15 +26,15 @@ class ByteLevels(NamedTuple):
     Attributes
     ----------
     planes : int
-        Planes that they depend on: at most `MAX_PLANES` of a scalar code, all of a trellis.
+        Planes that the levels depend on: at most `MAX_PLANES` of a scalar code, all of a trellis code.
     levels : (2**planes,) or (128,) int64
-        From -steps to steps, by prefix or by the kernels' index.
+        From -steps to steps, by prefix of a scalar code or by the kernels' index of a trellis code.
     zero : int
         Added to make them unsigned.
     unit : float
-        What a step is worth, so that estimates have no bias.
+        Size of a step, chosen so that estimates have no bias.
     variance : float
-        Of an estimate, for a query of length 1 and a row of scale 1, and an exact query.
+        Variance of an estimate, for an exact query of length 1 and a row of scale 1.
     energy : float
         Expected squared length of the levels.
     """
@@ -48,7 +48,7 @@ class ByteLevels(NamedTuple):
 
     @property
     def table(self) -> NDArray[np.uint8]:
-        """The unsigned levels of 128 indices; those of fewer codes over and over."""
+        """The unsigned levels of 128 indices, (128,) uint8; those of fewer codes are repeated."""
         table = np.zeros(max(16, self.levels.size), np.uint8)
         table[: self.levels.size] = self.levels + self.zero
         return np.tile(table, 128 // table.size)
@@ -56,7 +56,7 @@ class ByteLevels(NamedTuple):
 
 @lru_cache(maxsize=64)
 def byte_levels(d: int, nbits: int, windows: int, steps: int) -> ByteLevels:
-    """Levels for products of bytes, in `steps` steps on either side of 0."""
+    """Round the levels of a codebook for byte products, to `steps` steps on either side of 0."""
     if windows > 0:
         planes = nbits
         c, p = trellis.table(d, nbits).ravel()[plane_order(windows)], trellis.probabilities(nbits).ravel()
@@ -75,7 +75,7 @@ def byte_levels(d: int, nbits: int, windows: int, steps: int) -> ByteLevels:
 
 
 def _rounded(padded: NDArray[np.float32], steps: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Each row in `steps` steps up to its largest entry, and the step, of shape (…, 1)."""
+    """Round each row to `steps` steps up to its largest entry; return the steps' sizes too, (…, 1)."""
     unit = np.maximum(np.abs(padded).max(axis=-1, keepdims=True), np.float32(1e-30)) / np.float32(steps)
     return np.rint(padded / unit).astype(np.int8), unit
 
@@ -85,19 +85,29 @@ def batch_tables(
     windows: NDArray[np.int64],
     spreads: NDArray[np.float32],
     directions: NDArray[np.float32],
-    worth: NDArray[np.float64],
+    weight: NDArray[np.float64],
     unit: NDArray[np.float32],
 ) -> BatchTables:
-    """A batch of queries, as `query_directions_portable` makes them."""
+    """Make the tables of a batch of queries.
+
+    Parameters
+    ----------
+    bands, windows
+        As in `QuantizerTables`.
+    spreads : (n_bands,) float32
+        Factor of the levels of each band.
+    directions, weight, unit
+        Results of `query_directions_portable`.
+    """
     nq, d = directions.shape
-    level_steps, query_steps = kernel("product_steps")
+    level_steps, query_steps = module("pair_products").PRODUCT_STEPS
     levels = [byte_levels(d, int(band[2]), int(w), level_steps) for band, w in zip(bands, windows, strict=True)]
     sizes = bands[:, 1] - bands[:, 0]
     starts = np.cumsum([0, *(-(-sizes // 64) * 64)])
     words = int(starts[-1]) // 64
     padded = np.zeros((nq + -nq % 32, words * 64), np.float32)
     variance = np.zeros(padded.shape[0])  # of estimates with exact queries
-    energies = np.zeros(words * 64)  # times the squared error of rounded entries: what that adds
+    energies = np.zeros(words * 64)  # variance per squared error of a rounded entry
     for (start, stop, _), at, spread, one in zip(bands, starts, spreads, levels, strict=False):
         part = directions[:, start:stop]
         factor = float(spread) * one.unit
@@ -110,16 +120,17 @@ def batch_tables(
     integers = np.empty((nq, words * 64), np.int16)
     kernel("integer_queries")(directions, bands, 64, integers)
     factors = np.zeros(padded.shape[0])
-    factors[:nq] = worth
-    step_worth = byte_unit[:, 0] * factors
+    factors[:nq] = weight
+    step_weight = byte_unit[:, 0] * factors
     slack = factors * Z * np.sqrt(variance + np.square(padded - rounded * byte_unit, dtype=np.float64) @ energies)
+    zero = (level_steps + 1) * step_weight * rounded.sum(axis=1, dtype=np.int64)
     return BatchTables(
-        np.ascontiguousarray(tiles),
-        step_worth.astype(np.float32),
-        (slack - (level_steps + 1) * step_worth * rounded.sum(axis=1, dtype=np.int64)).astype(np.float32),
-        integers,
-        unit,
-        np.array([one.planes for one in levels]),
-        np.array([one.table for one in levels]),
-        tile_config(),
+        packed=np.ascontiguousarray(tiles),
+        weight=step_weight.astype(np.float32),
+        slack=(slack - zero).astype(np.float32),
+        integers=integers,
+        unit=unit,
+        planes=np.array([one.planes for one in levels]),
+        table=np.array([one.table for one in levels]),
+        config=tile_config(),
     )

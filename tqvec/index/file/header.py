@@ -1,58 +1,38 @@
-"""What an index file holds and where: its header, the tensors that follow from it, and their places.
+"""The header of an index file: its fields, and the tensors that follow from them.
 
-docs/format.md is the specification. Nothing here reads or writes a file.
+The "Format" page is the specification. Nothing here reads or writes a file.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import re
 import reprlib
-import struct
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from tqvec import _safetensors
+from tqvec._safetensors import Tensor, integer, string
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, Width, code_bytes, parse
 from tqvec.codec.turboquant import MAX_D, TurboQuant
-from tqvec.errors import FormatError, InputError
+from tqvec.errors import InputError
 from tqvec.index.rows import METRICS
 
+KEY = "tqvec"  # of the metadata that hold the fields
 VERSION = 6  # that is written; older ones are read
-BLOCK_ROWS = 65536  # that have a checksum of their own
-FIRST_WITH_TANGENTS = 5  # in the low bytes of scales, and with what a calibration knows of errors
+FIRST_WITH_ERROR_BYTES = 5  # in scales, and with the errors of near neighbours in a calibration
+FIRST_CANONICAL = 6  # the first whose head follows from its fields to the last byte
+CHECKSUM_ROWS = 65536  # rows that share a checksum
 
-_KEY = "tqvec"  # of the metadata
-# In the order of the file.
-_DTYPES: dict[str, np.dtype[Any]] = {"I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "U8": np.dtype("u1")}
 _END_OF_IDS = 2**63
-_HEX = re.compile("[0-9a-f]{8}")
-
-
-class Tensor(NamedTuple):
-    """One tensor of a file: its type, its shape, and its bytes, counted from the end of the header."""
-
-    kind: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the array."""
-        return _DTYPES[self.kind]
-
-    @property
-    def row_bytes(self) -> int:
-        """Of one row."""
-        return self.dtype.itemsize * math.prod(self.shape[1:])
+_VALUES = {
+    "mode": ["mse"],
+    "codebook": ["scalar", "trellis"],
+    "rotation": ["hadamard", "calibrated"],
+    "metric": METRICS,
+}
 
 
 class Header(NamedTuple):
-    """What the metadata of a file say; docs/format.md has the meaning of each field."""
+    """The fields of an index file; the "Format" page has the meaning of each."""
 
     version: int
     d: int
@@ -72,19 +52,19 @@ class Header(NamedTuple):
 
     @property
     def row_names(self) -> list[str]:
-        """Tensors that have a row for each vector."""
+        """The tensors that have a row for each vector."""
         names = ["codes", "scale"]
         names += ["squared_norm"] if self.metric == "l2" else []
         return names + (["ids"] if "ids" in self.crc32 else [])
 
     @property
     def learned_names(self) -> list[str]:
-        """Tensors of the calibration, if there is one."""
+        """The tensors of the calibration, if there is one."""
         names = ["centre", "matrix", "spreads"] if self.rotation == "calibrated" else []
-        return names + (["near"] if names and self.version >= FIRST_WITH_TANGENTS else [])
+        return names + (["near"] if names and self.version >= FIRST_WITH_ERROR_BYTES else [])
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors, in the order of the file."""
+        """Return all tensors, in the order of the file."""
         n, d = self.ntotal, self.d
         shapes: dict[str, tuple[str, tuple[int, ...]]] = dict.fromkeys(self.row_names, ("F32", (n,)))
         shapes["codes"] = ("U8", (n, code_bytes(self.bands)))
@@ -92,42 +72,35 @@ class Header(NamedTuple):
             shapes["ids"] = ("I64", (n,))
         learned = ((d,), (d, d), (len(self.bands),), (2,))
         shapes |= {name: ("F32", shape) for name, shape in zip(self.learned_names, learned, strict=False)}
-        kinds = list(_DTYPES)
-        found: dict[str, Tensor] = {}
-        stop = 0
-        for name in sorted(shapes, key=lambda name: (kinds.index(shapes[name][0]), name)):
-            kind, shape = shapes[name]
-            start, stop = stop, stop + _DTYPES[kind].itemsize * math.prod(shape)
-            found[name] = Tensor(kind, shape, start, stop)
-        return found
+        return _safetensors.place_by_type(shapes)
+
+    def block_count(self, name: str) -> int:
+        """Return the checksums of a tensor: one for each block, of which an index without vectors has an empty one."""
+        return -(-max(1, self.ntotal) // self.block_rows) if name in self.row_names else 1
 
     def blocks(self, name: str) -> list[slice]:
-        """Rows of a tensor that share a checksum: at least one block, which an index without vectors leaves empty."""
+        """Return the rows of each block of a tensor."""
         if name not in self.row_names:
             return [slice(None)]
-        starts = range(0, max(1, self.ntotal), self.block_rows)
+        starts = range(0, self.block_count(name) * self.block_rows, self.block_rows)
         return [slice(start, min(start + self.block_rows, self.ntotal)) for start in starts]
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of all tensors."""
-        return max(tensor.stop for tensor in self.tensors().values())
+        """The bytes of all tensors."""
+        return _safetensors.total_bytes(self.tensors())
 
     def fields(self) -> dict[str, Any]:
-        """As they are stored, for JSON: with a checksum of all others."""
-        fields = self._asdict()
-        return fields | {"header_crc32": _header_crc(fields)}
+        """Return the fields as they are stored, for JSON, with their checksum."""
+        return _safetensors.with_checksum(self._asdict())
 
     def head(self) -> bytes:
-        """The bytes that a file of this header begins with, up to its first tensor."""
-        head = {"__metadata__": {_KEY: _canonical(self.fields())}} | _entries(self)
-        text = json.dumps(head, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return struct.pack("<Q", len(text)) + text
+        """Return the bytes that a file of this header begins with, up to its first tensor."""
+        return _safetensors.make_head(self.tensors(), {KEY: _safetensors.canonical(self.fields())})
 
 
-def new_header(codec: TurboQuant, metric: str, n: int, first_id: int | None, next_id: int | None) -> Header:
-    """Header of a file with `n` rows; its checksums, 0 as yet, have the places of the true ones.
+def make_header(codec: TurboQuant, metric: str, n: int, first_id: int | None, next_id: int | None) -> Header:
+    """Return the header of a file of `n` rows; all checksums are 0.
 
     `first_id` None: there is a tensor of ids. `next_id` None: the id after the last row's.
 
@@ -153,137 +126,59 @@ def new_header(codec: TurboQuant, metric: str, n: int, first_id: int | None, nex
         ntotal=n,
         first_id=first,
         next_id=after,
-        block_rows=BLOCK_ROWS,
+        block_rows=CHECKSUM_ROWS,
         fingerprint=codec.fingerprint,
         crc32={"ids": []} if first_id is None else {},
     )
-    return header._replace(crc32={name: ["0" * 8] * len(header.blocks(name)) for name in header.tensors()})
-
-
-def parse_head(path: Path, head: bytes) -> Header:
-    """The header that a file begins with.
-
-    Parameters
-    ----------
-    path : Path
-        For messages.
-    head : bytes
-        All that is before the first tensor.
-
-    Raises
-    ------
-    FormatError
-        Any byte differs from what a writer would have made of the fields.
-    """
-    try:
-        found = json.loads(head[8:].decode())
-        text = found.pop("__metadata__", {}).get(_KEY)
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError(f"{path}: not a safetensors file, or damaged or truncated ({error})") from error
-    if not isinstance(text, str):
-        raise FormatError(f"{path}: a safetensors file, but not a tqvec index")
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: damaged: the header is no JSON ({error})") from error
-    header = parse_fields(path, fields)
-    entries = _entries(header)
-    if found != entries:
-        differ = sorted(name for name in found.keys() | entries.keys() if found.get(name) != entries.get(name))
-        raise FormatError(f"{path}: damaged: the tensors {reprlib.repr(differ)} are not those that its header tells")
-    if header.version >= 6 and header.head() != head:
-        raise FormatError(f"{path}: damaged: the header has other bytes than a writer would have made of its fields")
-    return header
+    return header._replace(crc32={name: ["0" * 8] * header.block_count(name) for name in header.tensors()})
 
 
 def parse_fields(path: Path, fields: object) -> Header:
-    """The header of decoded JSON, every field checked.
+    """Return the header of decoded JSON, every field checked.
 
     Raises
     ------
     FormatError
         A field is missing, has a wrong type or can't be; or the version is newer than `VERSION`.
     """
-    try:
-        if not isinstance(fields, dict):
-            raise ValueError(f"the header is {reprlib.repr(fields)}")
-        version = _integer(fields, "version", 1)
-        if version > VERSION:
-            raise FormatError(
-                f"{path}: written in format version {version}; this tqvec reads up to {VERSION}: upgrade it"
-            )
-        if fields["header_crc32"] != _header_crc(fields):
-            raise ValueError("the header's checksum does not match")
-        return _checked(fields if version >= 6 else _modern(fields))
-    except FormatError:
-        raise
-    except KeyError as error:
-        raise FormatError(f"{path}: damaged: the header lacks {error}") from error
-    except (TypeError, ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: damaged: {error}") from error
+    with _safetensors.blame(path):
+        checked = _safetensors.check_fields(path, fields, VERSION)
+        return _header(checked if checked["version"] >= FIRST_CANONICAL else _modern(checked))
 
 
 def _modern(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of version 1 to 5 with those that were added since."""
-    n = _integer(fields, "ntotal", 0)
-    crc32 = {name: [value] for name, value in dict(fields["crc32"]).items()}
+    """Return fields of version 1 to 5 with those that were added since."""
+    n = integer(fields, "ntotal", 0)
+    crc32 = _safetensors.in_lists(fields["crc32"])
     return fields | {"first_id": 0, "next_id": n, "block_rows": max(1, n), "crc32": crc32}
 
 
-def _checked(fields: dict[str, Any]) -> Header:
-    """Header of fields; ValueError, TypeError or KeyError for what no writer makes."""
-    d, n = _integer(fields, "d", 1, MAX_D), _integer(fields, "ntotal", 0)
-    for name in ("mode", "codebook", "rotation", "metric", "fingerprint"):
-        if not isinstance(fields[name], str):
-            raise ValueError(f"{name} is {reprlib.repr(fields[name])}")
-    allowed = {
-        "mode": ["mse"],
-        "codebook": ["scalar", "trellis"],
-        "rotation": ["hadamard", "calibrated"],
-        "metric": METRICS,
-    }
-    for name, values in allowed.items():
-        if fields[name] not in values:
+def _header(fields: dict[str, Any]) -> Header:
+    """Return the header of fields; ValueError, TypeError or KeyError for those that no writer makes."""
+    d, n = integer(fields, "d", 1, MAX_D), integer(fields, "ntotal", 0)
+    for name, values in _VALUES.items():
+        if string(fields, name) not in values:
             raise ValueError(f"{name} is {reprlib.repr(fields[name])}, none of {', '.join(values)}")
-    nbits, bands = parse(fields["nbits"], d)
-    found = _bands(fields["bands"], d)
-    if fields["rotation"] == "hadamard" and found != bands:
-        raise ValueError(f"bands are {found}, but nbits {nbits} makes {bands}")
-    first = _integer(fields, "first_id", 0, _END_OF_IDS)
-    header = Header(
-        version=fields["version"],
-        d=d,
-        nbits=nbits,
-        bands=found,
-        mode=fields["mode"],
-        codebook=fields["codebook"],
-        rotation=fields["rotation"],
-        seed=_integer(fields, "seed", 0, 2**64 - 1),
-        metric=fields["metric"],
-        ntotal=n,
-        first_id=first,
-        next_id=_integer(fields, "next_id", first + (0 if "ids" in fields["crc32"] else n), _END_OF_IDS),
-        block_rows=_integer(fields, "block_rows", 1),
-        fingerprint=fields["fingerprint"],
-        crc32=fields["crc32"],
-    )
-    _check_checksums(header)
+    nbits, expected = parse(fields["nbits"], d)
+    bands = _bands(fields["bands"], d)
+    if fields["rotation"] == "hadamard" and bands != expected:
+        raise ValueError(f"bands are {bands}, but nbits {nbits} makes {expected}")
+    first = integer(fields, "first_id", 0, _END_OF_IDS)
+    integer(fields, "next_id", first + (0 if "ids" in fields["crc32"] else n), _END_OF_IDS)
+    integer(fields, "seed", 0, 2**64 - 1)
+    integer(fields, "block_rows", 1)
+    string(fields, "fingerprint")
+    header = Header(**{name: fields[name] for name in Header._fields} | {"nbits": nbits, "bands": bands})
+    _safetensors.check_checksums(header.crc32, {name: header.block_count(name) for name in header.tensors()})
     return header
 
 
-def _integer(fields: dict[str, Any], name: str, low: int, high: int = 2**63 - 1) -> int:
-    value = fields[name]
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{name} is {reprlib.repr(value)}, no integer from {low} to {high}")
-    return value
-
-
-def _bands(found: object, d: int) -> tuple[Band, ...]:
-    """Bands that follow each other from coordinate 0, within `d` coordinates."""
-    bands = found if isinstance(found, list) else []
+def _bands(value: object, d: int) -> tuple[Band, ...]:
+    """Return bands, which follow each other from coordinate 0, within `d` coordinates; ValueError if they don't."""
+    bands = value if isinstance(value, list) else []
     start, checked = 0, []
     for band in bands[: MAX_BANDS + 1]:
-        if not isinstance(band, list) or len(band) != 3 or any(type(value) is not int for value in band):
+        if not isinstance(band, list) or len(band) != 3 or any(type(number) is not int for number in band):
             break
         one = Band(*band)
         if one.start != start or not start < one.stop <= d or not 1 <= one.nbits <= MAX_NBITS:
@@ -291,37 +186,5 @@ def _bands(found: object, d: int) -> tuple[Band, ...]:
         start = one.stop
         checked.append(one)
     if not 1 <= len(checked) <= MAX_BANDS or len(checked) != len(bands):
-        raise ValueError(f"bands are {reprlib.repr(found)}")
+        raise ValueError(f"bands are {reprlib.repr(value)}")
     return tuple(checked)
-
-
-def _check_checksums(header: Header) -> None:
-    """As many as there are blocks, for each tensor."""
-    crc32 = header.crc32
-    if not isinstance(crc32, dict) or crc32.keys() != header.tensors().keys():
-        raise ValueError(f"crc32 has {reprlib.repr(sorted(crc32))}, not {sorted(header.tensors())}")
-    rows = -(-max(1, header.ntotal) // header.block_rows)
-    for name, values in crc32.items():
-        count = rows if name in header.row_names else 1
-        if not isinstance(values, list) or len(values) != count:
-            raise ValueError(f"crc32 of {name} is {reprlib.repr(values)}, not {count} checksums")
-        if not all(isinstance(value, str) and _HEX.fullmatch(value) for value in values):
-            raise ValueError(f"crc32 of {name} has {reprlib.repr(values)}, not 8 hex digits each")
-
-
-def _entries(header: Header) -> dict[str, dict[str, Any]]:
-    """What safetensors says of the tensors."""
-    return {
-        name: {"dtype": tensor.kind, "shape": list(tensor.shape), "data_offsets": [tensor.start, tensor.stop]}
-        for name, tensor in header.tensors().items()
-    }
-
-
-def _canonical(fields: dict[str, Any]) -> str:
-    """The one JSON text of some fields: equal indexes shall make equal files."""
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
-
-
-def _header_crc(fields: dict[str, Any]) -> str:
-    rest = {name: value for name, value in fields.items() if name != "header_crc32"}
-    return f"{zlib.crc32(_canonical(rest).encode()):08x}"

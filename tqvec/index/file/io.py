@@ -1,38 +1,39 @@
-"""Index files: one safetensors file, a versioned header in its metadata. docs/format.md is the specification.
+"""Index files, written part by part, and read or mapped.
 
-The safetensors library writes only what is in memory as a whole, and tells no offsets, without which nothing can be
-mapped; so files are written and read here. `tqvec.index.file.header` knows every byte but those of the tensors.
+The "Format" page is the specification. `tqvec.index.file.header` has the fields, `tqvec._safetensors` the container.
 """
 
 from __future__ import annotations
 
-import os
-import zlib
 from collections.abc import Iterable
-from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec import _atomic
-from tqvec._mmap import forget
+from tqvec import _atomic, _safetensors
+from tqvec._safetensors import crc32
 from tqvec.codec.calibration import Calibration
 from tqvec.codec.error_byte import clear_error_byte
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import FormatError, InputError
-from tqvec.index.file.header import FIRST_WITH_TANGENTS, Header, new_header, parse_head
+from tqvec.index.file.header import (
+    FIRST_CANONICAL,
+    FIRST_WITH_ERROR_BYTES,
+    KEY,
+    Header,
+    make_header,
+    parse_fields,
+)
 from tqvec.index.rows import Rows
-
-_LONGEST_HEAD = 1 << 20  # bytes, and a 16th of the file: more is no header, and costs memory to parse
 
 
 class Writer:
-    """Writes a file part by part, in memory of one part.
+    """A writer of an index file, part by part: only one part is in memory.
 
-    As a context manager it closes the file, or on an exception deletes it: the old file stays until the new one is
+    As a context manager it closes the file, or on an exception deletes it. The old file stays until the new one is
     complete and on the disk, whatever happens.
 
     Parameters
@@ -41,19 +42,19 @@ class Writer:
     codec : TurboQuant
     metric : str
     n : int
-        Rows that will be written.
+        Rows of the whole file.
     first_id : int or None
         Id of the first row; the others follow. None: each part has ``ids``.
     next_id : int, optional
         Greater than all ids. Default: the number after the last row's.
     file : file, optional
-        To write to in place of a new one beside `path`; it keeps its rows until others are written, and is left as it
-        is on an exception.
+        Where to write, in place of a new file beside `path`. It keeps its rows until others are written, and stays as
+        it is on an exception.
 
     Attributes
     ----------
     rows : int
-        Written so far.
+        Rows written so far.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Writer:
     ):
         self.codec, self.rows = codec, 0
         self._path = path
-        self._header = new_header(codec, metric, n, first_id, next_id)
+        self._header = make_header(codec, metric, n, first_id, next_id)
         self._tensors = self._header.tensors()
         self._start = len(self._header.head())
         self._crc = {name: [0] * len(values) for name, values in self._header.crc32.items()}
@@ -77,7 +78,7 @@ class Writer:
             self._file.truncate(self._start + self._header.data_bytes)
             for name in self._header.learned_names:
                 self._put(name, 0, getattr(codec.calibration, name))
-                self._crc[name] = [_crc(getattr(codec.calibration, name))]
+                self._crc[name] = [crc32(getattr(codec.calibration, name))]
         except BaseException:
             if file is None:
                 self.discard()
@@ -85,25 +86,25 @@ class Writer:
 
     @property
     def header(self) -> Header:
-        """With the checksums of what was written so far."""
+        """The header, with the checksums of the rows written so far."""
         return self._header._replace(crc32={name: [f"{crc:08x}" for crc in crcs] for name, crcs in self._crc.items()})
 
     def write(self, rows: Rows) -> None:
-        """Put the next rows at their places.
+        """Write the next rows.
 
         Raises
         ------
         InputError
-            Other arrays, types or shapes than the file has, or more rows than were announced.
+            The file has other arrays, types or shapes, or these are more than `n` rows in all.
         """
-        count = self._checked(rows)
+        count = self._check(rows)
         for name in self._header.row_names:
             self._put(name, self.rows, rows[name])
-            self._sum(name, rows[name])
+            self._update_checksums(name, rows[name])
         self.rows += count
 
-    def _checked(self, rows: Rows) -> int:
-        """How many rows there are."""
+    def _check(self, rows: Rows) -> int:
+        """Return the number of rows; InputError if they don't fit the file."""
         header = self._header
         if rows.keys() != set(header.row_names):
             raise InputError(f"rows must have {', '.join(header.row_names)}, got {', '.join(rows)}")
@@ -121,15 +122,15 @@ class Writer:
     def _put(self, name: str, row: int, array: NDArray) -> None:
         tensor = self._tensors[name]
         self._file.seek(self._start + tensor.start + row * tensor.row_bytes)
-        self._file.write(_bytes(array))
+        self._file.write(_safetensors.as_bytes(array))
 
-    def _sum(self, name: str, array: NDArray) -> None:
-        """Take the next rows into the checksums of their blocks."""
+    def _update_checksums(self, name: str, array: NDArray) -> None:
+        """Add the next rows of a tensor to the checksums of their blocks."""
         size, done, crcs = self._header.block_rows, 0, self._crc[name]
         while done < len(array):
             block, within = divmod(self.rows + done, size)
             part = array[done : done + size - within]
-            crcs[block] = _crc(part, crcs[block])
+            crcs[block] = crc32(part, crcs[block])
             done += len(part)
 
     def resume(self, rows: int, header: Header) -> None:
@@ -138,17 +139,17 @@ class Writer:
         Raises
         ------
         FormatError
-            They, or what the file is to be, are not what that header tells.
+            The rows, or the fields of this file, differ from those of `header`.
         """
-        arrays = _mapped(self._file, self._header, self._start)
+        arrays = _safetensors.map_tensors(self._file, self._tensors, self._start)
         for name in self._header.row_names:
-            self._sum(name, arrays[name][:rows])
+            self._update_checksums(name, arrays[name][:rows])
         if self.header != header or not 0 <= rows <= header.ntotal:
             raise FormatError(f"{self._file.name}: the first {rows} rows are not those that were noted")
         self.rows = rows
 
     def flush(self) -> None:
-        """What was written so far survives a loss of power."""
+        """Write the rows so far to the disk: they survive a loss of power."""
         _atomic.flush(self._file)
 
     def close(self) -> None:
@@ -157,7 +158,7 @@ class Writer:
         Raises
         ------
         InputError
-            There are fewer rows than were announced.
+            There are fewer than `n` rows.
         """
         if self.rows < self._header.ntotal:
             raise InputError(f"{self._path}: {self._header.ntotal} rows were announced, {self.rows} written")
@@ -166,7 +167,7 @@ class Writer:
         _atomic.publish(self._file, self._path)
 
     def discard(self) -> None:
-        """Delete what was written, unless it has its name."""
+        """Delete the file, unless it has its name."""
         _atomic.discard(self._file)
 
     def __enter__(self) -> Writer:
@@ -191,14 +192,14 @@ def save(
     first_id: int | None = 0,
     next_id: int | None = None,
 ) -> None:
-    """Write the `n` rows of all parts to a file; arguments as for `Writer`."""
+    """Write the `n` rows of all parts to a file; the arguments are those of `Writer`."""
     with Writer(path, codec, metric, n, first_id, next_id) as writer:
         for rows in parts:
             writer.write(rows)
 
 
 def load(path: Path, mmap: bool = False, verify: bool = False) -> tuple[Header, Rows, Calibration | None]:
-    """Read a file.
+    """Read an index file.
 
     The header, ids and calibration are always verified.
 
@@ -206,8 +207,8 @@ def load(path: Path, mmap: bool = False, verify: bool = False) -> tuple[Header, 
     ----------
     path : Path
     mmap : bool
-        Map the rows into memory: arrays of which nothing is read before it is used. The file may be replaced
-        meanwhile, as `save` does, but not changed in place.
+        Map the rows into memory: the system reads them when they are used. The file may be replaced meanwhile, as
+        `save` does, but not changed in place.
     verify : bool
         Read and verify everything.
 
@@ -223,42 +224,45 @@ def load(path: Path, mmap: bool = False, verify: bool = False) -> tuple[Header, 
     FileNotFoundError
         There is no such file.
     FormatError
-        It is damaged, truncated, foreign or newer than this version of tqvec.
+        The file is damaged, truncated, foreign or newer than this version of tqvec.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     with path.open("rb") as file:
-        header, start = _read_header(path, file)
-        arrays = _mapped(file, header, start) if mmap else _read(path, file, header)
+        reader = _safetensors.Reader(path, file, KEY, "tqvec index")
+        header = parse_fields(path, reader.fields)
+        tensors = header.tensors()
+        reader.verify(tensors, header.head() if header.version >= FIRST_CANONICAL else None)
+        arrays = reader.map(tensors) if mmap else dict(reader.read(tensors))
     for name, array in arrays.items():
         if verify or name == "ids" or name in header.learned_names:
             _verify(path, header, name, array)
     if "ids" in arrays:
         _check_ids(path, arrays["ids"], header.next_id, distinct=verify)
     rows = {name: arrays[name] for name in header.row_names}
-    if header.version < FIRST_WITH_TANGENTS:
+    if header.version < FIRST_WITH_ERROR_BYTES:
         rows["scale"] = clear_error_byte(rows["scale"])
     return header, rows, _calibration(header, arrays)
 
 
-def calibration_in(file: BinaryIO, header: Header) -> Calibration | None:
-    """The calibration in a file that a `Writer` has begun.
+def read_calibration(file: BinaryIO, header: Header) -> Calibration | None:
+    """Return the calibration of a file that a `Writer` has begun, None if its codec has none.
 
     Raises
     ------
     FormatError
-        It is not the one that the header tells.
+        It has other checksums than the header says.
     ValueError
-        The file is shorter than the header tells.
+        The file is shorter than the header says.
     """
-    arrays = _mapped(file, header, len(header.head()))
+    arrays = _safetensors.map_tensors(file, header.tensors(), len(header.head()))
     for name in header.learned_names:
         _verify(Path(file.name), header, name, arrays[name])
     return _calibration(header, arrays)
 
 
 def codec_of(path: Path, header: Header, calibration: Calibration | None) -> TurboQuant:
-    """The codec that made the codes of a file.
+    """Return the codec that made the codes of a file.
 
     Raises
     ------
@@ -279,74 +283,22 @@ def codec_of(path: Path, header: Header, calibration: Calibration | None) -> Tur
     return codec
 
 
-def _read_header(path: Path, file: BinaryIO) -> tuple[Header, int]:
-    """Header, and where the tensors begin; the file has the size that both tell."""
-    size = os.fstat(file.fileno()).st_size
-    first = file.read(8)
-    length = int.from_bytes(first, "little")
-    if not length <= min(size - 8, _LONGEST_HEAD + size // 16):
-        raise FormatError(
-            f"{path}: not a safetensors file, or damaged or truncated: a header of {length} bytes in {size}"
-        )
-    header = parse_head(path, first + file.read(length))
-    told = 8 + length + header.data_bytes
-    if size != told:
-        raise FormatError(f"{path}: damaged or truncated: it has {size} bytes, its header tells {told}")
-    return header, 8 + length
-
-
-def _mapped(file: BinaryIO, header: Header, start: int) -> dict[str, NDArray]:
-    """All tensors as views of the file, which has the size that the header tells."""
-    # Copy on write, since Numba would compile anew for arrays that it may not write to; none is ever written to.
-    data = np.memmap(file, np.uint8, "c", shape=(start + header.data_bytes,))
-    return {
-        name: np.ndarray(tensor.shape, tensor.dtype, buffer=data, offset=start + tensor.start)
-        for name, tensor in header.tensors().items()
-    }
-
-
-def _read(path: Path, file: BufferedReader, header: Header) -> dict[str, NDArray]:
-    """All tensors, of a file that stands at the first one."""
-    arrays = {}
-    for name, tensor in header.tensors().items():
-        arrays[name] = np.empty(tensor.shape, tensor.dtype)
-        if file.readinto(_bytes(arrays[name])) != arrays[name].nbytes:
-            raise FormatError(f"{path}: became shorter while it was read")
-    return arrays
-
-
 def _calibration(header: Header, arrays: dict[str, NDArray]) -> Calibration | None:
     learned = {name: np.array(arrays[name]) for name in header.learned_names}
     return Calibration(bands=header.bands, **learned) if learned else None
 
 
 def _verify(path: Path, header: Header, name: str, array: NDArray) -> None:
-    """Compare the checksums of a tensor's blocks, and refuse numbers that no writer makes."""
-    for block, told in zip(header.blocks(name), header.crc32[name], strict=True):
-        part = array[block]
-        where = f"{path}: damaged: {name}" + (
-            "" if block == slice(None) else f" of rows {block.start} to {block.stop - 1}"
-        )
-        if f"{_crc(part):08x}" != told:
-            raise FormatError(f"{where} has checksum {_crc(part):08x}, the header says {told}")
-        if part.dtype.kind == "f" and not np.isfinite(part).all():
-            raise FormatError(f"{where} holds NaN or Inf")
-        forget(part)
+    """Verify the blocks of a tensor."""
+    kind = header.tensors()[name].kind
+    for rows, checksum in zip(header.blocks(name), header.crc32[name], strict=True):
+        numbers = "" if rows == slice(None) else f" of rows {rows.start} to {rows.stop - 1}"
+        _safetensors.verify_block(f"{path}: damaged: {name}{numbers}", kind, array[rows], checksum)
 
 
 def _check_ids(path: Path, ids: NDArray[np.int64], next_id: int, distinct: bool) -> None:
-    """Refuse ids that no writer makes; to find an equal pair they are sorted."""
+    """Raise FormatError for ids that no writer makes; `distinct` sorts them to find an equal pair."""
     if ids.size and ids.max() >= next_id:
         raise FormatError(f"{path}: damaged: ids up to {ids.max()}, but the next one is {next_id}")
     if distinct and np.unique(ids).size < ids.size:
         raise FormatError(f"{path}: damaged: an id occurs twice")
-
-
-def _bytes(array: NDArray) -> memoryview:
-    """Its memory, as bytes; a copy if it isn't contiguous."""
-    flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return memoryview(flat)
-
-
-def _crc(array: NDArray, crc: int = 0) -> int:
-    return zlib.crc32(_bytes(array), crc)

@@ -1,4 +1,4 @@
-"""Several index files as one."""
+"""Merging index files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tqvec._mmap import forget
+from tqvec._mmap import release_pages
 from tqvec._types import Ids
 from tqvec.errors import InputError
 from tqvec.index.file import io
-from tqvec.index.file.header import BLOCK_ROWS, Header
+from tqvec.index.file.header import CHECKSUM_ROWS, Header
 from tqvec.index.rows import Rows
 
 
@@ -23,26 +23,26 @@ class _File(NamedTuple):
 
 
 def merge(paths: Sequence[Path], output: Path) -> Header:
-    """Write the vectors of several index files to one, in their order, with no more than a part, and ids, in memory.
+    """Write the vectors of several index files to one, in their order; only a part, and ids, are in memory.
 
-    The first file's vectors keep their ids, and so do those of files with ids of their own. Others are numbered anew,
+    The first file's vectors keep their ids, and so do those of files with an ids tensor. The others get new numbers,
     behind all of these.
 
     Parameters
     ----------
     paths : sequence of Path
-        At least one. Every byte of them is verified.
+        At least one file. Every byte of them is verified.
     output : Path
 
     Returns
     -------
     Header
-        Of the merged file.
+        The header of the merged file.
 
     Raises
     ------
     InputError
-        Files of different codecs or metrics, or with an id in common.
+        The files have different codecs or metrics, or an id in common.
     FormatError
         A file is damaged.
     """
@@ -52,17 +52,17 @@ def merge(paths: Sequence[Path], output: Path) -> Header:
         if not files:
             codec = io.codec_of(path, header, calibration)
         files.append(_File(path, header, rows))
-        _check_alike(files[0], files[-1])
-    ids, next_id = _ids(files)
+        _check_codecs(files[0], files[-1])
+    ids, next_id = _merge_ids(files)
     first_id = files[0].header.first_id if ids is None else None
     n = sum(file.header.ntotal for file in files)
     with io.Writer(output, codec, files[0].header.metric, n, first_id, next_id) as writer:
-        for rows in _parts(files, ids):
+        for rows in _iter_parts(files, ids):
             writer.write(rows)
     return writer.header
 
 
-def _check_alike(one: _File, other: _File) -> None:
+def _check_codecs(one: _File, other: _File) -> None:
     if (one.header.fingerprint, one.header.metric) != (other.header.fingerprint, other.header.metric):
         kinds = (
             f"{path} has codec {header.fingerprint} and metric {header.metric}" for path, header, _ in (one, other)
@@ -70,8 +70,8 @@ def _check_alike(one: _File, other: _File) -> None:
         raise InputError("only vectors of one codec and metric can be merged, but " + ", ".join(kinds))
 
 
-def _ids(files: list[_File]) -> tuple[list[Ids] | None, int]:
-    """Ids of each file's vectors in the merged one, None if they just follow each other there; and the next id."""
+def _merge_ids(files: list[_File]) -> tuple[list[Ids] | None, int]:
+    """Return each file's ids in the merged file, None if they are consecutive there; and the next id."""
     n = sum(file.header.ntotal for file in files)
     if not any("ids" in file.rows for file in files):
         first = files[0].header
@@ -83,30 +83,30 @@ def _ids(files: list[_File]) -> tuple[list[Ids] | None, int]:
     ids = []
     for file, keeps in zip(files, kept, strict=True):
         if keeps:
-            ids.append(_own(file))
+            ids.append(_ids_of(file))
         else:
             ids.append(np.arange(end, end + file.header.ntotal))
             end += file.header.ntotal
     return ids, end
 
 
-def _own(file: _File) -> Ids:
-    """Ids of a file's vectors."""
+def _ids_of(file: _File) -> Ids:
+    """Return the ids of a file's vectors."""
     first = file.header.first_id
     return file.rows.get("ids", np.arange(first, first + file.header.ntotal))
 
 
 def _check_distinct(files: list[_File]) -> None:
-    ids = np.sort(np.concatenate([_own(file) for file in files]))
+    ids = np.sort(np.concatenate([_ids_of(file) for file in files]))
     twice = ids[1:][ids[1:] == ids[:-1]]
     if twice.size:
-        holders = [str(file.path) for file in files if twice[0] in _own(file)]
+        holders = [str(file.path) for file in files if twice[0] in _ids_of(file)]
         raise InputError(f"id {twice[0]} is in {' and '.join(holders)}")
 
 
-def _parts(files: list[_File], ids: list[Ids] | None) -> Iterator[Rows]:
+def _iter_parts(files: list[_File], ids: list[Ids] | None) -> Iterator[Rows]:
     for i, file in enumerate(files):
         rows = file.rows if ids is None else file.rows | {"ids": ids[i]}
-        for start in range(0, file.header.ntotal, BLOCK_ROWS):
-            yield {name: array[start : start + BLOCK_ROWS] for name, array in rows.items()}
-            forget(file.rows["codes"])
+        for start in range(0, file.header.ntotal, CHECKSUM_ROWS):
+            yield {name: array[start : start + CHECKSUM_ROWS] for name, array in rows.items()}
+            release_pages(file.rows["codes"])

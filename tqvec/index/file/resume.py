@@ -1,7 +1,7 @@
-"""Writing an index file that outlives the process: what one has done, the next can take up.
+"""Builds of an index file that outlive their process: the next one goes on where the last one stopped.
 
-Beside the file to be, say ``x.tqv``, lie ``x.tqv.part``, with the rows written so far at their places, and
-``x.tqv.journal``, which tells how many of them have reached the disk, their checksums, and what they are made of.
+Beside the file to be, say ``x.tqv``, lie ``x.tqv.part`` and ``x.tqv.journal``. The part has the rows written so far,
+each where it will stay. The journal says how many of them have reached the disk, their checksums, and their source.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from tqvec import _atomic
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError, TqvecError
 from tqvec.index.file.header import parse_fields
-from tqvec.index.file.io import Writer, calibration_in, codec_of
+from tqvec.index.file.io import Writer, codec_of, read_calibration
 
 
 class Journal:
-    """Notes how far a `Writer` has come.
+    """A record of how far a `Writer` has come.
 
-    As a context manager it deletes both files at the end, and after a `TqvecError`, which would come again. Any other
-    exception, as for a full disk or Ctrl-C, leaves them.
+    As a context manager it deletes part and journal at the end, and after a `TqvecError`, which would come again. Any
+    other exception, as for a full disk or Ctrl-C, leaves them.
 
     Parameters
     ----------
     path : Path
-        Of the file to be.
+        The file to be.
     request : dict
-        What the rows are made of, as JSON gives it back. Only the work of an equal request is taken up.
+        Source and settings of the rows, as JSON gives them back. Only the work of an equal request is resumed.
 
     Raises
     ------
@@ -40,29 +40,29 @@ class Journal:
     def __init__(self, path: Path, request: dict[str, Any]):
         self._path, self._request = path, request
         self._notes = path.with_name(path.name + ".journal")
-        file = _atomic.take(path.with_name(path.name + ".part"))
+        file = _atomic.open_exclusive(path.with_name(path.name + ".part"))
         if file is None:
             raise InputError(f"{path}: another process is at work on it")
         self._file = file
         for target in (path, self._notes):
-            _atomic.sweep(target)
+            _atomic.remove_stale(target)
 
-    def resumed(self) -> Writer | None:
-        """A writer that goes on where the last one of this request was noted; None without a sound note of one."""
+    def resume(self) -> Writer | None:
+        """Return a writer that goes on where the last one of this request was noted; None if there is no sound note."""
         try:
             notes = json.loads(self._notes.read_bytes())
             if notes["request"] != self._request:
                 return None
             header = parse_fields(self._notes, notes["header"])
-            codec = codec_of(self._notes, header, calibration_in(self._file, header))
+            codec = codec_of(self._notes, header, read_calibration(self._file, header))
             writer = Writer(self._path, codec, header.metric, header.ntotal, file=self._file)
             writer.resume(notes["rows"], header)
         except (OSError, ValueError, KeyError, TypeError):  # a FormatError is a ValueError
             return None
         return writer
 
-    def started(self, codec: TurboQuant, metric: str, n: int) -> Writer:
-        """A writer of `n` rows, noted at once: a calibration takes long to find."""
+    def start(self, codec: TurboQuant, metric: str, n: int) -> Writer:
+        """Return a writer of `n` rows, noted at once: a calibration takes long to fit."""
         self._notes.unlink(missing_ok=True)
         self._file.truncate(0)
         writer = Writer(self._path, codec, metric, n, file=self._file)
@@ -70,7 +70,7 @@ class Journal:
         return writer
 
     def note(self, writer: Writer) -> None:
-        """What has been written will be there for the next process, even after a loss of power."""
+        """Keep the rows of a writer for the next process, even after a loss of power."""
         writer.flush()
         notes = {"request": self._request, "rows": writer.rows, "header": writer.header.fields()}
         file = _atomic.create(self._notes)

@@ -1,4 +1,4 @@
-"""Indices of the codes of 64 coordinates in one register, and levels by them, with AVX-512 VBMI and GFNI."""
+"""Indices of the codes of 64 coordinates in one register, and their levels, with AVX-512 VBMI and GFNI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONE_REGISTER = 6  # bits of an index up to which a table of bytes is one registe
 
 
 class RowPlan(NamedTuple):
-    """`AttentionTables` as numbers and addresses: arrays are not passed on for single rows (staged/dots.py)."""
+    """`AttentionTables` as numbers and addresses: arrays are not passed on for single rows (see `row_dot`)."""
 
     row_bytes: int
     registers: int
@@ -36,17 +36,25 @@ class RowPlan(NamedTuple):
 
 @jit
 def row_plan(tables, row_bytes):
-    """The plan of rows of codes; `tables` must stay alive as long as it."""
+    """Make the plan of rows of `row_bytes` bytes; `tables` must live as long as the plan."""
     return RowPlan(
-        row_bytes, tables.registers, tables.whole, tables.source.shape[0], tables.index_bits,
-        tables.filler.ctypes.data, tables.source.ctypes.data, tables.fields.ctypes.data, tables.levels.ctypes.data,
-        tables.level_bytes.ctypes.data, tables.level_words.ctypes.data,
-    )  # fmt: skip
+        row_bytes=row_bytes,
+        registers=tables.registers,
+        whole=tables.whole,
+        runs=tables.source.shape[0],
+        bits=tables.index_bits,
+        filler=tables.filler.ctypes.data,
+        source=tables.source.ctypes.data,
+        fields=tables.fields.ctypes.data,
+        levels=tables.levels.ctypes.data,
+        level_bytes=tables.level_bytes.ctypes.data,
+        level_words=tables.level_words.ctypes.data,
+    )
 
 
 @jit
 def aligned_bytes(rows, width):
-    """Zeros, (rows, width) uint8, that begin with a cache line."""
+    """Allocate zeros (rows, width) uint8 that begin with a cache line."""
     flat = np.zeros(rows * width + 64, np.uint8)
     first = -flat.ctypes.data % 64
     return flat[first : first + rows * width].reshape(rows, width)
@@ -54,13 +62,13 @@ def aligned_bytes(rows, width):
 
 @jit
 def bytes_kept(count):
-    """Bits of the first `count` of 64 bytes, all if there are more."""
+    """Return a mask of the first `count` of 64 bytes, or of all if `count` is larger."""
     return np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(max(0, 64 - count))
 
 
 @jit
 def indices_of_run(plan, row, source, fields):
-    """Index of each coordinate of a run of a row at an address; the two registers are those of `AttentionTables`."""
+    """Return the indices of a run of the row at an address; the two registers are those of `AttentionTables`."""
     if plan.registers == 1:
         first = (
             load_i8x64(row)
@@ -78,7 +86,7 @@ def indices_of_run(plan, row, source, fields):
 
 @jit
 def look_up(table, index, bits):
-    """Bytes of a table of 256 at an address, whose entries repeat after ``2**bits``."""
+    """Look up bytes in a table of 256 at an address, whose entries repeat after ``2**bits``."""
     if bits <= ONE_REGISTER:
         return permute_i8x64(load_i8x64(table), index)
     low = permute_two_i8x64(load_i8x64(table), load_i8x64(table + 64), index)

@@ -1,4 +1,4 @@
-"""Attention of some queries on rows of codes: scores, softmax and the sum of values; README.md has the mathematics."""
+"""Attention of queries on rows of codes: scores, softmax and the sum of values (README.md)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.pack.portable import SPREAD, padded_words, unpack_row_portable
 from tqvec.kernels.scan.portable import adc_rows_portable
-from tqvec.kernels.trellis.windows import indices_of_row_portable
+from tqvec.kernels.trellis.windows import place_levels
 
 BLOCK = 256  # rows whose values are added up before they join the rest
 
@@ -27,7 +27,7 @@ ONE = np.float32(1.0)
 
 @jit
 def widen_scales(scale, start, count, out):
-    """Bfloat16 scales ``start .. start + count``, as uint16, to the first entries of `out` float32."""
+    """Convert bfloat16 scales ``start .. start + count``, as uint16, to the first entries of `out` float32."""
     bits = out.view(np.uint32)
     for i in range(count):
         bits[i] = np.uint32(scale[start + i]) << np.uint32(16)
@@ -35,7 +35,7 @@ def widen_scales(scale, start, count, out):
 
 @jit
 def code_scores_portable(tables, queries, codes, scale, out):
-    """Scores of rotated queries and rows of codes.
+    """Compute the scores of rotated queries and rows of codes.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def code_scores_portable(tables, queries, codes, scale, out):
 
 @jit
 def _exponentials(x, largest, power):
-    """``e**(x - largest)`` in place of `x`, at most as long as `power` int32, which is room."""
+    """Replace `x` by ``e**(x - largest)``; the workspace `power` int32 is at least as long."""
     factor = power.view(np.float32)
     for t in range(x.size):
         z = max(x[t] - largest, LOWEST)
@@ -73,7 +73,7 @@ def _exponentials(x, largest, power):
 
 @jit
 def _largest(x, lanes):
-    """The largest number, or -infinity if there is none; `lanes` (LANES,) float32 is room."""
+    """The largest number, or -infinity if there is none; `lanes` (LANES,) float32 is workspace."""
     lanes[:] = -np.inf
     whole = x.size // LANES * LANES
     for t in range(0, whole, LANES):
@@ -90,7 +90,7 @@ def _largest(x, lanes):
 
 @jit
 def _total(x, lanes):
-    """Sum of some numbers; `lanes` (LANES,) float32 is room."""
+    """The sum of all numbers; `lanes` (LANES,) float32 is workspace."""
     lanes[:] = np.float32(0.0)
     whole = x.size // LANES * LANES
     for t in range(0, whole, LANES):
@@ -107,7 +107,7 @@ def _total(x, lanes):
 
 @jit
 def softmax_rows_portable(scores, seen, largest, total):
-    """Replace scores by ``e**(score - largest score)``, and by 0 those of rows that a query may not see.
+    """Replace scores by ``e**(score - largest score)``, and by 0 where a query may not see the row.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def softmax_rows_portable(scores, seen, largest, total):
     seen : (g,) int64
         Query i sees the first ``seen[i]`` rows.
     largest, total : (g,) float32
-        Filled: the largest score seen, -infinity if there is none; the sum of what replaces the scores.
+        Filled: the largest score seen, -infinity if there is none; the sum of the weights that replace the scores.
     """
     n = scores.shape[1]
     lanes = np.empty(LANES, np.float32)
@@ -156,8 +156,8 @@ def add_values_portable(tables, weights, codes, scale, least, out, skipped):
     d = out.shape[1]
     bands = tables.bands
     words = np.zeros(padded_words(bands), np.uint64)
-    flat = words.view(np.uint8)
     level = np.empty(d, np.float32)
+    column = level.reshape(d, 1)
     wide = np.empty(BLOCK, np.float32)
     sums = np.empty((g, d), np.float32)
     for start in range(0, n, BLOCK):
@@ -174,14 +174,7 @@ def add_values_portable(tables, weights, codes, scale, least, out, skipped):
                     skipped[q] += weights[q, t]
                 continue
             unpack_row_portable(codes[t], bands, SPREAD, words)
-            indices_of_row_portable(words, bands, tables.windows)
-            first = 0
-            for b in range(bands.shape[0]):
-                lo = bands[b, 0]
-                centroid = tables.centroids[b]
-                for j in range(lo, bands[b, 1]):
-                    level[j] = centroid[flat[first + j - lo]]
-                first += (bands[b, 1] - lo + 7) // 8 * 8
+            place_levels(words, tables, column, 0)
             for q in range(g):
                 weight = weights[q, t] * wide[i]
                 row = sums[q]

@@ -31,7 +31,7 @@ AHEAD = 4096  # bytes
 
 @jit
 def byte_queries(tables, queries, packed, zeros, unit):
-    """Queries as int8, in the order of the columns.
+    """Round queries to int8, in the order of the columns.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ def byte_queries(tables, queries, packed, zeros, unit):
     packed : (g, 64 * runs) int8
         Filled.
     zeros : (g,) int32
-        Filled: what the products lack for levels to be signed, -128 times the sum of a query's entries.
+        Filled: -128 times the sum of a query's entries, which makes up for the unsigned levels of its products.
     unit : (g,) float32
-        Filled: what one unit of a product is worth.
+        Filled: score of 1 in a product.
     """
     for q in range(queries.shape[0]):
         largest = np.float32(1e-30)
@@ -60,7 +60,7 @@ def byte_queries(tables, queries, packed, zeros, unit):
 
 @jit
 def word_queries(tables, queries, packed, unit):
-    """Queries as int16, (g, 64 * runs), in the order of the columns; the rest as in `byte_queries`."""
+    """Round queries to int16, (g, 64 * runs), in the order of the columns; the rest as in `byte_queries`."""
     for q in range(queries.shape[0]):
         square = 0.0
         for j in range(queries.shape[1]):
@@ -81,7 +81,7 @@ def _ask_ahead(plan, row, count):
 
 @jit
 def unpack_bytes(plan, row, count, to):
-    """Byte levels of `count` rows from address `row` on to address `to`, 64 * runs bytes each."""
+    """Write byte levels of `count` rows from address `row` on to address `to`, 64 * runs bytes per row."""
     _ask_ahead(plan, row, count)
     for c in range(plan.runs):
         source, fields = load_i8x64(plan.source + 64 * c), load_i8x64(plan.fields + 64 * c)
@@ -166,5 +166,5 @@ def code_scores_avx512(tables, queries, codes, scale, out):
             else:
                 sums = _byte_products(levels.ctypes.data, query, width)
             sums = add_i32x16(sums, splat_i32x16(zeros[q]))
-            found = mul_f32x16(mul_f32x16(to_f32x16(sums), splat_f32x16(unit[q])), factor)
-            store_where_f32x16(kept, out.ctypes.data + 4 * (q * n + t), found)
+            scores = mul_f32x16(mul_f32x16(to_f32x16(sums), splat_f32x16(unit[q])), factor)
+            store_where_f32x16(kept, out.ctypes.data + 4 * (q * n + t), scores)

@@ -60,8 +60,8 @@ def _exponentials(x, largest):
     p = multiply_add_f32x16(p, r, splat_f32x16(P5))
     p = multiply_add_f32x16(p, mul_f32x16(r, r), add_f32x16(r, splat_f32x16(ONE)))
     power = shift_left_i32x16(add_i32x16(whole, splat_i32x16(np.int32(127))), splat_i32x16(np.int32(23)))
-    found = mul_f32x16(p, as_floats_f32x16(power))
-    return select_f32x16(at_least_f32x16(z, splat_f32x16(LOWEST)), found, splat_f32x16(np.float32(0.0)))
+    product = mul_f32x16(p, as_floats_f32x16(power))
+    return select_f32x16(at_least_f32x16(z, splat_f32x16(LOWEST)), product, splat_f32x16(np.float32(0.0)))
 
 
 @jit
@@ -100,9 +100,9 @@ def softmax_rows_avx512(scores, seen, largest, total):
             part = splat_f32x16(np.float32(0.0))
             for t in range(first, stop, LANES):
                 kept = bytes_kept(stop - t) & _ALL
-                found = _exponentials(load_where_f32x16(kept, at + 4 * t, nothing), largest[q])
-                store_where_f32x16(kept, at + 4 * t, found)
-                part = add_f32x16(part, found)
+                weights = _exponentials(load_where_f32x16(kept, at + 4 * t, nothing), largest[q])
+                store_where_f32x16(kept, at + 4 * t, weights)
+                part = add_f32x16(part, weights)
             store_f32x16(lanes.ctypes.data, part)
             for lane in range(LANES):
                 sums += np.float64(lanes[lane])

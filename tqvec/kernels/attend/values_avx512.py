@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
@@ -96,14 +98,14 @@ def column_of_sum(k, index_bits):
 
 @jit
 def _kept_rows(weights, start, count, least, lanes, kept, skipped):
-    """List those of rows ``start .. start + count`` that are not skipped, from `start` on; add the others up.
+    """List the rows of ``start .. start + count`` that are not skipped; add the weights of the others to `skipped`.
 
-    `lanes` is 0 … 15, int32. `kept` (BLOCK,) int32 is filled; how many there are is returned.
+    `lanes` is 0 … 15, int32. `kept` (BLOCK,) int32 is filled with row numbers from `start` on; return their number.
     """
     g, n = weights.shape
     nothing = splat_f32x16(np.float32(0.0))
-    least = splat_f32x16(max(least, SMALLEST))  # of weights of 0 nothing comes
-    found = 0
+    least = splat_f32x16(max(least, SMALLEST))  # a weight of 0 adds nothing
+    n_kept = 0
     for i in range(0, count, LANES):
         valid = bytes_kept(count - i) & _ALL
         at = weights.ctypes.data + 4 * (start + i)
@@ -113,28 +115,46 @@ def _kept_rows(weights, start, count, least, lanes, kept, skipped):
         bits = at_least_f32x16(heaviest, least) & valid
         if bits == _ALL:
             rows = add_i32x16(load_i32x16(lanes.ctypes.data), splat_i32x16(np.int32(i)))
-            store_i32x16(kept.ctypes.data + 4 * found, rows)
-            found += LANES
+            store_i32x16(kept.ctypes.data + 4 * n_kept, rows)
+            n_kept += LANES
             continue
         for q in range(g):
             light = load_where_f32x16(valid & ~bits, at + 4 * q * n, nothing)
             sums = skipped.ctypes.data + 64 * q
             store_f32x16(sums, add_f32x16(load_f32x16(sums), light))
         while bits != 0:
-            kept[found] = i + lowest_bit(bits)
-            found += 1
+            kept[n_kept] = i + lowest_bit(bits)
+            n_kept += 1
             bits &= bits - np.uint64(1)
-    return found
+    return n_kept
+
+
+class KeptRows(NamedTuple):
+    """Addresses of the rows of a block that are not skipped.
+
+    Attributes
+    ----------
+    codes : int
+        Address of the first row of the block.
+    numbers, factors : int
+        Addresses of `count` row numbers, int32, and of the factors of all rows of the block, float32.
+    count : int
+    """
+
+    codes: int
+    numbers: int
+    factors: int
+    count: int
 
 
 @jit
-def _add_one(plan, codes, run, kept, n, factors, sums, ahead, step):
-    """Add the values of `n` listed rows, times factors, to the sums of one query in one run, or also the next.
+def _add_one(plan, rows, run, sums, ahead, step):
+    """Add the values of `KeptRows`, times their factors, to the sums of one query in one run, or also the next.
 
-    All but `plan`, `run` and `n` are addresses: of the first row of a block, of numbers of rows in it, of a factor for
-    each row, of four registers of sums for each query of a run. For each row and run, memory `step` bytes on from
-    `ahead` is asked for.
+    `sums` is the address of four registers for each query of a run. For each row and run, memory `step` bytes on from
+    the address `ahead` is asked for.
     """
+    codes, kept, factors, n = rows
     total = load_4(sums, 64)
     if run + 1 < plan.runs:
         other = load_4(sums + RUN_BYTES, 64)
@@ -155,8 +175,9 @@ def _add_one(plan, codes, run, kept, n, factors, sums, ahead, step):
 
 
 @jit
-def _add_two(plan, codes, run, kept, n, factors, sums, ahead, step):
+def _add_two(plan, rows, run, sums, ahead, step):
     """`_add_one` for two queries and one run."""
+    codes, kept, factors, n = rows
     total = load_8(sums, 64)
     for i in range(n):
         t = load_i32(kept + 4 * i)
@@ -167,8 +188,9 @@ def _add_two(plan, codes, run, kept, n, factors, sums, ahead, step):
 
 
 @jit
-def _add_four(plan, codes, run, kept, n, factors, sums, ahead, step):
+def _add_four(plan, rows, run, sums, ahead, step):
     """`_add_one` for four queries and one run."""
+    codes, kept, factors, n = rows
     total = load_16(sums, 64)
     for i in range(n):
         t = load_i32(kept + 4 * i)
@@ -195,17 +217,17 @@ def add_values_avx512(tables, weights, codes, scale, least, out, skipped):
     step = row_bytes // runs
     block = aligned_bytes(runs, RUN_BYTES).view(np.float32)  # sums of a block of rows
     total = np.zeros((g, 64 * runs), np.float32)
-    places = np.empty(64 * runs, np.int64)  # coordinate of each sum, -1 where it only fills up
+    coordinates = np.empty(64 * runs, np.int64)  # coordinate of each sum, -1 where it only fills up
     for k in range(64 * runs):
-        places[k] = tables.coordinates[k // 64 * 64 + column_of_sum(k % 64, plan.bits)]
+        coordinates[k] = tables.coordinates[k // 64 * 64 + column_of_sum(k % 64, plan.bits)]
     for q in range(g):
         for k in range(64 * runs):
-            if places[k] >= 0:
-                total[q, k] = out[q, places[k]]
+            if coordinates[k] >= 0:
+                total[q, k] = out[q, coordinates[k]]
     for start in range(0, n, BLOCK):
         count = min(BLOCK, n - start)
-        found = _kept_rows(weights, start, count, least, lanes, kept, light)
-        if found == 0:
+        n_kept = _kept_rows(weights, start, count, least, lanes, kept, light)
+        if n_kept == 0:
             continue
         widen_scales(scale, start, count, wide)
         wide *= unit
@@ -220,12 +242,13 @@ def add_values_avx512(tables, weights, codes, scale, least, out, skipped):
             for c in range(0, runs, 2 if m == 1 else 1):
                 sums = block.ctypes.data + RUN_BYTES * c
                 ahead = at + BLOCK * (row_bytes + c * step)  # each run asks for its part of the next block
+                rows = KeptRows(at, kept.ctypes.data, factors.ctypes.data, n_kept)
                 if m == 1:
-                    _add_one(plan, at, c, kept.ctypes.data, found, factors.ctypes.data, sums, ahead, step)
+                    _add_one(plan, rows, c, sums, ahead, step)
                 elif m == 2:
-                    _add_two(plan, at, c, kept.ctypes.data, found, factors.ctypes.data, sums, ahead, step)
+                    _add_two(plan, rows, c, sums, ahead, step)
                 else:
-                    _add_four(plan, at, c, kept.ctypes.data, found, factors.ctypes.data, sums, ahead, step)
+                    _add_four(plan, rows, c, sums, ahead, step)
             for r in range(m):
                 for c in range(runs):
                     for k in range(64):
@@ -233,5 +256,5 @@ def add_values_avx512(tables, weights, codes, scale, least, out, skipped):
     for q in range(g):
         skipped[q] += light[q].sum()
         for k in range(64 * runs):
-            if places[k] >= 0:
-                out[q, places[k]] = total[q, k]
+            if coordinates[k] >= 0:
+                out[q, coordinates[k]] = total[q, k]

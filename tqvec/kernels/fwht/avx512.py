@@ -36,7 +36,7 @@ PART = 256  # rows that stay in the first-level cache while all stages inside th
 
 @jit
 def aligned_tile(d):
-    """An empty tile whose rows are whole cache lines."""
+    """Allocate a tile (d, LANES) float32 whose rows are whole cache lines."""
     flat = np.empty((d + 1) * LANES, np.float32)
     first = -flat.ctypes.data % ROW // 4
     return flat[first : first + d * LANES].reshape(d, LANES)
@@ -99,7 +99,7 @@ def _add_product(total, factor, row):
 
 @jit
 def dense_tile_avx512(src, dst, matrix):
-    """``dst = matrix @ src`` as `dense_tile_portable` has it, eight rows at a time in registers."""
+    """`dense_tile_portable`, not transposed, to the last bit: eight rows at a time in registers."""
     d = src.shape[0]
     step = 4 * matrix.shape[1]
     whole = d // 8 * 8
@@ -131,7 +131,7 @@ def dense_tile_avx512(src, dst, matrix):
 
 @jit
 def forward_tile_avx512(tile, spare, rotation):
-    """`forward_tile_portable`, to the last bit: the same butterflies, several stages of them a pass."""
+    """`forward_tile_portable`, to the last bit: the same butterflies, several stages per pass."""
     src = tile
     dst = spare
     for r in range(rotation.perm.shape[0]):

@@ -13,7 +13,7 @@ from tqvec.kernels._jit import LANES, jit
 
 @jit
 def _butterflies(flat, base, end, n):
-    """All stages of floats ``base .. end`` from the one whose inputs lie `n` floats apart; two stages a pass.
+    """All stages of floats ``base .. end`` from the one whose inputs lie `n` floats apart; two stages per pass.
 
     Every butterfly is (a + b, a - b). Taking two stages in one pass does the same additions, so gives the same bits.
     """
@@ -45,7 +45,7 @@ def _butterflies(flat, base, end, n):
 
 @jit
 def fwht_tile_portable(tile, start, size):
-    """Unnormalised Walsh-Hadamard transform of rows ``start .. start + size`` of `tile`, in place; `size` is 2^i.
+    """Transform rows ``start .. start + size`` of `tile` in place by Walsh-Hadamard, unnormalised; `size` is 2^i.
 
     Stages run with strides 1, 2, 4, …; the first eight run part by part, so that their rows stay in the
     first-level cache.
@@ -67,7 +67,7 @@ def rotate_tile_portable(tile, spare, perm, mult, blocks):
     Parameters
     ----------
     tile, spare : (d, LANES) float32
-        Input, and room of the same shape. Both are overwritten.
+        Input, and a workspace of the same shape. Both are overwritten.
     perm : (rounds, d) int32
         Row ``j`` of a round's input is row ``perm[j]`` of what came before.
     mult : (rounds, d) float32
@@ -78,7 +78,7 @@ def rotate_tile_portable(tile, spare, perm, mult, blocks):
     Returns
     -------
     (d, LANES) float32
-        Whichever of the two arrays holds the result.
+        The one of the two arrays that holds the result.
     """
     src = tile
     dst = spare
@@ -97,7 +97,7 @@ def rotate_tile_portable(tile, spare, perm, mult, blocks):
 
 @jit
 def unrotate_tile_portable(tile, spare, perm, mult, blocks):
-    """Inverse of `rotate_tile_portable`: the same steps backwards (each transform is its own inverse)."""
+    """Undo `rotate_tile_portable`: the same steps backwards (each transform is its own inverse)."""
     src = tile
     dst = spare
     for r in range(perm.shape[0] - 1, -1, -1):
@@ -115,9 +115,9 @@ def unrotate_tile_portable(tile, spare, perm, mult, blocks):
 
 @jit
 def dense_tile_portable(src, dst, matrix, transposed):
-    """``dst = matrix @ src`` (or its transpose), each sum taken in order of the coordinates.
+    """Compute ``dst = matrix @ src`` (or its transpose), each sum in the order of the coordinates.
 
-    Four terms a pass: sums wait in registers, not in memory. The number of lanes is read from the array, as a constant
+    Four terms per pass: sums wait in registers, not in memory. The number of lanes is read from the array: a constant
     would be unrolled before LLVM vectorises.
     """
     if transposed:
@@ -145,7 +145,7 @@ def dense_tile_portable(src, dst, matrix, transposed):
 
 @jit
 def forward_tile_portable(tile, spare, rotation):
-    """Apply all of `rotation` (a `RotationTables`) to a tile; returns the array that holds the result."""
+    """Apply `rotation` (`RotationTables`) to a tile; return the array that holds the result."""
     out = rotate_tile_portable(tile, spare, rotation.perm, rotation.mult, rotation.blocks)
     if rotation.matrix.shape[0] == 0:
         return out
@@ -156,7 +156,7 @@ def forward_tile_portable(tile, spare, rotation):
 
 @jit
 def inverse_tile_portable(tile, spare, rotation):
-    """Undo `forward_tile_portable`."""
+    """Undo `forward_tile_portable`; return the array that holds the result."""
     if rotation.matrix.shape[0] == 0:
         return unrotate_tile_portable(tile, spare, rotation.perm, rotation.mult, rotation.blocks)
     dense_tile_portable(tile, spare, rotation.matrix, True)
@@ -164,11 +164,11 @@ def inverse_tile_portable(tile, spare, rotation):
 
 
 @jit
-def _rotate_round(src, dst, room, perm, mult, blocks):
-    """A round of `rotate_tile_portable` for one vector; `room` is as long as the vector.
+def _rotate_round(src, dst, workspace, perm, mult, blocks):
+    """A round of `rotate_tile_portable` for one vector; `workspace` is as long as the vector.
 
     Strides below 16 would leave most of a register idle. So the permutation puts coordinate 16 a + c of a block at
-    place c (size / 16) + a of `room`, where the stages of c have long strides, and the others follow in order.
+    position c (size / 16) + a of `workspace`, where the stages of c have long strides, and the others follow in order.
     """
     for b in range(blocks.shape[0]):
         start = blocks[b, 0]
@@ -183,11 +183,11 @@ def _rotate_round(src, dst, room, perm, mult, blocks):
         for a in range(columns):
             for c in range(16):
                 j = start + 16 * a + c
-                room[c * columns + a] = src[perm[j]] * mult[j]
-        _butterflies(room, 0, size, columns)
+                workspace[c * columns + a] = src[perm[j]] * mult[j]
+        _butterflies(workspace, 0, size, columns)
         for a in range(columns):
             for c in range(16):
-                dst[start + 16 * a + c] = room[c * columns + a]
+                dst[start + 16 * a + c] = workspace[c * columns + a]
         _butterflies(dst, start, end, 16)
 
 
@@ -213,7 +213,7 @@ def rotate_rows_portable(x, rotation, start, stop, out):
     """Rotate rows ``start .. stop`` of `x` (n, d) float32 into the same rows of `out` (n, d) float32, one by one."""
     d = x.shape[1]
     rounds = rotation.perm.shape[0]
-    room = np.empty(d, np.float32)
+    workspace = np.empty(d, np.float32)
     spare = np.empty(d, np.float32)
     dense = rotation.matrix.shape[0] > 0
     begins_in_out = (rounds % 2 == 1) != dense  # the last round writes to `out`, but to `spare` before a dense matrix
@@ -222,7 +222,7 @@ def rotate_rows_portable(x, rotation, start, stop, out):
         dst = out[i] if begins_in_out else spare
         other = spare if begins_in_out else out[i]
         for r in range(rounds):
-            _rotate_round(src, dst, room, rotation.perm[r], rotation.mult[r], rotation.blocks)
+            _rotate_round(src, dst, workspace, rotation.perm[r], rotation.mult[r], rotation.blocks)
             src = dst
             dst, other = other, dst
         if dense:

@@ -1,4 +1,4 @@
-"""Packing of 16 vectors at a time: one bit of 16 codes each is a mask, and masks are transposed to planes."""
+"""Packing of 16 vectors at a time: a mask is one bit of 16 codes, and masks are transposed to planes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pack_tile_avx512(masks, bands, count, rows):
     """
     for lane in range(count):
         vector = splat_i16x32(np.int16(np.uint16(1 << lane)))
-        held = np.uint64(0)  # the last `fill` bits, which are no whole word yet
+        held = np.uint64(0)  # the last `fill` bits, not a whole word yet
         fill = 0
         at = 0
         for b in range(bands.shape[0]):

@@ -1,7 +1,7 @@
 """The canonical layout of codes: bit planes, most significant plane first, band after band, no padding inside a row.
 
 Bit ``i`` of a row is bit ``i % 8`` (least significant first) of byte ``i // 8``. Eight codes are handled at a time as
-one 64-bit word with a code a byte; docs/format.md says the same in words.
+one 64-bit word, one code per byte. The "Format" page is normative.
 """
 
 from __future__ import annotations
@@ -27,11 +27,31 @@ SPREAD = _spread_table()
 
 @jit
 def padded_words(bands):
-    """Number of 64-bit words that hold one vector's codes, a code a byte, each band starting a new word."""
+    """Number of 64-bit words that hold one vector's codes, one per byte, each band starting a new word."""
     total = 0
     for b in range(bands.shape[0]):
         total += (bands[b, 1] - bands[b, 0] + 7) // 8
     return total
+
+
+@jit
+def place_codes(codes, bands, flat):
+    """Write the codes of a tile to the bytes of padded rows.
+
+    Parameters
+    ----------
+    codes : (d, lanes) uint8
+    bands : (n_bands, 3) int64
+    flat : (count, 8 * padded_words) uint8
+        Filled for the first lanes, but for the bytes past the end of each band.
+    """
+    first = 0
+    for b in range(bands.shape[0]):
+        lo = bands[b, 0]
+        for lane in range(flat.shape[0]):
+            for j in range(lo, bands[b, 1]):
+                flat[lane, first + j - lo] = codes[j, lane]
+        first += (bands[b, 1] - lo + 7) // 8 * 8
 
 
 @jit
@@ -41,7 +61,7 @@ def pack_row_portable(words, bands, row):
     Parameters
     ----------
     words : (padded_words,) uint64
-        Codes, one a byte; the bytes past the end of a band are 0.
+        Codes, one per byte; the bytes past the end of a band are 0.
     bands : (n_bands, 3) int64
         First coordinate, end and width of each band.
     row : (code bytes,) uint8

@@ -1,4 +1,4 @@
-"""Encoding of Algorithm 2: a first stage, and the signs of its projected residual. README.md has the mathematics."""
+"""Encoding of mode "prod" (Algorithm 2): a first stage, and the signs of its projected residual (README.md)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.fwht.portable import forward_tile_portable
-from tqvec.kernels.pack.portable import pack_row_portable, padded_words
+from tqvec.kernels.pack.portable import pack_row_portable, padded_words, place_codes
 from tqvec.kernels.quantize.portable import CHUNK, add_products, load_tile_portable, quantize_portable, tree_sum
 
 
 @jit
 def _leave_residual(y, quantizer, codes, cell, levels, part):
-    """Codes of the first stage; `y` becomes what they leave over, and `part` the partial sums of its squares."""
+    """Encode by the first stage; `y` becomes the residual, and `part` the partial sums of its squares."""
     part[:] = 0.0
     for b in range(quantizer.bands.shape[0]):
         for c in range(quantizer.bands[b, 0], quantizer.bands[b, 1], CHUNK):
@@ -25,25 +25,24 @@ def _leave_residual(y, quantizer, codes, cell, levels, part):
 
 
 @jit
-def encode_prod_rows_portable(x, rotation, quantizer, projection, bands, start, stop, data, norm, residual):
-    """Encode rows ``start .. stop`` of `x`: code = 2 · code of the first stage + QJL bit.
+def encode_prod_rows_portable(x, rotation, quantizer, projection, bands, start, stop, out):
+    """Encode rows ``start .. stop`` of `x`: a code is twice the code of the first stage, plus the QJL bit.
 
     Parameters
     ----------
     x : (n, d) float32
     rotation : RotationTables
     quantizer : QuantizerTables
-        Of the first stage; 0 bits are the one level 0.
+        Of the first stage; at 0 bits its only level is 0.
     projection : RotationTables
         S, up to a positive factor.
     bands : (n_bands, 3) int64
-        Those of the codes: of the first stage, one bit wider.
+        Bands of the codes: those of the first stage, one bit wider.
     start, stop : int
-    data : (n, code bytes) uint8
-        Filled: packed codes.
-    norm, residual : (n,) float64
-        Filled: the lengths of x, and of what the first stage leaves of x's direction.
+    out : EncodedProducts
+        Filled.
     """
+    data, norm, residual = out
     d = x.shape[1]
     tile = np.zeros((d, LANES), np.float32)
     spare = np.zeros((d, LANES), np.float32)
@@ -62,11 +61,10 @@ def encode_prod_rows_portable(x, rotation, quantizer, projection, bands, start, 
         for lane in range(count):
             residual[i + lane] = np.sqrt(tree_sum(part[lane::LANES]))
         projected = forward_tile_portable(y, other, projection)
-        at = 0  # byte of `flat` where the band begins
         for b in range(bands.shape[0]):
             for j in range(bands[b, 0], bands[b, 1]):
                 for lane in range(count):
-                    flat[lane, at + j - bands[b, 0]] = 2 * codes[j, lane] + (projected[j, lane] > np.float32(0.0))
-            at += (bands[b, 1] - bands[b, 0] + 7) // 8 * 8
+                    codes[j, lane] = 2 * codes[j, lane] + (projected[j, lane] > np.float32(0.0))
+        place_codes(codes, bands, flat[:count])
         for lane in range(count):
             pack_row_portable(words[lane], bands, data[i + lane])

@@ -11,7 +11,7 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.fwht.portable import forward_tile_portable, inverse_tile_portable
 from tqvec.kernels.pack.portable import pack_row_portable, padded_words, unpack_row_portable
-from tqvec.kernels.trellis.windows import indices_of_row_portable
+from tqvec.kernels.trellis.windows import place_levels
 
 CHUNK = 64  # coordinates handled at a time where rows and tiles meet: their lines then stay in the first-level cache
 
@@ -46,7 +46,7 @@ def add_products(a, b, first, part):
 def load_tile_portable(x, start, count, tile, part, norm):
     """Put rows ``start .. start + count`` of `x` into the lanes of `tile`, normalised; empty lanes are 0.
 
-    `part` (8 * LANES,) float64 is room for partial sums.
+    `part` (8 * LANES,) float64 is workspace for partial sums.
     """
     d = x.shape[1]
     if count < LANES:
@@ -76,7 +76,7 @@ def load_tile_portable(x, start, count, tile, part, norm):
 
 @jit
 def unit_rows_portable(x, start, stop, out):
-    """Rows ``start .. stop`` of `x` (n, d) float32, normalised as for encoding, into those of `out` (n, d) float32."""
+    """Normalise rows ``start .. stop`` of `x` (n, d) float32 as for encoding, into those of `out` (n, d) float32."""
     d = x.shape[1]
     tile = np.empty((d, LANES), np.float32)
     part = np.empty(8 * LANES, np.float64)
@@ -91,7 +91,7 @@ def unit_rows_portable(x, start, stop, out):
 
 @jit
 def quantize_portable(y, band, quantizer, cell, codes, levels):
-    """Codes and centroids of the coordinates of one band; `y` and `levels` are its flat rows, `codes` likewise."""
+    """Quantise coordinates of one band to codes and their centroids; `y`, `codes` and `levels` are its flat rows."""
     scale = quantizer.grid_affine[band, 0]
     offset = quantizer.grid_affine[band, 1]
     grid = quantizer.grid[band]
@@ -108,8 +108,8 @@ def quantize_portable(y, band, quantizer, cell, codes, levels):
 
 
 @jit
-def encode_work(bands):
-    """Room that `encode_tile_portable` needs."""
+def encode_workspace(bands):
+    """Allocate the workspace of `encode_tile_portable`."""
     cell = np.empty(CHUNK * LANES, np.int32)
     codes = np.empty(CHUNK * LANES, np.uint8)
     levels = np.empty(CHUNK * LANES, np.float32)
@@ -118,9 +118,9 @@ def encode_work(bands):
 
 
 @jit
-def encode_tile_portable(y, quantizer, work, count, data, dot, energy):
-    """Codes and sums of the first `count` lanes of a rotated tile `y` (d, LANES); the rest as in `encode_rows`."""
-    cell, codes, levels, words, dot_part, energy_part = work
+def encode_tile_portable(y, quantizer, workspace, count, data, dot, energy):
+    """Encode the first `count` lanes of a rotated tile `y` (d, LANES); `data`, `dot`, `energy` as in `EncodedRows`."""
+    cell, codes, levels, words, dot_part, energy_part = workspace
     bands = quantizer.bands
     flat = words.view(np.uint8)
     dot_part[:] = 0.0
@@ -148,7 +148,7 @@ def encode_tile_portable(y, quantizer, work, count, data, dot, energy):
 
 
 @jit
-def encode_rows_portable(x, rotation, quantizer, start, stop, data, norm, dot, energy):
+def encode_rows_portable(x, rotation, quantizer, start, stop, out):
     """Encode rows ``start .. stop`` of `x`.
 
     Parameters
@@ -156,21 +156,20 @@ def encode_rows_portable(x, rotation, quantizer, start, stop, data, norm, dot, e
     x : (n, d) float32
     rotation, quantizer : RotationTables, QuantizerTables
     start, stop : int
-    data : (n, code bytes) uint8
-        Filled: packed codes.
-    norm, dot, energy : (n,) float64
-        Filled: the length of x; <u, ũ> and <ũ, ũ> for the rotated unit vector u and its centroids ũ.
+    out : EncodedRows
+        Filled.
 
     Returns
     -------
     int
-        `stop`, or the first row that holds NaN or infinity; nothing is promised of the rows after it.
+        `stop`, or the first row that holds NaN or infinity; then the rows after it are undefined.
     """
+    data, norm, dot, energy = out
     d = x.shape[1]
     tile = np.zeros((d, LANES), np.float32)
     spare = np.zeros((d, LANES), np.float32)
     part = np.empty(8 * LANES, np.float64)
-    work = encode_work(quantizer.bands)
+    workspace = encode_workspace(quantizer.bands)
     for i in range(start, stop, LANES):
         count = min(LANES, stop - i)
         load_tile_portable(x, i, count, tile, part, norm)
@@ -178,7 +177,7 @@ def encode_rows_portable(x, rotation, quantizer, start, stop, data, norm, dot, e
             if not np.isfinite(norm[i + lane]):
                 return i + lane
         y = forward_tile_portable(tile, spare, rotation)
-        encode_tile_portable(y, quantizer, work, count, data[i : i + count], dot[i:], energy[i:])
+        encode_tile_portable(y, quantizer, workspace, count, data[i : i + count], dot[i:], energy[i:])
     return stop
 
 
@@ -190,19 +189,11 @@ def decode_rows_portable(data, scale, rotation, quantizer, spread, start, stop, 
     tile = np.zeros((d, LANES), np.float32)
     spare = np.zeros((d, LANES), np.float32)
     words = np.zeros(padded_words(bands), np.uint64)
-    flat = words.view(np.uint8)
     for i in range(start, stop, LANES):
         count = min(LANES, stop - i)
         for lane in range(count):
             unpack_row_portable(data[i + lane], bands, spread, words)
-            indices_of_row_portable(words, bands, quantizer.windows)
-            first = 0
-            for b in range(bands.shape[0]):
-                lo = bands[b, 0]
-                centroid = quantizer.centroids[b]
-                for j in range(lo, bands[b, 1]):
-                    tile[j, lane] = centroid[flat[first + j - lo]]
-                first += (bands[b, 1] - lo + 7) // 8 * 8
+            place_levels(words, quantizer, tile, lane)
         y = inverse_tile_portable(tile, spare, rotation)
         for lane in range(count):
             s = scale[i + lane]

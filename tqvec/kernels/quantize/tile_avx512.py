@@ -1,4 +1,4 @@
-"""What every AVX-512 encoder does with a tile of 16 vectors: load it normalised, and add up products."""
+"""Steps that all AVX-512 encoders share: load a tile of 16 vectors, normalised, and add up products."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ def _load_tile(x, rows, inverse, tile):
 
 
 @jit
-def load_work():
-    """Room that `load_tile_avx512` needs."""
+def load_workspace():
+    """Allocate the workspace of `load_tile_avx512`."""
     return np.empty(LANES, np.int64), np.empty(LANES), np.empty(LANES)
 
 
 @jit
-def load_tile_avx512(x, start, count, work, tile, norm):
+def load_tile_avx512(x, start, count, workspace, tile, norm):
     """Put rows ``start .. start + count`` of `x` into the lanes of `tile`, normalised; further lanes repeat the last.
 
     Returns
@@ -117,7 +117,7 @@ def load_tile_avx512(x, start, count, work, tile, norm):
     int
         ``start + count``, or the first row that holds NaN or infinity.
     """
-    rows, length, inverse = work
+    rows, length, inverse = workspace
     for lane in range(LANES):
         rows[lane] = start + min(lane, count - 1)
     _lengths(x, rows, length)
@@ -153,6 +153,6 @@ def add_products_avx512(values, level, j, dot, energy):
 
 @jit
 def finish_sums(parts, sums):
-    """The sum of each lane's eight parts (8, LANES), for as many lanes as `sums` has."""
+    """Add up the eight parts (8, LANES) of each lane, for as many lanes as `sums` has."""
     for lane in range(sums.size):
         sums[lane] = tree_sum(parts[:, lane])

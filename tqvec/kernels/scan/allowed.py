@@ -1,4 +1,4 @@
-"""Which rows a search looks at: lists of those that a filter lets in, or of all."""
+"""Lists of the rows that a filter lets in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 
 WORD = 64  # rows whose bits a word of a filter holds
-SPARE = WORD + 8  # entries that `allowed_rows` may write past those it was asked for
+SPARE = WORD + 8  # entries that `allowed_rows` may write past the last one it lists
 # The set bits of each byte, lowest first.
 POSITIONS = np.array([sorted(range(8), key=lambda bit: (not byte >> bit & 1, bit)) for byte in range(256)], np.uint8)
 COUNTS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
@@ -15,7 +15,7 @@ COUNTS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
 @jit
 def word_of(allowed, word, first, stop):
-    """A word of a filter, without the bits of rows below `first` and from `stop` on."""
+    """Return a word of a filter, without the bits of rows below `first` and from `stop` on."""
     bits = allowed[word]
     before = first - WORD * word
     if before > 0:
@@ -27,17 +27,17 @@ def word_of(allowed, word, first, stop):
 
 
 @jit
-def allowed_rows(allowed, first, stop, most, places):
+def allowed_rows(allowed, first, stop, most, row_numbers):
     """List the first allowed rows of ``first .. stop``, in order.
 
     Parameters
     ----------
     allowed : (⌈n / 64⌉,) or (0,) uint64
-        Bit i % 64 of word i // 64 tells whether row i is allowed; empty allows all.
+        Bit i % 64 of word i // 64 is set if row i is allowed; empty allows all.
     first, stop : int
     most : int
         Rows to list at most.
-    places : (≥ most + SPARE,) int32
+    row_numbers : (≥ most + SPARE,) int32
         Filled.
 
     Returns
@@ -50,7 +50,7 @@ def allowed_rows(allowed, first, stop, most, places):
     if allowed.size == 0:
         count = min(most, stop - first)
         for r in range(count):
-            places[r] = first + r
+            row_numbers[r] = first + r
         return count, first + count
     count = 0
     for w in range(first // WORD, (stop + WORD - 1) // WORD):
@@ -60,17 +60,17 @@ def allowed_rows(allowed, first, stop, most, places):
         for part in range(0, WORD, 8):
             eight = np.int64(word >> np.uint64(part) & np.uint64(255))
             for p in range(8):  # without a branch, which would be hard to predict
-                places[count + p] = WORD * w + part + POSITIONS[eight, p]
+                row_numbers[count + p] = WORD * w + part + POSITIONS[eight, p]
             count += COUNTS[eight]
         if count > most:
-            return most, np.int64(places[most])
+            return most, np.int64(row_numbers[most])
         if count == most:
             return most, min(WORD * w + WORD, stop)
     return count, stop
 
 
 @jit
-def allowed_blocks(allowed, start, stop, places):
+def allowed_blocks(allowed, start, stop, starts):
     """List the blocks of 16 rows that have allowed rows in ``start .. stop``.
 
     Parameters
@@ -78,7 +78,7 @@ def allowed_blocks(allowed, start, stop, places):
     allowed : (⌈n / 64⌉,) uint64
     start, stop : int
         `start` is a multiple of 16.
-    places : (≥ (stop - start) / 16 + 4,) int32
+    starts : (≥ (stop - start) / 16 + 4,) int32
         Filled with the first rows of the blocks, rising; the last one again up to a multiple of four.
 
     Returns
@@ -92,11 +92,11 @@ def allowed_blocks(allowed, start, stop, places):
         if word == 0:
             continue
         for part in range(0, WORD, LANES):
-            places[count] = WORD * w + part
+            starts[count] = WORD * w + part
             count += (word >> np.uint64(part) & np.uint64(0xFFFF)) != 0
     if count == 0:
         return 0
-    last = places[count - 1]
+    last = starts[count - 1]
     for r in range(count, (count + 3) // 4 * 4):
-        places[r] = last
+        starts[r] = last
     return LANES * (count - 1) + min(LANES, stop - last)

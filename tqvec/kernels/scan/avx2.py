@@ -8,55 +8,40 @@ from tqvec.kernels.simd.x86 import dot_pairs_i32x8
 
 
 @jit
+def _add(sums, values, x):
+    """Add the products of two registers with the same pairs of a query."""
+    return dot_pairs_i32x8(sums[0], values[0], x), dot_pairs_i32x8(sums[1], values[1], x)
+
+
+@jit
+def _store(out, sums):
+    store_i32x8(out, sums[0])
+    store_i32x8(out + 32, sums[1])
+
+
+@jit
 def _one_by_four(tile, query, query_bytes, pairs, out, out_bytes):
-    a0 = zero_i32x8()
-    a1 = zero_i32x8()
-    b0 = zero_i32x8()
-    b1 = zero_i32x8()
-    c0 = zero_i32x8()
-    c1 = zero_i32x8()
-    d0 = zero_i32x8()
-    d1 = zero_i32x8()
+    a = b = c = d = zero_i32x8(), zero_i32x8()
     for p in range(pairs):
-        at = tile + 64 * p
-        low = load_i32x8(at)
-        high = load_i32x8(at + 32)
+        values = load_i32x8(tile + 64 * p), load_i32x8(tile + 64 * p + 32)
         w = query + 4 * p
-        x = splat_load_i32x8(w)
-        a0 = dot_pairs_i32x8(a0, low, x)
-        a1 = dot_pairs_i32x8(a1, high, x)
-        x = splat_load_i32x8(w + query_bytes)
-        b0 = dot_pairs_i32x8(b0, low, x)
-        b1 = dot_pairs_i32x8(b1, high, x)
-        x = splat_load_i32x8(w + 2 * query_bytes)
-        c0 = dot_pairs_i32x8(c0, low, x)
-        c1 = dot_pairs_i32x8(c1, high, x)
-        x = splat_load_i32x8(w + 3 * query_bytes)
-        d0 = dot_pairs_i32x8(d0, low, x)
-        d1 = dot_pairs_i32x8(d1, high, x)
-    store_i32x8(out, a0)
-    store_i32x8(out + 32, a1)
-    out += out_bytes
-    store_i32x8(out, b0)
-    store_i32x8(out + 32, b1)
-    out += out_bytes
-    store_i32x8(out, c0)
-    store_i32x8(out + 32, c1)
-    out += out_bytes
-    store_i32x8(out, d0)
-    store_i32x8(out + 32, d1)
+        a = _add(a, values, splat_load_i32x8(w))
+        b = _add(b, values, splat_load_i32x8(w + query_bytes))
+        c = _add(c, values, splat_load_i32x8(w + 2 * query_bytes))
+        d = _add(d, values, splat_load_i32x8(w + 3 * query_bytes))
+    _store(out, a)
+    _store(out + out_bytes, b)
+    _store(out + 2 * out_bytes, c)
+    _store(out + 3 * out_bytes, d)
 
 
 @jit
 def _one_by_one(tile, query, pairs, out):
-    low = zero_i32x8()
-    high = zero_i32x8()
+    sums = zero_i32x8(), zero_i32x8()
     for p in range(pairs):
-        x = splat_load_i32x8(query + 4 * p)
-        low = dot_pairs_i32x8(low, load_i32x8(tile + 64 * p), x)
-        high = dot_pairs_i32x8(high, load_i32x8(tile + 64 * p + 32), x)
-    store_i32x8(out, low)
-    store_i32x8(out + 32, high)
+        at = tile + 64 * p
+        sums = _add(sums, (load_i32x8(at), load_i32x8(at + 32)), splat_load_i32x8(query + 4 * p))
+    _store(out, sums)
 
 
 @jit

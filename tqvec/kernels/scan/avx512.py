@@ -8,56 +8,37 @@ from tqvec.kernels.simd.x86 import dot_pairs_i32x16
 
 
 @jit
+def _add(sums, values, x):
+    """Add the products of three registers with the same pairs of a query."""
+    return (
+        dot_pairs_i32x16(sums[0], values[0], x),
+        dot_pairs_i32x16(sums[1], values[1], x),
+        dot_pairs_i32x16(sums[2], values[2], x),
+    )
+
+
+@jit
+def _store(out, sums):
+    store_i32x16(out, sums[0])
+    store_i32x16(out + 64, sums[1])
+    store_i32x16(out + 128, sums[2])
+
+
+@jit
 def _three_by_four(tile, tile_bytes, query, query_bytes, pairs, out, out_bytes):
-    a0 = zero_i32x16()
-    a1 = zero_i32x16()
-    a2 = zero_i32x16()
-    b0 = zero_i32x16()
-    b1 = zero_i32x16()
-    b2 = zero_i32x16()
-    c0 = zero_i32x16()
-    c1 = zero_i32x16()
-    c2 = zero_i32x16()
-    d0 = zero_i32x16()
-    d1 = zero_i32x16()
-    d2 = zero_i32x16()
+    a = b = c = d = zero_i32x16(), zero_i32x16(), zero_i32x16()
     for p in range(pairs):
         at = tile + 64 * p
-        v0 = load_i32x16(at)
-        v1 = load_i32x16(at + tile_bytes)
-        v2 = load_i32x16(at + 2 * tile_bytes)
+        values = load_i32x16(at), load_i32x16(at + tile_bytes), load_i32x16(at + 2 * tile_bytes)
         w = query + 4 * p
-        x = splat_load_i32x16(w)
-        a0 = dot_pairs_i32x16(a0, v0, x)
-        a1 = dot_pairs_i32x16(a1, v1, x)
-        a2 = dot_pairs_i32x16(a2, v2, x)
-        x = splat_load_i32x16(w + query_bytes)
-        b0 = dot_pairs_i32x16(b0, v0, x)
-        b1 = dot_pairs_i32x16(b1, v1, x)
-        b2 = dot_pairs_i32x16(b2, v2, x)
-        x = splat_load_i32x16(w + 2 * query_bytes)
-        c0 = dot_pairs_i32x16(c0, v0, x)
-        c1 = dot_pairs_i32x16(c1, v1, x)
-        c2 = dot_pairs_i32x16(c2, v2, x)
-        x = splat_load_i32x16(w + 3 * query_bytes)
-        d0 = dot_pairs_i32x16(d0, v0, x)
-        d1 = dot_pairs_i32x16(d1, v1, x)
-        d2 = dot_pairs_i32x16(d2, v2, x)
-    store_i32x16(out, a0)
-    store_i32x16(out + 64, a1)
-    store_i32x16(out + 128, a2)
-    out += out_bytes
-    store_i32x16(out, b0)
-    store_i32x16(out + 64, b1)
-    store_i32x16(out + 128, b2)
-    out += out_bytes
-    store_i32x16(out, c0)
-    store_i32x16(out + 64, c1)
-    store_i32x16(out + 128, c2)
-    out += out_bytes
-    store_i32x16(out, d0)
-    store_i32x16(out + 64, d1)
-    store_i32x16(out + 128, d2)
+        a = _add(a, values, splat_load_i32x16(w))
+        b = _add(b, values, splat_load_i32x16(w + query_bytes))
+        c = _add(c, values, splat_load_i32x16(w + 2 * query_bytes))
+        d = _add(d, values, splat_load_i32x16(w + 3 * query_bytes))
+    _store(out, a)
+    _store(out + out_bytes, b)
+    _store(out + 2 * out_bytes, c)
+    _store(out + 3 * out_bytes, d)
 
 
 @jit

@@ -6,12 +6,12 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
-from tqvec.kernels.trellis.windows import indices_of_row_portable
+from tqvec.kernels.trellis.windows import place_levels
 
 
 @jit
 def adc_rows_portable(data, scale, quantizer, spread, queries, start, stop, out):
-    """Float scores of all queries against rows ``start .. stop``.
+    """Compute float scores of all queries against rows ``start .. stop``.
 
     Parameters
     ----------
@@ -29,20 +29,12 @@ def adc_rows_portable(data, scale, quantizer, spread, queries, start, stop, out)
     bands = quantizer.bands
     tile = np.zeros((d, LANES), np.float32)
     words = np.zeros(padded_words(bands), np.uint64)
-    flat = words.view(np.uint8)
     acc = np.empty((4, LANES), np.float32)
     for i in range(start, stop, LANES):
         count = min(LANES, stop - i)
         for lane in range(count):
             unpack_row_portable(data[i + lane], bands, spread, words)
-            indices_of_row_portable(words, bands, quantizer.windows)
-            first = 0
-            for b in range(bands.shape[0]):
-                lo = bands[b, 0]
-                centroid = quantizer.centroids[b]
-                for j in range(lo, bands[b, 1]):
-                    tile[j, lane] = centroid[flat[first + j - lo]]
-                first += (bands[b, 1] - lo + 7) // 8 * 8
+            place_levels(words, quantizer, tile, lane)
         for q in range(0, nq, 4):
             m = min(4, nq - q)
             acc[:] = np.float32(0.0)

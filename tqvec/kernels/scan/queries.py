@@ -1,4 +1,4 @@
-"""Queries as the searches take them: every search goes through here, so their scores agree to the last bit."""
+"""Queries as the searches take them. Every search calls these kernels, so that scores agree to the last bit."""
 
 from __future__ import annotations
 
@@ -10,31 +10,28 @@ from tqvec.kernels.fwht.portable import rotate_rows_portable
 QUERY_LENGTH = 32767  # of an integer query
 
 
-# What a score is multiplied by, the query being of length 1.
-BY_LENGTH = 0
-BY_NOTHING = 1
-BY_TWICE_THE_LENGTH = 2
+# Values of `score_scale`: the factor of the scores of a query, whose direction has length 1.
+NORM = 0
+UNIT = 1
+TWICE_NORM = 2
 
 
 @jit
-def query_directions_portable(queries, rotation, form, level_unit, directions, worth, unit):
-    """Rotated queries of length 1 (or 0), and what their scores are multiplied by.
+def query_directions_portable(queries, tables, directions, weight, unit):
+    """Rotate the directions of queries, and compute the factors of their scores.
 
     Parameters
     ----------
     queries : (nq, d) float32
-    rotation : RotationTables
-    form : int
-        `BY_LENGTH`, `BY_NOTHING` or `BY_TWICE_THE_LENGTH`.
-    level_unit : float
-        What an integer level of 1 stands for.
+    tables : QueryTables
     directions : (nq, d) float32
-        Filled.
-    worth : (nq,) float64
-        Filled: the factor that `form` names; 0 for a zero query.
+        Filled: rotated queries of length 1, or 0 for a zero query.
+    weight : (nq,) float64
+        Filled: the factor that `score_scale` names, 1, the norm or twice the norm; 0 for a zero query.
     unit : (nq,) float32
-        Filled: what one unit of an integer product is worth, `worth` included.
+        Filled: score of 1 in the integer dot product, for a row of scale 1.
     """
+    rotation, _, score_scale, level_unit = tables
     nq, d = queries.shape
     rows = np.empty((nq, d), np.float32)
     for q in range(nq):
@@ -45,24 +42,24 @@ def query_directions_portable(queries, rotation, form, level_unit, directions, w
         inverse = 1.0 / length if length > 0.0 else 0.0
         for j in range(d):
             rows[q, j] = np.float32(np.float64(queries[q, j]) * inverse)
-        if form == BY_NOTHING:
-            worth[q] = 1.0 if length > 0.0 else 0.0
+        if score_scale == UNIT:
+            weight[q] = 1.0 if length > 0.0 else 0.0
         else:
-            worth[q] = 2.0 * length if form == BY_TWICE_THE_LENGTH else length
-        unit[q] = np.float32(worth[q] / QUERY_LENGTH * level_unit)
+            weight[q] = 2.0 * length if score_scale == TWICE_NORM else length
+        unit[q] = np.float32(weight[q] / QUERY_LENGTH * level_unit)
     rotate_rows_portable(rows, rotation, 0, nq, directions)
 
 
 @jit
 def integer_queries_portable(directions, bands, unit, integers):
-    """Queries of length 1 in steps of 1/32767.
+    """Round queries of length 1 to steps of 1/32767.
 
     Parameters
     ----------
     directions : (nq, d) float32
     bands : (n_bands, 3) int64
     unit : int
-        Coordinates that each band is filled up to a multiple of, with zeros: 8 for tiles, 64 for the staged search.
+        Each band is filled up with zeros to a multiple of it: 8 for tiles, 64 for the staged search.
     integers : (nq, ≥ d) int16
         Filled; zeros follow the last band too.
     """

@@ -1,4 +1,4 @@
-"""Exhaustive search on codes: unpack a block of rows to int16 tiles, score all queries on it, keep the k best."""
+"""Search of all rows: unpack a block of them to int16 tiles, score all queries on it, keep the k best."""
 
 from __future__ import annotations
 
@@ -40,80 +40,53 @@ def _fill_band(words, first, n_words, wide, level, pair_level, count, tile):
 
 
 @jit
-def tiles_of_rows(data, bands, windows, levels, pair_levels, spread, places, n, words, tiles):
-    """Unpack rows ``places[:n]`` into int16 tiles (README.md), seen as pairs; the last tile may keep old values.
+def tiles_of_rows(codes, tables, row_numbers, n, words, tiles):
+    """Unpack rows ``row_numbers[:n]`` into int16 tiles (README.md), seen as pairs; the last tile may keep old values.
 
-    `words` (LANES, padded_words) uint64 is room for the codes; `tiles` is (n_tiles, pairs, LANES) uint32.
+    `tables` are `ScanTables`, `tiles` is (n_tiles, pairs, LANES) uint32;
+    `words` (LANES, padded_words) uint64 workspace.
     """
+    bands, windows, levels, pairs, spread = tables
     for r in range(0, n, LANES):
         count = min(LANES, n - r)
         for lane in range(count):
-            unpack_row_portable(data[places[r + lane]], bands, spread, words[lane])
+            unpack_row_portable(codes[row_numbers[r + lane]], bands, spread, words[lane])
             indices_of_row_portable(words[lane], bands, windows)
         tile = tiles[r // LANES]
         first = 0
         for b in range(bands.shape[0]):
             n_words = (bands[b, 1] - bands[b, 0] + 7) // 8
             wide = bands[b, 2] > 4 or windows[b] > 0
-            _fill_band(words, first, n_words, wide, levels[b], pair_levels[b], count, tile)
+            _fill_band(words, first, n_words, wide, levels[b], pairs[b], count, tile)
             first += n_words
 
 
 @jit
-def _values_at(values, places, n, out):
-    """``out[:n] = values[places[:n]]``"""
+def _values_at(values, row_numbers, n, out):
+    """``out[:n] = values[row_numbers[:n]]``"""
     for v in range(n):
-        out[v] = values[places[v]]
+        out[v] = values[row_numbers[v]]
 
 
 @jit
-def search_rows_portable(
-    data,
-    factor,
-    bias,
-    bands,
-    levels,
-    pair_levels,
-    windows,
-    spread,
-    queries,
-    unit,
-    allowed,
-    base,
-    start,
-    stop,
-    scores,
-    ids,
-):
-    """Offer the allowed ones of rows ``start .. stop`` to the heaps of all queries.
+def search_rows(rows, tables, queries, unit, where, heaps):
+    """Offer rows of a block to the heaps of all queries.
 
     Parameters
     ----------
-    data : (n, code bytes) uint8
-    factor : (n,) float32
-        Factor of each row.
-    bias : (n,) or (0,) float32
-        Added to a row's score; empty stands for none.
-    bands : (n_bands, 3) int64
-    levels : (n_bands, 256) uint32
-        Integer centroids by index: the 16 bits of an int16.
-    pair_levels : (n_bands, 256) uint32
-        For scalar bands of at most 4 bits, the centroids of two codes c and e, at index c + 16 e; low half first.
-    windows : (n_bands,) int64
-        As in `QuantizerTables`.
-    spread : (256,) uint64
+    rows : Rows
+    tables : ScanTables
     queries : (nq, 2 * pairs) int16
         Rotated, scaled and rounded; every band is padded with zeros to a multiple of 8 coordinates.
     unit : (nq,) float32
-        What one unit of the integer dot product is worth.
-    allowed : (⌈n / 64⌉,) or (0,) uint64
-        Bit i % 64 of word i // 64 tells whether row i is allowed; those past the last row are 0. Empty allows all.
-    base : int
-        Added to the row numbers, which are the ids of results.
-    start, stop : int
-    scores, ids : (nq, k) float32 and int64
-        Heaps (see `topk_update_portable`), which rows of other calls may have gone into.
+        Score of 1 in the integer dot product, for a row of scale 1.
+    where : RowRange
+    heaps : Heap
+        Of all queries; rows of other calls may have gone into them.
     """
+    codes, scale, bias, base = rows
+    allowed, start, stop = where
+    scores, ids = heaps
     nq = queries.shape[0]
     pairs = queries.shape[1] // 2
     n_tiles = min(max(1, TILE_BYTES // (3 * pairs * 4 * LANES)) * 3, (stop - start + LANES - 1) // LANES)
@@ -121,18 +94,18 @@ def search_rows_portable(
     tiles = np.zeros((n_tiles, pairs, LANES), np.uint32)
     halves = tiles.view(np.int16)
     acc = np.empty(min(nq, QUERIES) * block, np.int32)
-    words = np.zeros((LANES, padded_words(bands)), np.uint64)
+    words = np.zeros((LANES, padded_words(tables.bands)), np.uint64)
     candidates = np.empty(block, np.float32)
-    factors = np.empty(block, np.float32)
+    scales = np.empty(block, np.float32)
     biases = np.empty(block, np.float32)
-    places = np.empty(block + SPARE, np.int32)
+    row_numbers = np.empty(block + SPARE, np.int32)
     at = start
     while at < stop:
-        n, at = allowed_rows(allowed, at, stop, block, places)
-        tiles_of_rows(data, bands, windows, levels, pair_levels, spread, places, n, words, tiles)
-        _values_at(factor, places, n, factors)
+        n, at = allowed_rows(allowed, at, stop, block, row_numbers)
+        tiles_of_rows(codes, tables, row_numbers, n, words, tiles)
+        _values_at(scale, row_numbers, n, scales)
         if bias.size > 0:
-            _values_at(bias, places, n, biases)
+            _values_at(bias, row_numbers, n, biases)
         used = (n + LANES - 1) // LANES
         for q in range(0, nq, QUERIES):
             m = min(QUERIES, nq - q)
@@ -140,10 +113,10 @@ def search_rows_portable(
             dot_tiles(halves[:used], queries[q : q + m], totals)
             for r in range(m):
                 sums = totals[r]
-                worth = unit[q + r]
+                weight = unit[q + r]
                 for v in range(n):
-                    candidates[v] = np.float32(sums[v]) * worth * factors[v]
+                    candidates[v] = np.float32(sums[v]) * weight * scales[v]
                 if bias.size > 0:
                     for v in range(n):
                         candidates[v] += biases[v]
-                topk_update_portable(candidates, places, n, base, scores[q + r], ids[q + r])
+                topk_update_portable(candidates, row_numbers, n, base, scores[q + r], ids[q + r])

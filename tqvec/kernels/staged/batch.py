@@ -1,4 +1,4 @@
-"""Search of a batch of queries: byte products of all rows and queries, full scores of the few that may count."""
+"""Search of a batch of queries: byte products of all rows and queries, then full scores of the few rows that pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from tqvec.kernels.simd.base import (
     sub_f32x16,
     to_f32x16,
 )
-from tqvec.kernels.staged.dots import row_dot
+from tqvec.kernels.staged.full_score import row_dot
+from tqvec.kernels.staged.prefetch import RowList
+from tqvec.kernels.staged.unpack import BandShape
 from tqvec.kernels.topk.portable import topk_push_portable
 
 unpack_levels = kernel("unpack_levels")
@@ -27,25 +29,25 @@ begin_products = kernel("begin_products")
 pair_products = kernel("pair_products")
 end_products = kernel("end_products")
 
-TINY = np.float32(1e-30)  # stands for a factor of 0
-LEAST_WORTH = np.finfo(np.float32).tiny  # stands for that of a zero query, whose rows all reach a threshold of 0
+TINY = np.float32(1e-30)  # stands for a scale of 0
+LEAST_WEIGHT = np.finfo(np.float32).tiny  # stands for that of a zero query, whose rows all reach a threshold of 0
 PAIR = 2 * LANES  # rows, and queries, of one step
 BLOCK_BYTES = 1 << 19  # of unpacked levels, a part of the second-level cache that all queries share
 
 
 @jit
-def _extremes(factor, bias, places, count, out):
-    """For each `PAIR` of rows ``places[:count]``: 1 / largest factor, 1 / smallest factor, largest bias; out (…, 3)."""
+def _extremes(scales, biases, row_numbers, count, out):
+    """1 / largest scale, 1 / smallest scale and largest bias of each `PAIR` of ``row_numbers[:count]``; out (…, 3)."""
     for r in range(0, count, PAIR):
         low = np.float32(np.inf)
         high = TINY
-        shift = np.float32(-np.inf) if bias.size > 0 else np.float32(0.0)
+        shift = np.float32(-np.inf) if biases.size > 0 else np.float32(0.0)
         for v in range(r, min(r + PAIR, count)):
-            i = places[v]
-            low = min(low, max(factor[i], TINY))
-            high = max(high, factor[i])
-            if bias.size > 0:
-                shift = max(shift, bias[i])
+            i = row_numbers[v]
+            low = min(low, max(scales[i], TINY))
+            high = max(high, scales[i])
+            if biases.size > 0:
+                shift = max(shift, biases[i])
         out[r // PAIR, 0] = np.float32(1.0) / high
         out[r // PAIR, 1] = np.float32(1.0) / low
         out[r // PAIR, 2] = shift
@@ -53,10 +55,10 @@ def _extremes(factor, bias, places, count, out):
 
 @jit
 def _cut(least, slack, inverse, extremes):
-    """What a product must reach at least, whichever of the rows it belongs to, for its score to reach `least`.
+    """Lower bound of the products of a `PAIR` of rows whose scores reach `least`, for 16 queries.
 
-    All but `extremes` (3,) are addresses of 16 numbers. ``(product worth + slack) factor + bias`` grows with the bias,
-    and with the factor unless it is below the bias.
+    All but `extremes` (3,) are addresses of 16 numbers. ``(product weight + slack) scale + bias`` grows with the bias,
+    and with the scale unless it is below the bias.
     """
     short = sub_f32x16(load_f32x16(least), splat_f32x16(extremes[2]))
     needed = min_f32x16(mul_f32x16(short, splat_f32x16(extremes[0])), mul_f32x16(short, splat_f32x16(extremes[1])))
@@ -64,47 +66,47 @@ def _cut(least, slack, inverse, extremes):
 
 
 @jit
-def search_batch_avx2(data, factor, bias, stages, batch, allowed, base, start, stop, scores, ids):
-    """Offer the allowed ones of rows ``start .. stop`` to the heaps of a batch of queries.
+def search_batch(rows, stages, batch, where, heaps):
+    """Offer rows of a block to the heaps of a batch of queries.
 
     Parameters
     ----------
-    data, factor, bias, stages
-        As in `search_staged_avx2`.
+    rows, stages
+        As in `search_one_query`.
     batch : BatchTables
-    allowed, base
-        As in `search_rows_portable`.
-    start, stop : int
-    scores, ids : (nq, k) float32 and int64
-        Heaps.
+    where : RowRange
+    heaps : Heap
+        One per query of the batch.
     """
+    codes, scales, biases, base = rows
+    allowed, start, stop = where
+    scores, ids = heaps
     nq = scores.shape[0]
     words = batch.packed.shape[1]
     width = 64 * words
     n_bands = stages.layout.shape[0]
-    rows = max(1, BLOCK_BYTES // (width * PAIR)) * PAIR
-    unpacked = np.zeros((rows, width), np.uint8)
+    most = max(1, BLOCK_BYTES // (width * PAIR)) * PAIR
+    unpacked = np.zeros((most, width), np.uint8)
     products = np.empty((PAIR, PAIR), np.int32)
-    extremes = np.empty((rows // PAIR, 3), np.float32)
-    inverse = np.float32(1.0) / np.maximum(batch.worth, LEAST_WORTH)
-    threshold = np.full(batch.worth.size, np.inf, np.float32)  # of the queries that only fill up a tile
+    extremes = np.empty((most // PAIR, 3), np.float32)
+    inverse = np.float32(1.0) / np.maximum(batch.weight, LEAST_WEIGHT)
+    threshold = np.full(batch.weight.size, np.inf, np.float32)  # of the queries that only fill up a tile
     for q in range(nq):
         threshold[q] = scores[q, 0]
     begin_products(batch.config)
-    places = np.empty(rows + SPARE, np.int32)
+    row_numbers = np.empty(most + SPARE, np.int32)
     at = start
     while at < stop:
-        n, at = allowed_rows(allowed, at, stop, rows, places)
+        n, at = allowed_rows(allowed, at, stop, most, row_numbers)
         for b in range(n_bands):
             band = stages.layout[b]
-            unpack_levels(
-                data.ctypes.data + band[0], data.shape[1], places.ctypes.data, n, band[1], batch.planes[b], band[3],
-                batch.table[b].ctypes.data, band[5], unpacked.ctypes.data + band[4], width,
-            )  # fmt: skip
-        _extremes(factor, bias, places, n, extremes)
-        for q in range(0, batch.worth.size, PAIR):
+            listed = RowList(codes.ctypes.data + band[0], codes.shape[1], row_numbers.ctypes.data, n)
+            shape = BandShape(plane_bytes=band[1], planes=batch.planes[b], windows=band[3], words=band[5])
+            unpack_levels(listed, shape, batch.table[b].ctypes.data, unpacked.ctypes.data + band[4], width)
+        _extremes(scales, biases, row_numbers, n, extremes)
+        for q in range(0, batch.weight.size, PAIR):
             packed = batch.packed.ctypes.data + q // LANES * words * 1024
-            worth = batch.worth.ctypes.data + 4 * q
+            weight = batch.weight.ctypes.data + 4 * q
             slack = batch.slack.ctypes.data + 4 * q
             for r in range(0, n, PAIR):
                 # Numba frees an array after the last mention of its name: addresses are taken where they are used.
@@ -120,24 +122,24 @@ def search_batch_avx2(data, factor, bias, stages, batch, allowed, base, start, s
                     passed |= at_least_f32x16(to_f32x16(load_i32x16(sums + 64)), high_cut)
                     if passed == 0:
                         continue
-                    i = places[r + v]
-                    scale = splat_f32x16(factor[i])
-                    shift = splat_f32x16(bias[i] if bias.size > 0 else np.float32(0.0))
+                    i = row_numbers[r + v]
+                    scale = splat_f32x16(scales[i])
+                    shift = splat_f32x16(biases[i] if biases.size > 0 else np.float32(0.0))
                     for h in range(2):
                         half = 64 * h
-                        x = mul_f32x16(to_f32x16(load_i32x16(sums + half)), load_f32x16(worth + half))
+                        x = mul_f32x16(to_f32x16(load_i32x16(sums + half)), load_f32x16(weight + half))
                         x = add_f32x16(mul_f32x16(add_f32x16(x, load_f32x16(slack + half)), scale), shift)
                         bits = at_least_f32x16(x, load_f32x16(least + half))
                         while bits != 0:
                             best = q + h * LANES + lowest_bit(bits)
                             bits &= bits - np.uint64(1)
-                            row = data.ctypes.data + i * data.shape[1]
+                            row = codes.ctypes.data + i * codes.shape[1]
                             layout, table = stages.layout.ctypes.data, stages.level_bytes.ctypes.data
                             query = batch.integers.ctypes.data + 2 * width * best
                             total = row_dot(row, layout, n_bands, table, query)
-                            score = np.float32(total) * batch.unit[best] * factor[i]
-                            if bias.size > 0:
-                                score += bias[i]
+                            score = np.float32(total) * batch.unit[best] * scales[i]
+                            if biases.size > 0:
+                                score += biases[i]
                             if score >= threshold[best]:
                                 topk_push_portable(score, base + i, scores[best], ids[best])
                                 threshold[best] = scores[best, 0]

@@ -1,4 +1,4 @@
-"""The k best of a stream of scored rows, kept in a heap that is fed block by block.
+"""Heaps of the best k of a stream of scored rows, which arrive block by block.
 
 Order: a larger score is better; of equal scores the smaller id. It is total, so the k best do not depend on the order
 of arrival, on the block size or on the number of threads.
@@ -10,7 +10,7 @@ import numpy as np
 
 from tqvec.kernels._jit import jit
 
-EMPTY_ID = np.iinfo(np.int64).max  # of a heap entry that holds nothing yet; any candidate is better
+EMPTY_ID = np.iinfo(np.int64).max  # of an empty heap entry; any candidate is better
 
 
 @jit
@@ -49,13 +49,13 @@ def topk_push_portable(score, row, scores, ids):
 
 
 @jit
-def topk_update_portable(candidates, places, n, base, scores, ids):
-    """Offer ``candidates[:n]`` with ids ``base + places[:n]`` to a heap of k entries.
+def topk_update_portable(candidates, row_numbers, n, base, scores, ids):
+    """Offer ``candidates[:n]`` with ids ``base + row_numbers[:n]`` to a heap of k entries.
 
     Parameters
     ----------
     candidates : (≥ n,) float32
-    places : (≥ n,) int32
+    row_numbers : (≥ n,) int32
     n, base : int
     scores : (k,) float32
         A heap; start it with -inf.
@@ -70,7 +70,7 @@ def topk_update_portable(candidates, places, n, base, scores, ids):
         return
     for i in range(n):
         if candidates[i] >= threshold:
-            topk_push_portable(candidates[i], base + places[i], scores, ids)
+            topk_push_portable(candidates[i], base + row_numbers[i], scores, ids)
             threshold = scores[0]
 
 

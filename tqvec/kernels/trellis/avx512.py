@@ -7,7 +7,7 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.fwht.avx512 import ROW, aligned_tile, forward_tile_avx512
 from tqvec.kernels.pack.avx512 import pack_tile_avx512
-from tqvec.kernels.quantize.tile_avx512 import add_products_avx512, finish_sums, load_tile_avx512, load_work
+from tqvec.kernels.quantize.tile_avx512 import add_products_avx512, finish_sums, load_tile_avx512, load_workspace
 from tqvec.kernels.simd.base import (
     add_i32x16,
     add_where_i32x16,
@@ -186,8 +186,8 @@ def _before(states, nu, higher, at):
 
 
 @jit
-def _seam(nu, work, start):
-    """Places at the seam, before `start`, of the cheapest paths of a run that ended ``REACH`` ν coordinates later."""
+def _start_states(nu, work, start):
+    """Places of the states before `start` on the cheapest paths of a run that ended ``REACH`` ν coordinates later."""
     _, costs, decisions, at = work
     states = 1 << nu
     for lane in range(LANES):
@@ -213,7 +213,7 @@ def _choose(value, tree, size, index, bits):
 
 @jit
 def _back(y, band, nu, nearest, work, masks, levels):
-    """Codes and levels of the paths that end in the states at the seam."""
+    """Codes and levels of the tail-biting paths, which end in the start states."""
     start, stop, nbits = band
     _, _, decisions, at = work
     states = 1 << nu
@@ -247,7 +247,7 @@ def _encode_band(y, band, nu, tables, work, masks, levels, ahead):
     costs[:] = np.float32(0.0)
     _forward(y, nu, tables, work, stop - reach, stop, ahead)
     _forward(y, nu, tables, work, start, start + reach, ahead)
-    _seam(nu, work, start)
+    _start_states(nu, work, start)
     costs[:] = np.float32(np.inf)
     for lane in range(LANES):
         costs[(lane << nu) + at[lane]] = np.float32(0.0)
@@ -271,8 +271,9 @@ def _encode_short_band(y, band, tables, masks, levels):
 
 
 @jit
-def encode_trellis_rows_avx512(x, rotation, bands, tables, start, stop, data, norm, dot, energy):
+def encode_trellis_rows_avx512(x, rotation, bands, tables, start, stop, out):
     """`encode_trellis_rows_portable`, to the last bit."""
+    data, norm, dot, energy = out
     d = x.shape[1]
     count_bands = bands.shape[0]
     cells = np.zeros((count_bands, PAIRS), np.float32)
@@ -286,7 +287,7 @@ def encode_trellis_rows_avx512(x, rotation, bands, tables, start, stop, data, no
     spare = aligned_tile(d)
     levels = aligned_tile(d)
     levels[:] = np.float32(0.0)  # bands need not reach d
-    loading = load_work()
+    loading = load_workspace()
     costs = aligned_tile(64).reshape(-1)
     work = aligned_tile(CHUNK).view(np.int32), costs, np.empty(128 * d, np.uint8), np.empty(LANES, np.int32)
     masks = np.empty((8, d + 64), np.uint16)

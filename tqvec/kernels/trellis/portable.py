@@ -10,10 +10,10 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.fwht.portable import forward_tile_portable
-from tqvec.kernels.pack.portable import pack_row_portable, padded_words
+from tqvec.kernels.pack.portable import pack_row_portable, padded_words, place_codes
 from tqvec.kernels.quantize.portable import add_products, load_tile_portable, tree_sum
 
-REACH = 8  # times ν: coordinates on either side of the seam that choose the start state
+REACH = 8  # times ν: coordinates on either side of the end of a band that choose the start state
 
 
 @jit
@@ -26,7 +26,7 @@ def _log2(power):
 
 @jit
 def _branch_metrics(y, thresholds, levels, metric):
-    """Squared distance of `y` (LANES,) to the nearest level of each window, into `metric` (windows, LANES).
+    """Squared distance of `y` (LANES,) to the nearest level of each state window, into `metric` (windows, LANES).
 
     The number of lanes is read from the array: a constant would be unrolled before LLVM vectorises.
     """
@@ -68,7 +68,7 @@ def _add_compare_select(cost, metric, new, decision):
 
 @jit
 def _run(y, first, count, thresholds, levels, cost, metric, decisions):
-    """Take `count` coordinates from `first` on, around the seam; returns the costs of the states after the last."""
+    """Take `count` coordinates from `first` on, cyclically; return the costs of the states after the last."""
     d = y.shape[0]
     for i in range(count):
         _branch_metrics(y[(first + i) % d], thresholds, levels, metric)
@@ -78,13 +78,13 @@ def _run(y, first, count, thresholds, levels, cost, metric, decisions):
 
 @jit
 def _window(decision, lane, state, states):
-    """Window by which the best path of `lane` came into `state`."""
+    """State window by which the best path of `lane` came into `state`."""
     return state + states * (np.int64(decision[state >> 5, lane] >> np.uint32(state & 31)) & 1)
 
 
 @jit
 def _start_state(cost, decisions, lane, reach, d):
-    """State at the seam on the cheapest path through the coordinates around it, with period `d`."""
+    """Start state: that of the cheapest path through the coordinates around the end of a band, with period `d`."""
     states = cost.shape[0]
     state = 0
     for other in range(1, states):
@@ -111,7 +111,7 @@ def _subset_code(value, thresholds, w):
 
 @jit
 def encode_tile_portable(y, tables, codes):
-    """Codes of the closed path of least squared error, given its start state.
+    """Encode a tile along the tail-biting path of least squared error, given its start state.
 
     Parameters
     ----------
@@ -148,15 +148,15 @@ def encode_tile_portable(y, tables, codes):
 
 @jit
 def decode_tile_portable(codes, levels, out):
-    """Levels of codes.
+    """Decode a tile to levels.
 
     Parameters
     ----------
     codes : (d, LANES) uint8
     levels : (2**(nbits - 1), windows) float32
     out : (d, LANES) float32
-        Filled: ``levels[code >> 1, window]``, where the window is made of the path bits, the lowest bits of this code
-        and of those before it, around the seam.
+        Filled: ``levels[code >> 1, window]``. The state window is made of the path bits, the lowest bits of this code
+        and of those before it, cyclically (tail-biting).
     """
     d = codes.shape[0]
     windows = levels.shape[1]
@@ -172,8 +172,8 @@ def decode_tile_portable(codes, levels, out):
 
 
 @jit
-def encode_trellis_rows_portable(x, rotation, bands, tables, start, stop, data, norm, dot, energy):
-    """Encode rows ``start .. stop`` of `x`, each band along a closed path of its own.
+def encode_trellis_rows_portable(x, rotation, bands, tables, start, stop, out):
+    """Encode rows ``start .. stop`` of `x`, each band along a tail-biting path of its own.
 
     Parameters
     ----------
@@ -181,18 +181,17 @@ def encode_trellis_rows_portable(x, rotation, bands, tables, start, stop, data, 
     rotation : RotationTables
     bands : (n_bands, 3) int64
     tables : tuple of TrellisTables
-        One a band; further ones are not used.
+        One per band; further ones are not used.
     start, stop : int
-    data : (n, code bytes) uint8
-        Filled: packed codes.
-    norm, dot, energy : (n,) float64
-        Filled: the length of x; <u, ũ> and <ũ, ũ> for the rotated unit vector u and its float32 levels ũ.
+    out : EncodedRows
+        Filled.
 
     Returns
     -------
     int
-        `stop`, or the first row that holds NaN or infinity; nothing is promised of the rows after it.
+        `stop`, or the first row that holds NaN or infinity; then the rows after it are undefined.
     """
+    data, norm, dot, energy = out
     d = x.shape[1]
     tile = np.zeros((d, LANES), np.float32)
     spare = np.zeros((d, LANES), np.float32)
@@ -212,16 +211,12 @@ def encode_trellis_rows_portable(x, rotation, bands, tables, start, stop, data, 
         y = forward_tile_portable(tile, spare, rotation)
         dot_part[:] = 0.0
         energy_part[:] = 0.0
-        first = 0  # byte of `flat` where the band begins
         for b in range(bands.shape[0]):
             lo = bands[b, 0]
             hi = bands[b, 1]
             encode_tile_portable(y[lo:hi], tables[b], codes[lo:hi])
             decode_tile_portable(codes[lo:hi], tables[b].levels, levels[lo:hi])
-            for lane in range(count):
-                for j in range(lo, hi):
-                    flat[lane, first + j - lo] = codes[j, lane]
-            first += (hi - lo + 7) // 8 * 8
+        place_codes(codes, bands, flat[:count])
         add_products(y.reshape(-1), levels.reshape(-1), 0, dot_part)
         add_products(levels.reshape(-1), levels.reshape(-1), 0, energy_part)
         for lane in range(count):

@@ -1,4 +1,4 @@
-"""From the codes of a trellis to the numbers by which tables are read; README.md has the maths."""
+"""Indices and levels of unpacked codes; README.md has the maths."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def indices_of_row_portable(words, bands, windows):
     Parameters
     ----------
     words : (padded_words,) uint64
-        Codes, one a byte, as `unpack_row_portable` leaves them. What the bytes past the end of a trellis band become
-        is some index of its table.
+        Codes, one per byte, as `unpack_row_portable` leaves them. Bytes past the end of a trellis band become some
+        index of its table.
     bands : (n_bands, 3) int64
     windows : (n_bands,) int64
-        Path bits in a window; 0 for a scalar band.
+        Path bits in a state window; 0 for a scalar band.
     """
     flat = words.view(np.uint8)
     first = 0
@@ -32,7 +32,7 @@ def indices_of_row_portable(words, bands, windows):
         n = bands[b, 1] - bands[b, 0]
         n_words = (n + 7) // 8
         if windows[b] > 0:
-            before = np.uint64(0)  # path bits of the eight coordinates before, here those across the seam
+            before = np.uint64(0)  # path bits of the eight coordinates before: at first the last ones (tail-biting)
             for i in range(8):
                 bit = np.uint64(flat[8 * first + (8 * n - 8 + i) % n]) & np.uint64(1)
                 before |= bit << np.uint64(8 * i)
@@ -46,3 +46,28 @@ def indices_of_row_portable(words, bands, windows):
                 words[g] = index
                 before = path
         first += n_words
+
+
+@jit
+def place_levels(words, tables, tile, lane):
+    """Write the levels of one vector into a lane of a tile.
+
+    Parameters
+    ----------
+    words : (padded_words,) uint64
+        Codes, one per byte, as `unpack_row_portable` leaves them; they become indices.
+    tables : QuantizerTables or AttentionTables
+    tile : (d, lanes) float32
+        Column `lane` is filled, for the coordinates of all bands.
+    lane : int
+    """
+    bands = tables.bands
+    indices_of_row_portable(words, bands, tables.windows)
+    flat = words.view(np.uint8)
+    first = 0
+    for b in range(bands.shape[0]):
+        lo = bands[b, 0]
+        centroid = tables.centroids[b]
+        for j in range(lo, bands[b, 1]):
+            tile[j, lane] = centroid[flat[first + j - lo]]
+        first += (bands[b, 1] - lo + 7) // 8 * 8

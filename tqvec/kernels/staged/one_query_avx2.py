@@ -1,4 +1,4 @@
-"""The parts of a staged search that depend on the level, with AVX2; the mathematics is in README.md."""
+"""The parts of a staged search that depend on the level, with AVX2 (README.md)."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ from tqvec.kernels.simd.x86 import (
     multiply_bytes_i16x16,
     multiply_words_i32x16,
 )
-from tqvec.kernels.staged.codes import add_subset_bits, bits_at_seam, path_stream, prefix_codes
+from tqvec.kernels.staged.unpack import add_subset_bits, last_path_bits, path_stream, prefix_codes
 
 FLUSH_GROUPS = 256  # 256 sums of four table entries, each at most 63, stay below 2^16
 FLUSH_ENTRIES = 4096  # 4096 / 32 sums of two query bytes, each at most 127, stay below 2^15
 
-prefix_axes_avx2 = (0, 2, 3, 1)  # byte 16 t + v: a lookup within 16 bytes takes one table for all of them
+PREFIX_AXES = (0, 2, 3, 1)  # byte 16 t + v: a lookup within 16 bytes takes one table for all of them
 
 
 @jit
@@ -93,8 +93,10 @@ def _two_blocks(p0, p1, n0, n1, table, groups):
 
 
 @jit
-def prefix_totals_avx2(p0, p1, p2, p3, n0, n1, n2, n3, table, groups):
+def prefix_totals_avx2(blocks, later, table, groups):
     """See `prefix_totals_avx512`."""
+    p0, p1, p2, p3 = blocks
+    n0, n1, n2, n3 = later
     t0, t1 = _two_blocks(p0, p1, n0, n1, table, groups)
     t2, t3 = _two_blocks(p2, p3, n2, n3, table, groups)
     return t0, t1, t2, t3
@@ -102,7 +104,7 @@ def prefix_totals_avx2(p0, p1, p2, p3, n0, n1, n2, n3, table, groups):
 
 @jit
 def plane_query_avx2(query):
-    """Entries of bit 0 of 32 bytes, then of bit 1, …: `plane_dot_avx2` takes the planes' bits in this order."""
+    """Arrange a query as `plane_dot_avx2` takes it: entries of bit 0 of 32 bytes, then of bit 1, …"""
     chunks = (query.size + 255) // 256
     out = np.zeros((chunks, 8, 32), np.int8)
     for j in range(query.size):
@@ -160,7 +162,7 @@ def _scalar_dot(sums, row, plane_bytes, planes, table, query, words):
 def _trellis_dot(sums, row, plane_bytes, planes, windows, table, query, words):
     low = load_table_128(table)
     high = load_table_128(table + 128)
-    before = bits_at_seam(row, plane_bytes, planes)
+    before = last_path_bits(row, plane_bytes, planes)
     for w in range(words):
         codes, before = trellis_codes_avx2(row + 8 * w, before, plane_bytes, planes, windows)
         sums = _add_words(sums, lookup_128_i8x64(low, codes), lookup_128_i8x64(high, codes), query + 128 * w)

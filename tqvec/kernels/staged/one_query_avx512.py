@@ -1,4 +1,4 @@
-"""The parts of a staged search that depend on the level, with AVX-512 VBMI and VNNI; README.md has the mathematics."""
+"""The parts of a staged search that depend on the level, with AVX-512 VBMI and VNNI (README.md)."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from tqvec.kernels.simd.x86 import (
     permute_two_i8x64,
     select_bit_fields_i8x64,
 )
-from tqvec.kernels.staged.codes import add_subset_bits, bits_at_seam, path_stream, prefix_codes
+from tqvec.kernels.staged.unpack import add_subset_bits, last_path_bits, path_stream, prefix_codes
 
-prefix_axes_avx512 = (0, 2, 1, 3)  # byte 4 v + t: a byte product adds four of one row
+PREFIX_AXES = (0, 2, 1, 3)  # byte 4 v + t: a byte product adds four of one row
 
 
 @jit
@@ -48,8 +48,13 @@ def _add_bits(sums, x, low_table, high_table, offsets, ones):
 
 
 @jit
-def prefix_totals_avx512(p0, p1, p2, p3, n0, n1, n2, n3, table, groups):
-    """Four registers of totals, of four blocks of 16 rows. Addresses, but `groups`; blocks `n` come later."""
+def prefix_totals_avx512(blocks, later, table, groups):
+    """Return four registers: the sums of the table entries of four blocks of 16 rows.
+
+    `blocks` is four addresses of prefixes, `later` of four that will be read soon, `table` one of `groups` tables.
+    """
+    p0, p1, p2, p3 = blocks
+    n0, n1, n2, n3 = later
     offsets = table_offsets_i8x64()
     ones = splat_i8x64(np.int8(1))
     a0 = zero_i32x16()
@@ -73,13 +78,13 @@ def prefix_totals_avx512(p0, p1, p2, p3, n0, n1, n2, n3, table, groups):
 
 @jit
 def plane_query_avx512(query):
-    """The query as `plane_dot_avx512` takes it."""
+    """Arrange a query (64 * words,) int8 as `plane_dot_avx512` takes it: as it is."""
     return query
 
 
 @jit
 def plane_dot_avx512(plane, query, size):
-    """Sum of the query entries whose bits are set.
+    """Return the sum of the query entries whose bits are set.
 
     `plane` is the address of a row's plane, `query` that of `size` int8 from `plane_query_avx512`. Bits past the end of
     a plane meet zeros of the query.
@@ -93,9 +98,9 @@ def plane_dot_avx512(plane, query, size):
 
 @jit
 def trellis_codes_avx512(at, before, plane_bytes, planes, windows):
-    """Indices of 64 coordinates of a trellis code, and their path bits, which are the next word's `before`.
+    """Return the indices of 64 coordinates of a trellis code, and their path bits, which are `before` of the next word.
 
-    `at` is the address of their word in the first plane. A window is `windows` bits of the path plane.
+    `at` is the address of their word in the first plane. A state window is `windows` bits of the path plane.
     """
     bits = load_u64(at + (planes - 1) * plane_bytes)
     low, high = path_stream(bits, before, windows)
@@ -122,7 +127,7 @@ def _trellis_dot(sums, row, plane_bytes, planes, windows, table, query, words):
     high0 = load_i8x64(table + 128)
     high1 = load_i8x64(table + 192)
     more = zero_i32x16()
-    before = bits_at_seam(row, plane_bytes, planes)
+    before = last_path_bits(row, plane_bytes, planes)
     for w in range(words):
         codes, before = trellis_codes_avx512(row + 8 * w, before, plane_bytes, planes, windows)
         low = permute_two_i8x64(low0, low1, codes)
@@ -158,7 +163,7 @@ def _wide_dot(sums, row, plane_bytes, planes, table, query, words):
 
 @jit
 def add_dots_avx512(sums, row, plane_bytes, planes, windows, table, query, words):
-    """Add what a band of a row, of `planes` planes, has of the integer sum that `dot_tiles` gives.
+    """Add the part of a band, of `planes` planes, to the integer sum that `dot_tiles` gives for a row.
 
     `sums` are 16 lanes, whose sum counts. `row` is the address of the band's codes, `table` that of its levels
     (`StageTables.level_bytes`), `query` that of 64 * words int16. Bits past the end of a plane meet zeros of the query.

@@ -19,7 +19,7 @@ def _field(layout, band, field):
 
 @jit
 def row_dot(row, layout, n_bands, table, query):
-    """The integer sum that `dot_tiles` gives for a row.
+    """Return the integer sum that `dot_tiles` gives for a row.
 
     All but `n_bands` are addresses: of the row's codes, of `StageTables.layout` and `level_bytes`, and of the query's
     integers. Arrays are not passed on for single rows: that updates their reference counts, which takes longer than the

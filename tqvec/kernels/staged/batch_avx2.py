@@ -24,56 +24,57 @@ from tqvec.kernels.simd.x86 import (
     multiply_bytes_i16x32,
     multiply_words_i32x16,
 )
-from tqvec.kernels.staged.ahead import listed_row
-from tqvec.kernels.staged.avx2 import trellis_codes_avx2
-from tqvec.kernels.staged.codes import bits_at_seam, prefix_codes
+from tqvec.kernels.staged.one_query_avx2 import trellis_codes_avx2
+from tqvec.kernels.staged.prefetch import listed_row
+from tqvec.kernels.staged.unpack import last_path_bits, prefix_codes
 
 # Levels of 0 … 31 and queries of -33 … 33: the 32 products that a 16-bit lane sums over 64 coordinates stay within
 # 32 · 31 · 33 = 32,736 < 2^15.
-product_steps_avx2 = (15, 33)
+PRODUCT_STEPS = (15, 33)
 
 
 @jit
-def _unpack_scalar(row, stride, places, count, plane_bytes, planes, table, words, out, width):
+def _unpack_scalar(rows, band, table, out, width):
     levels = load_i8x64(table)
-    for i in range(count):
-        at = listed_row(row, stride, places, i, count, planes * plane_bytes)
+    for i in range(rows.count):
+        at = listed_row(rows, i, band.planes * band.plane_bytes)
         to = out + i * width
-        for w in range(words):
-            store_i8x64(to + 64 * w, lookup_i8x64(levels, prefix_codes(at + 8 * w, plane_bytes, planes)))
+        for w in range(band.words):
+            store_i8x64(to + 64 * w, lookup_i8x64(levels, prefix_codes(at + 8 * w, band.plane_bytes, band.planes)))
 
 
 @jit
-def _unpack_wide(row, stride, places, count, plane_bytes, planes, table, words, out, width):
+def _unpack_wide(rows, band, table, out, width):
     levels = load_table_128(table)
-    for i in range(count):
-        at = listed_row(row, stride, places, i, count, planes * plane_bytes)
+    for i in range(rows.count):
+        at = listed_row(rows, i, band.planes * band.plane_bytes)
         to = out + i * width
-        for w in range(words):
-            store_i8x64(to + 64 * w, lookup_128_i8x64(levels, prefix_codes(at + 8 * w, plane_bytes, planes)))
-
-
-@jit
-def _unpack_trellis(row, stride, places, count, plane_bytes, planes, windows, table, words, out, width):
-    levels = load_table_128(table)
-    for i in range(count):
-        at = listed_row(row, stride, places, i, count, planes * plane_bytes)
-        to = out + i * width
-        before = bits_at_seam(at, plane_bytes, planes)
-        for w in range(words):
-            codes, before = trellis_codes_avx2(at + 8 * w, before, plane_bytes, planes, windows)
+        for w in range(band.words):
+            codes = prefix_codes(at + 8 * w, band.plane_bytes, band.planes)
             store_i8x64(to + 64 * w, lookup_128_i8x64(levels, codes))
 
 
 @jit
-def unpack_levels_avx2(row, stride, places, count, plane_bytes, planes, windows, table, words, out, width):
+def _unpack_trellis(rows, band, table, out, width):
+    levels = load_table_128(table)
+    for i in range(rows.count):
+        at = listed_row(rows, i, band.planes * band.plane_bytes)
+        to = out + i * width
+        before = last_path_bits(at, band.plane_bytes, band.planes)
+        for w in range(band.words):
+            codes, before = trellis_codes_avx2(at + 8 * w, before, band.plane_bytes, band.planes, band.windows)
+            store_i8x64(to + 64 * w, lookup_128_i8x64(levels, codes))
+
+
+@jit
+def unpack_levels_avx2(rows, band, table, out, width):
     """See `unpack_levels_avx512`."""
-    if windows > 0:
-        _unpack_trellis(row, stride, places, count, plane_bytes, planes, windows, table, words, out, width)
-    elif planes > 4:
-        _unpack_wide(row, stride, places, count, plane_bytes, planes, table, words, out, width)
+    if band.windows > 0:
+        _unpack_trellis(rows, band, table, out, width)
+    elif band.planes > 4:
+        _unpack_wide(rows, band, table, out, width)
     else:
-        _unpack_scalar(row, stride, places, count, plane_bytes, planes, table, words, out, width)
+        _unpack_scalar(rows, band, table, out, width)
 
 
 @jit

@@ -12,6 +12,9 @@ _dot_046, _dot_047 = make_dot(0, 4, 6), make_dot(1, 4, 7)
 _dot_156, _dot_157 = make_dot(2, 5, 6), make_dot(3, 5, 7)
 
 
+PRODUCT_STEPS = (127, 127)
+
+
 @jit
 def begin_products_amx(config):
     """Configure the tiles of this thread."""
@@ -20,13 +23,13 @@ def begin_products_amx(config):
 
 @jit
 def end_products_amx():
-    """Release them."""
+    """Release the tiles of this thread."""
     release_tiles()
 
 
 @jit
 def pair_products_amx(levels, queries, words, out):
-    """Dot products of 32 rows with 32 queries.
+    """Compute the dot products of 32 rows with 32 queries.
 
     `levels` is the address of 32 rows of 64 * words unsigned bytes, `queries` that of two times `words` packed tiles,
     `out` that of (32, 32) int32.

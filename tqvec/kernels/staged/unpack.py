@@ -1,6 +1,8 @@
-"""Codes as bytes, from the planes of a row, at any level."""
+"""Codes as bytes, unpacked from the planes of a row, at any level."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,9 +22,28 @@ from tqvec.kernels.simd.base import (
 )
 
 
+class BandShape(NamedTuple):
+    """Sizes of the codes of a band.
+
+    Attributes
+    ----------
+    plane_bytes, planes : int
+        Bytes per plane, and planes that are read.
+    windows : int
+        As in `QuantizerTables`.
+    words : int
+        Words of 64 coordinates.
+    """
+
+    plane_bytes: int
+    planes: int
+    windows: int
+    words: int
+
+
 @jit
 def prefix_codes(at, plane_bytes, planes):
-    """Codes of 64 coordinates from their first planes; `at` is the address of their word in the first of them."""
+    """Unpack 64 codes from their first planes; `at` is the address of their word in the first plane."""
     codes = zero_i8x64()
     for plane in range(planes):
         codes = append_bits_i8x64(codes, load_u64(at + plane * plane_bytes))
@@ -30,19 +51,22 @@ def prefix_codes(at, plane_bytes, planes):
 
 
 @jit
-def bits_at_seam(row, plane_bytes, planes):
-    """What comes before the first word of the path plane, the last of `planes`: its last 8 bits, as the highest."""
+def last_path_bits(row, plane_bytes, planes):
+    """The last 8 bits of the path plane, the last of `planes`, as the highest bits of a word: they precede the first.
+
+    The path is tail-biting: it closes on itself.
+    """
     return load_u8(row + planes * plane_bytes - 1) << np.uint64(56)
 
 
 @jit
 def parity_plane(row, plane_bytes, planes, mask, out):
-    """Bit j of a plane: the parity of path bits j − k for all k, 0 … 6, that are set in `mask`.
+    """Write a plane whose bit j is the parity of the path bits j − k for all k, 0 … 6, that are set in `mask`.
 
     `row` and `out` are addresses; 64 bytes are read and written at a time.
     """
     path = row + (planes - 1) * plane_bytes
-    before = bits_at_seam(row, plane_bytes, planes)
+    before = last_path_bits(row, plane_bytes, planes)
     for at in range(0, plane_bytes, 64):
         bits = load_i64x8(path + at)
         previous = follow_i64x8(before, bits)
@@ -56,7 +80,7 @@ def parity_plane(row, plane_bytes, planes, mask, out):
 
 @jit
 def path_stream(bits, before, windows):
-    """Two words of path bits, `bits` and those before it, so that window i begins at bit i."""
+    """Return two words of path bits, `bits` and those before it, in which state window i begins at bit i."""
     reach = np.uint64(windows - 1)
     rest = np.uint64(64) - reach
     return bits << reach | before >> rest, bits >> rest
@@ -64,7 +88,7 @@ def path_stream(bits, before, windows):
 
 @jit
 def add_subset_bits(codes, at, plane_bytes, planes):
-    """Windows plus the bits of all planes but the last: the indices of the staged search (README.md)."""
+    """Add the bits of all planes but the last to state windows: the indices of the staged search (README.md)."""
     if planes > 1:
         codes = add_where_i8x64(codes, load_u64(at), np.int8(64))
     if planes > 2:

@@ -1,0 +1,152 @@
+"""Arguments that belong together in one call of a kernel, as named tuples (which Numba takes as they are).
+
+Numba compiles a kernel anew for other types of a field, so dtypes and layouts are always those given here. To take an
+array out of a tuple counts a reference: kernels do it before a loop, not inside.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Rows(NamedTuple):
+    """A block of rows, as the searches read it.
+
+    Attributes
+    ----------
+    codes : (n, code bytes) uint8
+    scale : (n,) float32
+        Factor of the score of each row.
+    bias : (n,) or (0,) float32
+        Added to the score of each row; empty stands for 0.
+    base : int
+        Number of the first row, which the ids of results count from.
+    """
+
+    codes: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray
+    base: int
+
+
+class RowRange(NamedTuple):
+    """The rows ``start .. stop`` of a block that a filter lets in.
+
+    Attributes
+    ----------
+    allowed : (⌈n / 64⌉,) or (0,) uint64
+        Bit i % 64 of word i // 64 is set if row i is allowed; bits past the last row are 0. Empty allows all rows.
+    start, stop : int
+    """
+
+    allowed: np.ndarray
+    start: int
+    stop: int
+
+
+class Heap(NamedTuple):
+    """The best rows so far, of one query or of several; see `topk_update_portable`.
+
+    Attributes
+    ----------
+    scores : (k,) or (nq, k) float32
+    ids : (k,) or (nq, k) int64
+    """
+
+    scores: np.ndarray
+    ids: np.ndarray
+
+
+class RowBlocks(NamedTuple):
+    """Blocks of 16 rows whose prefixes a query is compared with.
+
+    Attributes
+    ----------
+    allowed : (⌈n / 64⌉,) or (0,) uint64
+        As in `RowRange`.
+    starts : (≥ count,) or (0,) int32
+        First row of each block, filled up to a multiple of four. Empty stands for `count` blocks from row `first` on.
+    first, count : int
+    """
+
+    allowed: np.ndarray
+    starts: np.ndarray
+    first: int
+    count: int
+
+
+class Estimator(NamedTuple):
+    """How the total of a row's table entries becomes an estimate, ``(total slope + shift) scale + bias``.
+
+    Attributes
+    ----------
+    table : (groups, 128) uint8
+        As in `StagedQuery`.
+    slope, shift : float32
+    slack : float32
+        z standard errors of the estimate of a row of scale 1.
+    """
+
+    table: np.ndarray
+    slope: np.float32
+    shift: np.float32
+    slack: np.float32
+
+
+class SecondStage(NamedTuple):
+    """How second bits refine an estimate: ``estimate share + (2 sum unit + shift) scale``.
+
+    Attributes
+    ----------
+    entries : (64 * words,) int8
+        The query, as `plane_dot` takes it; `sum` is that of the entries whose bits are set.
+    share, unit : float32
+        Factors of the first estimate and of an entry.
+    shift : float32
+        Minus the sum of all entries times `unit`, plus z standard errors.
+    parities : (≥ bytes of a plane, up to a multiple of 64) uint8
+        Workspace.
+    """
+
+    entries: np.ndarray
+    share: np.float32
+    unit: np.float32
+    shift: np.float32
+    parities: np.ndarray
+
+
+class EncodedRows(NamedTuple):
+    """Arrays that an encoder fills.
+
+    Attributes
+    ----------
+    data : (n, code bytes) uint8
+        Packed codes.
+    norm : (n,) float64
+        Length of each vector x.
+    dot, energy : (n,) float64
+        <u, ũ> and <ũ, ũ> for the rotated unit vector u and its float32 levels ũ.
+    """
+
+    data: np.ndarray
+    norm: np.ndarray
+    dot: np.ndarray
+    energy: np.ndarray
+
+
+class EncodedProducts(NamedTuple):
+    """Arrays that the encoder of mode ``"prod"`` fills.
+
+    Attributes
+    ----------
+    data : (n, code bytes) uint8
+        Packed codes.
+    norm, residual : (n,) float64
+        Length of each vector, and of what the first stage leaves of its direction.
+    """
+
+    data: np.ndarray
+    norm: np.ndarray
+    residual: np.ndarray

@@ -1,0 +1,289 @@
+"""The rules by which a port's output is right. "The rules" on the "oracle" page has the reasons.
+
+- Bytes and unpacked codes: equal.
+- Codes: equal, unless every threshold between the two is nearer to the value than ε. ε comes from rounding alone: it is
+  0 for a float32 port, which gets the value itself.
+- Floats: an error of at most twice that of the same computation in the port's type, both against float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from tqvec._types import Doubles, Flags
+from tqvec.oracle.cases import Case
+from tqvec.oracle.families.vllm import steps_of_values
+from tqvec.oracle.instance import KINDS, Arrays, Instance
+
+FACTOR = 2.0  # of the error of the same computation in the port's type
+
+
+class Fault(NamedTuple):
+    """A wrong output.
+
+    Attributes
+    ----------
+    output : str
+        Name of the value.
+    message : str
+        How many elements differ, and the first of them.
+    """
+
+    output: str
+    message: str
+
+
+def compare(codec: Instance, case: Case, got: Arrays, dtype: DTypeLike) -> list[Fault]:
+    """Compare a stage's outputs with the oracle's.
+
+    Parameters
+    ----------
+    codec : Instance
+    case : Case
+    got : tuple of arrays
+        The port's outputs for the inputs of `case`.
+    dtype : numpy dtype
+        The type in which the port computes.
+
+    Returns
+    -------
+    list of Fault
+        Empty if the outputs are right.
+    """
+    stage = codec.stages[case.stage]
+    if len(got) != len(stage.outputs):
+        return [Fault(stage.outputs[0], f"{len(got)} outputs, not {len(stage.outputs)}: {', '.join(stage.outputs)}")]
+    comparison = _Comparison(codec, case, dtype)
+    with np.errstate(all="ignore"):  # half precision overflows, and so do mistakes
+        expected = codec.outputs(case.stage, None, *case.inputs)
+        faults = [comparison.shape(*each) for each in zip(stage.outputs, got, expected, strict=True)]
+        if not any(faults):
+            faults = RULES[stage.rule](comparison, got, expected)
+    return [fault for fault in faults if fault is not None]
+
+
+def _unit(dtype: DTypeLike) -> float:
+    """Return the unit roundoff."""
+    return float(np.finfo(np.dtype(dtype)).eps) / 2
+
+
+def _conversion(y: NDArray, dtype: DTypeLike) -> NDArray:
+    """Return the error of float32 values that are converted to `dtype`; zero stays zero."""
+    if np.dtype(dtype) != np.float16:
+        return np.zeros(y.shape)
+    return _unit(dtype) * np.abs(y) + float(np.finfo(np.float16).smallest_subnormal) * (y != 0)
+
+
+def tolerance(exact: NDArray, same_precision: NDArray, magnitude: NDArray, dtype: DTypeLike, ordinary: int) -> NDArray:
+    """Return the error that each row (or element, as `magnitude` is shaped) may have.
+
+    It is twice the error of the same computation in the port's type on it, or, if that is more, twice the largest on
+    ordinary rows in proportion to the magnitude; and one rounding of the result. It is unlimited where that computation
+    overflows.
+    """
+    error, size = np.abs(same_precision.astype(np.float64) - exact), np.abs(exact)
+    if error.ndim > magnitude.ndim:
+        error, size = error.max(axis=1), size.max(axis=1)
+    ratio = np.divide(error, magnitude, out=np.zeros_like(error), where=magnitude > 0)[:ordinary]
+    common = float(np.max(ratio[np.isfinite(ratio)], initial=0.0))
+    limit = FACTOR * np.maximum(error, common * magnitude) + _unit(dtype) * size
+    tiny = float(np.finfo(np.dtype(dtype)).smallest_subnormal)
+    return np.where(np.isfinite(error), limit + tiny * (magnitude > 0), np.inf)
+
+
+class _Comparison(NamedTuple):
+    """A case of a codec, and the type in which the port computes; a method compares one output."""
+
+    codec: Instance
+    case: Case
+    dtype: DTypeLike
+
+    def fault(self, output: str, wrong: Flags, describe: Callable[[tuple[int, ...]], str]) -> Fault | None:
+        """Return the fault of the elements (or rows) that are `wrong`; `describe` gets the first one's position."""
+        if not wrong.any():
+            return None
+        first = tuple(int(i) for i in np.argwhere(wrong)[0])
+        column = f", column {first[1]}" if len(first) > 1 else ""
+        where = f"{int(wrong.sum())} of {wrong.size} differ, first in row '{self.case.rows[first[0]]}'{column}"
+        return Fault(output, f"{where}: {describe(first)}")
+
+    def shape(self, output: str, got: NDArray, expected: NDArray) -> Fault | None:
+        """Refuse another shape or kind of numbers, and integers that are no bytes."""
+        if got.shape != expected.shape:
+            return Fault(output, f"shape {got.shape}, not {expected.shape}")
+        if self.codec.type_of(output) != np.uint8:
+            return None
+        if not (np.issubdtype(got.dtype, np.integer) or got.dtype == bool):
+            return Fault(output, f"dtype {got.dtype}, not integers")
+        if got.size and not 0 <= int(got.min()) <= int(got.max()) <= 255:
+            return Fault(output, f"values from {got.min()} to {got.max()}, which are no bytes")
+        return None
+
+    def exact(self, output: str, got: NDArray, expected: NDArray) -> Fault | None:
+        """Compare an array that must be equal."""
+        width = "#04x" if KINDS[output] == "bytes" else ""
+        return self.fault(output, got != expected, lambda at: f"{got[at]:{width}}, not {expected[at]:{width}}")
+
+    def magnitude(self, output: str, exact: NDArray) -> NDArray:
+        """Return the size that errors are in proportion to: a row's length; of a score, the product of two lengths."""
+        if KINDS[output] == "scalars":
+            return np.abs(exact)
+        if KINDS[output] == "scores":
+            queries, *codes = self.case.inputs
+            decoded = self.codec.outputs("decode", np.float64, *codes)[0]
+            return np.linalg.norm(queries.astype(np.float64), axis=1)[:, None] * np.linalg.norm(decoded, axis=1)
+        return np.linalg.norm(exact, axis=1)
+
+    def floats(self, output: str, got: NDArray, exact: NDArray, same_precision: NDArray) -> Fault | None:
+        """Compare floats, by `tolerance`; scalars may also be rounded to the type in which they are stored."""
+        exact = exact.astype(np.float64)
+        limit = tolerance(exact, same_precision, self.magnitude(output, exact), self.dtype, self.case.ordinary)
+        if KINDS[output] == "scalars":
+            stored = self.codec.type_of(output)
+            limit = limit + np.abs(exact) * _unit(stored) + float(np.finfo(stored).smallest_subnormal)
+            limit[np.abs(exact) > float(np.finfo(stored).max)] = np.inf
+        error = np.abs(got.astype(np.float64) - exact)
+        bound = np.broadcast_to(limit if limit.ndim == error.ndim else limit[:, None], error.shape)
+        wrong = ~(error <= bound) & np.isfinite(bound)
+        return self.fault(output, wrong, lambda at: f"{got[at]:.9g}, not {exact[at]:.9g} ± {bound[at]:.2g}")
+
+    def codes(self, got: NDArray, expected: NDArray, y: Doubles, epsilon: NDArray) -> Fault | None:
+        """Compare codes of values `y` (n, d) that may each be off by `epsilon` (n,)."""
+        if self.codec.profile.codebook == "trellis":
+            return self.path(got, expected, y, epsilon)
+        thresholds = self.codec.tables["thresholds"].astype(np.float64)
+        if got.max(initial=0) > len(thresholds):
+            return Fault("codes", f"a code of {int(got.max())}, but there are {len(thresholds) + 1} levels")
+        got, expected = got.astype(np.int64), expected.astype(np.int64)
+        low, high = np.minimum(got, expected), np.maximum(got, expected)
+        wrong = np.zeros(got.shape, bool)
+        for edge in (low, high - 1):
+            t = thresholds[np.clip(edge, 0, len(thresholds) - 1)]
+            off = epsilon[:, None] + _conversion(y, self.dtype) + _conversion(t, self.dtype)
+            wrong |= (low < high) & ~(np.abs(y - t) < off)
+        return self.fault(
+            "codes", wrong, lambda at: f"code {int(got[at])}, not {int(expected[at])}, of the value {y[at]:.9g}"
+        )
+
+    def path(self, got: NDArray, expected: NDArray, y: Doubles, epsilon: NDArray) -> Fault | None:
+        """Compare paths of a trellis: one may cost more by as much as rounding explains, but not of equal values.
+
+        A value that is off by δ changes the difference of two paths' costs by at most 2 δ (|e| + |e′|), e their errors.
+        """
+        codec, dtype = self.codec, self.dtype
+        if got.max(initial=0) >= 2**codec.profile.nbits:
+            return Fault("codes", f"a code of {int(got.max())}, but there are {2**codec.profile.nbits}")
+        errors = [np.abs(y - codec("dequantize", np.float64, codes)) for codes in (got, expected)]
+        cost, least = ((e * e).sum(axis=1) for e in errors)
+        table = codec.tables["levels"].astype(np.float64)
+        off = epsilon + _conversion(y, dtype).max(axis=1) + _conversion(table, dtype).max()
+        slack = 2 * off * sum(e.sum(axis=1) for e in errors) + 2 * codec.d * _unit(dtype) * (cost + least)
+        equal_values = (np.ptp(y, axis=1) == 0) & (np.dtype(dtype) != np.float16)
+        wrong = (got != expected).any(axis=1) & ((cost - least > slack) | equal_values)
+        return self.fault(
+            "codes", wrong, lambda at: f"a squared error of {cost[at]:.9g}, not {least[at]:.9g} + {slack[at]:.2g}"
+        )
+
+    def steps(self, got: NDArray, values: NDArray) -> Fault | None:
+        """Compare codes in equal steps: v in steps may be off by the rounding of four operations and of the values."""
+        position = steps_of_values(self.codec, np.float64, values.astype(np.float64))
+        step, least = self.codec("value_range", np.float64, values.astype(np.float64))
+        off_values, off_least = _conversion(values, self.dtype), _conversion(least, self.dtype)
+        rounding = off_values + (off_least + off_values.max(axis=1))[:, None]
+        size = np.abs(position) + 2 * np.abs(least / step)[:, None]
+        off = rounding / step[:, None] + 4 * _unit(np.float32) * size
+        top = 2**self.codec.profile.value_bits - 1
+        low, high = (np.clip(np.floor(position + sign * off), 0, top) for sign in (-1, 1))
+        wrong = ~((got >= low) & (got <= high))
+        return self.fault("value_codes", wrong, lambda at: f"code {int(got[at])}, not {int(low[at])}")
+
+    def signs(self, got: NDArray, expected: NDArray, v: NDArray, epsilon: NDArray) -> Fault | None:
+        """Compare signs, but not where `v` is within `epsilon` of zero and isn't zero."""
+        doubtful = (v != 0) & (np.abs(v) <= epsilon)
+        return self.exact("signs", np.where(doubtful, expected, got), expected)
+
+
+Faults = list[Fault | None]
+
+
+def _compare_exact(comparison: _Comparison, got: Arrays, expected: Arrays) -> Faults:
+    outputs = comparison.codec.stages[comparison.case.stage].outputs
+    return [comparison.exact(*each) for each in zip(outputs, got, expected, strict=True)]
+
+
+def _compare_floats(comparison: _Comparison, got: Arrays, expected: Arrays) -> Faults:
+    codec, case, dtype = comparison
+    exact, same_precision = (codec.outputs(case.stage, kind, *case.inputs) for kind in (np.float64, dtype))
+    outputs = codec.stages[case.stage].outputs
+    return [comparison.floats(*each) for each in zip(outputs, got, exact, same_precision, strict=True)]
+
+
+def _compare_codes(comparison: _Comparison, got: Arrays, expected: Arrays) -> Faults:
+    (y,) = comparison.case.inputs
+    return [comparison.codes(got[0], expected[0], y.astype(np.float64), np.zeros(len(y)))]
+
+
+def _compare_steps(comparison: _Comparison, got: Arrays, expected: Arrays) -> Faults:
+    return [comparison.steps(got[0], comparison.case.inputs[0])]
+
+
+def _compare_signs(comparison: _Comparison, got: Arrays, expected: Arrays) -> Faults:
+    (v,) = comparison.case.inputs
+    return [comparison.signs(got[0], expected[0], v, _conversion(v, comparison.dtype))]
+
+
+def _compare_encode(comparison: _Comparison, got: Arrays, expected: Arrays) -> Faults:
+    """Go through the stages in float64 and in the port's type, both times with the codes that the port chose before."""
+    codec, case, dtype = comparison
+    packed = np.asarray(got[0], np.uint8)
+    port = dict(zip(codec.stages["encode"].outputs, got, strict=True))
+    port |= {"packed": packed, **_unpack(codec, packed)}
+    padding = comparison.exact("packed", packed, codec("pack", None, *(port[i] for i in codec.stages["pack"].inputs)))
+    if padding:
+        return [padding]
+    unpacked = _unpack(codec, expected[0])
+    exact = dict(zip(codec.stages["encode"].inputs, case.inputs, strict=True))
+    same_precision = dict(exact)
+    faults: Faults = []
+    for name in list(codec.stages)[: list(codec.stages).index("pack")]:
+        stage = codec.stages[name]
+        in_float64 = codec.outputs(name, np.float64, *(exact[i] for i in stage.inputs))
+        in_dtype = codec.outputs(name, dtype, *(same_precision[i] for i in stage.inputs))
+        source = stage.inputs[0]
+        for output, truth, yardstick in zip(stage.outputs, in_float64, in_dtype, strict=True):
+            chosen = output in port and KINDS[output] != "scalars"
+            exact[output], same_precision[output] = (port[output],) * 2 if chosen else (truth, yardstick)
+            if not chosen:
+                if output in port:
+                    faults.append(comparison.floats(output, port[output], truth, yardstick))
+                continue
+            values = exact[source]
+            if stage.rule == "steps":
+                faults.append(comparison.steps(port[output], values))
+                continue
+            lengths = np.linalg.norm(values, axis=1)
+            epsilon = tolerance(values, same_precision[source], lengths, dtype, case.ordinary)
+            if stage.rule == "signs":  # those of the oracle may follow other codes
+                faults.append(comparison.signs(port[output], truth, values, epsilon[:, None]))
+            else:
+                faults.append(comparison.codes(port[output], unpacked[output], values, epsilon))
+    return faults
+
+
+def _unpack(codec: Instance, packed: NDArray) -> dict[str, NDArray]:
+    return dict(zip(codec.stages["unpack"].outputs, codec.outputs("unpack", None, packed), strict=True))
+
+
+RULES: dict[str, Callable[[_Comparison, Arrays, Arrays], Faults]] = {
+    "exact": _compare_exact,
+    "floats": _compare_floats,
+    "codes": _compare_codes,
+    "steps": _compare_steps,
+    "signs": _compare_signs,
+    "encode": _compare_encode,
+}
+"""The comparison of a stage's outputs by `Stage.rule`: ``(comparison, got, expected)``."""
