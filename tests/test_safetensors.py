@@ -45,7 +45,7 @@ def write_index(path):
 
 
 def write_cache(path):
-    cache = KVCache(2, 2, D, Policy(3, (2, (3, 2)), hot=4, chunk=4, mean_tokens=4, sinks=2, dtype="bfloat16"))
+    cache = KVCache(2, 2, D, Policy(3, (2, (3, 2)), recent=4, chunk=4, mean_tokens=4, sinks=2, dtype="bfloat16"))
     for layer, n in enumerate((20, 6)):
         cache.append(layer, *tokens(n, seed=layer))
     cache.save(path)
