@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._random import generator
 from tqvec._types import Floats
 from tqvec.codec import error_byte
 from tqvec.codec.bands import Band, parse
@@ -31,7 +32,6 @@ _PAIRS = 2000  # of queries and their nearest, if they are near enough
 _FAR = 100  # a row among so many isn't near
 _TOP = 10
 _ENOUGH = 0.9  # of the squared error of scores: less is no accident
-_ORDER = 0x7261696E  # of the generator that shuffles the sample, beside the codec's seed
 
 
 class Samples(NamedTuple):
@@ -136,7 +136,7 @@ def fit(
         As `Index.train` says.
     """
     _check(codec.d, metric, samples)
-    order = np.random.default_rng([codec.seed, _ORDER])
+    order = generator(codec.seed, "training: order of the sample")
     rows = _distinct(samples.sample[order.permutation(samples.sample.shape[0])[:_MOST]], metric)
     rows = rows[order.permutation(rows.shape[0])]
     if rows.shape[0] < MIN_ROWS:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from tqvec._random import generator
 from tqvec._types import Floats
 from tqvec.errors import InputError
 from tqvec.kvcache.cache import KVCache
@@ -19,7 +20,6 @@ from tqvec.kvcache.policy import Policy
 _NAME = re.compile(r"layer\.(\d+)\.([qkv])")
 _CONSTANT = 1.1  # length of what all keys share, relative to the rest: their mean unit vector has length .74
 _SPREAD = 2.5  # standard deviation of scores, the same for all keys apart
-_SEED = 0x74656E73
 
 
 class Layer(NamedTuple):
@@ -50,7 +50,7 @@ def made_layer(head_dim: int, n_tokens: int = 2048, n_kv_heads: int = 4, n_queri
 
     Two query heads a KV head; a query leans towards one of the keys.
     """
-    rng = np.random.default_rng(_SEED)
+    rng = generator(None, "captured tensors")
 
     def normal(*shape: int) -> NDArray[np.float64]:
         return rng.standard_normal(shape)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _validate
+from tqvec._random import generator
 from tqvec._types import Floats
 from tqvec.codec import attention
 from tqvec.errors import InputError
@@ -122,7 +123,7 @@ def retrieval(
     _validate.fraction(haystack.likeness, "likeness")
     if list(rhos) != sorted(set(rhos)) or not 0 <= rhos[0] < rhos[-1] <= 1:
         raise InputError(f"rhos must rise, from 0 or more to at most 1, got {rhos}")
-    rng = np.random.default_rng([seed, 0x6E656564])
+    rng = generator(seed, "needle: tokens")
     needles, queries = _asked(haystack, rhos, rng)
     near = np.concatenate([needles[:, None], _near(needles, haystack, rng)], axis=1)
     holders = [_Keys("float32", _plain), *(_coded(name, policy, haystack.d) for name, policy in policies.items())]
@@ -169,7 +170,7 @@ def _near(needles: Floats, haystack: Haystack, rng: np.random.Generator) -> Floa
 def _keys(haystack: Haystack, seed: int) -> Iterator[Floats]:
     """Random keys, a part at a time."""
     for start in range(0, haystack.n, _PART):
-        rng = np.random.default_rng([seed, 0x68617973, start])
+        rng = generator(seed, "needle: haystack", start)
         yield _unit(rng.standard_normal((min(_PART, haystack.n - start), haystack.d), np.float32))
 
 
@@ -206,7 +207,7 @@ def _curves(found: Mapping[str, NDArray[np.float64]], rhos: NDArray[np.float64],
     half = _half(found["float32"].mean(axis=0), rhos)
     if not rhos[0] < half < rhos[-1]:
         raise InputError("float32 finds half of the needles nowhere among these rhos; nothing can be compared")
-    drawn = np.random.default_rng([seed, 0x626F6F74]).multinomial(trials, np.full(trials, 1 / trials), _RESAMPLES)
+    drawn = generator(seed, "needle: bootstrap").multinomial(trials, np.full(trials, 1 / trials), _RESAMPLES)
     control = _half(drawn @ found["float32"] / trials, rhos)
     curves = []
     for name, hits in found.items():
