@@ -12,6 +12,7 @@ import strategies as sts
 
 from tqvec import TurboQuant
 from tqvec.codec.codebooks import scalar
+from tqvec.codec.turboquant import encode_sums
 from tqvec.reference import scoring
 
 N = 2048
@@ -41,7 +42,7 @@ def test_mean_distortion(d, n, tolerances):
 def test_unbiased_scores_and_their_error_bars(d, nbits, cosine):
     x, y = (v.astype(np.float32) for v in sts.pairs(N, d, cosine, seed=d + nbits))
     tq = TurboQuant(d, nbits=nbits, seed=2)
-    sums = tq.encode_sums(x, 1)
+    sums = encode_sums(tq, x, threads=1)
     sigma = scoring.error_bar(np.full(N, cosine), scoring.tan_theta(sums.dot, sums.energy), d)
     error = sts.diagonal_scores(tq, y, tq.encode(x)) - cosine
     assert abs(error.sum()) / math.sqrt(np.sum(sigma**2)) <= 7
@@ -56,7 +57,7 @@ def test_fresh_rotations(nbits):
     errors, sigmas = np.empty(n), np.empty(n)
     for seed in range(n):
         tq = TurboQuant(d, nbits=nbits, seed=seed)
-        sums = tq.encode_sums(x, 1)
+        sums = encode_sums(tq, x, threads=1)
         sigmas[seed] = scoring.error_bar(np.array([cosine]), scoring.tan_theta(sums.dot, sums.energy), d)[0]
         errors[seed] = tq.inner_product(y, tq.encode(x))[0, 0] - cosine
     assert abs(errors.sum()) / math.sqrt(np.sum(sigmas**2)) <= 7
@@ -76,7 +77,7 @@ def test_mse_scores_shrink(nbits, cosine):
 @pytest.mark.parametrize("nbits", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("d", [64, 200])
 def test_projection_equals_energy_on_average(d, nbits):
-    sums = TurboQuant(d, nbits=nbits, seed=5).encode_sums(sts.unit(N, d, seed=23).astype(np.float32), 1)
+    sums = encode_sums(TurboQuant(d, nbits=nbits, seed=5), sts.unit(N, d, seed=23).astype(np.float32), threads=1)
     gap = sums.dot - sums.energy
     assert abs(gap.mean()) <= 7 * gap.std() / math.sqrt(N)
     assert abs(sums.energy.mean() - (1 - scalar.distortion(d, nbits))) <= 7 * sums.energy.std() / math.sqrt(N) + 1e-7

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tqvec import Codes, TurboQuant
 from tqvec.codec.codebooks import scalar, trellis
+from tqvec.codec.turboquant import encode_sums
 from tqvec.errors import InputError
 from tqvec.reference import packing, quantize, rotation, scoring
 from tqvec.reference import trellis as reference
@@ -84,7 +85,7 @@ def test_batches_and_threads_change_nothing(d, nbits):
 def test_every_level_is_the_nearest_of_its_window(x, nbits, seed):
     """In place of property 9: the path is chosen for the sum of all errors, and the nearest level given the path."""
     tq = made(x.shape[1], nbits, seed=seed)
-    y = tq.rotate(quantize.directions(x))
+    y = tq.transform.rotate(quantize.directions(x))
     codes = sts.unpacked(tq, tq.encode(x))
     table = tables(tq)[0]
     windows = reference.windows(codes & 1, trellis.states(nbits).bit_length() - 1)
@@ -99,7 +100,7 @@ def test_no_other_path_bit_would_be_better(nbits):
     d, nu = 64, trellis.states(nbits).bit_length() - 1
     tq = made(d, nbits, seed=3)
     x = sts.normal(40, d)
-    y, table = tq.rotate(quantize.directions(x)).astype(np.float64), tables(tq)[0].astype(np.float64)
+    y, table = tq.transform.rotate(quantize.directions(x)).astype(np.float64), tables(tq)[0].astype(np.float64)
     path = sts.unpacked(tq, tq.encode(x)) & 1
 
     def error(bits):
@@ -116,7 +117,7 @@ def test_quantizing_twice_changes_nothing(x, nbits, seed):
     """Property 10 at tables without equal levels: the path of a vector's own levels has no error, others have."""
     tq = made(x.shape[1], nbits, seed=seed, scale="norm")
     codes = tq.encode(x)
-    again = tq.rotate(tq.decode(Codes(codes.data, np.ones(len(codes), np.float32))))
+    again = tq.transform.rotate(tq.decode(Codes(codes.data, np.ones(len(codes), np.float32))))
     np.testing.assert_array_equal(reference.encode(again, tables(tq)[0]), sts.unpacked(tq, codes))
 
 
@@ -144,7 +145,7 @@ def test_inner_product_with_itself_and_its_sign(x, nbits, seed, power):
     tq = made(x.shape[1], nbits, seed=seed)
     squares = np.einsum("ij,ij->i", x, x, dtype=np.float64)
     np.testing.assert_allclose(np.diag(tq.inner_product(x, tq.encode(x))), squares, rtol=1e-5)
-    sums = tq.encode_sums(np.ldexp(x, power), 1)  # down to subnormal numbers
+    sums = encode_sums(tq, np.ldexp(x, power), threads=1)  # down to subnormal numbers
     assert np.array_equal(sums.dot > 0, x.any(axis=1))
     assert np.all(sums.dot[~x.any(axis=1)] == 0)
     assert np.array_equal(tq.encode(x).scale > 0, x.any(axis=1))
@@ -157,7 +158,7 @@ def test_vectors_that_rotate_to_few_coordinates(d, nbits):
     tq = made(d, nbits, seed=5)
     y = np.concatenate([np.eye(d), np.eye(d) + np.roll(np.eye(d), 1, axis=1), np.eye(d) - np.roll(np.eye(d), 3, 1)])
     y = np.concatenate([y, np.tril(np.ones((d, d))), np.ones((1, d)), (-1.0) ** np.arange(d)[None]])
-    sums = tq.encode_sums(rotation.hadamard_inverse(y, 5).astype(np.float32), 1)
+    sums = encode_sums(tq, rotation.hadamard_inverse(y, 5).astype(np.float32), threads=1)
     assert np.all(sums.dot > 1 / math.sqrt(d))  # the scalar codebook's own for one coordinate at 1 bit: .8/√d
 
 
@@ -185,7 +186,7 @@ def test_errors_stay_within_their_bounds(x, nbits, seed, query_seed):
     missing = np.linalg.norm(x.astype(np.float64) - tq.decode(codes), axis=1)
     assert np.all(np.abs(tq.inner_product(y, codes) - true) <= y_lengths[:, None] * missing + slack)
     tq = made(d, nbits, seed=seed)
-    codes, sums = tq.encode(x), tq.encode_sums(x, 1)
+    codes, sums = tq.encode(x), encode_sums(tq, x, threads=1)
     alive = lengths > 0
     tangent = scoring.tan_theta(sums.dot[alive], sums.energy[alive])
     across = y_lengths[:, None] ** 2 - (true[:, alive] / lengths[alive]) ** 2
@@ -219,7 +220,7 @@ def test_unbiased_scores_and_their_error_bars(d, nbits, cosine):
     """Properties 20 and 21: the estimate is unbiased for any function of the rotated vector, so for a path as well."""
     x, y = (v.astype(np.float32) for v in sts.pairs(N, d, cosine, seed=d))
     tq = made(d, nbits, seed=2)
-    sums = tq.encode_sums(x, 1)
+    sums = encode_sums(tq, x, threads=1)
     sigma = scoring.error_bar(np.full(N, cosine), scoring.tan_theta(sums.dot, sums.energy), d)
     error = sts.diagonal_scores(tq, y, tq.encode(x)) - cosine
     assert abs(error.sum()) / math.sqrt(np.sum(sigma**2)) <= 7
@@ -234,7 +235,7 @@ def test_fresh_rotations(nbits):
     errors, sigmas = np.empty(n), np.empty(n)
     for seed in range(n):
         tq = made(d, nbits, seed=seed)
-        sums = tq.encode_sums(x, 1)
+        sums = encode_sums(tq, x, threads=1)
         sigmas[seed] = scoring.error_bar(np.array([cosine]), scoring.tan_theta(sums.dot, sums.energy), d)[0]
         errors[seed] = tq.inner_product(y, tq.encode(x))[0, 0] - cosine
     assert abs(errors.sum()) / math.sqrt(np.sum(sigmas**2)) <= 7
@@ -253,7 +254,7 @@ def test_norm_scores_shrink(d, rest, nbits, cosine):
     x, y = (v.astype(np.float32) for v in sts.pairs(N, d, cosine, seed=22 + nbits))
     tq = made(d, nbits, seed=3, scale="norm")
     error = sts.diagonal_scores(tq, y, tq.encode(x)) - cosine
-    dot = tq.encode_sums(x, 1).dot
+    dot = encode_sums(tq, x, threads=1).dot
     assert abs(error.mean() - (dot.mean() - 1) * cosine) <= 7 * error.std() / math.sqrt(N)
     assert -0.0012 <= dot.mean() - (1 - tq.distortion) <= rest
 
@@ -264,7 +265,7 @@ def test_decode_shrinks_by_the_right_factor(d, nbits):
     """With the unbiased scale, 1 − D loses less than .1 % of the error to the best factor, 1/E[1/cos²θ]."""
     x = sts.unit(200_000 // d, d, seed=24).astype(np.float32)
     tq = made(d, nbits, seed=6)
-    sums = tq.encode_sums(x, 1)
+    sums = encode_sums(tq, x, threads=1)
     inverse = np.mean(sums.energy / sums.dot**2)
     least = 1 - 1 / inverse
     error = x - tq.decode(tq.encode(x))

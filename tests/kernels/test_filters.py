@@ -68,21 +68,21 @@ def search(kind, rows, queries, allowed, base, heaps, start=0, stop=N):
     levels = integer_levels(codec.d, codec.quantizer)
     where = allowed, base, start, stop, *heaps
     if kind == "search_few":
-        known = codec.d, codec.bands, windows, codec.spreads
+        known = codec.d, codec.bands, windows, codec.band_std
         counts = prefix_counts(*known)
         stages = stage_tables(*known, levels.levels, counts)
         prefixes = PrefixBlocks(leading_planes(codec.bands, windows, counts)).of(rows.data, N)
         room = np.full((stop - start) * 21 // 16 + 192, np.nan, np.float32)
-        form = codec.rotation_tables, BY_LENGTH, levels.unit
+        form = codec.transform.tables, BY_LENGTH, levels.unit
         kernel(kind)(*tables, bands, prefixes, queries, *form, stages, room, *where)
         return
     nq = len(queries)
     directions, worth, unit = np.empty_like(queries), np.empty(nq), np.empty(nq, np.float32)
-    kernel("query_directions")(queries, codec.rotation_tables, BY_LENGTH, levels.unit, directions, worth, unit)
+    kernel("query_directions")(queries, codec.transform.tables, BY_LENGTH, levels.unit, directions, worth, unit)
     if kind == "search_batch":
-        known = codec.d, codec.bands, windows, codec.spreads
+        known = codec.d, codec.bands, windows, codec.band_std
         stages = stage_tables(*known, levels.levels, prefix_counts(*known))
-        batch = batch_tables(bands, windows, codec.spreads, directions, worth, unit)
+        batch = batch_tables(bands, windows, codec.band_std, directions, worth, unit)
         kernel(kind)(*tables, stages, batch, *where)
         return
     integers = np.empty((nq, sum(-(-(band.stop - band.start) // 8) * 8 for band in codec.bands)), np.int16)

@@ -55,7 +55,7 @@ class Scanner:
         self._stages: StageTables | None = None
         planes: list[Planes] = []
         if all((band.stop - band.start) % 8 == 0 for band in codec.bands):  # the stages read whole bytes
-            known = codec.d, codec.bands, self._windows, codec.spreads
+            known = codec.d, codec.bands, self._windows, codec.band_std
             counts = prefix_counts(*known)
             self._stages = stage_tables(*known, self._levels.levels, counts)
             planes = leading_planes(codec.bands, self._windows, counts)
@@ -113,7 +113,7 @@ class Scanner:
 
     def _few(self, queries: Floats) -> Scan:
         search = kernel("search_few")
-        rotation, form = self._codec.rotation_tables, _FORMS[self._metric]
+        rotation, form = self._codec.transform.tables, _FORMS[self._metric]
 
         def scan(block: Block, chosen: Words, base: int, start: int, stop: int, scores: Floats, ids: Ids) -> None:
             room = _threads.scratch((stop - start) * 21 // 16 + 3 * SPARE_ROWS)
@@ -126,7 +126,7 @@ class Scanner:
         return scan
 
     def _batch(self, queries: Floats) -> Scan:
-        batch = batch_tables(self._bands, self._windows, self._codec.spreads, *self._directions(queries))
+        batch = batch_tables(self._bands, self._windows, self._codec.band_std, *self._directions(queries))
         search = kernel("search_batch")
 
         def scan(block: Block, *where: Any) -> None:
@@ -139,7 +139,7 @@ class Scanner:
         nq = queries.shape[0]
         out = np.empty_like(queries), np.empty(nq), np.empty(nq, np.float32)
         prepare = kernel("query_directions")
-        prepare(queries, self._codec.rotation_tables, _FORMS[self._metric], self._levels.unit, *out)
+        prepare(queries, self._codec.transform.tables, _FORMS[self._metric], self._levels.unit, *out)
         return out
 
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from tqvec._types import Floats
 from tqvec.codec.bands import code_bytes
 from tqvec.codec.codes import Codes
-from tqvec.codec.scales import SCALES
-from tqvec.codec.turboquant import TurboQuant
+from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.kvcache.half_precision import narrowed, widened
 from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
@@ -69,8 +68,8 @@ class Side(NamedTuple):
         n, d = x.shape[1:]
         for group in self.groups:
             rows = x if len(self.groups) == 1 else x[list(group.heads)]
-            sums = group.codec.encode_sums(rows.reshape(-1, d), threads)
-            scales = SCALES[group.codec.scale](sums.norm, sums.dot, sums.energy).astype(np.float32)
+            sums = encode_sums(group.codec, rows.reshape(-1, d), threads=threads)
+            scales = sums.scale(group.codec.scale_rule).astype(np.float32)
             shape = (len(group.heads), n)
             found.append(Coded(sums.data.reshape(*shape, -1), narrowed(scales, "bfloat16").reshape(shape)))
         return tuple(found)
@@ -82,7 +81,7 @@ class Side(NamedTuple):
         for group, part in zip(self.groups, coded, strict=True):
             codes = np.ascontiguousarray(part.codes[:, rows]).reshape(-1, group.code_bytes)
             scales = widened(np.ascontiguousarray(part.scales[:, rows]).reshape(-1))
-            out[list(group.heads)] = group.codec.decode_unbiased(Codes(codes, scales), threads).reshape(
+            out[list(group.heads)] = group.codec.decode_unbiased(Codes(codes, scales), threads=threads).reshape(
                 -1, *out.shape[1:]
             )
         return out
@@ -111,7 +110,7 @@ def _codec(d: int, width: Width, codebook: str, seed: int, scale: str) -> TurboQ
 @lru_cache(maxsize=16)
 def basis(d: int, seed: int) -> Floats:
     """The rotation of all codecs of a seed as a matrix: rows times it are rotated, times its transpose rotated back."""
-    return _codec(d, 1, "scalar", seed, KEY_SCALE).rotate(np.eye(d, dtype=np.float32))
+    return _codec(d, 1, "scalar", seed, KEY_SCALE).transform.rotate(np.eye(d, dtype=np.float32))
 
 
 def _side(policy: Policy, widths: tuple[Width, ...], d: int, scale: str) -> Side:

@@ -24,6 +24,8 @@ from tqvec.index.rows import METRICS
 VERSION = 6  # that is written; older ones are read
 BLOCK_ROWS = 65536  # that have a checksum of their own
 FIRST_WITH_TANGENTS = 5  # in the low bytes of scales, and with what a calibration knows of errors
+# Tensors of a calibration, and the fields of `Calibration` that they hold.
+LEARNED = {"centre": "centre", "matrix": "matrix", "spreads": "band_std", "near": "near_error"}
 
 _KEY = "tqvec"  # of the metadata
 # In the order of the file.
@@ -80,8 +82,9 @@ class Header(NamedTuple):
     @property
     def learned_names(self) -> list[str]:
         """Tensors of the calibration, if there is one."""
-        names = ["centre", "matrix", "spreads"] if self.rotation == "calibrated" else []
-        return names + (["near"] if names and self.version >= FIRST_WITH_TANGENTS else [])
+        if self.rotation != "calibrated":
+            return []
+        return [name for name in LEARNED if name != "near" or self.version >= FIRST_WITH_TANGENTS]
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors, in the order of the file."""

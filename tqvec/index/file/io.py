@@ -23,7 +23,7 @@ from tqvec.codec.calibration import Calibration
 from tqvec.codec.error_byte import clear_error_byte
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import FormatError, InputError
-from tqvec.index.file.header import FIRST_WITH_TANGENTS, Header, new_header, parse_head
+from tqvec.index.file.header import FIRST_WITH_TANGENTS, LEARNED, Header, new_header, parse_head
 from tqvec.index.rows import Rows
 
 _LONGEST_HEAD = 1 << 20  # bytes, and a 16th of the file: more is no header, and costs memory to parse
@@ -76,8 +76,8 @@ class Writer:
         try:
             self._file.truncate(self._start + self._header.data_bytes)
             for name in self._header.learned_names:
-                self._put(name, 0, getattr(codec.calibration, name))
-                self._crc[name] = [_crc(getattr(codec.calibration, name))]
+                self._put(name, 0, getattr(codec.calibration, LEARNED[name]))
+                self._crc[name] = [_crc(getattr(codec.calibration, LEARNED[name]))]
         except BaseException:
             if file is None:
                 self.discard()
@@ -316,7 +316,7 @@ def _read(path: Path, file: BufferedReader, header: Header) -> dict[str, NDArray
 
 
 def _calibration(header: Header, arrays: dict[str, NDArray]) -> Calibration | None:
-    learned = {name: np.array(arrays[name]) for name in header.learned_names}
+    learned = {LEARNED[name]: np.array(arrays[name]) for name in header.learned_names}
     return Calibration(bands=header.bands, **learned) if learned else None
 
 
