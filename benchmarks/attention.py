@@ -63,7 +63,7 @@ class Coded:
 
     def attend(self, queries: Floats, skip_below: float = 0.0) -> Floats:
         """Attention of queries (KV heads, g, d), which are already scaled."""
-        rotated = self.codec.rotate(queries.reshape(-1, D)).reshape(queries.shape)
+        rotated = self.codec.transform.rotate(queries.reshape(-1, D)).reshape(queries.shape)
         out = np.empty_like(queries)
 
         def heads(part: int, start: int, stop: int) -> None:
@@ -90,7 +90,7 @@ class Coded:
     def basis(self) -> Floats:
         """Matrix that takes rotated rows back."""
         if not hasattr(self, "_basis"):
-            self._basis = np.ascontiguousarray(self.codec.rotate(np.eye(D, dtype=np.float32)).T)
+            self._basis = np.ascontiguousarray(self.codec.transform.rotate(np.eye(D, dtype=np.float32)).T)
         return self._basis
 
 

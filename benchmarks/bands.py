@@ -33,8 +33,8 @@ def one_scale(x: Rows, nbits: float, scale: str) -> float:
 def scale_a_band(x: Rows, nbits: float) -> float:
     """One rotation, and the least-squares scale of each band in float16."""
     tq = tqvec.TurboQuant(x.shape[1], nbits=nbits, scale="norm")
-    y = tq.rotate(x).astype(np.float64)
-    levels = tq.rotate(tq.decode(tq.encode(x))).astype(np.float64)
+    y = tq.transform.rotate(x).astype(np.float64)
+    levels = tq.transform.rotate(tq.decode(tq.encode(x))).astype(np.float64)
     total = 0.0
     for band in tq.bands:
         true, coded = y[:, band.start : band.stop], levels[:, band.start : band.stop]

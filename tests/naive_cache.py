@@ -6,6 +6,7 @@ import numpy as np
 
 import tqvec
 from tqvec.codec.scales import SCALES
+from tqvec.codec.turboquant import encode_sums
 
 
 def attention(q, k, v, scale=None):
@@ -90,7 +91,7 @@ class NaiveLayer:
             for head, width in enumerate(of_heads):
                 nbits = tuple(width) if isinstance(width, tuple) else width
                 tq = tqvec.TurboQuant(self.d, nbits, codebook=self.policy.codebook, seed=self.policy.seed)
-                sums = tq.encode_sums(token[side, head] - self.means[side, head])
+                sums = encode_sums(tq, token[side, head] - self.means[side, head])
                 scale = SCALES[rule](sums.norm, sums.dot, sums.energy).astype(np.float32)
                 codes = tqvec.Codes(sums.data, bfloat16(scale).astype(np.float32))
                 out[side, head] = tq.decode_unbiased(codes)[0] + self.means[side, head]

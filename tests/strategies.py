@@ -63,7 +63,7 @@ def unpacked(tq, codes):
 
 def diagonal_scores(tq, y, codes):
     """Estimate of the product of query i and vector i."""
-    parts = [slice(i, i + 64) for i in range(0, len(y), 64)]
+    parts = [slice(i, i + 16) for i in range(0, len(y), 16)]
     return np.concatenate([np.diag(tq.inner_product(y[part], codes[part])) for part in parts]).astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Rows shared out over a pool of threads. Kernels release the GIL, so plain Python threads do.
+"""A pool of threads that share the rows of a task. Kernels release the GIL, so plain Python threads do.
 
 Unlike a Numba parallel loop this works after fork, needs no threading layer, and lets several callers search at once.
 """
@@ -11,7 +11,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
+
+from tqvec._types import Floats
+
+GRAIN = 256  # rows that a thread takes at least, where a row takes about a microsecond
 
 _local = threading.local()
 _lock = threading.Lock()
@@ -20,7 +23,7 @@ _size = 0
 
 
 def _forget_pool() -> None:
-    """A forked child has none of its parent's threads."""
+    """Drop the pool in a forked child, which has none of its parent's threads."""
     global _pool, _size, _lock
     _pool, _size, _lock = None, 0, threading.Lock()
 
@@ -29,12 +32,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-def scratch(size: int) -> NDArray[np.float32]:
-    """Room for `size` float32 that belongs to the calling thread until it asks again."""
-    room: NDArray[np.float32] | None = getattr(_local, "room", None)
-    if room is None or room.size < size:
-        room = _local.room = np.empty(size, np.float32)
-    return room
+def scratch(size: int) -> Floats:
+    """Return a workspace of at least `size` float32 that belongs to the calling thread until it calls again."""
+    workspace: Floats | None = getattr(_local, "workspace", None)
+    if workspace is None or workspace.size < size:
+        workspace = _local.workspace = np.empty(size, np.float32)
+    return workspace
 
 
 def _executor(threads: int) -> ThreadPoolExecutor:
@@ -52,9 +55,9 @@ def over_rows(task: Callable[[int, int, int], None], n: int, grain: int, threads
     ----------
     task : callable
     n : int
-        Rows.
+        Number of rows.
     grain : int
-        Parts are multiples of `grain` rows (the last one may be shorter), and at least one.
+        Parts are multiples of `grain` rows; the last one may be shorter.
     threads : int
         Upper limit of the number of parts.
 

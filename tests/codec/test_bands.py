@@ -12,6 +12,7 @@ import tqvec
 from tqvec import TurboQuant
 from tqvec.codec.bands import Band, integer_levels
 from tqvec.codec.codebooks import scalar
+from tqvec.codec.turboquant import encode_sums
 from tqvec.errors import InputError
 from tqvec.reference import packing, quantize, rotation, scoring
 
@@ -128,10 +129,10 @@ def test_properties_of_every_vector(case, seed):
     tq = TurboQuant(x.shape[1], nbits=nbits, seed=seed)
     squares = np.einsum("ij,ij->i", x, x, dtype=np.float64)
     np.testing.assert_allclose(np.diag(tq.inner_product(x, tq.encode(x))), squares, rtol=1e-5)  # property 14
-    sums = tq.encode_sums(x, 1)
+    sums = encode_sums(tq, x, threads=1)
     assert np.all((sums.dot > 0) == x.any(axis=1))  # 15
     assert np.array_equal(tq.encode(np.ldexp(x, 9)).data, sums.data)  # 11
-    y = tq.rotate(quantize.directions(x)).astype(np.float64)
+    y = tq.transform.rotate(quantize.directions(x)).astype(np.float64)
     codes = packing.unpack(sums.data, sts.bands(tq))
     for band in tq.bands:  # 9
         values, c = y[:, band.start : band.stop], scalar.centroids(tq.d, band.nbits)
@@ -164,7 +165,7 @@ def test_unbiased_scores_and_their_error_bars(nbits, cosine):
     d, n = 128, 2048
     x, y = (v.astype(np.float32) for v in sts.pairs(n, d, cosine, seed=5))
     tq = TurboQuant(d, nbits=nbits, seed=2)
-    sums = tq.encode_sums(x, 1)
+    sums = encode_sums(tq, x, threads=1)
     sigma = scoring.error_bar(np.full(n, cosine), scoring.tan_theta(sums.dot, sums.energy), d)
     error = sts.diagonal_scores(tq, y, tq.encode(x)) - cosine
     assert abs(error.sum()) / math.sqrt(np.sum(sigma**2)) <= 7

@@ -115,7 +115,7 @@ def test_layout(d, nbits, codebook):
         assert band.stop - band.start >= min(least, d)
     widths = [band.nbits for band in codec.bands]
     assert widths == sorted(widths, reverse=True)
-    matrix = codec.rotation_tables.matrix.astype(np.float64)
+    matrix = codec.transform.tables.matrix.astype(np.float64)
     lengths = np.linalg.norm(matrix, axis=1)
     assert lengths.max() <= 1 + 1e-5
     unit = matrix / lengths[:, None]
@@ -154,7 +154,8 @@ def test_products_of_a_vector_with_itself_are_exact(codebook):
     x = spread_out(300, 48)
     codec = calibrated(x, 2, codebook)
     r = (x - codec.centre).astype(np.float64)
-    found = np.diag(codec.inner_product(x - codec.centre, codec.encode(x))) - codec.centre_products(x - codec.centre)
+    queries = x - codec.centre
+    found = np.diag(codec.inner_product(queries, codec.encode(x))) - codec.transform.centre_products(queries)
     np.testing.assert_allclose(found, np.square(r).sum(axis=1), rtol=2e-5)
 
 
@@ -170,7 +171,7 @@ def test_codes_do_not_depend_on_batch_threads_or_level(d):
     assert np.array_equal(one.data[0], whole.data[17])
     out = EncodedRows(np.empty_like(whole.data), np.empty(600), np.empty(600), np.empty(600))
     residuals = x - codec.centre
-    implementation("encode_rows", "portable")(residuals, codec.rotation_tables, codec.quantizer, 0, 600, out)
+    implementation("encode_rows", "portable")(residuals, codec.transform.tables, codec.quantizer, 0, 600, out)
     assert np.array_equal(out[0], whole.data)
 
 
@@ -185,13 +186,13 @@ def test_what_can_not_be_calibrated():
     changes = [
         ({"centre": bad}, "NaN or Inf"),
         ({"matrix": np.full((32, 32), np.inf, np.float32)}, "NaN or Inf"),
-        ({"spreads": -good.spreads}, "must be positive"),
-        ({"spreads": good.spreads * np.float32(np.nan)}, "must be positive"),
-        ({"bands": (), "spreads": np.zeros(0, np.float32)}, "1 to 8 bands within"),
+        ({"band_std": -good.band_std}, "must be positive"),
+        ({"band_std": good.band_std * np.float32(np.nan)}, "must be positive"),
+        ({"bands": (), "band_std": np.zeros(0, np.float32)}, "1 to 8 bands within"),
     ]
     one = np.ones(1, np.float32)
     for band, message in (((0, 40, 2), "within 32"), ((8, 16, 2), "out of place"), ((0, 8, 9), "out of place")):
-        changes.append(({"bands": (Band(*band),), "spreads": one}, message))
+        changes.append(({"bands": (Band(*band),), "band_std": one}, message))
     for change, message in changes:
         with pytest.raises(InputError, match=message):
             tqvec.TurboQuant(32).calibrated(good._replace(**change))
@@ -205,7 +206,7 @@ def test_fingerprints():
     for change in (
         {"centre": given.centre + 1},
         {"matrix": given.matrix[::-1].copy()},
-        {"spreads": given.spreads * np.float32(1.5)},
+        {"band_std": given.band_std * np.float32(1.5)},
     ):
         prints.add(codec.calibrated(given._replace(**change)).fingerprint)
     assert len(prints) == 5

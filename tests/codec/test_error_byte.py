@@ -7,6 +7,7 @@ import strategies as sts
 import tqvec
 from tqvec.codec import error_byte
 from tqvec.codec.calibration import Budget, calibrate
+from tqvec.codec.turboquant import encode_sums
 
 N = 200_000
 EXTREMES = np.array([0.0, 1e-45, 1e-40, 1.1754944e-38, 1.2e-38, 3.4028235e38, 1.0, 1.9999999, 2.0], np.float32)
@@ -67,11 +68,11 @@ def test_tangents_are_of_the_angle_to_what_codes_stand_for(nbits, codebook, cali
     x[7] = codec.centre  # the zero residual has no angle
     codes = codec.encode(x)
     eye = np.eye(96, dtype=np.float32)
-    stands_for = (codec.inner_product(eye, codes) - codec.centre_products(eye)[:, None]).T.astype(np.float64)
+    stands_for = (codec.inner_product(eye, codes) - codec.transform.centre_products(eye)[:, None]).T.astype(np.float64)
     residual = x.astype(np.float64) - codec.centre
     lengths = np.linalg.norm(residual, axis=1) * np.linalg.norm(stands_for, axis=1)
     keep = np.arange(200) != 7
     cosine = np.sum(residual * stands_for, axis=1)[keep] / lengths[keep]
-    found = codec.tangents(codec.encode_sums(x))
+    found = encode_sums(codec, x).tan_theta()
     assert not np.isfinite(found[7])
     np.testing.assert_allclose(found[keep], np.sqrt(1 / cosine**2 - 1), rtol=2e-3)

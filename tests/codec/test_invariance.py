@@ -83,6 +83,7 @@ def same(a, b):
     return (a["sha256"], a["ids"]) == (b["sha256"], b["ids"])
 
 
+@pytest.mark.slow
 def test_the_best_level_is_the_default():
     assert usual()["level"] == probe_levels()[0]
 
@@ -94,6 +95,7 @@ def probe_levels():
     return available_levels()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level(level):
     if level not in probe_levels():
@@ -103,6 +105,7 @@ def test_every_level(level):
     assert same(result, usual())
 
 
+@pytest.mark.slow
 @x86_only
 @pytest.mark.parametrize("features", [{}, {"NUMBA_CPU_FEATURES": ""}])  # the host's, or no more than the CPU has
 @pytest.mark.parametrize(("cpu", "level"), [("haswell", "avx2"), ("generic", "portable"), ("x86-64", "portable")])
@@ -114,6 +117,7 @@ def test_lowered_targets(cpu, level, features):
     assert same(result, usual())
 
 
+@pytest.mark.slow
 def test_without_numba():
     # NumPy's scalars warn where a compiled multiplication of 64-bit words wraps around on purpose.
     result = probe("-W", "ignore:overflow encountered in scalar multiply:RuntimeWarning", NUMBA_DISABLE_JIT="1")

@@ -25,7 +25,7 @@ def made(d, nbits, qjl="hadamard", **options):
 
 def matrices(tq):
     """Π, and S for the rotated basis, in float64."""
-    basis = tq.rotate(np.eye(tq.d, dtype=np.float32)).T.astype(np.float64)
+    basis = tq.transform.rotate(np.eye(tq.d, dtype=np.float32)).T.astype(np.float64)
     if tq.qjl == "gaussian":
         return basis, prod.seeded_gaussian(tq.d, tq.seed).astype(np.float64)
     return basis, prod.structured(tq.d, tq.seed)
@@ -85,10 +85,10 @@ def test_equals_the_paper(d, nbits, qjl, kind):
 def test_the_projection_has_random_bits_of_its_own():
     for seed in (0, 1, 2**64 - 1):
         first, second = made(64, 2, seed=seed), PROJECTIONS["hadamard"](64, seed).tables
-        turned = first.rotate(np.eye(64, dtype=np.float32))
+        turned = first.transform.rotate(np.eye(64, dtype=np.float32))
         again = rotation.hadamard(np.eye(64), seed, first=prod.STRUCTURED)
         assert np.abs(turned @ again.T).max() < 0.9  # 1 where they are the same; both are orthogonal
-        assert not np.array_equal(second.perm, first.rotation_tables.perm)
+        assert not np.array_equal(second.perm, first.transform.tables.perm)
     drawn = [PROJECTIONS["gaussian"](8, seed).tables.matrix.tobytes() for seed in (0, 1, 2**32, 2**64 - 1)]
     assert len(set(drawn)) == 4
 
@@ -111,7 +111,7 @@ def test_bytes_a_vector_and_names():
     codes = made(128, 2).encode(sts.normal(10, 128))
     assert codes.nbytes == 400
     assert len(codes[2:5]) == len(codes[2:5].gamma) == 3
-    assert made(128, 2).scale == "norm"
+    assert made(128, 2).scale_rule == "norm"
     assert made(128, 2, scale="norm").qjl == "hadamard"
     assert TurboQuant(128, mode="prod").qjl == "gaussian"
     assert TurboQuant(128).qjl is None

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import strategies as sts
 
-from tqvec.codec.bands import Band, quantizer_tables
+from tqvec.codec.bands import Band
 from tqvec.codec.codebooks import scalar
+from tqvec.codec.codebooks.scalar import quantizer_tables
 from tqvec.codec.transforms import hadamard
 from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import kernel

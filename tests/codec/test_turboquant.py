@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from tqvec import TurboQuant
 from tqvec.codec.codebooks import scalar
+from tqvec.codec.turboquant import encode_sums
 from tqvec.reference import quantize, scoring
 
 
 def directions_off_ties(tq, x, margin=1e-5):
     """Rotated directions (float64), and which of their coordinates are farther from a threshold than rounding goes."""
-    y = tq.rotate(quantize.directions(x)).astype(np.float64)
+    y = tq.transform.rotate(quantize.directions(x)).astype(np.float64)
     gaps = np.abs(y[..., None] - scalar.thresholds(tq.d, tq.nbits)).min(axis=-1)
     return y, gaps > margin * np.abs(scalar.centroids(tq.d, tq.nbits)).min()
 
@@ -30,7 +31,7 @@ def test_every_code_is_the_nearest_centroid(x, nbits, seed):
 def test_quantizing_twice_changes_nothing(x, nbits, seed):
     tq = TurboQuant(x.shape[1], nbits=nbits, seed=seed, scale="norm")
     codes = tq.encode(x)
-    again = tq.rotate(tq.decode(type(codes)(codes.data, np.ones(len(codes), np.float32))))
+    again = tq.transform.rotate(tq.decode(type(codes)(codes.data, np.ones(len(codes), np.float32))))
     np.testing.assert_array_equal(
         quantize.count_thresholds(again, scalar.thresholds(tq.d, nbits)), sts.unpacked(tq, codes)
     )
@@ -47,7 +48,7 @@ def test_powers_of_two_change_only_the_scale(x, nbits, seed, power, rule):
 @given(sts.rows(), sts.nbits, sts.seeds)
 def test_negation_mirrors_the_codes(x, nbits, seed):
     tq = TurboQuant(x.shape[1], nbits=nbits, seed=seed)
-    y = tq.rotate(quantize.directions(x))
+    y = tq.transform.rotate(quantize.directions(x))
     ties = np.isin(y, scalar.thresholds(tq.d, nbits).astype(np.float32))
     codes, mirrored = tq.encode(x), tq.encode(-x)
     expected = 2**nbits - 1 - sts.unpacked(tq, codes)
@@ -67,7 +68,7 @@ def test_inner_product_with_itself(x, nbits, seed):
 def test_every_vector_lies_on_its_codes_side(x, nbits, seed, power):
     x = np.ldexp(x, power)  # down to subnormal numbers
     tq = TurboQuant(x.shape[1], nbits=nbits, seed=seed)
-    encoded = tq.encode_sums(x, 1)
+    encoded = encode_sums(tq, x, threads=1)
     alive = x.any(axis=1)
     assert np.all(encoded.dot[alive] > 0)
     assert np.all(encoded.dot[~alive] == 0)
@@ -112,7 +113,7 @@ def test_errors_stay_within_their_bounds(x, nbits, seed, query_seed):
     assert np.all(np.abs(tq.inner_product(y, codes) - true) <= y_lengths[:, None] * missing + slack)
 
     tq = TurboQuant(d, nbits=nbits, seed=seed)
-    codes, sums = tq.encode(x), tq.encode_sums(x, 1)
+    codes, sums = tq.encode(x), encode_sums(tq, x, threads=1)
     alive = lengths > 0
     tangent = scoring.tan_theta(sums.dot[alive], sums.energy[alive])
     across = y_lengths[:, None] ** 2 - (true[:, alive] / lengths[alive]) ** 2
@@ -139,7 +140,7 @@ def test_haar_encodes_as_its_matrix_says():
     d = 24
     tq = TurboQuant(d, nbits=4, seed=2, rotation="haar")
     x = sts.normal(100, d)
-    matrix = tq.rotate(np.eye(d, dtype=np.float32)).astype(np.float64)  # row i: the rotated e_i
+    matrix = tq.transform.rotate(np.eye(d, dtype=np.float32)).astype(np.float64)  # row i: the rotated e_i
     y = quantize.directions(x).astype(np.float64) @ matrix
     clear = np.abs(y[..., None] - scalar.thresholds(d, 4)).min(axis=-1) > 1e-5
     codes = sts.unpacked(tq, tq.encode(x))

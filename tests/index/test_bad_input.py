@@ -228,9 +228,9 @@ TAKE_THREADS = [
     lambda index, threads: index.reconstruct(IDS, threads=threads),
     lambda index, threads: index.train(GOOD, threads=threads),
     lambda index, threads: index.diagnose(GOOD, threads=threads).recall,
-    lambda index, threads: index.codec.encode(GOOD, threads).data,
-    lambda index, threads: index.codec.decode(CODES, threads),
-    lambda index, threads: index.codec.inner_product(GOOD, CODES, threads),
+    lambda index, threads: index.codec.encode(GOOD, threads=threads).data,
+    lambda index, threads: index.codec.decode(CODES, threads=threads),
+    lambda index, threads: index.codec.inner_product(GOOD, CODES, threads=threads),
 ]
 
 

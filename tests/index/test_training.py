@@ -177,7 +177,7 @@ def test_scores_are_those_of_the_decoded_vectors(metric, nbits, codebook):
     length = np.linalg.norm(queries, axis=1)[:, None]
     if metric == "l2":
         residuals = index.codec.inner_product(queries - index.codec.centre, codes)
-        residuals = residuals - index.codec.centre_products(queries - index.codec.centre)[:, None]
+        residuals = residuals - index.codec.transform.centre_products(queries - index.codec.centre)[:, None]
         squares = (np.square(rows - index.codec.centre, dtype=np.float64).sum(axis=1) for rows in (queries, x))
         expected = next(squares)[:, None] + next(squares) - 2 * residuals
     else:

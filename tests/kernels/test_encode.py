@@ -5,6 +5,7 @@ import pytest
 import strategies as sts
 
 from tqvec import Codes, TurboQuant
+from tqvec.codec.turboquant import encode_sums
 from tqvec.reference import codebook, packing, quantize, rotation, scoring
 
 CASES = [(d, nbits) for d in sts.ODD_DIMS for nbits in (range(1, 9) if d <= 128 else (1, 2, 4, 7, 8))]
@@ -19,7 +20,7 @@ def test_bytes_and_scales_equal_the_reference(d, nbits):
         codes = TurboQuant(d, nbits=nbits, seed=SEED, scale=rule).encode(x)
         np.testing.assert_array_equal(codes.data, packing.pack(expected.codes, [(0, d, nbits)]))
         assert codes.scale.tobytes() == scale(expected).astype(np.float32).tobytes()
-    sums = TurboQuant(d, nbits=nbits, seed=SEED).encode_sums(x, 1)
+    sums = encode_sums(TurboQuant(d, nbits=nbits, seed=SEED), x, threads=1)
     for name in ("norm", "dot", "energy"):
         assert getattr(sums, name).tobytes() == getattr(expected, name).tobytes()
 

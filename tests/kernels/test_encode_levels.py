@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import strategies as sts
 
-from tqvec.codec.bands import Band, code_bytes, quantizer_tables
+from tqvec.codec.bands import Band, code_bytes
+from tqvec.codec.codebooks.scalar import quantizer_tables
 from tqvec.codec.transforms import ROTATIONS
 from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import implementation, levels

@@ -69,9 +69,9 @@ def search(kind, rows, queries, allowed, base, heaps, start=0, stop=N):
     bands, windows = codec.quantizer.bands, codec.quantizer.windows
     levels = integer_levels(codec.d, codec.quantizer)
     where, best = RowRange(allowed, start, stop), Heap(*heaps)
-    tables = QueryTables(codec.rotation_tables, bands, NORM, levels.unit)
+    tables = QueryTables(codec.transform.tables, bands, NORM, levels.unit)
     if kind == "search_few":
-        known = codec.d, codec.bands, windows, codec.spreads
+        known = codec.d, codec.bands, windows, codec.band_std
         counts = prefix_counts(*known)
         stages = stage_tables(*known, levels.levels, counts)
         prefixes = PrefixBlocks(prefix_planes(codec.bands, windows, counts)).of(rows.data, N)
@@ -82,9 +82,9 @@ def search(kind, rows, queries, allowed, base, heaps, start=0, stop=N):
     directions, weight, unit = np.empty_like(queries), np.empty(nq), np.empty(nq, np.float32)
     kernel("query_directions")(queries, tables, directions, weight, unit)
     if kind == "search_batch":
-        known = codec.d, codec.bands, windows, codec.spreads
+        known = codec.d, codec.bands, windows, codec.band_std
         stages = stage_tables(*known, levels.levels, prefix_counts(*known))
-        batch = batch_tables(bands, windows, codec.spreads, directions, weight, unit)
+        batch = batch_tables(bands, windows, codec.band_std, directions, weight, unit)
         kernel(kind)(block, stages, batch, where, best)
         return
     integers = np.empty((nq, sum(-(-(band.stop - band.start) // 8) * 8 for band in codec.bands)), np.int16)

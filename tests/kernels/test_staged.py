@@ -399,7 +399,7 @@ def test_slack_is_what_the_estimates_err(nbits):
     codes = tq.encode(x)
     values = np.unpackbits(codes.data, axis=1, bitorder="little").reshape(n, nbits, d)
     codes_of = sum(values[:, p].astype(int) << (nbits - 1 - p) for p in range(nbits))
-    rotated = tq.rotate(q[None])[0].astype(np.float64)
+    rotated = tq.transform.rotate(q[None])[0].astype(np.float64)
     full = codes.scale * (scalar.centroids(d, nbits)[codes_of] @ rotated)
     stages = stages_of(d, nbits)
     estimates = {}

@@ -169,7 +169,10 @@ def calibrated(codebook, spreads):
         matrix[band.start : band.stop] *= factor
     spreads = np.asarray(spreads) / np.sqrt(np.sum([size for size, _ in SPREAD] * np.square(spreads)) / 384)
     calibration = Calibration(
-        np.zeros(384, np.float32), matrix.astype(np.float32), bands, (spreads * factors).astype(np.float32)
+        centre=np.zeros(384, np.float32),
+        matrix=matrix.astype(np.float32),
+        bands=bands,
+        band_std=(spreads * factors).astype(np.float32),
     )
     codec = tqvec.TurboQuant(384, nbits=2, codebook=codebook).calibrated(calibration)
     widths = np.concatenate([np.repeat(spreads, [size for size, _ in SPREAD]), np.zeros(32)])
@@ -204,13 +207,13 @@ def test_slack_is_what_prefixes_err(codebook, spreads, counts):
     codec, rows = calibrated(codebook, spreads)
     windows, tables = codec.quantizer.windows, np.zeros((5, 256), np.uint32)
     codes = codec.encode(rows(2000, 21))
-    stages = stage_tables(384, codec.bands, windows, codec.spreads, tables, counts)
+    stages = stage_tables(384, codec.bands, windows, codec.band_std, tables, counts)
     blocks = PrefixBlocks(prefix_planes(codec.bands, windows, counts)).of(codes.data, 2000)
     queries = rows(20, 22)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     full = codec.inner_product(queries, codes) / codes.scale
     off = []
-    for direction, exact in zip(codec.rotate(queries), full, strict=True):
+    for direction, exact in zip(codec.transform.rotate(queries), full, strict=True):
         actual, slack = estimates(codec, stages, blocks, codes, direction)
         off.append((actual - exact) / (slack / Z))
     assert 0.97 < np.sqrt(np.mean(np.square(off))) < 1.03
@@ -226,8 +229,8 @@ def test_slack_is_what_byte_products_err(codebook, spreads):
     codes = codec.encode(rows(2000, 23))
     queries = rows(20, 24)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    known = codec.quantizer.bands, codec.quantizer.windows, codec.spreads
-    batch = batch_tables(*known, codec.rotate(queries), np.ones(20), np.ones(20, np.float32))
+    known = codec.quantizer.bands, codec.quantizer.windows, codec.band_std
+    batch = batch_tables(*known, codec.transform.rotate(queries), np.ones(20), np.ones(20, np.float32))
     fields = layout(codec.bands, codec.quantizer.windows)
     levels = np.zeros((2000, 64 * fields[:, 5].sum()), np.int64)
     for (start, stop, nbits), (first, size, _, w, entry, _), table in zip(
@@ -250,7 +253,7 @@ def test_slack_is_what_byte_products_err(codebook, spreads):
 
 def counts_of(d, nbits, codebook="scalar", spreads=None):
     codec = tqvec.TurboQuant(d, nbits=nbits, codebook=codebook)
-    spreads = codec.spreads if spreads is None else spreads
+    spreads = codec.band_std if spreads is None else spreads
     return prefix_counts(d, codec.bands, codec.quantizer.windows, spreads)
 
 

@@ -139,14 +139,14 @@ def test_slack_is_what_the_estimates_err(d, nbits):
     codes = tq.encode(x)
     planes = np.unpackbits(codes.data, axis=1, bitorder="little").reshape(n, nbits, d).astype(np.int64)
     index = sum(planes[:, p] << (6 - p) for p in range(nbits - 1)) + windows_of(planes[:, -1], windows - 1)
-    rotated = tq.rotate(q.astype(np.float32)).astype(np.float64)
+    rotated = tq.transform.rotate(q.astype(np.float32)).astype(np.float64)
 
     def score(values):
         return np.einsum("ij,ij->i", values, rotated)
 
     full = score(tq.quantizer.centroids[0][index])
     levels = integer_levels(d, tq.quantizer).levels
-    stages = stage_tables(d, tq.bands, np.array([windows]), tq.spreads, levels, (1,))
+    stages = stage_tables(d, tq.bands, np.array([windows]), tq.band_std, levels, (1,))
     first, second = (score(2.0 * PARITY[index & mask] - 1) for mask in trellis.parity_masks(nbits)[:2])
     by_signs = stages.prefix_level[0] * first
     estimates = {1: (by_signs, Z * np.sqrt(stages.unknown[0]))}

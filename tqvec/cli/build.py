@@ -10,6 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from tqvec._random import generator
 from tqvec.cli._console import console, progress
 from tqvec.errors import InputError
 from tqvec.eval.readers import float_rows
@@ -23,7 +24,6 @@ from tqvec.index.training import Training
 _ROWS = 16384  # rows that are read and compressed at a time,
 _NUMBERS = 1 << 23  # but at most these coordinates
 _SAMPLE = 16384  # rows to train on
-_DRAW = 0x73616D70  # seed of their choice
 _SECONDS = 5.0  # between notes in the journal
 
 
@@ -83,7 +83,7 @@ def build(
 
 def _train(index: Index, stream: Stream, threads: int | None) -> Training:
     """Train on rows from the whole file, without NaN and Inf: compressing will say which rows have them."""
-    rows = np.random.default_rng(_DRAW).choice(stream.n, min(stream.n, _SAMPLE), replace=False)
+    rows = generator(None, "command: training sample").choice(stream.n, min(stream.n, _SAMPLE), replace=False)
     sample = float_rows(stream.take(np.sort(rows)))
     try:
         return index.train(sample[np.isfinite(sample).all(axis=1)], threads=threads)

@@ -10,6 +10,7 @@ import typer
 from numpy.typing import NDArray
 from rich.table import Table
 
+from tqvec._random import generator
 from tqvec.cli._console import console, progress
 from tqvec.cli._plot import pyplot
 from tqvec.cli.build import parse_width
@@ -21,9 +22,8 @@ from tqvec.index.index import Index
 
 _VECTORS = (".npy", ".fvecs", ".bvecs", ".parquet", *HDF5)  # anything else is an index file
 _NUMBERS = 1 << 29  # of vectors that are looked at as a whole; of more,
-_DRAWN = 65536  # these rows
+_DRAWN = 65536  # rows at most
 _ROWS = 16384  # read and compressed at a time
-_DRAW = 0x64726F77  # seed of their choice
 
 
 def diagnose(
@@ -86,7 +86,7 @@ def _sample(stream: Stream) -> NDArray[Any]:
     """All vectors of a file, or some from everywhere in it."""
     if stream.n * stream.d <= _NUMBERS:
         return float_rows(np.concatenate(list(stream.parts(0, _ROWS)) or [np.empty((0, stream.d), np.float32)]))
-    drawn = np.random.default_rng(_DRAW).choice(stream.n, min(stream.n, _DRAWN), replace=False)
+    drawn = generator(None, "command: diagnosed rows").choice(stream.n, min(stream.n, _DRAWN), replace=False)
     return float_rows(stream.take(np.sort(drawn)))
 
 

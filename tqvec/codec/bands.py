@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from tqvec import _validate
-from tqvec.codec.codebooks import scalar
 from tqvec.errors import InputError
 from tqvec.kernels.tables import QuantizerTables
 
@@ -95,51 +94,6 @@ def mean(d: int, bands: tuple[Band, ...], values: Sequence[float]) -> float:
 def code_bytes(bands: tuple[Band, ...]) -> int:
     """Bytes of one vector's packed codes."""
     return (sum((b.stop - b.start) * b.nbits for b in bands) + 7) // 8
-
-
-def _grid(edges: NDArray[np.float32], cells: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]] | None:
-    """Grid of `cells` cells over the thresholds; None where two thresholds share a cell.
-
-    The cell of a value is computed with the kernel's own float32 operations. They never decrease as the value grows,
-    so a threshold in an earlier cell is smaller than the value whatever the rounding was.
-    """
-    if edges.size == 0:  # 0 bits
-        return np.zeros(cells, np.uint8), np.zeros(2, np.float32)
-    span = np.float32(max(float(edges[-1]) - float(edges[0]), float(np.finfo(np.float32).tiny)))
-    scale = np.float32(cells - 2) / span if edges.size > 1 else np.float32(1)
-    offset = np.float32(1) - edges[0] * scale
-    cell = np.clip(edges * scale + offset, np.float32(0), np.float32(cells - 1)).astype(np.int32)
-    if np.any(np.diff(cell) < 1):
-        return None
-    below = np.searchsorted(cell, np.arange(cells), side="left").astype(np.uint8)
-    return below, np.array([scale, offset], np.float32)
-
-
-def quantizer_tables(d: int, bands: tuple[Band, ...], spreads: ArrayLike = 1.0) -> QuantizerTables:
-    """Tables for the encoding and decoding kernels; the levels of a band are those of its width times its spread."""
-    n = len(bands)
-    factors = np.broadcast_to(np.asarray(spreads, np.float64), n)
-    thresholds = np.full((n, 256), np.inf, np.float32)
-    centroids = np.zeros((n, 256), np.float32)
-    for i, band in enumerate(bands):
-        levels = 2**band.nbits
-        thresholds[i, : levels - 1] = scalar.thresholds(d, band.nbits) * factors[i]
-        centroids[i, :levels] = scalar.centroids(d, band.nbits) * factors[i]
-    cells = 256
-    while True:
-        grids = [_grid(thresholds[i, : 2**band.nbits - 1], cells) for i, band in enumerate(bands)]
-        found = [g for g in grids if g is not None]
-        if len(found) == n:
-            break
-        cells *= 2
-    return QuantizerTables(
-        bands=np.array(bands, np.int64),
-        windows=np.zeros(n, np.int64),
-        centroids=centroids,
-        thresholds=thresholds,
-        grid=np.array([g[0] for g in found]),
-        grid_affine=np.array([g[1] for g in found]),
-    )
 
 
 class IntegerLevels(NamedTuple):

@@ -1,6 +1,6 @@
-"""Calibration: what a codec learns from a sample. A centre, the principal axes, and a width for each band of axes.
+"""Calibration: the centre, the principal axes and the widths of bands that a codec learns from a sample.
 
-docs/explanation/calibration.md has the derivations, and the measurements behind each choice.
+The "Calibration" page has the derivations, and the measurements behind each choice.
 """
 
 from __future__ import annotations
@@ -10,26 +10,28 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tqvec._types import Doubles, Floats
+from tqvec import _threads
+from tqvec._types import Bytes, Doubles, Floats, Ids
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band
 from tqvec.codec.codebooks import scalar, trellis
-from tqvec.codec.transforms import hadamard
+from tqvec.codec.codebooks.codebook import Codebook
+from tqvec.codec.transforms import Transform, dense, hadamard, rotate
 from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.pack.portable import SPREAD
 
 MAX_D = 8192  # the matrix is dense
 LEAST_GROUPS = {"scalar": (8,), "trellis": (trellis.MIN_COORDINATES, 32)}  # axes of the smallest group, to choose from
 _MEDIAN_STEPS = 10
 _WEIGHT = 1.5  # power of an axis' share: 1 would give the least squared error of vectors, 2 of random scores
-_DROPPED = 1.75  # what an axis without bits counts in place of its D = 1: what it hides of a score isn't random
+_DROPPED = 1.75  # cost of an axis without bits, in place of D = 1: what a score loses by it is not random
 _BLOCK = 4096  # rows multiplied at a time: sums of float32 products stay short
 _FIRST_ROUND = 8  # of the rotations inside bands; those before belong to the codec's own rotation and projection
 
 
 class Calibration(NamedTuple):
-    """What replaces the rotation, and the one band, of a codec that knows nothing of the data.
+    """A centre, axes and bands to replace the rotation and the bands of a codec that knows nothing of the data.
 
     Attributes
     ----------
@@ -40,27 +42,21 @@ class Calibration(NamedTuple):
         g = 1/(1 − D) undoes the shrinkage of its codebook.
     bands : tuple of Band
         In the order of variance. Coordinates after the last band are not stored.
-    spreads : (n_bands,) float32
+    band_std : (n_bands,) float32
         Factor of the levels of each band: its standard deviation for residuals of length √d, times that of `matrix`.
-    near : (2,) float32
-        Mean and standard deviation of the errors of near neighbours' scores, in units of the deviation that follows
-        from the codebooks (docs/explanation/errors.md). Nothing is coded with it.
+    near_error : (2,) float32
+        Mean and standard deviation of the errors of near neighbours' scores, in units of the standard deviation that
+        follows from the codebooks (see the "Error bars" page). Codes don't depend on it.
     """
 
     centre: Floats
     matrix: Floats
     bands: tuple[Band, ...]
-    spreads: Floats
-    near: Floats = np.array([0, 1], np.float32)
-
-    def shares(self, table: list[float]) -> Doubles:
-        """Part of the squared length of residuals that each band has, (n_bands,); `table` is that of `distortions`."""
-        shrinkage = np.array([1 - table[band.nbits] for band in self.bands])
-        counts = np.array([band.stop - band.start for band in self.bands])
-        return counts / self.centre.size * np.square(self.spreads, dtype=np.float64) * shrinkage / shrinkage.min()
+    band_std: Floats
+    near_error: Floats = np.array([0, 1], np.float32)
 
     def check(self, d: int) -> None:
-        """Refuse what no codec of dimension `d` can use.
+        """Refuse a calibration that no codec of dimension `d` can use.
 
         Raises
         ------
@@ -68,15 +64,17 @@ class Calibration(NamedTuple):
             Wrong shapes, numbers that are not finite, or bands that do not follow each other from 0.
         """
         n = len(self.bands)
-        shapes = (self.centre.shape, self.matrix.shape, self.spreads.shape)
+        shapes = (self.centre.shape, self.matrix.shape, self.band_std.shape)
         if shapes != ((d,), (d, d), (n,)):
             raise InputError(f"calibration must have arrays of shapes ({d},), ({d}, {d}), ({n},), got {shapes}")
         if not (np.isfinite(self.centre).all() and np.isfinite(self.matrix).all()):
             raise InputError("calibration holds NaN or Inf")
-        if not (np.all(self.spreads > 0) and np.isfinite(self.spreads).all()):
-            raise InputError("spreads of a calibration must be positive")
-        if self.near.shape != (2,) or not np.isfinite(self.near).all() or self.near[1] < 0:
-            raise InputError(f"near of a calibration must be a mean and a standard deviation, got {self.near}")
+        if not (np.all(self.band_std > 0) and np.isfinite(self.band_std).all()):
+            raise InputError("band_std of a calibration must be positive")
+        if self.near_error.shape != (2,) or not np.isfinite(self.near_error).all() or self.near_error[1] < 0:
+            raise InputError(
+                f"near_error of a calibration must be a mean and a standard deviation, got {self.near_error}"
+            )
         starts = [0, *(band.stop for band in self.bands)]
         if not 1 <= n <= MAX_BANDS or starts[-1] > d:
             raise InputError(f"calibration must have 1 to {MAX_BANDS} bands within {d} coordinates, got {self.bands}")
@@ -85,17 +83,85 @@ class Calibration(NamedTuple):
                 raise InputError(f"calibration has a band out of place or range: {band}")
 
 
+class CalibratedTransform(Transform):
+    """The map of vectors to their coordinates on the axes of a calibration, from its centre."""
+
+    def __init__(self, calibration: Calibration, codebook: Codebook) -> None:
+        super().__init__("calibrated", dense(calibration.matrix), codebook)
+        self.centre, self.learned = calibration.centre, (calibration.centre,)
+        self.band_std = calibration.band_std
+
+    def centre_products(self, queries: Floats) -> Doubles:
+        """Return the product of each query with the centre, (nq,): the part of a score that no code holds."""
+        return np.einsum("ij,j->i", queries, self.centre, dtype=np.float64)
+
+    def subtract_centre(self, rows: Floats, unit: bool) -> Floats:
+        """Return rows, or their directions if `unit`, less the centre; beyond float32 they are infinite or NaN."""
+        if unit:
+            directions = np.empty_like(rows)
+            kernel("unit_rows")(rows, 0, rows.shape[0], directions)
+            rows = directions
+        with np.errstate(over="ignore", invalid="ignore"):
+            residuals: Floats = rows - self.centre
+        return residuals
+
+    def code_lengths(self, lengths: Doubles, unit: bool) -> Doubles:
+        """Return the lengths of the residuals."""
+        return lengths
+
+    def decoded_energy(self, data: Bytes, energy: Doubles, threads: int) -> Doubles:
+        """Return the squared lengths of the vectors that codes stand for, given the sums of their squared levels.
+
+        The axes of a band and its levels c are multiplied by f. Decoded vectors have f²c on an axis, so of the energy
+        f²c² only f⁴c² counts: the difference, which is small, is taken off.
+        """
+        tables = self.codebook.tables._replace(centroids=np.square(self.codebook.tables.centroids))
+        excess = np.repeat(1 - self.band_factors, [band.stop - band.start for band in self.codebook.bands])
+        query = np.zeros((1, self.codebook.d), np.float32)
+        query[0, : excess.size] = excess
+        n = data.shape[0]
+        ones, out = np.ones(n, np.float32), np.empty((1, n), np.float32)
+        score = kernel("adc_rows")
+
+        def task(part: int, start: int, stop: int) -> None:
+            score(data, ones, tables, SPREAD, query, start, stop, out)
+
+        _threads.over_rows(task, n, _threads.GRAIN, threads)
+        return energy - out[0]
+
+    @property
+    def shares(self) -> Doubles:
+        """Part of the squared length of the sample's residuals that lies in each band, (n_bands,)."""
+        counts = np.array([band.stop - band.start for band in self.codebook.bands])
+        shrinkage = self.codebook.shrinkage
+        return counts / self.codebook.d * np.square(self.band_std, dtype=np.float64) * shrinkage / shrinkage.min()
+
+    @property
+    def band_factors(self) -> Doubles:
+        """Squared length of the rows of the matrix that belong to each band, (n_bands,)."""
+        shrinkage = self.codebook.shrinkage
+        return shrinkage.min() / shrinkage
+
+    @property
+    def distortion(self) -> float:
+        """Expected squared error of a decoded vector whose squared distance to the centre is 1."""
+        return float(1 - np.sum(self.shares * self.codebook.shrinkage))
+
+    def decode_factors(self) -> tuple[np.float32, Floats]:
+        """Return the factors that turn unbiased vectors into least-squares ones: of the scales, and (n_bands, 1)."""
+        return np.float32(self.shares.sum()), self.codebook.shrinkage[:, None].astype(np.float32)
+
+
 class Budget(NamedTuple):
-    """What a calibration may spend.
+    """The bits that a calibration may spend, and on which codebook.
 
     Attributes
     ----------
     bits : int
-        Of all codes of a vector.
-    codebook : str
-        "scalar" or "trellis".
+        Bits of all codes of a vector.
+    codebook : {"scalar", "trellis"}
     seed : int
-        Of the rotations inside bands.
+        Seed of the rotations inside bands.
     """
 
     bits: int
@@ -104,7 +170,9 @@ class Budget(NamedTuple):
 
 
 def spatial_median(rows: Floats) -> Floats:
-    """Point with the least sum of distances to the rows, (d,) float32, by ten steps of Weiszfeld's iteration.
+    """Return the point with the least sum of distances to the rows, (d,) float32.
+
+    It takes ten steps of Weiszfeld's iteration.
 
     A few far rows move it little, where they would carry the mean away.
     """
@@ -122,7 +190,7 @@ def spatial_median(rows: Floats) -> Floats:
 
 
 def _second_moments(rows: Floats) -> Doubles:
-    """Mean of u uᵀ over the directions u of the rows, (d, d) float64; zero rows don't count."""
+    """Return the mean of u uᵀ over the directions u of the rows, (d, d) float64; zero rows don't count."""
     length = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     rows = rows[length > 0] / length[length > 0, None].astype(np.float32)
     total = np.zeros((rows.shape[1], rows.shape[1]))
@@ -133,7 +201,7 @@ def _second_moments(rows: Floats) -> Doubles:
 
 
 def principal_axes(residuals: Floats) -> tuple[Doubles, Doubles]:
-    """Axes of the directions of some rows, and the share of the squared length along each.
+    """Return the principal axes of the directions of rows, and the share of the squared length along each.
 
     Directions make it robust: a far row counts no more than others. The second moments M of n rows are mixed with
     those of the uniform distribution, I/d, in the proportion of Ledoit and Wolf (2004), which for trace 1 is
@@ -159,30 +227,30 @@ def principal_axes(residuals: Floats) -> tuple[Doubles, Doubles]:
 
 
 def distortions(d: int, codebook: str) -> list[float]:
-    """Expected squared error D of each width, from 0 bits on."""
+    """Return the expected squared error D of each width, from 0 bits on."""
     if codebook == "trellis":
         return [1.0, *(trellis.distortion(d, nbits) for nbits in range(1, trellis.MAX_NBITS + 1))]
     return [scalar.distortion(d, nbits) for nbits in range(MAX_NBITS + 1)]
 
 
-def group_edges(d: int, least: int) -> NDArray[np.int64]:
-    """Where groups of axes begin, and d: all of one size, but the last, which takes the rest too.
+def group_edges(d: int, least: int) -> Ids:
+    """Return the starts of the groups of axes that share a width, and d.
 
-    The size is the largest of 64, 32, 16 and 8 that makes twelve groups, but not below `least`. Kernels like bands of
-    whole words.
+    All groups have one size but the last, which takes the rest too. The size is the largest of 64, 32, 16 and 8 that
+    makes twelve groups, but not below `least`. Kernels are fastest on bands of whole words.
     """
     size = next((size for size in (64, 32, 16, 8) if size <= d // 12), 8)
     size = max(size, least)
     return np.array([*range(0, d - size + 1, size), d] if d >= 2 * size else [0, d])
 
 
-def allocate(weights: Doubles, edges: NDArray[np.int64], budget: Budget, table: list[float]) -> list[Band]:
-    """Widths by reverse water-filling: the next bit goes where it lowers the weighted error most, per bit spent.
+def allocate(weights: Doubles, edges: Ids, budget: Budget, table: list[float]) -> list[Band]:
+    """Choose widths by reverse water-filling: the next bit goes where it lowers the weighted error most per bit.
 
     Parameters
     ----------
     weights : (d,) float64
-        What an error D = 1 on each axis costs.
+        Cost of an error D = 1 on each axis.
     edges : (n_groups + 1,) int64
     budget : Budget
     table : list of float
@@ -199,9 +267,9 @@ def allocate(weights: Doubles, edges: NDArray[np.int64], budget: Budget, table: 
     gains = -np.diff(np.array([*table, table[-1]]))  # of one bit more; the widest gains nothing
     left = budget.bits
     while True:
-        worth = np.where(sizes <= left, means * gains[widths], 0.0)
-        best = int(np.argmax(worth))
-        if worth[best] <= 0:
+        gain = np.where(sizes <= left, means * gains[widths], 0.0)
+        best = int(np.argmax(gain))
+        if gain[best] <= 0:
             break
         widths[best] += 1
         left -= int(sizes[best])
@@ -211,10 +279,10 @@ def allocate(weights: Doubles, edges: NDArray[np.int64], budget: Budget, table: 
 
 
 def choose_bands(weights: Doubles, budget: Budget) -> list[Band]:
-    """Bands of the least group size whose expected cost is least.
+    """Choose bands, with the least group size whose expected cost is least.
 
-    A trellis errs more in short bands, which close on themselves (docs/explanation/trellis.md). `allocate` doesn't know
-    that while it makes them, so there are groups of two sizes to choose from.
+    Short bands of a trellis have a larger error, because of tail-biting (see the "Trellis codebook" page). `allocate`
+    doesn't know that while it makes them, so there are groups of two sizes to choose from.
     """
     d = weights.size
     table = [_DROPPED, *distortions(d, budget.codebook)[1:]]
@@ -230,16 +298,14 @@ def choose_bands(weights: Doubles, budget: Budget) -> list[Band]:
     return min((allocate(weights, group_edges(d, size), budget, table) for size in least), key=cost)
 
 
-def _rotated(axes: Doubles, first_round: int, seed: int) -> Floats:
-    """Axes (columns) of one band, rotated among themselves; an axis a row, float32."""
+def _rotate_axes(axes: Doubles, first_round: int, seed: int) -> Floats:
+    """Rotate the axes (columns) of one band among themselves; return an axis per row, float32."""
     rows = np.ascontiguousarray(axes, np.float32)
-    out = np.empty_like(rows)
-    kernel("rotate_rows")(rows, hadamard(rows.shape[1], seed, first_round), 0, rows.shape[0], out)
-    return out.T
+    return rotate(rows, hadamard(rows.shape[1], seed, first_round)).T
 
 
 def calibrate(rows: Floats, centre: Floats, budget: Budget, bands: Sequence[Band] | None = None) -> Calibration:
-    """Fit a calibration.
+    """Fit a calibration to a sample.
 
     Parameters
     ----------
@@ -248,7 +314,7 @@ def calibrate(rows: Floats, centre: Floats, budget: Budget, bands: Sequence[Band
     centre : (d,) float32
     budget : Budget
     bands : sequence of Band, optional
-        Of another calibration, to use here too. Default: what suits the rows.
+        Bands to use, of another calibration. Default: those of `choose_bands` for the rows.
 
     Returns
     -------
@@ -262,9 +328,9 @@ def calibrate(rows: Floats, centre: Floats, budget: Budget, bands: Sequence[Band
     gain = np.sqrt([1 / (1 - table[band.nbits]) for band in bands])
     gain /= gain.max()
     matrix = np.ascontiguousarray(axes.T, np.float32)
-    spreads = np.empty(len(bands), np.float32)
+    band_std = np.empty(len(bands), np.float32)
     for i, band in enumerate(bands):
         part = slice(band.start, band.stop)
-        matrix[part] = _rotated(axes[:, part], _FIRST_ROUND + 4 * i, budget.seed) * np.float32(gain[i])
-        spreads[i] = gain[i] * np.sqrt(d * shares[part].mean())
-    return Calibration(centre, matrix, tuple(bands), spreads)
+        matrix[part] = _rotate_axes(axes[:, part], _FIRST_ROUND + 4 * i, budget.seed) * np.float32(gain[i])
+        band_std[i] = gain[i] * np.sqrt(d * shares[part].mean())
+    return Calibration(centre=centre, matrix=matrix, bands=tuple(bands), band_std=band_std)

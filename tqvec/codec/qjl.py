@@ -1,6 +1,6 @@
-"""QJL, the second stage of Algorithm 2 (arXiv 2504.19874): one bit a coordinate for what the first stage left over.
+"""QJL, the second stage of Algorithm 2 (arXiv 2504.19874): one bit per coordinate for the residual of the first stage.
 
-The residual r is kept as γ = ‖x‖‖r‖ and z = sign(S r), and comes back as factor · γ · Sᵀz. S is drawn for the rotated
+The residual r is stored as γ = ‖x‖‖r‖ and z = sign(S r), and decoded as factor · γ · Sᵀz. S is drawn for the rotated
 basis, from random streams of its own: it must be independent of the rotation, or the correction recovers only a part.
 """
 
@@ -12,12 +12,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tqvec import _threads
+from tqvec._types import Floats
 from tqvec.codec import transforms
-from tqvec.codec.bands import Band, quantizer_tables
+from tqvec.codec.bands import Band, code_bytes
 from tqvec.codec.codebooks import scalar
+from tqvec.codec.codebooks.codebook import Codebook, Term
+from tqvec.codec.codes import Codes
+from tqvec.codec.encoded import scales_as_float32
 from tqvec.codec.splitmix import stream
 from tqvec.errors import InputError
-from tqvec.kernels.tables import QuantizerTables, RotationTables
+from tqvec.kernels.arguments import EncodedProducts
+from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.tables import RotationTables
 
 MAX_GAUSSIAN_D = 8192  # 256 MiB of float32
 FIRST_ROUND = 4  # of the structured S; the rotation's own rounds come before
@@ -25,7 +32,7 @@ STREAM = 2 * FIRST_ROUND  # of random words that no rotation draws from
 
 
 class Projection(NamedTuple):
-    """S, and what is known about its estimate of a residual.
+    """The matrix S, and the factor and the error of its estimate of a residual.
 
     Attributes
     ----------
@@ -43,7 +50,7 @@ class Projection(NamedTuple):
 
 
 def gaussian(d: int, seed: int) -> Projection:
-    """S of independent N(0, 1), as in the paper; its bits depend on NumPy's generator.
+    """Draw S with independent N(0, 1) entries, as in the paper; its bits depend on NumPy's generator.
 
     The factor is √(π/2)/d (Definition 1). The estimate has length² π/(2d²)·‖Sᵀz‖², and E‖Sᵀz‖² = (d−1)·d across r
     plus E(Σ|⟨s_i, r⟩|)² = d + d(d−1)·2/π along it: π/2 + 1 − 1/d in all. Its product with r is 1 on average, so the
@@ -57,11 +64,12 @@ def gaussian(d: int, seed: int) -> Projection:
     if d > MAX_GAUSSIAN_D:
         raise InputError(f"d must be at most {MAX_GAUSSIAN_D} with qjl='gaussian', got {d}; use qjl='hadamard'")
     matrix = np.random.default_rng(stream(seed, STREAM, 4)).standard_normal((d, d), np.float32)
-    return Projection(transforms.dense(matrix), math.sqrt(math.pi / 2) / d, math.pi / 2 - 1 / d)
+    factor, error = math.sqrt(math.pi / 2) / d, math.pi / 2 - 1 / d
+    return Projection(tables=transforms.dense(matrix), factor=factor, error=error)
 
 
 def hadamard(d: int, seed: int) -> Projection:
-    """S = √d times a structured rotation O; the tables hold O, and the factor is for it.
+    """Draw S = √d times a structured rotation O; the tables hold O, and the factor is for it.
 
     For a Haar rotation each row o of O is uniform on the sphere, so on average sign⟨o, r⟩·o is m·r for ‖r‖ = 1, where
     m = E|t| for a coordinate t of a random unit vector. All d rows: E Oᵀz = d·m·r, so the factor is 1/(d·m). m is the
@@ -71,38 +79,54 @@ def hadamard(d: int, seed: int) -> Projection:
     """
     level = float(scalar.centroids(d, 1)[1])
     tables = transforms.hadamard(d, seed, FIRST_ROUND)
-    return Projection(tables, 1 / (d * level), 1 / (d * level * level) - 1)
+    return Projection(tables=tables, factor=1 / (d * level), error=1 / (d * level * level) - 1)
 
 
 PROJECTIONS: dict[str, Callable[[int, int], Projection]] = {"gaussian": gaussian, "hadamard": hadamard}
 
 
-class SecondStage(NamedTuple):
-    """What a codec of two stages needs beside the rotation and the tables that read its codes.
+class QjlCodebook(Codebook):
+    """The codebook of mode "prod": scalar levels of one bit less, and a QJL bit for the residual.
 
     Attributes
     ----------
-    encoder : QuantizerTables
-        First stage, each band one bit narrower than the codes.
     projection : Projection
-    both : RotationTables
-        The rotation, then S.
-    signs : QuantizerTables
-        z of each code.
     """
 
-    encoder: QuantizerTables
-    projection: Projection
-    both: RotationTables
-    signs: QuantizerTables
+    encoder = "encode_prod_rows"
 
+    def __init__(self, d: int, bands: tuple[Band, ...], rotation: RotationTables, projection: Projection) -> None:
+        first = scalar.quantizer_tables(d, tuple(band._replace(nbits=band.nbits - 1) for band in bands))
+        by_code = np.repeat(first.centroids[:, :128], 2, axis=1)  # the first stage's code is all bits but the last
+        tables = first._replace(bands=np.array(bands, np.int64), centroids=by_code)
+        super().__init__(d, bands, tables=tables, encoder_tables=(first, projection.tables, tables.bands))
+        self.projection = projection
+        self.drawn = (projection.tables.matrix,)
+        self._basis = transforms.compose(rotation, projection.tables)
+        self._signs = tables._replace(centroids=np.tile(np.array([-1, 1], np.float32), (len(bands), 128)))
 
-def stages(
-    d: int, bands: tuple[Band, ...], basis: RotationTables, projection: Projection
-) -> tuple[QuantizerTables, SecondStage]:
-    """First-stage centroids of codes with their QJL bit, and the second stage."""
-    encoder = quantizer_tables(d, tuple(band._replace(nbits=band.nbits - 1) for band in bands))
-    whole = encoder._replace(bands=np.array(bands, np.int64))
-    first = whole._replace(centroids=np.repeat(encoder.centroids[:, :128], 2, axis=1))
-    signs = whole._replace(centroids=np.tile(np.array([-1, 1], np.float32), (len(bands), 128)))
-    return first, SecondStage(encoder, projection, transforms.compose(basis, projection.tables), signs)
+    def distortion(self, nbits: int) -> float:
+        """Return the expected squared error of a unit vector: that of the first stage times that of the estimate."""
+        return scalar.distortion(self.d, nbits - 1) * self.projection.error
+
+    def entropy(self, nbits: int) -> float:
+        """Return the entropy of a code in bits; the QJL bit has one."""
+        return 1 + scalar.entropy(self.d, nbits - 1)
+
+    def terms(self, codes: Codes, rotation: RotationTables) -> list[Term]:
+        """Return the first stage, and the estimate of the residual."""
+        with np.errstate(over="ignore"):
+            scale = np.asarray(codes.gamma) * np.float32(self.projection.factor)
+        return [*super().terms(codes, rotation), Term(scale, self._basis, self._signs)]
+
+    def encode(self, x: Floats, rotation: RotationTables, threads: int) -> Codes:
+        """Encode checked rows: codes with QJL bits, lengths, and the lengths of the residuals."""
+        n = x.shape[0]
+        data, norm, residual = np.empty((n, code_bytes(self.bands)), np.uint8), np.empty(n), np.empty(n)
+        encode, out = kernel(self.encoder), EncodedProducts(data, norm, residual)
+
+        def task(part: int, start: int, stop: int) -> None:
+            encode(x, rotation, *self.encoder_tables, start, stop, out)
+
+        _threads.over_rows(task, n, _threads.GRAIN, threads)
+        return Codes(data, scales_as_float32(norm), scales_as_float32(norm * residual))

@@ -1,9 +1,9 @@
-"""Random rotations of any dimension.
+"""Random rotations of any dimension, and the transform of vectors that codecs make of one.
 
 ``hadamard``: a few rounds of (random permutation, random signs, block Walsh-Hadamard transform). The blocks are the
 powers of two in d's binary digits (384 = 256 + 128), so nothing is padded and the cost is O(d log d); the permutations
 mix the blocks. The distortion of the worst inputs stays within 2 % of a Haar rotation's for d ≥ 128 and within 5 % for
-64 ≤ d < 128 (docs/explanation/rotation.md has the table).
+64 ≤ d < 128 (see the "Rotation" page).
 
 ``haar``: a dense matrix by QR, O(d²). The reference; its bits depend on NumPy and LAPACK.
 """
@@ -14,15 +14,17 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tqvec._types import Bytes, Doubles, Floats
+from tqvec.codec.bands import mean
+from tqvec.codec.codebooks.codebook import Codebook
 from tqvec.codec.splitmix import stream
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import RotationTables
 
 
 def blocks(d: int) -> list[tuple[int, int]]:
-    """Start and size of each Hadamard block: the binary digits of `d`, largest first."""
+    """Return the start and size of each Hadamard block: the binary digits of `d`, largest first."""
     out = []
     start = 0
     while start < d:
@@ -33,17 +35,18 @@ def blocks(d: int) -> list[tuple[int, int]]:
 
 
 def rounds(d: int) -> int:
-    """Rounds that bring the worst input close to a Haar rotation."""
+    """Return the number of rounds that bring the worst input close to a Haar rotation."""
     return 3 if d >= 128 else 4
 
 
 def hadamard(d: int, seed: int, first: int = 0) -> RotationTables:
-    """Tables of the structured rotation; permutations and signs come from SplitMix64 (see docs/format.md).
+    """Return the tables of the structured rotation, whose permutations and signs come from SplitMix64.
 
     Round `first` and the following have their own random bits, so rotations that share no round are independent.
     """
     layout = blocks(d)
     factor = np.concatenate([np.full(size, 1.0 / math.sqrt(size)) for _, size in layout])
+    no_matrix = np.zeros((0, 0), np.float32)
     perm = []
     mult = []
     for r in range(first, first + rounds(d)):
@@ -51,36 +54,113 @@ def hadamard(d: int, seed: int, first: int = 0) -> RotationTables:
         negative = stream(seed, 2 * r + 1, d) >> np.uint64(63)
         mult.append(np.where(negative == 1, -factor, factor))
     return RotationTables(
-        np.array(perm, np.int32),
-        np.array(mult, np.float32),
-        np.array(layout, np.int64),
-        np.zeros((0, 0), np.float32),
-        np.zeros((0, 0), np.float32),
+        perm=np.array(perm, np.int32),
+        mult=np.array(mult, np.float32),
+        blocks=np.array(layout, np.int64),
+        matrix=no_matrix,
+        columns=no_matrix,
     )
 
 
 def haar(d: int, seed: int) -> RotationTables:
-    """Tables of a Haar-distributed rotation: QR of a Gaussian matrix, columns times the signs of R's diagonal."""
+    """Return the tables of a Haar-distributed rotation.
+
+    It is the Q of the QR decomposition of a Gaussian matrix, its columns times the signs of R's diagonal.
+    """
     gaussian = np.random.default_rng(seed).standard_normal((d, d))
     q, r = np.linalg.qr(gaussian)
     return dense(np.ascontiguousarray(q * np.sign(np.diag(r)), np.float32))
 
 
-def dense(matrix: NDArray[np.float32]) -> RotationTables:
-    """Tables of a (d, d) matrix."""
+def dense(matrix: Floats) -> RotationTables:
+    """Return the tables of a (d, d) matrix."""
     d = matrix.shape[0]
     no_rounds = np.zeros((0, d), np.int32), np.zeros((0, d), np.float32), np.zeros((0, 2), np.int64)
     return RotationTables(*no_rounds, matrix, np.ascontiguousarray(matrix.T))
 
 
+def rotate(x: Floats, tables: RotationTables) -> Floats:
+    """Return rows of `x`, (n, d) float32, in another basis."""
+    out = np.empty_like(x)
+    kernel("rotate_rows")(x, tables, 0, x.shape[0], out)
+    return out
+
+
 def compose(first: RotationTables, second: RotationTables) -> RotationTables:
-    """Tables of `second` after `first`."""
+    """Return the tables of `second` after `first`."""
     if first.matrix.size:
-        out = np.empty_like(first.columns)
-        kernel("rotate_rows")(first.columns, second, 0, out.shape[0], out)
-        return first._replace(matrix=np.ascontiguousarray(out.T), columns=out)
+        columns = rotate(first.columns, second)
+        return first._replace(matrix=np.ascontiguousarray(columns.T), columns=columns)
     perm, mult = np.concatenate([first.perm, second.perm]), np.concatenate([first.mult, second.mult])
     return RotationTables(perm, mult, first.blocks, second.matrix, second.columns)
 
 
 ROTATIONS: dict[str, Callable[[int, int], RotationTables]] = {"hadamard": hadamard, "haar": haar}
+
+
+class Transform:
+    """The map of vectors to the coordinates that a codebook codes: a rotation.
+
+    `tqvec.codec.calibration.CalibratedTransform` subtracts a centre first. Methods take checked float32 rows.
+
+    Attributes
+    ----------
+    name : {"hadamard", "haar", "calibrated"}
+    tables : RotationTables
+    codebook : Codebook
+    centre : (d,) float32
+        Subtracted from vectors; 0 here.
+    band_std : (n_bands,) float32
+        Factor of the levels of each band; 1 here.
+    learned : tuple of array
+        What codes depend on beside the rotation and the codebook.
+    """
+
+    learned: tuple[Floats, ...] = ()
+
+    def __init__(self, name: str, tables: RotationTables, codebook: Codebook) -> None:
+        self.name, self.tables, self.codebook = name, tables, codebook
+        self.centre = np.zeros(codebook.d, np.float32)
+        self.band_std = np.ones(len(codebook.bands), np.float32)
+
+    def rotate(self, x: Floats) -> Floats:
+        """Rotate rows (n, d) into the basis of the codes; the centre is not subtracted."""
+        return rotate(x, self.tables)
+
+    def centre_products(self, queries: Floats) -> Doubles:
+        """Return the product of each query with the centre, (nq,): the part of a score that no code holds."""
+        return np.zeros(queries.shape[0])
+
+    def subtract_centre(self, rows: Floats, unit: bool) -> Floats:
+        """Return rows, or their directions if `unit`, less the centre.
+
+        Without a centre these are the rows: a row and its direction have the same codes.
+        """
+        return rows
+
+    def code_lengths(self, lengths: Doubles, unit: bool) -> Doubles:
+        """Return the lengths of vectors to keep, given the `lengths` of the rows of `subtract_centre`."""
+        return (lengths > 0).astype(np.float64) if unit else lengths
+
+    def decoded_energy(self, data: Bytes, energy: Doubles, threads: int) -> Doubles:
+        """Return the squared lengths of the vectors that codes stand for, given the sums of their squared levels."""
+        return energy
+
+    @property
+    def shares(self) -> Doubles:
+        """Part of the expected squared length of a vector that lies in each band, (n_bands,)."""
+        return np.array([(band.stop - band.start) / self.codebook.d for band in self.codebook.bands])
+
+    @property
+    def band_factors(self) -> Doubles:
+        """Squared length of the rows of the matrix that belong to each band, (n_bands,): 1 for a rotation."""
+        return np.ones(len(self.codebook.bands))
+
+    @property
+    def distortion(self) -> float:
+        """Expected squared error of a decoded vector whose squared distance to the centre is 1."""
+        return mean(self.codebook.d, self.codebook.bands, self.codebook.distortions.tolist())
+
+    def decode_factors(self) -> tuple[np.float32, Floats]:
+        """Return the factors that turn unbiased vectors into least-squares ones: of the scales, and (n_bands, 1)."""
+        return np.float32(1.0 - self.distortion), np.ones((len(self.codebook.bands), 1), np.float32)

@@ -343,7 +343,7 @@ class Index:
         if rows.size == 0:  # there may be no block
             return np.empty((0, self.d), np.float32)
         stored = gathered(blocks, rows, ("codes", "scale"))
-        return core.codec.decode(Codes(stored["codes"], stored["scale"]), threads)
+        return core.codec.decode(Codes(stored["codes"], stored["scale"]), threads=threads)
 
     def _rows_of(self, ids: ArrayLike) -> tuple[_Core, Blocks, Ids]:
         """Rows of ids that must be there, and the state of the index that they belong to."""

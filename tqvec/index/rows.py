@@ -7,9 +7,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from tqvec.codec import error_byte
 from tqvec.codec.bands import code_bytes
-from tqvec.codec.turboquant import TurboQuant
+from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.errors import InputError
 
 METRICS = ("ip", "cosine", "l2")
@@ -55,9 +54,9 @@ def encoded(codec: TurboQuant, metric: str, x: ArrayLike, threads: int | None = 
     InputError
         Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
     """
-    sums = codec.encode_sums(x, threads, unit=metric == "cosine")
-    rows: Rows = {"codes": sums.data}
-    rows["scale"] = error_byte.with_error_byte(codec.stored_scale(sums), codec.tangents(sums, threads))
+    sums = encode_sums(codec, x, threads=threads, unit=metric == "cosine")
+    codes = sums.codes(with_error_byte=True)
+    rows: Rows = {"codes": codes.data, "scale": codes.scale}
     if metric == "l2":
         with np.errstate(over="ignore"):
             rows["squared_norm"] = np.square(sums.norm).astype(np.float32)

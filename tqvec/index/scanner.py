@@ -55,7 +55,7 @@ class Scanner:
         self._stages: StageTables | None = None
         planes: list[PrefixPlane] = []
         if all((band.stop - band.start) % 8 == 0 for band in codec.bands):  # the stages read whole bytes
-            known = codec.d, codec.bands, self._windows, codec.spreads
+            known = codec.d, codec.bands, self._windows, codec.band_std
             counts = prefix_counts(*known)
             self._stages = stage_tables(*known, self._levels.levels, counts)
             planes = prefix_planes(codec.bands, self._windows, counts)
@@ -122,7 +122,7 @@ class Scanner:
         return scan
 
     def _batch(self, queries: Floats) -> Scan:
-        batch = batch_tables(self._bands, self._windows, self._codec.spreads, *self._directions(queries))
+        batch = batch_tables(self._bands, self._windows, self._codec.band_std, *self._directions(queries))
         search = kernel("search_batch")
 
         def scan(block: Block, base: int, where: RowRange, heaps: Heap) -> None:
@@ -132,7 +132,7 @@ class Scanner:
 
     def _query_tables(self) -> QueryTables:
         scale = _SCORE_SCALES[self._metric]
-        return QueryTables(self._codec.rotation_tables, self._bands, scale, self._levels.unit)
+        return QueryTables(self._codec.transform.tables, self._bands, scale, self._levels.unit)
 
     def _directions(self, queries: Floats) -> tuple[Floats, NDArray[np.float64], Floats]:
         """Rotated queries of length 1, the factors of their scores, and the units of their integer products."""

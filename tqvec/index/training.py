@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._random import generator
 from tqvec._types import Floats
 from tqvec.codec import error_byte
 from tqvec.codec.bands import Band, parse
-from tqvec.codec.calibration import MAX_D, Budget, Calibration, calibrate, distortions, spatial_median
+from tqvec.codec.calibration import MAX_D, Budget, Calibration, calibrate, spatial_median
 from tqvec.codec.codes import Codes
-from tqvec.codec.turboquant import TurboQuant
+from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.errors import InputError
 from tqvec.index.errors.standard_errors import angles
 from tqvec.index.rows import Rows
@@ -31,7 +32,6 @@ _PAIRS = 2000  # of queries and their nearest, if they are near enough
 _FAR = 100  # a row among so many isn't near
 _TOP = 10
 _ENOUGH = 0.9  # of the squared error of scores: less is no accident
-_ORDER = 0x7261696E  # of the generator that shuffles the sample, beside the codec's seed
 
 
 class Samples(NamedTuple):
@@ -136,7 +136,7 @@ def fit(
         As `Index.train` says.
     """
     _check(codec.d, metric, samples)
-    order = np.random.default_rng([codec.seed, _ORDER])
+    order = generator(codec.seed, "training: order of the sample")
     rows = _distinct(samples.sample[order.permutation(samples.sample.shape[0])[:_MOST]], metric)
     rows = rows[order.permutation(rows.shape[0])]
     if rows.shape[0] < MIN_ROWS:
@@ -162,12 +162,13 @@ def fit(
     final = _fitted(codec, rows)
     if final.bands != candidate.bands:  # what near neighbours' errors are hangs on the bands
         candidate = codec.calibrated(_fitted(codec, rows[held:], final.bands))
-    final = final._replace(near=_near_errors(candidate, metric, rows[:held], samples.queries, threads))
+    final = final._replace(near_error=_near_errors(candidate, metric, rows[:held], samples.queries, threads))
     helped = "it helps at equal bytes" + (" what is added from now on" if from_codes else "")
     reason = helped if used else "it would not help: the index stays as it was"
-    shares = tuple(final.shares(distortions(codec.d, codec.codebook)).tolist())
+    trained = codec.calibrated(final)
+    shares = tuple(trained.transform.shares.tolist())
     judged = (recalls[0], recalls[-1]), error, loss
-    return codec.calibrated(final), Training(used, reason, rows.shape[0], final.bands, shares, *judged)
+    return trained, Training(used, reason, rows.shape[0], final.bands, shares, *judged)
 
 
 def recoded(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
@@ -183,12 +184,12 @@ def recoded(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
         What a row stands for is beyond float32.
     """
     try:
-        vectors = old.decode_unbiased(Codes(rows["codes"], rows["scale"]), threads)
-        encoded = new.encode_sums(vectors, threads)
+        vectors = old.decode_unbiased(Codes(rows["codes"], rows["scale"]), threads=threads)
+        encoded = encode_sums(new, vectors, threads=threads)
         # Two errors that know nothing of each other, the second of a vector that is longer by 1/cos θ.
         before = np.square(error_byte.read_error_byte(rows["scale"]))
-        tangent = np.sqrt(before + np.square(new.tangents(encoded, threads)) * (1 + before))
-        scale = error_byte.with_error_byte(new.stored_scale(encoded), tangent)
+        tangent = np.sqrt(before + np.square(encoded.tan_theta()) * (1 + before))
+        scale = error_byte.with_error_byte(encoded.codes().scale, tangent)
     except InputError as error:
         raise InputError(f"vectors must be handed over: a stored one is too long to be made anew ({error})") from error
     again: Rows = {"codes": encoded.data, "scale": scale}
@@ -289,11 +290,8 @@ def _near_errors(codec: TurboQuant, metric: str, held: Floats, queries: Floats |
     best = np.argpartition(-exact, count, axis=1)[:, :count]
     if metric == "l2":
         asked = asked - codec.centre
-    encoded = codec.encode_sums(held, threads)
-    codes = Codes(
-        encoded.data, error_byte.with_error_byte(codec.stored_scale(encoded), codec.tangents(encoded, threads))
-    )
-    scores = np.take_along_axis(codec.inner_product(asked, codes, threads), best, axis=1)
+    codes = encode_sums(codec, held, threads=threads).codes(with_error_byte=True)
+    scores = np.take_along_axis(codec.inner_product(asked, codes, threads=threads), best, axis=1)
     error = scores - np.einsum("qd,qkd->qk", asked, held[best], dtype=np.float64)
     deviation = angles(codec, "ip", {"scale": codes.scale[best]}, asked, scores).deviation()
     judged = error[deviation > 0] / deviation[deviation > 0]

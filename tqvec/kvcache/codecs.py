@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from tqvec._types import Bytes, Floats
 from tqvec.codec.bands import code_bytes
 from tqvec.codec.codes import Codes
-from tqvec.codec.scales import SCALES
-from tqvec.codec.turboquant import TurboQuant
+from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.kvcache.half_precision import to_float32, to_half
 from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
@@ -67,8 +66,8 @@ class SideCodec(NamedTuple):
         n, d = x.shape[1:]
         for group in self.groups:
             rows = x if len(self.groups) == 1 else x[list(group.heads)]
-            sums = group.codec.encode_sums(rows.reshape(-1, d), threads)
-            scales = SCALES[group.codec.scale](sums.norm, sums.dot, sums.energy).astype(np.float32)
+            sums = encode_sums(group.codec, rows.reshape(-1, d), threads=threads)
+            scales = sums.scale(group.codec.scale_rule).astype(np.float32)
             shape = (len(group.heads), n)
             out.append(GroupCodes(sums.data.reshape(*shape, -1), to_half(scales, "bfloat16").reshape(shape)))
         return tuple(out)
@@ -80,7 +79,7 @@ class SideCodec(NamedTuple):
         for group, part in zip(self.groups, codes, strict=True):
             data = np.ascontiguousarray(part.codes[:, rows]).reshape(-1, group.code_bytes)
             scales = to_float32(np.ascontiguousarray(part.scales[:, rows]).reshape(-1))
-            vectors = group.codec.decode_unbiased(Codes(data, scales), threads)
+            vectors = group.codec.decode_unbiased(Codes(data, scales), threads=threads)
             out[list(group.heads)] = vectors.reshape(-1, *out.shape[1:])
         return out
 
@@ -108,7 +107,7 @@ def _codec(d: int, width: Width, codebook: str, seed: int, scale: str) -> TurboQ
 @lru_cache(maxsize=16)
 def basis(d: int, seed: int) -> Floats:
     """Return the rotation of a seed's codecs as a matrix: ``x @ basis`` rotates rows, ``x @ basis.T`` undoes it."""
-    return _codec(d, 1, "scalar", seed, KEY_SCALE).rotate(np.eye(d, dtype=np.float32))
+    return _codec(d, 1, "scalar", seed, KEY_SCALE).transform.rotate(np.eye(d, dtype=np.float32))
 
 
 def _side_codec(policy: Policy, widths: tuple[Width, ...], d: int, scale: str) -> SideCodec:

@@ -6,6 +6,7 @@ import strategies as sts
 
 import tqvec
 from tqvec.codec import error_byte
+from tqvec.codec.turboquant import encode_sums
 from tqvec.eval.sample import load_sample
 from tqvec.index.errors.standard_errors import Judge, expected, local_rates, reach, standard_errors, tail_rates
 from tqvec.index.store import gathered
@@ -67,7 +68,7 @@ def test_trained_errors_of_all_scores():
         index = tqvec.Index(128, nbits=1, metric=metric)
         assert index.train(x[:3000]).used
         assert index.codec.bands[-1].stop < 128
-        index.codec.calibration.near[:] = 0, 1
+        index.codec.calibration.near_error[:] = 0, 1
         index.add(x[3000:])
         error, sigma = all_errors(index, x[3000:], queries)
         assert np.mean(np.square(error / sigma)) == pytest.approx(1, abs=0.2)
@@ -81,15 +82,15 @@ def test_expected_tangents():
         for nbits in (1, 2.5, 4):
             index = tqvec.Index(128, nbits=nbits, codebook=codebook)
             codec = index.codec
-            found = codec.tangents(codec.encode_sums(x))
+            found = encode_sums(codec, x).tan_theta()
             assert expected(codec).tangent == pytest.approx(np.sqrt(np.mean(found**2)), rel=0.02)
             assert expected(codec).growth == pytest.approx(1, abs=1e-9)
             index.train(y[:3000])
             codec = index.codec
-            encoded = codec.encode_sums(y[3000:])
-            found = codec.tangents(encoded)
+            encoded = encode_sums(codec, y[3000:])
+            found = encoded.tan_theta()
             assert expected(codec).tangent == pytest.approx(np.sqrt(np.mean(found**2)), rel=0.1)
-            length = codec.stored_scale(encoded) * expected(codec).growth / (1 + found**2)
+            length = encoded.codes().scale * expected(codec).growth / (1 + found**2)
             assert np.median(length / encoded.norm) == pytest.approx(1, abs=0.02)
 
 
@@ -265,7 +266,7 @@ def test_the_lean_is_no_more_than_the_largest_error():
 def test_training_measures_near_neighbours():
     index = tqvec.Index(384, nbits=1, metric="cosine")
     index.train(BASE[:4000])
-    lean, spread = index.codec.calibration.near
+    lean, spread = index.codec.calibration.near_error
     assert 0.2 < lean < 1.0
     assert 1.0 < spread < 1.3
     plain = tqvec.Index(384, nbits=1, metric="cosine")

@@ -148,9 +148,12 @@ def test_every_field_is_checked(tmp_path, monkeypatch, codec):
         ({"centre": np.full(16, np.inf, np.float32)}, "centre holds NaN or Inf"),
         ({"matrix": np.full((16, 16), np.nan, np.float32)}, "matrix holds NaN or Inf"),
         ({"near": np.array([0, np.nan], np.float32)}, "near holds NaN or Inf"),
-        ({"near": np.array([0, -1], np.float32)}, "near of a calibration must be a mean and a standard deviation"),
+        (
+            {"near": np.array([0, -1], np.float32)},
+            "near_error of a calibration must be a mean and a standard dev",
+        ),
         ({"near": None}, "crc32"),
-        ({"spreads": "zero"}, "spreads of a calibration must be positive"),
+        ({"spreads": "zero"}, "band_std of a calibration must be positive"),
         ({"matrix": "reversed"}, "fingerprint"),
     ],
 )

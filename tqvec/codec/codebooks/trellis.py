@@ -1,8 +1,7 @@
-"""Frozen trellis codebooks, and what they are known to achieve. docs/explanation/trellis.md has the mathematics.
+"""The trellis codebook: frozen levels, their distortion and their entropy (see the "Trellis codebook" page).
 
-The numbers come from ``data/trellis.json``, written once by
-`tqvec.codec.offline.trellis_training`. Levels are exact float32
-numbers in hexadecimal, so a table has the same bits on every machine.
+The numbers come from ``data/trellis.json``, written once by `tqvec.codec.offline.trellis_training`. Levels are exact
+float32 numbers in hexadecimal, so a table has the same bits on every machine.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from tqvec._types import Doubles
+from tqvec._types import Doubles, Ids
 from tqvec.codec.bands import MAX_BANDS, Band
+from tqvec.codec.codebooks.codebook import Codebook
 from tqvec.errors import InputError
 from tqvec.kernels.tables import QuantizerTables, TrellisTables
 
@@ -37,12 +37,12 @@ def _width(nbits: int) -> dict[str, Any]:
 
 
 def states(nbits: int) -> int:
-    """Number of states 2^ν of the trellis; a state window is ν + 1 path bits."""
+    """Return the number of states 2^ν of the trellis; a state window is ν + 1 path bits."""
     return 1 << int(_width(nbits)["nu"])
 
 
 def table(d: int, nbits: int) -> Doubles:
-    """Levels of the trellis codebook for a unit vector.
+    """Return the levels of the trellis codebook for a unit vector.
 
     Parameters
     ----------
@@ -54,16 +54,16 @@ def table(d: int, nbits: int) -> Doubles:
     Returns
     -------
     (2**(nbits - 1), 2 * states) float64
-        Level of in-subset bits (row) and state window (column). Columns ascend, and reversing both axes changes all
-        signs. From 2 bits on the lower half of the rows is negative and the upper half positive.
+        Level by in-subset bits (row) and state window (column). Columns ascend. Reversing both axes changes all signs.
+        From 2 bits on the lower half of the rows is negative and the upper half positive.
     """
     levels = [[float.fromhex(value) for value in row] for row in _width(nbits)["levels"]]
     return np.array(levels) / math.sqrt(d)
 
 
-def tables(d: int, nbits: int, spread: float = 1.0) -> TrellisTables:
-    """Levels times `spread`, rounded to float32, and the midpoints between them, rounded in turn, for the kernels."""
-    levels = (table(d, nbits) * spread).astype(np.float32)
+def tables(d: int, nbits: int, band_std: float = 1.0) -> TrellisTables:
+    """Return the tables with which the kernel encodes a band, in float32: levels times `band_std`, and midpoints."""
+    levels = (table(d, nbits) * band_std).astype(np.float32)
     thresholds = (levels[1:].astype(np.float64) + levels[:-1]) / 2
     return TrellisTables(thresholds.astype(np.float32), levels)
 
@@ -84,25 +84,26 @@ def check(bands: tuple[Band, ...]) -> None:
             raise InputError(f"codebook='trellis' needs at least {MIN_COORDINATES} coordinates a band, got {count}")
 
 
-def encoder_tables(d: int, bands: tuple[Band, ...], spreads: ArrayLike = 1.0) -> tuple[TrellisTables, ...]:
-    """Tables for the encoding kernel, one a band, and the last again up to `MAX_BANDS`: their number is part of the
-    kernel's type, which would be compiled anew for each."""
-    factors = np.broadcast_to(np.asarray(spreads, np.float64), len(bands))
-    found = [tables(d, band.nbits, float(factor)) for band, factor in zip(bands, factors, strict=True)]
-    return (*found, *found[-1:] * (MAX_BANDS - len(found)))
+def encoder_tables(d: int, bands: tuple[Band, ...], band_std: ArrayLike = 1.0) -> tuple[TrellisTables, ...]:
+    """Return the tables of each band, then the last again up to `MAX_BANDS`.
+
+    Their number is part of the kernel's type, which would be compiled anew for each.
+    """
+    factors = np.broadcast_to(np.asarray(band_std, np.float64), len(bands))
+    by_band = [tables(d, band.nbits, float(factor)) for band, factor in zip(bands, factors, strict=True)]
+    return (*by_band, *by_band[-1:] * (MAX_BANDS - len(by_band)))
 
 
-def quantizer_tables(d: int, bands: tuple[Band, ...], spreads: ArrayLike = 1.0) -> QuantizerTables:
-    """Tables for the kernels that read codes: levels by index, in-subset bits first, then the state window."""
+def _quantizer_tables(bands: tuple[Band, ...], encoders: tuple[TrellisTables, ...]) -> QuantizerTables:
+    """Return the tables of the kernels that read codes: levels by index, in-subset bits first, then the window."""
     n = len(bands)
     centroids = np.zeros((n, 256), np.float32)
-    for i, encoder in enumerate(encoder_tables(d, bands, spreads)[:n]):
-        centroids[i, : encoder.levels.size] = encoder.levels.ravel()
-    windows = np.array([states(band.nbits).bit_length() for band in bands], np.int64)
+    for row, encoder in zip(centroids, encoders, strict=False):
+        row[: encoder.levels.size] = encoder.levels.ravel()
     empty = np.zeros((n, 0), np.float32)
     return QuantizerTables(
         bands=np.array(bands, np.int64),
-        windows=windows,
+        windows=np.array([states(band.nbits).bit_length() for band in bands], np.int64),
         centroids=centroids,
         thresholds=empty,
         grid=np.zeros((n, 0), np.uint8),
@@ -110,10 +111,30 @@ def quantizer_tables(d: int, bands: tuple[Band, ...], spreads: ArrayLike = 1.0) 
     )
 
 
-def distortion(d: int, nbits: int) -> float:
-    """Expected squared error D of a unit vector of `d` coordinates, with tail-biting paths.
+class TrellisCodebook(Codebook):
+    """Levels that depend on the path, so on the codes of the coordinates before."""
 
-    Measured on random vectors for some d, linear in 1/d between them; within 1 % from d = 16 on.
+    encoder = "encode_trellis_rows"
+
+    def __init__(self, d: int, bands: tuple[Band, ...], band_std: ArrayLike = 1.0) -> None:
+        check(bands)
+        encoders = encoder_tables(d, bands, band_std)
+        decoder = _quantizer_tables(bands, encoders)
+        super().__init__(d, bands, tables=decoder, encoder_tables=(decoder.bands, encoders))
+
+    def distortion(self, nbits: int) -> float:
+        """Return `distortion` of this dimension."""
+        return distortion(self.d, nbits)
+
+    def entropy(self, nbits: int) -> float:
+        """Return `entropy`, which is that of large d."""
+        return entropy(nbits)
+
+
+def distortion(d: int, nbits: int) -> float:
+    """Return the expected squared error D of a unit vector of `d` coordinates, tail-biting included.
+
+    D was measured on random vectors for some d, and is linear in 1/d between them. It is within 1 % from d = 16 on.
     """
     width = _width(nbits)
     inverse = 1 / np.array(_frozen()["dims"][::-1], np.float64)
@@ -121,52 +142,56 @@ def distortion(d: int, nbits: int) -> float:
 
 
 def entropy(nbits: int) -> float:
-    """Entropy of a code in bits, for large d."""
+    """Return the entropy of a code in bits, for large d."""
     return float(_width(nbits)["entropy"])
 
 
 def sign_mask(nbits: int) -> int:
-    """Bits of a state window whose parity is the sign bit at 1 bit; 0 from 2 bits on, where the first bit is it."""
+    """Return the bits of a state window whose parity is the sign bit at 1 bit.
+
+    From 2 bits on it is 0: the first bit of the code is the sign bit.
+    """
     return int(_width(nbits)["sign_mask"])
 
 
 def sign_correlation(nbits: int) -> float:
-    """E[y · s] of a coordinate y of variance 1 and its sign bit as s = ±1, for large d.
+    """Return E[y · s] of a coordinate y of variance 1 and its sign bit s = ±1, for large d.
 
-    √(2/π) = .798 is that of the coordinate's own sign.
+    With the coordinate's own sign it would be √(2/π) = 0.798.
     """
     return float(_width(nbits)["sign_correlation"])
 
 
 def probabilities(nbits: int) -> Doubles:
-    """Probability of each level of `table`, for large d."""
+    """Return the probability of each level of `table`, for large d."""
     return np.array(_width(nbits)["probabilities"])
 
 
 def parity_masks(nbits: int) -> tuple[int, ...]:
-    """For each bit that stages of a search judge by, the bits of a table's flat index whose parity it is.
+    """Return a mask for each bit by which stages of a search estimate a level.
 
-    These are the in-subset bits and, where they are not two, parities of path bits, the lowest bits of the index. The
-    second parity explains most of the level together with the first bit, of all 127.
+    The bit is the parity of the masked bits of the level's flat index in `table`. Masks are the in-subset bits and,
+    where there are fewer than two, path bits, which are the lowest bits of the index. Of all 127 masks the second
+    parity was chosen to explain most of the level together with the first bit.
     """
     subset = tuple(1 << bit for bit in range(6, 7 - nbits, -1))
     return {1: (sign_mask(1), 0b0110010), 2: (*subset, 0b0101111)}.get(nbits, subset)
 
 
-def _parity(bits: NDArray[np.int64]) -> NDArray[np.int64]:
+def _parity(bits: Ids) -> Ids:
     return (bits[:, None] >> np.arange(7) & 1).sum(axis=1) & 1
 
 
 def prefix_means(d: int, nbits: int, planes: int) -> tuple[Doubles, float]:
-    """Mean level given the first bits of `parity_masks`, and the expected squared length of it for a unit vector.
+    """Return the mean level given the first bits of `parity_masks`, and its expected squared length for a unit vector.
 
-    Knowing all bits, path bits of its predecessors included, the mean is the level itself, and the squared length is
-    1 − `distortion`.
+    Given all bits, with the path bits of the coordinates before, the mean is the level itself and the squared length
+    is 1 − `distortion`.
 
     Returns
     -------
     means : (2**planes,) float64
-        E[level | prefix], the counterpart of `tables.staged.prefix_means`.
+        E[level | prefix].
     energy : float
         e_p = d Σ P(prefix) mean².
     """

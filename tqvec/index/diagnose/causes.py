@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tqvec._random import generator
 from tqvec._types import Floats
 from tqvec.index.diagnose.posterior import Stored, same_codes
 from tqvec.index.diagnose.recall import Recall
@@ -17,7 +18,6 @@ from tqvec.index.training import Training
 _SPECTRUM = 2000  # rows that dimensions are counted on
 _LENGTHS = 65536  # rows whose lengths are looked at
 _WORTH = 0.005  # recall, or part of the results, below which nothing is said
-_ORDER = 0x6C696D69  # of the generator, beside the codec's seed
 
 Predict = Callable[[float], float]
 
@@ -120,7 +120,7 @@ def _dimensions(stored: Stored, sample: Floats | None) -> float:
     off.
     """
     codec = stored.codec
-    rng = np.random.default_rng([codec.seed, _ORDER])
+    rng = generator(codec.seed, "diagnosis: causes")
     if sample is None:
         rows = stored.decode_unbiased(rng.permutation(live_rows(stored.blocks))[:_SPECTRUM])
         noise = expected(codec).tangent ** 2

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tqvec._random import generator
 from tqvec._types import Floats, Ids
 from tqvec.codec.bands import MAX_NBITS, mean
 from tqvec.codec.calibration import MAX_D
@@ -35,7 +36,6 @@ _OFF = 0.01  # usual error of an estimate, beyond that of the choice of queries,
 _ROUGH_OFF = 0.05  # or where it is rough, twice that where queries are known by their codes alone
 _HIDDEN = 0.5  # errors hide the neighbours where they are this part of the differences between estimates
 _SURE = 0.9  # recall from which they can't be hidden
-_ORDER = 0x64696167  # of the generator, beside the codec's seed
 
 Predict = Callable[[float], float]
 
@@ -152,7 +152,7 @@ def diagnose(subject: Subject, sample: Floats | None, queries: Floats | None, k:
         As `Index.diagnose` says.
     """
     stored = subject.stored
-    rng = np.random.default_rng([stored.codec.seed, _ORDER])
+    rng = generator(stored.codec.seed, "diagnosis: rows")
     _check(stored, sample, queries)
     if queries is not None:
         queries = queries[_drawn(queries.shape[0], _QUERIES, rng)]
@@ -274,7 +274,7 @@ def _training(subject: Subject, sample: Floats | None, queries: Floats | None) -
     codec = subject.stored.codec
     if sample is None or codec.calibration is not None or codec.d > MAX_D or sample.shape[0] < MIN_ROWS:
         return None
-    part = sample[_drawn(sample.shape[0], _TRAINED, np.random.default_rng([codec.seed, _ORDER]))]
+    part = sample[_drawn(sample.shape[0], _TRAINED, generator(codec.seed, "diagnosis: rows"))]
     return fit(subject.make, codec, subject.stored.metric, Samples(part, queries), subject.threads)[1]
 
 

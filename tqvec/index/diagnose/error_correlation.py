@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tqvec._random import generator
 from tqvec._types import Doubles, Floats
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.index.errors.standard_errors import expected
@@ -21,7 +22,6 @@ _GROUPS = 300  # and for each of those
 _LIKENESS = 1 - np.square(1 - np.linspace(0, 1, 7)[:-1])  # cosines of members once the query's direction is removed
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the queries, for which errors are measured
 _LEAST = 0.01  # part of one row's error that is left
-_ORDER = 0x63726F77  # of the generator, beside the codec's seed
 
 
 class Crowd(NamedTuple):
@@ -55,7 +55,7 @@ def crowd(codec: TurboQuant, cosine: float, decoded: Doubles) -> Crowd:
     decoded : (nq,) float64
         Mean product of two decoded rows in each neighbourhood.
     """
-    rng = np.random.default_rng([codec.seed, _ORDER])
+    rng = generator(codec.seed, "diagnosis: error correlation")
     sketch = [_measured(codec, cosine, likeness, _SKETCHED, rng)[0] for likeness in _LIKENESS]
     cosines = cosine**2 + (1 - cosine**2) * _LIKENESS
     slope = np.interp(cosine, cosines[1:], np.diff(sketch) / np.diff(cosines))

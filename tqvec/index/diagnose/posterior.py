@@ -59,7 +59,7 @@ class Stored(NamedTuple):
 
     def decode_unbiased(self, ids: Ids, threads: int | None = None) -> Floats:
         """Decoded rows without bias, (n, d)."""
-        return self.codec.decode_unbiased(Codes(self.of(ids, "codes"), self.of(ids, "scale")), threads)
+        return self.codec.decode_unbiased(Codes(self.of(ids, "codes"), self.of(ids, "scale")), threads=threads)
 
     def plain(self) -> TurboQuant:
         """The codec without its calibration."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec import exact
+from tqvec._random import generator
 from tqvec._types import Doubles, Floats, Ids
 from tqvec.index.diagnose.posterior import STEP, Found, Neighbours, Stored, judged, known, without
 from tqvec.index.scanner import squared_lengths
@@ -17,7 +18,6 @@ _FETCHED = (1024, 4096, 16384)  # results a query: more where errors reach farth
 _HEAP = 1 << 22  # results of all queries together
 DRAWS = 8  # of true positions, for an estimate
 _TIE = 1e-9  # part of the scores' size by which a result may miss the k-th and still count
-_ORDER = 0x64726177  # of the generator, beside the codec's seed
 
 Ask = Callable[[int, int], Found]
 
@@ -113,7 +113,7 @@ def simulated(near: Neighbours, k: int, factor: float, seed: int, draws: int) ->
     True positions are drawn `draws` times. Where rows are in the order of the index' own estimates, and the factor is
     1, that order counts; otherwise estimates are drawn too. A result that ties with the true k-th best counts as found.
     """
-    rng = np.random.default_rng([seed, _ORDER])
+    rng = generator(seed, "diagnosis: recall")
     nq, m = near.mean.shape
     overlaps, depths = np.empty((draws, nq)), np.zeros(m + 1, np.int64)
     for draw in range(draws):

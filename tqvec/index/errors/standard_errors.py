@@ -13,7 +13,6 @@ import numpy as np
 
 from tqvec._types import Doubles, Floats, Ids
 from tqvec.codec.bands import integer_steps
-from tqvec.codec.calibration import distortions
 from tqvec.codec.error_byte import read_error_byte
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.index.rows import Rows
@@ -48,13 +47,12 @@ def expected(codec: TurboQuant) -> Expected:
 
     Levels c of a Lloyd-Max codebook have E c² = E uc = (1 − D) E u²; those of a calibration are divided by 1 − D.
     """
-    d, table = codec.d, distortions(codec.d, codec.codebook)
+    d, kept = codec.d, codec.shrinkage
     counts = np.array([band.stop - band.start for band in codec.bands])
-    kept = np.array([1 - table[band.nbits] for band in codec.bands])
     if codec.calibration is None:
         shares, factors, unit = counts / d, np.ones(counts.size), 1.0
     else:
-        shares, factors, unit = codec.calibration.shares(table), 1 / kept, kept.min()
+        shares, factors, unit = codec.transform.shares, 1 / kept, kept.min()
     products, energies = shares * kept * factors, shares * kept * factors**2
     dot = products.sum()
     squares = (energies / dot**2 - 2 * products / dot + shares) / counts
@@ -127,7 +125,7 @@ def _rounding(codec: TurboQuant) -> float:
 
 def centre_scores(codec: TurboQuant, metric: str, queries: Floats) -> Doubles:
     """What scores of "ip" and "cosine" have of the centre, (nq,)."""
-    offset = codec.centre_products(queries)
+    offset = codec.transform.centre_products(queries)
     if metric == "cosine":
         length = np.sqrt(squared_lengths(queries))
         offset = np.divide(offset, length, out=np.zeros_like(offset), where=length > 0)
@@ -141,9 +139,9 @@ def _turns(codec: TurboQuant, model: Expected, queries: Floats, length: Doubles)
     if codec.calibration is None and len(codec.bands) == 1:
         return np.full(length.shape, np.sqrt(spread / codec.d))
     edges = [0, *(band.stop for band in codec.bands), codec.d]
-    energies = np.square(codec.rotate(queries), dtype=np.float64)
+    energies = np.square(codec.transform.rotate(queries), dtype=np.float64)
     sums = np.stack([energies[:, a:b].sum(axis=1) for a, b in pairwise(edges)], axis=1)
-    weights = model.squares / np.append(codec.axis_factors(), 1.0) / max(model.tangent**2, 1e-30)
+    weights = model.squares / np.append(codec.transform.band_factors, 1.0) / max(model.tangent**2, 1e-30)
     turns: Doubles = np.sqrt(spread * sums @ weights)
     return np.divide(turns, length, out=np.zeros_like(length), where=length > 0)
 
@@ -176,7 +174,7 @@ def near(codec: TurboQuant) -> tuple[float, float]:
     a random rotation; a calibration has measured them."""
     if codec.calibration is None:
         return 0.0, 1.0
-    lean, spread = codec.calibration.near.tolist()
+    lean, spread = codec.calibration.near_error.tolist()
     return lean, spread
 
 

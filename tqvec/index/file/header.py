@@ -21,6 +21,8 @@ VERSION = 6  # that is written; older ones are read
 FIRST_WITH_ERROR_BYTES = 5  # in scales, and with the errors of near neighbours in a calibration
 FIRST_CANONICAL = 6  # the first whose head follows from its fields to the last byte
 CHECKSUM_ROWS = 65536  # rows that share a checksum
+# Tensors of a calibration, and the fields of `Calibration` that they hold.
+LEARNED = {"centre": "centre", "matrix": "matrix", "spreads": "band_std", "near": "near_error"}
 
 _END_OF_IDS = 2**63
 _VALUES = {
@@ -60,8 +62,9 @@ class Header(NamedTuple):
     @property
     def learned_names(self) -> list[str]:
         """The tensors of the calibration, if there is one."""
-        names = ["centre", "matrix", "spreads"] if self.rotation == "calibrated" else []
-        return names + (["near"] if names and self.version >= FIRST_WITH_ERROR_BYTES else [])
+        if self.rotation != "calibrated":
+            return []
+        return [name for name in LEARNED if name != "near" or self.version >= FIRST_WITH_ERROR_BYTES]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors, in the order of the file."""

@@ -23,6 +23,7 @@ from tqvec.index.file.header import (
     FIRST_CANONICAL,
     FIRST_WITH_ERROR_BYTES,
     KEY,
+    LEARNED,
     Header,
     make_header,
     parse_fields,
@@ -77,8 +78,8 @@ class Writer:
         try:
             self._file.truncate(self._start + self._header.data_bytes)
             for name in self._header.learned_names:
-                self._put(name, 0, getattr(codec.calibration, name))
-                self._crc[name] = [crc32(getattr(codec.calibration, name))]
+                self._put(name, 0, getattr(codec.calibration, LEARNED[name]))
+                self._crc[name] = [crc32(getattr(codec.calibration, LEARNED[name]))]
         except BaseException:
             if file is None:
                 self.discard()
@@ -284,7 +285,7 @@ def codec_of(path: Path, header: Header, calibration: Calibration | None) -> Tur
 
 
 def _calibration(header: Header, arrays: dict[str, NDArray]) -> Calibration | None:
-    learned = {name: np.array(arrays[name]) for name in header.learned_names}
+    learned = {LEARNED[name]: np.array(arrays[name]) for name in header.learned_names}
     return Calibration(bands=header.bands, **learned) if learned else None
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from tqvec._random import generator
 from tqvec._types import Floats
 from tqvec.errors import InputError
 from tqvec.kvcache.cache import KVCache
@@ -21,7 +22,6 @@ from tqvec.kvcache.quality.fidelity import output_errors
 _NAME = re.compile(r"layer\.(\d+)\.([qkv])")
 _CONSTANT = 1.1  # length of the part that all keys share, relative to the rest: their mean unit vector has length 0.74
 _SPREAD = 2.5  # standard deviation of a query's scores
-_SEED = 0x74656E73
 
 
 class CapturedLayer(NamedTuple):
@@ -52,7 +52,7 @@ def synthesize_layer(head_dim: int, n_tokens: int = 2048, n_kv_heads: int = 4, n
 
     There are two query heads per KV head, and each query is biased towards one of the keys.
     """
-    rng = np.random.default_rng(_SEED)
+    rng = generator(None, "captured tensors")
 
     def normal(*shape: int) -> NDArray[np.float64]:
         return rng.standard_normal(shape)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _validate
+from tqvec._random import generator
 from tqvec._types import Doubles, Floats
 from tqvec.codec import attention
 from tqvec.errors import InputError
@@ -124,7 +125,7 @@ def measure_retrieval(
     _validate.fraction(haystack.duplicate_cosine, "duplicate_cosine")
     if list(rhos) != sorted(set(rhos)) or not 0 <= rhos[0] < rhos[-1] <= 1:
         raise InputError(f"rhos must rise, from 0 or more to at most 1, got {rhos}")
-    rng = np.random.default_rng([seed, 0x6E656564])
+    rng = generator(seed, "needle: tokens")
     needles, queries = _draw_queries(haystack, rhos, rng)
     near = np.concatenate([needles[:, None], _draw_duplicates(needles, haystack, rng)], axis=1)
     codecs = [
@@ -173,7 +174,7 @@ def _draw_duplicates(needles: Floats, haystack: Haystack, rng: np.random.Generat
 def _draw_keys(haystack: Haystack, seed: int) -> Iterator[Floats]:
     """Draw random keys, a part at a time."""
     for start in range(0, haystack.n, _KEYS):
-        rng = np.random.default_rng([seed, 0x68617973, start])
+        rng = generator(seed, "needle: haystack", start)
         yield _unit(rng.standard_normal((min(_KEYS, haystack.n - start), haystack.d), np.float32))
 
 
@@ -210,7 +211,7 @@ def _fit_curves(success: Mapping[str, Doubles], rhos: Doubles, seed: int) -> lis
     control = _midpoint(success["float32"].mean(axis=0), rhos)
     if not rhos[0] < control < rhos[-1]:
         raise InputError("float32 finds half of the needles nowhere among these rhos, so there is nothing to compare")
-    samples = np.random.default_rng([seed, 0x626F6F74]).multinomial(trials, np.full(trials, 1 / trials), _RESAMPLES)
+    samples = generator(seed, "needle: bootstrap").multinomial(trials, np.full(trials, 1 / trials), _RESAMPLES)
     controls = _midpoint(samples @ success["float32"] / trials, rhos)
     curves = []
     for name, hits in success.items():

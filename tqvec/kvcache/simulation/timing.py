@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._random import generator
 from tqvec._types import Doubles
 from tqvec.kvcache.cache import KVCache
 from tqvec.kvcache.planning.models import LayerKind
@@ -21,7 +22,6 @@ LENGTHS = (2048, 8192, 32768)  # tokens at which attention is timed
 _LAYERS = 3  # used in turn, as in a model: a single layer would stay in the processor's cache
 _QUERIES = 32  # queries of a part of a prompt
 _REPEATS = 5
-_SEED = 0x7261746573
 
 AttentionShape = tuple[int, int, int]  # KV heads, head_dim, query heads
 
@@ -75,7 +75,7 @@ def measure_rates(
     Rates
     """
     cache = KVCache(_LAYERS, kind.kv_heads, kind.head_dim, policy)
-    rng = np.random.default_rng(_SEED)
+    rng = generator(None, "decoding times")
     x = rng.standard_normal((kind.kv_heads, lengths[2], kind.head_dim), np.float32)
     q = rng.standard_normal((kind.heads or kind.kv_heads, _QUERIES, kind.head_dim), np.float32)
 
