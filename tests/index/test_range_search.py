@@ -10,6 +10,7 @@ from plain import PlainIndex
 
 import tqvec
 from tqvec.index import index as index_module
+from tqvec.index import snapshot
 
 D = 32
 KINDS = (
@@ -116,7 +117,7 @@ def test_no_queries_and_no_vectors():
 def test_many_queries_with_few_and_with_all_vectors_in_range(monkeypatch):
     """Queries whose range is exhausted drop out; the others go on, in batches of what fits the memory."""
     monkeypatch.setattr(index_module, "_FIRST_HITS", 3)
-    monkeypatch.setattr(index_module, "_HEAP_ENTRIES", 1000)
+    monkeypatch.setattr(snapshot, "_HEAP_ENTRIES", 1000)
     index, plain = filled()
     queries = np.concatenate([sts.normal(20, D, seed=6) * np.float32(s) for s in (1e-3, 0.3, 1, 30)])
     for radius in (-5, 0, 0.2, 8):

@@ -79,7 +79,7 @@ def test_large_results_come_in_batches(monkeypatch):
     x, queries = data(500, 32), data(20, 32, seed=2)
     index = built(x)
     scores, ids = index.search(queries, k=50)
-    monkeypatch.setattr("tqvec.index.index._HEAP_ENTRIES", 333)
+    monkeypatch.setattr("tqvec.index.snapshot._HEAP_ENTRIES", 333)
     again, again_ids = index.search(queries, k=50)
     assert np.array_equal(scores, again)
     assert np.array_equal(ids, again_ids)

@@ -336,16 +336,15 @@ def test_removal_touches_one_block_only():
 def test_snapshots_stay_as_they_were():
     """What a search took at its start answers the same after every kind of change."""
     index, _ = filled()
-    core, queries = index._core, vectors(3, seed=900)
-    view = blocks.View(core.store.blocks, [block.alive for block in core.store.blocks])
-    before = core.scanner.search(view, queries, 450, 1)
+    snapshot, queries = index._now(None, 1), vectors(3, seed=900)
+    before = snapshot.best(queries, 450)
     index.add(vectors(80, seed=1))
     index.add(vectors(10, seed=2), ids=range(5, 15), upsert=True)
     index.remove_ids(range(100, 200))
     index.search(queries, k=9)
     index.remove_ids(range(440))
     index.reset()
-    after = core.scanner.search(view, queries, 450, 1)
+    after = snapshot.best(queries, 450)
     assert np.array_equal(before[0], after[0])
     assert np.array_equal(before[1], after[1])
 

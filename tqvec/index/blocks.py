@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -62,22 +60,6 @@ class Block(NamedTuple):
         alive = self.alive.copy() if self.alive.size else every(self.n)
         np.bitwise_and.at(alive, rows >> 6, ~(np.uint64(1) << (rows & 63).astype(np.uint64)))
         return self._replace(alive=alive)
-
-
-@dataclass(frozen=True)
-class View:
-    """What one search sees: the blocks of a moment, and for each the words of the rows that it may return."""
-
-    blocks: tuple[Block, ...]
-    allowed: list[Words]
-
-    @cached_property
-    def size(self) -> int:
-        """Number of rows that may be returned."""
-        return sum(
-            block.n if chosen.size == 0 else int(np.bitwise_count(chosen).sum())
-            for block, chosen in zip(self.blocks, self.allowed, strict=True)
-        )
 
 
 def every(count: int) -> Words:

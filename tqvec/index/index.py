@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,22 +15,20 @@ from tqvec import _validate
 from tqvec._config import num_threads
 from tqvec._types import Floats, Ids
 from tqvec.codec.bands import Width
-from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError, LossWarning
 from tqvec.index import selectors
-from tqvec.index.blocks import View
 from tqvec.index.diagnose.diagnosis import Diagnosis, Subject, diagnose
-from tqvec.index.diagnose.posterior import Stored
-from tqvec.index.errors.rerank import judged, source
-from tqvec.index.errors.standard_errors import Judge, centre_scores
+from tqvec.index.errors.rerank import search_reranked
+from tqvec.index.errors.shortlist import search_shortlist
+from tqvec.index.errors.standard_errors import search_with_errors
 from tqvec.index.file import io
 from tqvec.index.rows import METRICS, empty_rows, encoded
-from tqvec.index.scanner import Scanner, squared_lengths
-from tqvec.index.store import Blocks, Store, first_id, gathered, ids_of, parts
+from tqvec.index.scanner import Scanner
+from tqvec.index.snapshot import Results, Snapshot
+from tqvec.index.store import Blocks, Store, first_id, parts
 from tqvec.index.training import Samples, Training, fit, recoded
 
-_HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
 _FIRST_HITS = 64  # that a range search asks for, and four times as many where they do not reach the end of the range
 
 
@@ -271,7 +268,7 @@ class Index:
             As `add`; an id that is not in the index.
         """
         with self._lock:  # what is there now shall still be there when it is replaced
-            self._rows_of(ids)
+            self._lookup(ids)
             self.add(x, ids, upsert=True, threads=threads)
 
     def remove_ids(self, ids: ArrayLike) -> int:
@@ -336,24 +333,32 @@ class Index:
         InputError
             An id is not in the index.
         """
-        return self._decoded(*self._rows_of(ids), num_threads(threads))
+        snapshot, rows = self._lookup(ids, threads=threads)
+        return snapshot.decode(rows)
 
-    def _decoded(self, core: _Core, blocks: Blocks, rows: Ids, threads: int) -> Floats:
-        """Decompressed rows by number."""
-        if rows.size == 0:  # there may be no block
-            return np.empty((0, self.d), np.float32)
-        stored = gathered(blocks, rows, ("codes", "scale"))
-        return core.codec.decode(Codes(stored["codes"], stored["scale"]), threads)
+    def _snapshot(self, core: _Core, blocks: Blocks, filter: Any, threads: int | None) -> Snapshot:
+        return Snapshot(
+            codec=core.codec,
+            metric=self.metric,
+            scanner=core.scanner,
+            blocks=blocks,
+            allowed=selectors.allowed(blocks, filter),
+            threads=num_threads(threads),
+        )
 
-    def _rows_of(self, ids: ArrayLike) -> tuple[_Core, Blocks, Ids]:
-        """Rows of ids that must be there, and the state of the index that they belong to."""
+    def _now(self, filter: Any, threads: int | None) -> Snapshot:
+        core = self._core
+        return self._snapshot(core, core.store.blocks, filter, threads)
+
+    def _lookup(self, ids: ArrayLike, filter: Any = None, threads: int | None = None) -> tuple[Snapshot, Ids]:
+        """Rows of ids that must be there, and the snapshot that they belong to."""
         wanted = selectors.integers(ids, "ids")
         core = self._core
         blocks, rows = core.store.located(wanted)
         if (rows < 0).any():
             at = int(np.argmax(rows < 0))
             raise InputError(f"ids row {at}: {wanted[at]} is not in the index")
-        return core, blocks, rows
+        return self._snapshot(core, blocks, filter, threads), rows
 
     def search(
         self,
@@ -410,21 +415,23 @@ class Index:
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
         rows = _validate.vectors(queries, self.d, "queries")
-        core = self._core
-        blocks = core.store.blocks
-        view = View(blocks, selectors.allowed(blocks, filter))
-        find = partial(self._best, core, view, num_threads(threads))
-        if confidence is None and rerank is None and not return_error:
-            results: tuple[NDArray, ...] = find(rows, min(k, view.size))
+        snapshot = self._now(filter, threads)
+        n = min(k, snapshot.ntotal)
+        if rerank is not None or confidence is not None:
+            share = _validate.fraction(0.99 if confidence is None else confidence, "confidence")
+            if rerank is not None:
+                results = search_reranked(snapshot, rows, n, share, rerank)
+            else:
+                results = search_shortlist(snapshot, rows, n, share)
+        elif return_error:
+            results = search_with_errors(snapshot, rows, n)
         else:
-            vectors = None if rerank is None else source(rerank, sum(block.live for block in blocks), self.d)
-            if confidence is not None or vectors is not None:
-                confidence = _validate.fraction(0.99 if confidence is None else confidence, "confidence")
-            judge = Judge(core.codec, self.metric, blocks, view.size)
-            results = judged(find, judge, rows, min(k, view.size), confidence, vectors)
-        empty = (np.inf if self.metric == "l2" else -np.inf, -1, np.inf)
-        arrays = (results[0], ids_of(blocks, results[1]), *results[2:])[: 3 if return_error else 2]
-        return tuple(_padded(array, k, value) for array, value in zip(arrays, empty, strict=False))
+            results = Results(*snapshot.best(rows, n))
+        worst = np.inf if self.metric == "l2" else -np.inf
+        scores, ids = _padded(results.scores, k, worst), _padded(snapshot.ids_of(results.rows), k, -1)
+        if return_error and results.error is not None:
+            return scores, ids, _padded(results.error, k, np.inf)
+        return scores, ids
 
     def range_search(
         self, queries: ArrayLike, radius: float, threads: int | None = None, *, filter: Any = None
@@ -449,22 +456,19 @@ class Index:
         """
         radius = np.float64(_validate.number(radius, "radius"))  # a Python float would be rounded to float32
         rows = _validate.vectors(queries, self.d, "queries")
-        core = self._core
-        blocks = core.store.blocks
-        view = View(blocks, selectors.allowed(blocks, filter))
-        find = partial(self._best, core, view, num_threads(threads))
+        snapshot = self._now(filter, threads)
         hits: list[tuple[Floats, Ids]] = [(np.zeros(0, np.float32), np.zeros(0, np.int64))] * rows.shape[0]
         open_, k = np.arange(rows.shape[0]), _FIRST_HITS
-        while open_.size and view.size:
-            k = min(k, view.size)
-            scores, found = find(rows[open_], k)
+        while open_.size and snapshot.ntotal:
+            k = min(k, snapshot.ntotal)
+            scores, found = snapshot.best(rows[open_], k)
             inside = scores < radius if self.metric == "l2" else scores > radius
             for q, score, row, good in zip(open_, scores, found, inside, strict=True):
                 hits[q] = score[good], row[good]
-            open_ = open_[inside[:, -1]] if k < view.size else open_[:0]
+            open_ = open_[inside[:, -1]] if k < snapshot.ntotal else open_[:0]
             k *= 4
         lims = np.cumsum([0, *(score.size for score, _ in hits)])
-        ids = ids_of(blocks, np.concatenate([np.zeros(0, np.int64), *(row for _, row in hits)]))
+        ids = snapshot.ids_of(np.concatenate([np.zeros(0, np.int64), *(row for _, row in hits)]))
         return lims, np.concatenate([np.zeros(0, np.float32), *(score for score, _ in hits)]), ids
 
     def search_by_id(
@@ -480,36 +484,14 @@ class Index:
             An id is not in the index; otherwise as `search`.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 2)
-        core, blocks, rows = self._rows_of(ids)
-        workers, view = num_threads(threads), View(blocks, selectors.allowed(blocks, filter))
-        queries = self._decoded(core, blocks, rows, workers)
-        scores, found = self._best(core, view, workers, queries, min(k + 1, view.size))
+        snapshot, rows = self._lookup(ids, filter, threads)
+        scores, found = snapshot.best(snapshot.decode(rows), min(k + 1, snapshot.ntotal))
         scores = _padded(scores, k + 1, np.inf if self.metric == "l2" else -np.inf)
         found = _padded(found, k + 1, -1)
         own = found == rows[:, None]
         own[~own.any(axis=1), -1] = True  # a row that does not find itself loses its last result
         shape = rows.size, k
-        return scores[~own].reshape(shape), ids_of(blocks, found[~own].reshape(shape))
-
-    def _best(self, core: _Core, view: View, threads: int, queries: Floats, k: int) -> tuple[Floats, Ids]:
-        """Scores as `search` returns them, and row numbers through all blocks; there are at least `k` rows."""
-        scores, found = self._estimates(core, view, threads, queries, k)
-        return np.maximum(scores, 0.0) if self.metric == "l2" else scores, found
-
-    def _estimates(self, core: _Core, view: View, threads: int, queries: Floats, k: int) -> tuple[Floats, Ids]:
-        """The same, with the estimates of small squared distances that came out below 0."""
-        codec = core.codec
-        rows = queries - codec.centre if self.metric == "l2" else queries  # distances don't change
-        scores, found = np.empty((rows.shape[0], k), np.float32), np.empty((rows.shape[0], k), np.int64)
-        batch = max(1, _HEAP_ENTRIES // (max(1, k) * threads))
-        for q in range(0, rows.shape[0] if k else 0, batch):
-            part = slice(q, q + batch)
-            scores[part], found[part] = core.scanner.search(view, rows[part], k, threads)
-        if self.metric == "l2":
-            return (squared_lengths(rows)[:, None] - scores.astype(np.float64)).astype(np.float32), found
-        if codec.calibration is None:
-            return scores, found
-        return (scores + centre_scores(codec, self.metric, rows)[:, None]).astype(np.float32), found
+        return scores[~own].reshape(shape), snapshot.ids_of(found[~own].reshape(shape))
 
     def diagnose(
         self,
@@ -551,18 +533,12 @@ class Index:
         rows = None if sample is None else _validate.vectors(sample, self.d, "sample")
         asked = None if queries is None else _validate.vectors(queries, self.d, "queries")
 
-        def fill(codec: TurboQuant, x: Floats) -> Stored:
+        def fill(codec: TurboQuant, x: Floats) -> Snapshot:
             other = self._like(codec)
             other.add(x, threads=threads)
-            return other._stored(workers)
+            return other._now(None, threads)
 
-        return diagnose(Subject(self._stored(workers), self._like, fill, workers), rows, asked, k)
-
-    def _stored(self, threads: int) -> Stored:
-        """What a search sees now."""
-        core = self._core
-        view = View(core.store.blocks, [block.alive for block in core.store.blocks])
-        return Stored(core.codec, self.metric, view.blocks, view.size, partial(self._estimates, core, view, threads))
+        return diagnose(Subject(self._now(None, threads), self._like, fill, workers), rows, asked, k)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file, which any framework can open (docs/format.md).

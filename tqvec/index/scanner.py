@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from tqvec.codec.bands import integer_levels
 from tqvec.codec.tables.batch import batch_tables
 from tqvec.codec.tables.staged import Planes, leading_planes, prefix_counts, stage_tables
 from tqvec.codec.turboquant import TurboQuant
-from tqvec.index.blocks import SPARE_ROWS, Block, View
+from tqvec.index.blocks import SPARE_ROWS, Block
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
@@ -61,8 +61,23 @@ class Scanner:
             planes = leading_planes(codec.bands, self._windows, counts)
         self.prefixes = PrefixBlocks(planes)
 
-    def search(self, view: View, queries: Floats, k: int, threads: int) -> tuple[Floats, Ids]:
-        """The `k` best rows of a view for each query; there are at least `k`.
+    def search(
+        self, blocks: Sequence[Block], allowed: Sequence[Words], ntotal: int, queries: Floats, k: int, threads: int
+    ) -> tuple[Floats, Ids]:
+        """Return the `k` best of some rows for each query.
+
+        Parameters
+        ----------
+        blocks : sequence of Block
+        allowed : sequence of arrays
+            For each block the bits of the rows that may be returned; `ALL` for every row.
+        ntotal : int
+            Number of these rows.
+        queries : (nq, d) float32
+            Checked; for l2 relative to the centre of the codec.
+        k : int
+            At most `ntotal`.
+        threads : int
 
         Returns
         -------
@@ -73,24 +88,23 @@ class Scanner:
         """
         scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
         ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
-        ntotal = sum(block.n for block in view.blocks)
-        judged = self._stages is not None and k * _ROWS_A_RESULT <= view.size
-        if judged and queries.shape[0] <= _FEW and available("search_few"):
+        staged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
+        if staged and queries.shape[0] <= _FEW and available("search_few"):
             scan = self._few(queries)
-        elif judged and available("search_batch"):
+        elif staged and available("search_batch"):
             scan = self._batch(queries)
         else:
             scan = self._all(queries)
 
         def task(part: int, start: int, stop: int) -> None:
             base = 0
-            for block, chosen in zip(view.blocks, view.allowed, strict=True):
+            for block, chosen in zip(blocks, allowed, strict=True):
                 first, last = (_whole(row - base, block.n) for row in (start, stop))
                 if first < last and (chosen.size == 0 or chosen[first // 64 : -(-last // 64)].max() > 0):
                     scan(block, chosen, base, first, last, scores[part], ids[part])
                 base += block.n
 
-        parts = _threads.over_rows(task, ntotal, _GRAIN, threads)
+        parts = _threads.over_rows(task, sum(block.n for block in blocks), _GRAIN, threads)
         kernel("topk_finish")(scores[:parts], ids[:parts])
         return scores[0], ids[0]
 

@@ -7,7 +7,7 @@ waits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -284,38 +284,3 @@ def find_in_order(blocks: Blocks, ids: Ids) -> Ids:
         rows[inside] = start + local[inside]
         start += block.n
     return rows
-
-
-def gathered(blocks: Blocks, rows: Ids, names: Iterable[str]) -> Rows:
-    """What is stored of rows by number, any shape; -1 gives any row, and of no blocks zeros."""
-    if not blocks:
-        return {name: np.zeros(rows.shape, np.float32) for name in names}
-    starts = np.cumsum([0, *(block.n for block in blocks)])
-    place = np.clip(np.searchsorted(starts, rows, side="right") - 1, 0, len(blocks) - 1)
-    out = {}
-    for name in names:
-        like = blocks[0].rows[name]
-        found = np.empty((*rows.shape, *like.shape[1:]), like.dtype)
-        for b, block in enumerate(blocks):
-            mine = place == b
-            found[mine] = block.rows[name][np.maximum(rows[mine] - starts[b], 0)]
-        out[name] = found
-    return out
-
-
-def live_rows(blocks: Blocks) -> Ids:
-    """Numbers of all rows that were not removed, in order."""
-    starts = np.cumsum([0, *(block.n for block in blocks)])
-    parts = [block.live_rows() + start for block, start in zip(blocks, starts, strict=False)]
-    return np.concatenate([np.zeros(0, np.int64), *parts])
-
-
-def ids_of(blocks: Blocks, rows: Ids) -> Ids:
-    """Ids of rows by number, any shape; -1 stays."""
-    starts = np.cumsum([0, *(block.n for block in blocks)])
-    found = np.full(rows.shape, -1, np.int64)
-    for start, block in zip(starts, blocks, strict=False):
-        mine = (rows >= start) & (rows < start + block.n)
-        if mine.any():
-            found[mine] = block.ids_of(rows[mine] - start)
-    return found

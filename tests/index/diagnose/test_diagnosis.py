@@ -447,7 +447,7 @@ def test_errors_of_rows_that_are_alike():
 def test_dimensions_of_a_flat_spectrum(part):
     x = np.zeros((3000, 64), np.float32)
     x[:, :part] = sts.normal(3000, part)
-    stored = built(x, 2)._stored(1)
+    stored = built(x, 2)._now(None, 1)
     assert _dimensions(stored, x) == pytest.approx(part, rel=0.05)
     assert _dimensions(stored, None) == pytest.approx(part, rel=0.1)
 

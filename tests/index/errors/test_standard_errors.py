@@ -7,8 +7,7 @@ import strategies as sts
 import tqvec
 from tqvec.codec import error_byte
 from tqvec.eval.sample import load_sample
-from tqvec.index.errors.standard_errors import Judge, expected, local_rates, reach, standard_errors, tail_rates
-from tqvec.index.store import gathered
+from tqvec.index.errors.standard_errors import expected, judge, local_rates, reach, standard_errors, tail_rates
 
 LEVELS = ((0.994458, 0.68), (1.959964, 0.95), (2.575829, 0.99))
 METRICS = ("ip", "cosine", "l2")
@@ -32,8 +31,7 @@ def true_scores(x, queries, metric):
 
 def stored(index, ids):
     """What an index without removed rows has of the rows of results."""
-    blocks = index._core.store.blocks
-    return gathered(blocks, ids, [name for name in blocks[0].rows if name != "codes"])
+    return index._now(None, 1).gather(ids, ("scale", "squared_norm") if index.metric == "l2" else ("scale",))
 
 
 def all_errors(index, x, queries):
@@ -256,7 +254,7 @@ def test_the_lean_is_no_more_than_the_largest_error():
     index.add(x)
     queries = sts.normal(3, 64, seed=1)
     scores, ids = index.search(queries, k=reach(10))
-    judged = Judge(index.codec, "ip", index._core.store.blocks, 500)(queries, scores, ids)
+    judged = judge(index._now(None, 1), queries, scores, ids)
     lean = scores - judged.mean
     assert np.all(lean > 0)
     assert np.all(lean <= judged.deviation * np.sqrt(2 * np.log(500)) * 1.01)

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec._types import Floats
-from tqvec.index.diagnose.posterior import Stored, same_codes
+from tqvec.index.diagnose.posterior import same_codes
 from tqvec.index.diagnose.recall import Recall
 from tqvec.index.errors.standard_errors import expected
-from tqvec.index.store import live_rows
+from tqvec.index.snapshot import Snapshot
 from tqvec.index.training import Training
 
 _SPECTRUM = 2000  # rows that dimensions are counted on
@@ -40,13 +40,13 @@ class Limit(NamedTuple):
 
 
 def limits(
-    stored: Stored, found: Recall, sample: Floats | None, training: Training | None, predict: Predict, k: int
+    stored: Snapshot, found: Recall, sample: Floats | None, training: Training | None, predict: Predict, k: int
 ) -> tuple[Limit, ...]:
     """What costs recall, the most costly first.
 
     Parameters
     ----------
-    stored : Stored
+    stored : Snapshot
     found : Recall
     sample : (n, d) float32 or None
     training : Training or None
@@ -73,7 +73,7 @@ def _near_ties(found: Recall, recall: float) -> list[Limit]:
     return [Limit("near-ties", 1 - recall, f"{text}, at {middle:.2f} in the median")]
 
 
-def _dimension(stored: Stored, predict: Predict, recall: float) -> list[Limit]:
+def _dimension(stored: Snapshot, predict: Predict, recall: float) -> list[Limit]:
     """Errors fall with the root of the dimension."""
     d, cost = stored.codec.d, predict(float(np.sqrt(0.5))) - recall
     error = expected(stored.codec).tangent / np.sqrt(max(1, d - 1))
@@ -81,14 +81,14 @@ def _dimension(stored: Stored, predict: Predict, recall: float) -> list[Limit]:
     return [Limit("dimension", cost, f"{text}{cost:.3f}")] if cost > _WORTH else []
 
 
-def _lengths(stored: Stored, found: Recall, predict: Predict, k: int) -> list[Limit]:
+def _lengths(stored: Snapshot, found: Recall, predict: Predict, k: int) -> list[Limit]:
     """Errors grow with the length of a row, and the best results may be longer than most."""
     if stored.metric == "cosine":
         return []
-    rows = live_rows(stored.blocks)
+    rows = stored.live_rows()
     rows = rows[:: max(1, rows.size // _LENGTHS)]
     name, power = ("squared_norm", 0.5) if stored.metric == "l2" else ("scale", 1.0)
-    lengths, best = (np.abs(stored.of(r, name)).astype(np.float64) ** power for r in (rows, found.ids[:, :k]))
+    lengths, best = (np.abs(stored.column(r, name)).astype(np.float64) ** power for r in (rows, found.ids[:, :k]))
     usual, long = float(np.median(lengths)), float(np.median(best))
     if not 0 < usual < long:
         return []
@@ -97,7 +97,7 @@ def _lengths(stored: Stored, found: Recall, predict: Predict, k: int) -> list[Li
     return [Limit("lengths", cost, f"{text}{long / usual:.2f} times the usual")] if cost > _WORTH else []
 
 
-def _anisotropy(stored: Stored, sample: Floats | None, training: Training | None, predict: Predict) -> list[Limit]:
+def _anisotropy(stored: Snapshot, sample: Floats | None, training: Training | None, predict: Predict) -> list[Limit]:
     """Variance in few of the dimensions, where a plain codec gives all the same bits."""
     dimensions = _dimensions(stored, sample)
     if dimensions > stored.codec.d / 2:
@@ -113,7 +113,7 @@ def _anisotropy(stored: Stored, sample: Floats | None, training: Training | None
     return [Limit("anisotropy", cost, text)]
 
 
-def _dimensions(stored: Stored, sample: Floats | None) -> float:
+def _dimensions(stored: Snapshot, sample: Floats | None) -> float:
     """Participation ratio 1/Σλ² of the shares λ of the variance of directions around the mean.
 
     Σλ² is the mean squared cosine of two rows. Decoded rows have an error of tan²θ/d along every axis, which is taken
@@ -122,7 +122,7 @@ def _dimensions(stored: Stored, sample: Floats | None) -> float:
     codec = stored.codec
     rng = np.random.default_rng([codec.seed, _ORDER])
     if sample is None:
-        rows = stored.decode_unbiased(rng.permutation(live_rows(stored.blocks))[:_SPECTRUM])
+        rows = stored.decode_unbiased(rng.permutation(stored.live_rows())[:_SPECTRUM])
         noise = expected(codec).tangent ** 2
     else:
         rows, noise = sample[rng.permutation(sample.shape[0])[:_SPECTRUM]], 0.0

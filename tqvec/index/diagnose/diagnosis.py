@@ -17,11 +17,11 @@ from tqvec.codec.calibration import MAX_D
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
 from tqvec.index.diagnose.causes import Limit, limits
-from tqvec.index.diagnose.posterior import Neighbours, Stored, asked, stored_rows
+from tqvec.index.diagnose.posterior import Neighbours, asked, stored_rows
 from tqvec.index.diagnose.recall import Recall, estimated, measured, shifted, simulated
 from tqvec.index.errors.standard_errors import expected
 from tqvec.index.rows import encoded
-from tqvec.index.store import live_rows
+from tqvec.index.snapshot import Snapshot
 from tqvec.index.training import MIN_ROWS, Samples, Training, check_lengths, fit
 
 _QUERIES = 500  # asked at most
@@ -120,17 +120,17 @@ class Subject(NamedTuple):
 
     Attributes
     ----------
-    stored : Stored
+    stored : Snapshot
     make : callable
         Makes an empty index of a codec, all else equal.
     fill : callable
-        Makes one that holds some vectors, seen as `Stored`.
+        Makes one that holds some vectors, as a `Snapshot`.
     threads : int
     """
 
-    stored: Stored
+    stored: Snapshot
     make: Callable[[TurboQuant], Any]
-    fill: Callable[[TurboQuant, Floats], Stored]
+    fill: Callable[[TurboQuant, Floats], Snapshot]
     threads: int
 
 
@@ -192,7 +192,7 @@ def diagnose(subject: Subject, sample: Floats | None, queries: Floats | None, k:
     )
 
 
-def _check(stored: Stored, sample: Floats | None, queries: Floats | None) -> None:
+def _check(stored: Snapshot, sample: Floats | None, queries: Floats | None) -> None:
     for name, rows in (("sample", sample), ("queries", queries)):
         if rows is not None and rows.shape[0] == 0:
             raise InputError(f"{name} must have at least one row, or be None")
@@ -204,13 +204,13 @@ def _check(stored: Stored, sample: Floats | None, queries: Floats | None) -> Non
         raise InputError("queries must be given: one vector alone has no neighbours")
 
 
-def _holds(stored: Stored, sample: Floats) -> bool:
+def _holds(stored: Snapshot, sample: Floats) -> bool:
     """Whether a sample is what is stored, as far as the codes of some rows tell."""
     if sample.shape[0] != stored.ntotal:
         return False
     rows = np.linspace(0, stored.ntotal - 1, min(_COMPARED, stored.ntotal)).astype(np.int64)
     codes = encoded(stored.codec, stored.metric, sample[rows])["codes"]
-    return np.array_equal(codes, stored.of(live_rows(stored.blocks)[rows], "codes"))
+    return np.array_equal(codes, stored.column(stored.live_rows()[rows], "codes"))
 
 
 def _drawn(n: int, count: int, rng: np.random.Generator) -> Ids:
@@ -218,7 +218,7 @@ def _drawn(n: int, count: int, rng: np.random.Generator) -> Ids:
     return np.sort(rng.permutation(n)[:count])
 
 
-def _measured(stored: Stored, vectors: Floats, queries: Floats | None, k: int, rng: np.random.Generator) -> Recall:
+def _measured(stored: Snapshot, vectors: Floats, queries: Floats | None, k: int, rng: np.random.Generator) -> Recall:
     """On an index of these vectors; without queries some of them ask for the others."""
     count = min(_QUERIES, max(100, _PRODUCTS // vectors.shape[0]))
     if queries is not None:
@@ -228,11 +228,11 @@ def _measured(stored: Stored, vectors: Floats, queries: Floats | None, k: int, r
 
 
 def _estimated(
-    stored: Stored, sample: Floats | None, queries: Floats | None, k: int, rng: np.random.Generator
+    stored: Snapshot, sample: Floats | None, queries: Floats | None, k: int, rng: np.random.Generator
 ) -> Recall:
     """From codes, for the queries given, rows of a sample, or rows that are stored."""
     if queries is None and sample is None:
-        rows = live_rows(stored.blocks)[_drawn(stored.ntotal, _QUERIES, rng)]
+        rows = stored.live_rows()[_drawn(stored.ntotal, _QUERIES, rng)]
         return estimated(stored, lambda count, m: stored_rows(stored, rows[:count], m), rows.size, k)
     leave_out = queries is None
     if queries is None:
@@ -241,7 +241,7 @@ def _estimated(
     return estimated(stored, lambda count, m: asked(stored, queries[:count], m, leave_out), queries.shape[0], k)
 
 
-def _rough(stored: Stored, found: Recall, sample: Floats | None) -> str:
+def _rough(stored: Snapshot, found: Recall, sample: Floats | None) -> str:
     """Why an estimate may be far off; empty if it isn't."""
     if found.near.curvature > _HIDDEN and found.value < _SURE:
         return "errors hide the neighbours"
@@ -283,7 +283,7 @@ def _predicted(near: Neighbours, k: int, seed: int, base: float, recall: float, 
     return shifted(simulated(near, k, factor, seed, _DRAWS).value, base, recall)
 
 
-def _options(stored: Stored, recall: float, training: Training | None, predict: Predict) -> tuple[Option, ...]:
+def _options(stored: Snapshot, recall: float, training: Training | None, predict: Predict) -> tuple[Option, ...]:
     """The index as it is, with a bit more or fewer, with the other codebook, and trained."""
     codec, more = stored.plain(), 4 if stored.metric == "l2" else 0
     trained = "" if stored.codec.calibration is None else ", trained"

@@ -13,14 +13,12 @@ import scipy  # whose `special` loads when it is first used, not with tqvec
 from numpy.typing import NDArray
 
 from tqvec._types import Doubles, Flags, Floats, Ids
-from tqvec.codec.codes import Codes
 from tqvec.codec.error_byte import read_error_byte
-from tqvec.codec.turboquant import TurboQuant
 from tqvec.index.diagnose.error_correlation import LEAST_D, crowd
-from tqvec.index.errors.standard_errors import Find, angles, centre_scores, expected, near
+from tqvec.index.errors.standard_errors import angles, expected, near
 from tqvec.index.rows import encoded
 from tqvec.index.scanner import squared_lengths
-from tqvec.index.store import Blocks, gathered
+from tqvec.index.snapshot import Snapshot, centre_scores
 
 _WINDOW = 4.0  # standard errors below the k-th estimate that the density is fitted to
 _STEPS = 8  # of the iteration between true scores and their standard errors
@@ -32,41 +30,6 @@ _OWN = 64  # best results among which copies of the query are looked for
 _FEW = 0.1  # part of the queries whose window may be cut off
 _NONE = 1e-100  # error of what has none, such as a product with zero
 _FAR = 1e3  # standard errors that leave no doubt
-
-
-class Stored(NamedTuple):
-    """What a search of an index sees; ids are row numbers through all blocks.
-
-    Attributes
-    ----------
-    codec : TurboQuant
-    metric : str
-    blocks : tuple of Block
-    ntotal : int
-    find : callable
-        The best m rows for each of some checked queries, best first: scores and ids, (nq, m) each.
-    """
-
-    codec: TurboQuant
-    metric: str
-    blocks: Blocks
-    ntotal: int
-    find: Find
-
-    def of(self, ids: Ids, name: str) -> NDArray:
-        """One of the arrays that are stored, for some rows."""
-        return gathered(self.blocks, ids, (name,))[name]
-
-    def decode_unbiased(self, ids: Ids, threads: int | None = None) -> Floats:
-        """Decoded rows without bias, (n, d)."""
-        return self.codec.decode_unbiased(Codes(self.of(ids, "codes"), self.of(ids, "scale")), threads)
-
-    def plain(self) -> TurboQuant:
-        """The codec without its calibration."""
-        codec = self.codec
-        if codec.calibration is None:
-            return codec
-        return TurboQuant(codec.d, codec.nbits, codebook=codec.codebook, seed=codec.seed)
 
 
 class Neighbours(NamedTuple):
@@ -137,9 +100,9 @@ class Found(NamedTuple):
     blur: Doubles | None
 
 
-def asked(stored: Stored, queries: Floats, m: int, leave_out: bool) -> Found:
+def asked(stored: Snapshot, queries: Floats, m: int, leave_out: bool) -> Found:
     """The best `m` rows for exact queries; with `leave_out`, without one row that has the codes of the query."""
-    scores, ids = stored.find(queries, min(m + leave_out, stored.ntotal))
+    scores, ids = stored.estimates(queries, min(m + leave_out, stored.ntotal))
     if leave_out:
         rows = encoded(stored.codec, stored.metric, queries)
         copies = _copies(stored, ids, rows["codes"], rows["scale"])
@@ -147,45 +110,45 @@ def asked(stored: Stored, queries: Floats, m: int, leave_out: bool) -> Found:
     return Found(queries, _larger(stored, scores), ids, np.zeros(ids.shape, bool), None)
 
 
-def stored_rows(stored: Stored, rows: Ids, m: int) -> Found:
+def stored_rows(stored: Snapshot, rows: Ids, m: int) -> Found:
     """The best `m` rows for stored rows, known by their codes alone, each without itself."""
     codec, metric = stored.codec, stored.metric
     queries = stored.decode_unbiased(rows)
     lengths = np.sqrt(squared_lengths(queries))[:, None]
     usual = expected(codec).tangent
-    tangent = read_error_byte(stored.of(rows, "scale"))[:, None]
+    tangent = read_error_byte(stored.column(rows, "scale"))[:, None]
     squared = np.square(np.where(np.isnan(tangent), usual, tangent))
     noise = squared / (1 + squared) * squared_lengths(queries - codec.centre)[:, None]
     true = np.sqrt(np.maximum(lengths**2 - noise, 0))
-    found, ids = stored.find(queries, min(m + 1, stored.ntotal))
+    found, ids = stored.estimates(queries, min(m + 1, stored.ntotal))
     scores, ids = without(ids == rows[:, None], _larger(stored, found), ids)
     if metric == "cosine":
         scores, true = scores * lengths, np.minimum(lengths, 1.0)
     elif metric == "l2":
         scores = scores + lengths**2 - true**2
     shrink = np.divide(true, lengths, out=np.zeros_like(true), where=lengths > 0)
-    own = _copies(stored, ids, stored.of(rows, "codes"), stored.of(rows, "scale"))
+    own = _copies(stored, ids, stored.column(rows, "codes"), stored.column(rows, "scale"))
     return Found((queries * shrink).astype(np.float32), scores, ids, own, squared / max(usual**2, 1e-30))
 
 
-def _larger(stored: Stored, scores: Floats) -> Doubles:
+def _larger(stored: Snapshot, scores: Floats) -> Doubles:
     return scores.astype(np.float64) * (-1 if stored.metric == "l2" else 1)
 
 
-def _copies(stored: Stored, ids: Ids, codes: NDArray[np.uint8], scale: Floats) -> Flags:
+def _copies(stored: Snapshot, ids: Ids, codes: NDArray[np.uint8], scale: Floats) -> Flags:
     """Which results have the codes and the scale of their query."""
     same = np.zeros(ids.shape, bool)
-    q, column = np.nonzero(stored.of(ids[:, :_OWN], "scale") == scale[:, None])
-    same[q, column] = (stored.of(ids[q, column], "codes") == codes[q]).all(axis=1)
+    q, column = np.nonzero(stored.column(ids[:, :_OWN], "scale") == scale[:, None])
+    same[q, column] = (stored.column(ids[q, column], "codes") == codes[q]).all(axis=1)
     return same
 
 
-def same_codes(stored: Stored, ids: Ids) -> Flags:
+def same_codes(stored: Snapshot, ids: Ids) -> Flags:
     """Whether a result has the codes and the scale of the one before."""
-    scale = stored.of(ids, "scale")
+    scale = stored.column(ids, "scale")
     same = np.zeros(ids.shape, bool)
     q, column = np.nonzero(scale[:, 1:] == scale[:, :-1])
-    before, after = stored.of(ids[q, column], "codes"), stored.of(ids[q, column + 1], "codes")
+    before, after = stored.column(ids[q, column], "codes"), stored.column(ids[q, column + 1], "codes")
     same[q, column + 1] = (before == after).all(axis=1)
     return same
 
@@ -226,10 +189,10 @@ class Errors(NamedTuple):
         return np.maximum(self.spread * self.size * np.sqrt(turned), _NONE)
 
 
-def errors_of(stored: Stored, found: Found) -> Errors:
+def errors_of(stored: Snapshot, found: Found) -> Errors:
     """What `uncertainty.standard_errors` knows, for true scores yet to be found."""
     codec, metric = stored.codec, stored.metric
-    rows = gathered(stored.blocks, found.ids, ("scale", "squared_norm") if metric == "l2" else ("scale",))
+    rows = stored.gather(found.ids, ("scale", "squared_norm") if metric == "l2" else ("scale",))
     known = angles(codec, metric, rows, found.queries, np.zeros(found.ids.shape, np.float32))
     if metric == "l2":
         offset = squared_lengths(found.queries - codec.centre)[:, None] + rows["squared_norm"]
@@ -289,7 +252,7 @@ def _mean(x: Doubles, inside: Flags) -> Doubles:
     return np.sum(x, axis=1, where=inside, keepdims=True) / inside.sum(axis=1, keepdims=True)
 
 
-def likeness(stored: Stored, ids: Ids) -> Doubles:
+def likeness(stored: Snapshot, ids: Ids) -> Doubles:
     """Mean product of the decoded directions of the best rows of each query, (nq,)."""
     growth = 1 + expected(stored.codec).tangent ** 2
     out = np.zeros(ids.shape[0])
@@ -302,7 +265,7 @@ def likeness(stored: Stored, ids: Ids) -> Doubles:
     return out
 
 
-def judged(stored: Stored, found: Found, k: int) -> Neighbours:
+def judged(stored: Snapshot, found: Found, k: int) -> Neighbours:
     """True positions, given the estimates.
 
     By Tweedie's formula a true position has mean p + w²(log f)'(p) and variance w²(1 + w²(log f)''(p)), for an estimate
@@ -346,7 +309,7 @@ def judged(stored: Stored, found: Found, k: int) -> Neighbours:
     )
 
 
-def known(stored: Stored, found: Found, k: int) -> Neighbours:
+def known(stored: Snapshot, found: Found, k: int) -> Neighbours:
     """Positions of exact scores, for what other codes would make of them."""
     deviation = errors_of(stored, found).at(found.scores)
     unit = units(found.scores, deviation, k)

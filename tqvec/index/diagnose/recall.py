@@ -9,9 +9,9 @@ import numpy as np
 
 from tqvec import exact
 from tqvec._types import Doubles, Floats, Ids
-from tqvec.index.diagnose.posterior import STEP, Found, Neighbours, Stored, judged, known, without
+from tqvec.index.diagnose.posterior import STEP, Found, Neighbours, judged, known, without
 from tqvec.index.scanner import squared_lengths
-from tqvec.index.store import live_rows
+from tqvec.index.snapshot import Snapshot
 
 _FETCHED = (1024, 4096, 16384)  # results a query: more where errors reach farther
 _HEAP = 1 << 22  # results of all queries together
@@ -59,7 +59,7 @@ class Recall(NamedTuple):
         return int(enough[0]) + 1 if enough.size else None
 
 
-def measured(stored: Stored, vectors: Floats, queries: Floats, own: Ids | None, k: int) -> Recall:
+def measured(stored: Snapshot, vectors: Floats, queries: Floats, own: Ids | None, k: int) -> Recall:
     """Recall k@k of an index of these vectors, which are in the order of its rows.
 
     A result that ties with the true k-th best counts as found. `own`, (nq,) int64, are the vectors that the queries
@@ -68,8 +68,8 @@ def measured(stored: Stored, vectors: Floats, queries: Floats, own: Ids | None, 
     skip = own is not None
     m = min(stored.ntotal - skip, max(_FETCHED[0], 4 * k))
     scores, ids = exact.best(stored.metric, queries, vectors, m, own)
-    found, rows = stored.find(queries, m + skip)
-    live = live_rows(stored.blocks)
+    found, rows = stored.estimates(queries, m + skip)
+    live = stored.live_rows()
     results = np.searchsorted(live, rows)
     if own is not None:
         _, results = without(results == own[:, None], found, results)
@@ -87,12 +87,12 @@ def measured(stored: Stored, vectors: Floats, queries: Floats, own: Ids | None, 
     return Recall(by_query, float(by_query.var() / by_query.size), near, _gaps(near.mean, k), depths, rows)
 
 
-def estimated(stored: Stored, ask: Ask, count: int, k: int) -> Recall:
+def estimated(stored: Snapshot, ask: Ask, count: int, k: int) -> Recall:
     """Recall k@k by draws of the true scores.
 
     Parameters
     ----------
-    stored : Stored
+    stored : Snapshot
     ask : callable
         Results of the first so many queries, so many for each.
     count : int

@@ -9,7 +9,8 @@ import scipy  # whose `special` loads when it is first used, not with tqvec
 from numpy.typing import NDArray
 
 from tqvec._types import Doubles, Floats, Ids
-from tqvec.index.errors.standard_errors import Find, Judge, reach, tail_rates
+from tqvec.index.errors.standard_errors import judge, reach, tail_rates
+from tqvec.index.snapshot import Results, Snapshot
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)  # of the normal distribution of the k-th best true score
 _HALVINGS = 24  # of the interval that it is in
@@ -18,49 +19,45 @@ _BLOCK = 1 << 20  # scores looked at together
 _GROWTH = 4  # of what is fetched, until it is enough
 
 
-def shortlist(find: Find, judge: Judge, queries: Floats, k: int, confidence: float) -> tuple[Floats, Ids, Floats]:
-    """As many results a query as hold all of its true best `k` with a probability of at least `confidence`.
+def search_shortlist(snapshot: Snapshot, queries: Floats, k: int, confidence: float) -> Results:
+    """Return for each query enough results to hold all of its true best `k` with a probability of `confidence`.
 
     Parameters
     ----------
-    find : callable
-        As in `with_errors`.
-    judge : Judge
+    snapshot : Snapshot
     queries : (nq, d) float32
         Checked.
     k : int
-        At most the number of rows.
+        At most the rows of the snapshot.
     confidence : float
 
     Returns
     -------
-    scores : (nq, m) float32
-        m is what the query takes that needs most; of the others the last entries are empty.
-    ids : (nq, m) int64
-    error : (nq, m) float32
+    Results
+        (nq, m) for the longest list of m results; the last entries of shorter lists are empty.
     """
-    worst = np.inf if judge.metric == "l2" else -np.inf
-    pending, m = np.arange(queries.shape[0]), min(reach(k), judge.ntotal)
+    worst = np.inf if snapshot.metric == "l2" else -np.inf
+    pending, m = np.arange(queries.shape[0]), min(reach(k), snapshot.ntotal)
     parts: list[tuple[Ids, Ids, tuple[NDArray, ...]]] = []
     while pending.size and m:
-        scores, ids = find(queries[pending], m)
-        judged = judge(queries[pending], scores, ids)
+        scores, rows = snapshot.best(queries[pending], m)
+        judged = judge(snapshot, queries[pending], scores, rows)
         rate = tail_rates(np.nan_to_num(scores))
         deviation = np.maximum(judged.deviation, _SMALL)
-        fetched = Fetched(judged.mean, deviation, rate, judge.ntotal - m)
-        need = np.minimum(lengths(fetched, k, confidence), judge.ntotal)
+        fetched = Fetched(judged.mean, deviation, rate, snapshot.ntotal - m)
+        need = np.minimum(lengths(fetched, k, confidence), snapshot.ntotal)
         done = need <= m
-        parts.append((pending[done], need[done], (scores[done], ids[done], judged.error[done])))
-        pending, m = pending[~done], min(_GROWTH * m, judge.ntotal)
+        parts.append((pending[done], need[done], (scores[done], rows[done], judged.error[done])))
+        pending, m = pending[~done], min(_GROWTH * m, snapshot.ntotal)
     shape = queries.shape[0], max((int(need.max(initial=0)) for _, need, _ in parts), default=0)
     scores, error = np.full(shape, worst, np.float32), np.full(shape, np.inf, np.float32)
-    ids = np.full(shape, -1, np.int64)
-    results: tuple[NDArray, ...] = scores, ids, error
-    for rows, need, found in parts:
-        row, column = np.nonzero(np.arange(found[0].shape[1]) < need[:, None])
-        for whole, part in zip(results, found, strict=True):
-            whole[rows[row], column] = part[row, column]
-    return scores, ids, error
+    rows = np.full(shape, -1, np.int64)
+    whole: tuple[NDArray, ...] = scores, rows, error
+    for numbers, need, part in parts:
+        query, column = np.nonzero(np.arange(part[0].shape[1]) < need[:, None])
+        for target, array in zip(whole, part, strict=True):
+            target[numbers[query], column] = array[query, column]
+    return Results(scores, rows, error)
 
 
 class Fetched(NamedTuple):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,11 +17,9 @@ from tqvec.codec.error_byte import read_error_byte
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.index.rows import Rows
 from tqvec.index.scanner import squared_lengths
-from tqvec.index.store import Blocks, gathered
+from tqvec.index.snapshot import Results, Snapshot, centre_scores
 
 _WINDOW = 20  # best scores at least, from which the density near a result is estimated
-
-Find = Callable[[Floats, int], tuple[Floats, Ids]]
 
 
 class Expected(NamedTuple):
@@ -125,15 +122,6 @@ def _rounding(codec: TurboQuant) -> float:
     return float(np.sqrt((steps**-2 + 2 * 2.0**-30) / 12))
 
 
-def centre_scores(codec: TurboQuant, metric: str, queries: Floats) -> Doubles:
-    """What scores of "ip" and "cosine" have of the centre, (nq,)."""
-    offset = codec.centre_products(queries)
-    if metric == "cosine":
-        length = np.sqrt(squared_lengths(queries))
-        offset = np.divide(offset, length, out=np.zeros_like(offset), where=length > 0)
-    return offset
-
-
 def _turns(codec: TurboQuant, model: Expected, queries: Floats, length: Doubles) -> Doubles:
     """√κ for tan θ = 1, (nq,): √(Σ ‖q_b‖² v_b d/(d−1)) for the share v_b of a coordinate of band b in the squared
     error; 1/√(d−1) for one band."""
@@ -233,56 +221,40 @@ class Judged(NamedTuple):
     error: Doubles
 
 
-class Judge(NamedTuple):
-    """Judges results of a search of `ntotal` rows of some blocks; ids are row numbers through all of these."""
+def judge(snapshot: Snapshot, queries: Floats, scores: Floats, rows: Ids) -> Judged:
+    """What `standard_errors` says, given that these are the best `m` of all scores, (nq, m).
 
-    codec: TurboQuant
-    metric: str
-    blocks: Blocks
-    ntotal: int
-
-    def __call__(self, queries: Floats, scores: Floats, ids: Ids) -> Judged:
-        """What `standard_errors` says, given that these are the best `m` of all scores, (nq, m).
-
-        By Tweedie's formula a score with variance σ² is too good by σ²λ on average, with λ the slope of `local_rates`;
-        but not by more than the largest of `ntotal` errors is expected to be, σ √(2 ln ntotal).
-        """
-        lean, spread = near(self.codec)
-        names = ("scale", "squared_norm") if self.metric == "l2" else ("scale",)
-        finite = np.nan_to_num(scores)
-        found = angles(self.codec, self.metric, gathered(self.blocks, ids, names), queries, finite)
-        rates, windows = local_rates(finite, self.ntotal)
-        limit = np.sqrt(2 * np.log(max(1, self.ntotal)))
-        total = np.zeros_like(rates)
-        for _ in range(2):  # the second time with cosines that don't lean
-            deviation = found.deviation(total)
-            own = spread * deviation
-            selected = own * np.minimum(own * rates, limit)
-            total = lean * deviation + selected
-        error = np.sqrt(own**2 + total**2 + selected**2 / windows)  # the last: of the estimated rate
-        mean = finite * (-1.0 if self.metric == "l2" else 1.0) - total
-        return Judged(mean, own, np.where(np.isfinite(scores), error, np.inf))
+    By Tweedie's formula a score with variance σ² is too good by σ²λ on average, with λ the slope of `local_rates`;
+    but not by more than the largest of n errors is expected to be, σ √(2 ln n).
+    """
+    lean, spread = near(snapshot.codec)
+    names = ("scale", "squared_norm") if snapshot.metric == "l2" else ("scale",)
+    finite = np.nan_to_num(scores)
+    found = angles(snapshot.codec, snapshot.metric, snapshot.gather(rows, names), queries, finite)
+    rates, windows = local_rates(finite, snapshot.ntotal)
+    limit = np.sqrt(2 * np.log(max(1, snapshot.ntotal)))
+    total = np.zeros_like(rates)
+    for _ in range(2):  # the second time with cosines that don't lean
+        deviation = found.deviation(total)
+        own = spread * deviation
+        selected = own * np.minimum(own * rates, limit)
+        total = lean * deviation + selected
+    error = np.sqrt(own**2 + total**2 + selected**2 / windows)  # the last: of the estimated rate
+    mean = finite * (-1.0 if snapshot.metric == "l2" else 1.0) - total
+    return Judged(mean, own, np.where(np.isfinite(scores), error, np.inf))
 
 
-def with_errors(find: Find, judge: Judge, queries: Floats, k: int) -> tuple[Floats, Ids, Floats]:
-    """The best `k` results, and the root mean square error of each.
+def search_with_errors(snapshot: Snapshot, queries: Floats, k: int) -> Results:
+    """Return the `k` best rows for each query and the standard error of each score.
 
     Parameters
     ----------
-    find : callable
-        The best m rows for each of some queries, best first: scores and ids, (nq, m) each.
-    judge : Judge
+    snapshot : Snapshot
     queries : (nq, d) float32
         Checked.
     k : int
-        At most the number of rows.
-
-    Returns
-    -------
-    scores : (nq, k) float32
-    ids : (nq, k) int64
-    error : (nq, k) float32
+        At most the rows of the snapshot.
     """
-    scores, ids = find(queries, min(reach(k), judge.ntotal))
-    error = judge(queries, scores, ids).error[:, :k]
-    return scores[:, :k], ids[:, :k], error.astype(np.float32)
+    scores, rows = snapshot.best(queries, min(reach(k), snapshot.ntotal))
+    error = judge(snapshot, queries, scores, rows).error[:, :k]
+    return Results(scores[:, :k], rows[:, :k], error.astype(np.float32))
