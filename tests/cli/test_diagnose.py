@@ -39,11 +39,11 @@ def test_vectors(files):
         assert f"{name}: recall 5@5: {expected.recall:.3f} ({low:.3f} to {high:.3f})" in told
         assert "measured on all 300 vectors; 20 queries" in told
         assert expected.rerank in told
-        for option in expected.options:
-            assert f"│ {option.name}" in told
-            assert f"│  {option.recall:.3f} │" in told
-        for limit in expected.limits:
-            assert f"│ {limit.name}" in told
+        for other in expected.alternatives:
+            assert f"│ {other.name}" in told
+            assert f"│  {other.recall:.3f} │" in told
+        for cause in expected.causes:
+            assert f"│ {cause.name}" in told
 
 
 def test_an_index_file(files):
@@ -56,7 +56,7 @@ def test_an_index_file(files):
         told = told_by("x.tqv", *arguments)
         expected = files.diagnose(*given)
         assert f"recall 10@10: {expected.recall:.3f} (" in told
-        assert expected.way in told
+        assert expected.method in told
 
 
 def test_defaults_and_the_trellis(files):

@@ -27,7 +27,7 @@ QUERIES = sts.normal(5, D, seed=900)
 def empty(codebook, metric, trained):
     index = tqvec.Index(D, nbits=2, metric=metric, codebook=codebook, seed=3)
     if trained:
-        assert index.train(sts.normal(3000, D, 77) / np.arange(1, D + 1) + np.float32(0.1)).used
+        assert index.train(sts.normal(3000, D, 77) / np.arange(1, D + 1) + np.float32(0.1)).accepted
     return index
 
 

@@ -29,7 +29,7 @@ kinds = pytest.mark.parametrize(("codebook", "metric", "trained"), KINDS)
 def empty(codebook, metric, trained):
     index = tqvec.Index(D, nbits=3, metric=metric, codebook=codebook, seed=3)
     if trained:
-        assert index.train(vectors(3000, seed=77)).used
+        assert index.train(vectors(3000, seed=77)).accepted
     return index
 
 
@@ -305,7 +305,7 @@ def test_training_a_filled_index_keeps_ids_and_order():
     index, _ = filled()
     index.remove_ids(range(0, 100, 2))
     ids = index.ids
-    assert index.train(vectors(3000, seed=77), vectors=vectors(450)[ids]).used
+    assert index.train(vectors(3000, seed=77), vectors=vectors(450)[ids]).accepted
     plain = PlainIndex(index)
     plain.add(vectors(450)[ids], ids=ids)
     compare(index, plain)

@@ -32,7 +32,7 @@ def made(d, nbits=2, metric="ip", codebook="scalar"):
 def trained(x, nbits=2, metric="ip", codebook="scalar"):
     """An index of `x`, trained on that and more like it."""
     index = made(x.shape[1], nbits, metric, codebook)
-    assert index.train(np.concatenate([x, anisotropic(3000, x.shape[1], seed=6)])).used
+    assert index.train(np.concatenate([x, anisotropic(3000, x.shape[1], seed=6)])).accepted
     index.add(x)
     return index
 
@@ -55,7 +55,7 @@ def test_recall_on_real_embeddings(nbits, codebook, gain):
     before, after = found(plain, sample.base, sample.queries, truth), found(index, sample.base, sample.queries, truth)
     assert after > before + gain
     assert index.code_size == plain.code_size
-    assert report.used
+    assert report.accepted
     assert report.recall[1] == pytest.approx(after, abs=0.04)
     assert report.recall[0] == pytest.approx(before, abs=0.04)
     assert sum(report.shares) <= 1.0001
@@ -124,11 +124,11 @@ def test_training_never_costs_recall(kind, metric):
     report = index.train(x)
     after = found(index, x, queries, truth)
     assert after >= before - 0.003
-    assert (index.codec.calibration is not None) == report.used
+    assert (index.codec.calibration is not None) == report.accepted
     if kind in (isotropic, zeros):
-        assert not report.used
+        assert not report.accepted
     if kind in (half, clustered):
-        assert report.used
+        assert report.accepted
         assert after > before + 0.01
 
 
@@ -137,7 +137,7 @@ def test_fewer_samples_than_dimensions():
     queries = anisotropic(100, 256, seed=5)
     truth = exact_search(x, queries, 10)[1]
     before, index = found(made(256), x, queries, truth), made(256)
-    assert index.train(x[:220]).used
+    assert index.train(x[:220]).accepted
     assert found(index, x, queries, truth) > before
 
 
@@ -145,10 +145,10 @@ def test_reports():
     x = anisotropic(800, 64)
     index = made(64)
     few = index.train(x[:50])
-    assert not few.used
+    assert not few.accepted
     assert "needs at least 200 distinct rows (50 distinct rows)" in str(few)
     report = index.train(np.concatenate([x, x]), queries=anisotropic(300, 64, seed=2))
-    assert report.used
+    assert report.accepted
     assert report.rows == 800
     lines = str(report).splitlines()
     assert lines[0] == "trained: yes, it helps at equal bytes (800 distinct rows)"
@@ -156,7 +156,7 @@ def test_reports():
     assert len(lines) == len(report.bands) + 3
     assert "trained" in repr(index)
     again = index.train(x)
-    assert not again.used
+    assert not again.accepted
     assert "would not help" in str(again)
 
 
@@ -230,7 +230,7 @@ def test_training_after_adding_with_the_vectors():
         index.train(x, vectors=x[:999])
     assert np.array_equal(index.search(x[:9])[0], before[0])
     report = index.train(x, vectors=x)
-    assert report.used
+    assert report.accepted
     assert report.loss is None
     other.train(x)
     other.add(x)
@@ -253,7 +253,7 @@ def test_training_after_adding_from_the_codes(metric, nbits, codebook, monkeypat
     with pytest.warns(LossWarning, match=r"^2,000 vectors are compressed anew .* hand them over as `vectors`") as told:
         report = index.train(sample)
     assert told[0].filename == __file__
-    assert report.used
+    assert report.accepted
     assert str(report.loss) in str(told[0].message)
     assert f"stored vectors, from their codes: {report.loss}" in str(report)
     assert (index.ntotal, index.nbytes) == (2000, 2000 * index.code_size)
@@ -265,7 +265,7 @@ def test_training_after_adding_from_the_codes(metric, nbits, codebook, monkeypat
     again, ids = index.search(queries, k=2000)
     assert recall(ids, order, 10, 10) - first == pytest.approx(report.loss.recall[1] - report.loss.recall[0], abs=0.06)
     other.add(x[:0])
-    assert other.train(sample).used
+    assert other.train(sample).accepted
     other.add(x)
     assert other.codec.fingerprint == index.codec.fingerprint
     errors = []
@@ -284,10 +284,10 @@ def test_a_trained_index_can_be_trained_again_from_its_codes(metric):
     x, sample = anisotropic(2000, 64), anisotropic(4000, 64, seed=7)
     mixed = np.concatenate([anisotropic(2000, 64, seed=3)[:, ::-1], anisotropic(1000, 64, seed=4)])
     index = made(64, 4, metric)
-    assert index.train(mixed).used
+    assert index.train(mixed).accepted
     index.add(x)
     with pytest.warns(LossWarning, match="compressed anew"):
-        assert index.train(sample).used
+        assert index.train(sample).accepted
     exact, order = exact_search(x, x[:50], 2000, metric)
     scores, ids = index.search(x[:50], k=2000)
     dense, true = np.empty((50, 2000)), np.empty((50, 2000))
@@ -303,7 +303,7 @@ def test_training_changes_nothing_if_it_does_not_help_or_fails(monkeypatch):
     index.add(noise)
     before = index.search(noise[:9])
     for vectors in (noise, None):
-        assert not index.train(noise, vectors=vectors).used
+        assert not index.train(noise, vectors=vectors).accepted
         assert np.array_equal(index.search(noise[:9])[0], before[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -313,9 +313,9 @@ def test_training_changes_nothing_if_it_does_not_help_or_fails(monkeypatch):
     longest.add(np.eye(64, dtype=np.float32) * np.float32(2.4e38))
     with pytest.warns(LossWarning), pytest.raises(InputError, match="a stored one is too long to be made anew"):
         longest.train(x)
-    recoded = training.recoded
+    recode = training.recode
     monkeypatch.setattr(
-        index_module, "recoded", lambda rows, *more: recoded(rows, *more) if len(rows["scale"]) < 300 else 1 / 0
+        index_module, "recode", lambda rows, *more: recode(rows, *more) if len(rows["scale"]) < 300 else 1 / 0
     )
     with pytest.warns(LossWarning), pytest.raises(ZeroDivisionError):
         index.train(x)
@@ -346,7 +346,7 @@ def test_bad_arguments_change_nothing():
         assert index.codec.calibration is None
     with pytest.raises(InputError, match="d must be at most 8192 to train"):
         made(8193).train(np.zeros((2, 8193), np.float32))
-    assert made(64, metric="cosine").train(x * np.float32(1e30), queries=x * np.float32(1e-30)).used
+    assert made(64, metric="cosine").train(x * np.float32(1e30), queries=x * np.float32(1e-30)).accepted
     index.train(x)
     with pytest.raises(InputError, match="x row 7 holds NaN"):
         index.add(bad)

@@ -18,7 +18,7 @@ from tqvec.codec.bands import Width
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError, LossWarning
 from tqvec.index import selectors
-from tqvec.index.diagnose.diagnosis import Diagnosis, Subject, diagnose
+from tqvec.index.diagnose.diagnosis import Diagnosis, diagnose
 from tqvec.index.errors.rerank import search_reranked
 from tqvec.index.errors.shortlist import search_shortlist
 from tqvec.index.errors.standard_errors import search_with_errors
@@ -27,7 +27,7 @@ from tqvec.index.rows import METRICS, empty_rows, encoded
 from tqvec.index.scanner import Scanner
 from tqvec.index.snapshot import Results, Snapshot
 from tqvec.index.store import Blocks, Store, first_id, parts
-from tqvec.index.training import Samples, Training, fit, recoded
+from tqvec.index.training import Samples, Training, fit, recode
 
 _FIRST_HITS = 64  # that a range search asks for, and four times as many where they do not reach the end of the range
 
@@ -206,8 +206,8 @@ class Index:
             if stored is not None and stored.shape[0] != self.ntotal:
                 raise InputError(f"vectors must be the {self.ntotal} that were added, got {stored.shape[0]} rows")
             from_codes = stored is None and self.ntotal > 0
-            codec, training = fit(self._like, self.codec, self.metric, samples, workers, from_codes)
-            if training.used:
+            codec, training = fit(self.codec, self.metric, samples, workers, from_codes)
+            if training.accepted:
                 if from_codes:
                     told = f"{self.ntotal:,} vectors are compressed anew from their codes, which costs {training.loss}"
                     warnings.warn(f"{told}; hand them over as `vectors` to avoid that", LossWarning, stacklevel=2)
@@ -220,7 +220,7 @@ class Index:
         other, done = self._like(codec), 0
         for rows, ids in parts(self._core.store.blocks):
             if vectors is None:
-                again = recoded(rows, self.codec, codec, threads)
+                again = recode(rows, self.codec, codec, threads)
             else:
                 again = encoded(codec, self.metric, vectors[done : done + ids.size], threads)
             other._core.store.append(again, ids, False)
@@ -529,16 +529,9 @@ class Index:
             above 10¹⁸ in a sample, or in queries beside one, for ip or l2.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
-        workers = num_threads(threads)
         rows = None if sample is None else _validate.vectors(sample, self.d, "sample")
         asked = None if queries is None else _validate.vectors(queries, self.d, "queries")
-
-        def fill(codec: TurboQuant, x: Floats) -> Snapshot:
-            other = self._like(codec)
-            other.add(x, threads=threads)
-            return other._now(None, threads)
-
-        return diagnose(Subject(self._now(None, threads), self._like, fill, workers), rows, asked, k)
+        return diagnose(self._now(None, threads), rows, asked, k)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one safetensors file, which any framework can open (docs/format.md).

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqvec._types import Doubles, Floats, Ids, Words
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
-from tqvec.index.blocks import Block
+from tqvec.index.blocks import ALL, Block, cut
 from tqvec.index.rows import Rows
 from tqvec.index.scanner import Scanner, squared_lengths
 
@@ -176,3 +176,17 @@ def centre_scores(codec: TurboQuant, metric: str, queries: Floats) -> Doubles:
         length = np.sqrt(squared_lengths(queries))
         products = np.divide(products, length, out=np.zeros_like(products), where=length > 0)
     return products
+
+
+def snapshot_of_rows(codec: TurboQuant, metric: str, rows: Rows, threads: int) -> Snapshot:
+    """Return a snapshot of rows that are in no index; they are numbered from 0."""
+    scanner = Scanner(codec, metric)
+    blocks, _ = cut(rows, 0, scanner.prefixes, mapped=False)
+    return Snapshot(
+        codec=codec,
+        metric=metric,
+        scanner=scanner,
+        blocks=tuple(blocks),
+        allowed=[ALL] * len(blocks),
+        threads=threads,
+    )

@@ -63,7 +63,7 @@ def test_trained_errors_of_all_scores():
     x, queries = anisotropic(4000, 128), anisotropic(200, 128, seed=1)
     for metric in METRICS:
         index = tqvec.Index(128, nbits=1, metric=metric)
-        assert index.train(x[:3000]).used
+        assert index.train(x[:3000]).accepted
         assert index.codec.bands[-1].stop < 128
         index.codec.calibration.near[:] = 0, 1
         index.add(x[3000:])
@@ -122,7 +122,7 @@ def test_coverage_on_real_embeddings(nbits, codebook, trained, slack):
     """Tolerances are four standard errors of a mean over 500 queries, and what docs/explanation/errors.md admits."""
     index = tqvec.Index(384, nbits=nbits, metric="cosine", codebook=codebook)
     if trained:
-        assert index.train(BASE[:4000]).used
+        assert index.train(BASE[:4000]).accepted
     index.add(BASE)
     for k in (10, 100):
         for found, (_, promised), more in zip(coverage(index, BASE, QUERIES, k), LEVELS, slack, strict=True):
@@ -267,4 +267,4 @@ def test_training_measures_near_neighbours():
     assert 0.2 < lean < 1.0
     assert 1.0 < spread < 1.3
     plain = tqvec.Index(384, nbits=1, metric="cosine")
-    assert not plain.train(sts.normal(1000, 384)).used
+    assert not plain.train(sts.normal(1000, 384)).accepted

@@ -102,7 +102,7 @@ def codecs():
     for codebook in ("scalar", "trellis"):
         yield tqvec.TurboQuant(48, nbits=3, codebook=codebook)
         index = tqvec.Index(48, nbits=2, codebook=codebook)
-        assert index.train((normal(500, 48, 10_080) / np.arange(1, 49)).astype(np.float32)).used
+        assert index.train((normal(500, 48, 10_080) / np.arange(1, 49)).astype(np.float32)).accepted
         yield index.codec
 
 

@@ -25,7 +25,7 @@ X = (normal(400, 16, 10_010) / np.arange(1, 17)).astype(np.float32)
 def codec():
     """A calibrated one: its files have every kind of tensor."""
     index = tqvec.Index(16, nbits=2, metric="l2")
-    assert index.train(X).used
+    assert index.train(X).accepted
     return index.codec
 
 

@@ -55,7 +55,7 @@ def kinds():
     x = (normal(400, 37, 10_002) / np.arange(1, 38)).astype(np.float32)
     for codebook in ("scalar", "trellis"):
         index = tqvec.Index(37, nbits=3, codebook=codebook)
-        assert index.train(x).used
+        assert index.train(x).accepted
         yield index.codec
 
 

@@ -39,7 +39,7 @@ def test_merge_of_parts_is_the_whole(tmp_path, metric):
 def test_trained_indexes(tmp_path):
     x = (normal(500, 20, 10_031) / np.arange(1, 21)).astype(np.float32)
     index = tqvec.Index(20, nbits=2)
-    assert index.train(x).used
+    assert index.train(x).accepted
     parts = [saved(tmp_path / f"{i}.tqv", part, codec=index.codec) for i, part in enumerate((x[:200], x[200:]))]
     merge(parts, tmp_path / "merged.tqv")
     assert (tmp_path / "merged.tqv").read_bytes() == saved(tmp_path / "whole.tqv", x, codec=index.codec).read_bytes()

@@ -30,7 +30,7 @@ class Stopped(Exception):
 def codec(request):
     index = tqvec.Index(24, nbits=2)
     if request.param == "trained":
-        assert index.train(X).used
+        assert index.train(X).accepted
     return index.codec
 
 
@@ -138,7 +138,7 @@ def test_notes_that_were_half_written_are_deleted(tmp_path, codec):
 
 def test_a_flipped_calibration(tmp_path):
     index = tqvec.Index(24, nbits=2)
-    assert index.train(X).used
+    assert index.train(X).accepted
     path = tmp_path / "a.tqv"
     stopped(path, index.codec)
     part = tmp_path / "a.tqv.part"
