@@ -52,12 +52,12 @@ def diagnose(
         if sample is not None:
             raise InputError(f"--sample goes with an index file; {file} holds vectors")
         index, rows = _built(open_vectors(file), settings)
-        found = index.diagnose(asked, rows, k)
+        found = index.diagnose(queries=asked, sample=rows, k=k)
     else:
         if settings:
             raise InputError(f"{file}: an index file has its settings; those given go with a file of vectors")
         index = Index.load(file, mmap=True)
-        found = index.diagnose(asked, None if sample is None else _sample(open_vectors(sample)), k)
+        found = index.diagnose(queries=asked, sample=None if sample is None else _sample(open_vectors(sample)), k=k)
     _show(found, str(file))
     if plot is not None:
         _draw(found, file.name, plot)

@@ -15,9 +15,9 @@ from tqvec.codec.calibration import MAX_D, Budget, Calibration, calibrate, disto
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
-from tqvec.index.errors.standard_errors import angles
+from tqvec.exact import squared_norms
+from tqvec.index.errors.standard_errors import score_geometry
 from tqvec.index.rows import Rows
-from tqvec.index.scanner import squared_lengths
 
 MIN_ROWS = 200  # below, a quarter held out says nothing
 _MOST = 65536  # rows of a sample that are looked at
@@ -241,7 +241,7 @@ def _distinct(rows: Floats, metric: str) -> Floats:
 
 def _directions(rows: Floats) -> Floats:
     """Rows of length 1; zero rows are left out."""
-    length = np.sqrt(squared_lengths(rows))
+    length = np.sqrt(squared_norms(rows))
     directions: Floats = (rows[length > 0] / length[length > 0, None]).astype(np.float32)
     return directions
 
@@ -256,7 +256,7 @@ def _exact(base: Floats, queries: Floats, metric: str) -> NDArray[np.float64]:
 
 def _judged(index: Any, queries: Floats, exact: NDArray[np.float64], threads: int) -> tuple[float, float]:
     """Recall 10@10 of all results, and the variance of the error of scores near the top, of the median query."""
-    scores, ids = index.search(queries, exact.shape[1], threads)
+    scores, ids = index.search(queries, exact.shape[1], threads=threads)
     best = np.argsort(-exact, axis=1, kind="stable")
     wanted = best[:, :_TOP, None] == ids[:, None, :_TOP]
     found = np.empty(exact.shape)
@@ -295,6 +295,6 @@ def _near_errors(codec: TurboQuant, metric: str, held: Floats, queries: Floats |
     )
     scores = np.take_along_axis(codec.inner_product(asked, codes, threads), best, axis=1)
     error = scores - np.einsum("qd,qkd->qk", asked, held[best], dtype=np.float64)
-    deviation = angles(codec, "ip", {"scale": codes.scale[best]}, asked, scores).deviation()
+    deviation = score_geometry(codec, "ip", {"scale": codes.scale[best]}, asked, scores).std()
     judged = error[deviation > 0] / deviation[deviation > 0]
     return np.array([judged.mean(), judged.std()] if judged.size else [0, 1], np.float32)

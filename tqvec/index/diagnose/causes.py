@@ -10,7 +10,7 @@ import numpy as np
 from tqvec._types import Floats
 from tqvec.index.diagnose.posterior import same_codes
 from tqvec.index.diagnose.recall import Recall
-from tqvec.index.errors.standard_errors import expected
+from tqvec.index.errors.standard_errors import expected_error
 from tqvec.index.snapshot import Snapshot
 from tqvec.index.training import Training
 
@@ -76,7 +76,7 @@ def _near_ties(found: Recall, recall: float) -> list[Limit]:
 def _dimension(stored: Snapshot, predict: Predict, recall: float) -> list[Limit]:
     """Errors fall with the root of the dimension."""
     d, cost = stored.codec.d, predict(float(np.sqrt(0.5))) - recall
-    error = expected(stored.codec).tangent / np.sqrt(max(1, d - 1))
+    error = expected_error(stored.codec).tangent / np.sqrt(max(1, d - 1))
     text = f"at d={d} a cosine has a standard error of up to {error:.3f}; half its variance, as at {2 * d}, would add "
     return [Limit("dimension", cost, f"{text}{cost:.3f}")] if cost > _WORTH else []
 
@@ -123,7 +123,7 @@ def _dimensions(stored: Snapshot, sample: Floats | None) -> float:
     rng = np.random.default_rng([codec.seed, _ORDER])
     if sample is None:
         rows = stored.decode_unbiased(rng.permutation(stored.live_rows())[:_SPECTRUM])
-        noise = expected(codec).tangent ** 2
+        noise = expected_error(codec).tangent ** 2
     else:
         rows, noise = sample[rng.permutation(sample.shape[0])[:_SPECTRUM]], 0.0
     residuals = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)

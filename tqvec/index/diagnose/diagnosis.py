@@ -19,8 +19,8 @@ from tqvec.errors import InputError
 from tqvec.index.diagnose.causes import Limit, limits
 from tqvec.index.diagnose.posterior import Neighbours, asked, stored_rows
 from tqvec.index.diagnose.recall import Recall, estimated, measured, shifted, simulated
-from tqvec.index.errors.standard_errors import expected
-from tqvec.index.rows import encoded
+from tqvec.index.errors.standard_errors import expected_error
+from tqvec.index.rows import encode_rows
 from tqvec.index.snapshot import Snapshot
 from tqvec.index.training import MIN_ROWS, Samples, Training, check_lengths, fit
 
@@ -209,7 +209,7 @@ def _holds(stored: Snapshot, sample: Floats) -> bool:
     if sample.shape[0] != stored.ntotal:
         return False
     rows = np.linspace(0, stored.ntotal - 1, min(_COMPARED, stored.ntotal)).astype(np.int64)
-    codes = encoded(stored.codec, stored.metric, sample[rows])["codes"]
+    codes = encode_rows(stored.codec, stored.metric, sample[rows])["codes"]
     return np.array_equal(codes, stored.column(stored.live_rows()[rows], "codes"))
 
 
@@ -285,7 +285,7 @@ def _predicted(near: Neighbours, k: int, seed: int, base: float, recall: float, 
 
 def _options(stored: Snapshot, recall: float, training: Training | None, predict: Predict) -> tuple[Option, ...]:
     """The index as it is, with a bit more or fewer, with the other codebook, and trained."""
-    codec, more = stored.plain(), 4 if stored.metric == "l2" else 0
+    codec, more = stored.plain(), stored.metric.extra_bytes
     trained = "" if stored.codec.calibration is None else ", trained"
     bits = mean(codec.d, codec.bands, [band.nbits for band in codec.bands])
     others = []
@@ -296,7 +296,7 @@ def _options(stored: Snapshot, recall: float, training: Training | None, predict
             except InputError:
                 continue  # the trellis takes neither all widths nor all dimensions
             if (other.bands, codebook) != (codec.bands, codec.codebook):
-                factor = expected(other).tangent / max(expected(codec).tangent, 1e-30)
+                factor = expected_error(other).tangent / max(expected_error(codec).tangent, 1e-30)
                 others.append(Option(_named(nbits, codebook) + trained, predict(factor), other.code_size + more))
     name = _named(codec.nbits, codec.codebook)
     if training is not None and training.used:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tqvec._types import Doubles, Floats
 from tqvec.codec.turboquant import TurboQuant
-from tqvec.index.errors.standard_errors import expected
+from tqvec.index.errors.standard_errors import expected_error
 
 LEAST_D = 10  # from which there is room for a group
 _MEMBERS = 8  # of a group
@@ -88,7 +88,7 @@ def _measured(
     single = np.einsum("gd,gmd->gm", query[:, 0], members, dtype=np.float64)
     double = np.einsum("gd,gmd->gm", found[:, 0], members, dtype=np.float64)
     pairs = np.sum(np.square(members.sum(axis=1, dtype=np.float64))) - np.sum(np.square(members, dtype=np.float64))
-    one = expected(codec).tangent ** 2 * (1 - cosine**2) / (codec.d - 1)
+    one = expected_error(codec).tangent ** 2 * (1 - cosine**2) / (codec.d - 1)
     alone, both = (float(errors.var(axis=1, ddof=1).mean()) / one for errors in (single, double))
     return float(pairs) / (groups * _MEMBERS * (_MEMBERS - 1)), alone, both
 

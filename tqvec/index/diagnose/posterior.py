@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from tqvec._types import Doubles, Flags, Floats, Ids
 from tqvec.codec.error_byte import read_error_byte
+from tqvec.exact import squared_norms
 from tqvec.index.diagnose.error_correlation import LEAST_D, crowd
-from tqvec.index.errors.standard_errors import angles, expected, near
-from tqvec.index.rows import encoded
-from tqvec.index.scanner import squared_lengths
+from tqvec.index.errors.standard_errors import expected_error, near_error, score_geometry
+from tqvec.index.rows import encode_rows
 from tqvec.index.snapshot import Snapshot, centre_scores
 
 _WINDOW = 4.0  # standard errors below the k-th estimate that the density is fitted to
@@ -104,7 +104,7 @@ def asked(stored: Snapshot, queries: Floats, m: int, leave_out: bool) -> Found:
     """The best `m` rows for exact queries; with `leave_out`, without one row that has the codes of the query."""
     scores, ids = stored.estimates(queries, min(m + leave_out, stored.ntotal))
     if leave_out:
-        rows = encoded(stored.codec, stored.metric, queries)
+        rows = encode_rows(stored.codec, stored.metric, queries)
         copies = _copies(stored, ids, rows["codes"], rows["scale"])
         scores, ids = without(copies & (np.cumsum(copies, axis=1) == 1), scores, ids)
     return Found(queries, _larger(stored, scores), ids, np.zeros(ids.shape, bool), None)
@@ -114,11 +114,11 @@ def stored_rows(stored: Snapshot, rows: Ids, m: int) -> Found:
     """The best `m` rows for stored rows, known by their codes alone, each without itself."""
     codec, metric = stored.codec, stored.metric
     queries = stored.decode_unbiased(rows)
-    lengths = np.sqrt(squared_lengths(queries))[:, None]
-    usual = expected(codec).tangent
+    lengths = np.sqrt(squared_norms(queries))[:, None]
+    usual = expected_error(codec).tangent
     tangent = read_error_byte(stored.column(rows, "scale"))[:, None]
     squared = np.square(np.where(np.isnan(tangent), usual, tangent))
-    noise = squared / (1 + squared) * squared_lengths(queries - codec.centre)[:, None]
+    noise = squared / (1 + squared) * squared_norms(queries - codec.centre)[:, None]
     true = np.sqrt(np.maximum(lengths**2 - noise, 0))
     found, ids = stored.estimates(queries, min(m + 1, stored.ntotal))
     scores, ids = without(ids == rows[:, None], _larger(stored, found), ids)
@@ -193,12 +193,14 @@ def errors_of(stored: Snapshot, found: Found) -> Errors:
     """What `uncertainty.standard_errors` knows, for true scores yet to be found."""
     codec, metric = stored.codec, stored.metric
     rows = stored.gather(found.ids, ("scale", "squared_norm") if metric == "l2" else ("scale",))
-    known = angles(codec, metric, rows, found.queries, np.zeros(found.ids.shape, np.float32))
+    known = score_geometry(codec, metric, rows, found.queries, np.zeros(found.ids.shape, np.float32))
     if metric == "l2":
-        offset = squared_lengths(found.queries - codec.centre)[:, None] + rows["squared_norm"]
+        offset = squared_norms(found.queries - codec.centre)[:, None] + rows["squared_norm"]
     else:
         offset = -centre_scores(codec, metric, found.queries)[:, None]
-    return Errors(known.size.astype(np.float64), known.turn, known.rounding, offset, near(codec)[1])
+    return Errors(
+        known.magnitude.astype(np.float64), known.relative_error, known.rounding, offset, near_error(codec)[1]
+    )
 
 
 class Tail(NamedTuple):
@@ -254,7 +256,7 @@ def _mean(x: Doubles, inside: Flags) -> Doubles:
 
 def likeness(stored: Snapshot, ids: Ids) -> Doubles:
     """Mean product of the decoded directions of the best rows of each query, (nq,)."""
-    growth = 1 + expected(stored.codec).tangent ** 2
+    growth = 1 + expected_error(stored.codec).tangent ** 2
     out = np.zeros(ids.shape[0])
     for q, best in enumerate(ids[:, :_ALIKE]):
         rows = stored.decode_unbiased(best, threads=1).astype(np.float64) - stored.codec.centre
@@ -276,7 +278,7 @@ def judged(stored: Snapshot, found: Found, k: int) -> Neighbours:
     similar, top = likeness(stored, found.ids), min(2 * k, found.ids.shape[1])
     scores, true = found.scores, np.broadcast_to(found.scores[:, -1:], found.scores.shape)
     single, slope = np.ones((1, 1)), 1.0
-    double = single if found.blur is None else 1 + found.blur * (1 + expected(codec).tangent ** 2)
+    double = single if found.blur is None else 1 + found.blur * (1 + expected_error(codec).tangent ** 2)
     for step in range(_STEPS):
         if step in _CROWDS and codec.d >= LEAST_D:
             cosine = float(np.clip(np.median(errors.cosines(true)[:, :top]), 0, 0.99))

@@ -9,8 +9,8 @@ import numpy as np
 
 from tqvec import exact
 from tqvec._types import Doubles, Floats, Ids
+from tqvec.exact import squared_norms
 from tqvec.index.diagnose.posterior import STEP, Found, Neighbours, judged, known, without
-from tqvec.index.scanner import squared_lengths
 from tqvec.index.snapshot import Snapshot
 
 _FETCHED = (1024, 4096, 16384)  # results a query: more where errors reach farther
@@ -74,7 +74,7 @@ def measured(stored: Snapshot, vectors: Floats, queries: Floats, own: Ids | None
     if own is not None:
         _, results = without(results == own[:, None], found, results)
     # Rounding is in proportion to what distances are differences of.
-    size = squared_lengths(queries) if stored.metric == "l2" else np.abs(scores[:, 0])
+    size = squared_norms(queries) if stored.metric == "l2" else np.abs(scores[:, 0])
     by_query, depths = np.empty(len(queries)), np.zeros(m + 1, np.int64)
     for q, best in enumerate(results):
         values = exact.scores(stored.metric, queries[q : q + 1], vectors[best[:k]])[0]
