@@ -28,8 +28,9 @@ import tqvec
 from tqvec.errors import LossWarning
 from tqvec.eval.baselines import build_faiss
 from tqvec.eval.readers import read_vectors
-from tqvec.eval.recall import exact_search, normalized, recall
+from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import sample_folder
+from tqvec.exact import normalize
 
 K = 10
 DATA_SEED = 20_000  # of samples to train on; those of rotations start at 0
@@ -108,10 +109,10 @@ def data(arguments: argparse.Namespace) -> tuple[str, Floats, Floats]:
     if arguments.isotropic:
         rng = np.random.default_rng(10_007)
         rows = [rng.standard_normal((n, arguments.isotropic), np.float32) for n in (arguments.n, 1000)]
-        return f"isotropic-{arguments.isotropic}", normalized(rows[0]), normalized(rows[1])
+        return f"isotropic-{arguments.isotropic}", normalize(rows[0]), normalize(rows[1])
     folder = arguments.folder or sample_folder()
     base, queries = (read_vectors(folder / f"{name}_f16.npy") for name in ("base", "queries"))
-    return folder.resolve().name, normalized(base.astype(np.float32)), normalized(queries.astype(np.float32))
+    return folder.resolve().name, normalize(base.astype(np.float32)), normalize(queries.astype(np.float32))
 
 
 def stages(x: Floats, queries: Floats, arguments: argparse.Namespace) -> Iterator[Iterator[tuple[int, Row]]]:

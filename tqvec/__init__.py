@@ -18,12 +18,14 @@ from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import FormatError, InputError, LossWarning, TqvecError, UnsupportedError
 from tqvec.index import selectors
 from tqvec.index.index import Index
+from tqvec.index.selectors import Filter
 from tqvec.kernels.features import simd_info
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Codes",
+    "Filter",
     "FormatError",
     "Index",
     "InputError",

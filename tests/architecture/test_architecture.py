@@ -140,7 +140,8 @@ def documented(tree):
             yield node.name, node
             if isinstance(node, ast.ClassDef):
                 for item in node.body:
-                    if isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
+                    overloaded = any(ast.unparse(mark) == "overload" for mark in getattr(item, "decorator_list", ()))
+                    if isinstance(item, ast.FunctionDef) and not item.name.startswith("_") and not overloaded:
                         yield f"{node.name}.{item.name}", item
 
 

@@ -32,7 +32,7 @@ def files(tmp_path, monkeypatch):
 
 
 def test_vectors(files):
-    expected = files.diagnose(Q, X, k=5)
+    expected = files.diagnose(queries=Q, sample=X, k=5)
     for name in ("x.npy", "x.fvecs"):
         told = told_by(name, "--nbits", 2, "--metric", "l2", "--queries", "q.npy", "-k", 5)
         low, high = expected.interval
@@ -54,7 +54,8 @@ def test_an_index_file(files):
         (("--queries", "q.npy", "--sample", "x.fvecs"), (Q, X)),
     ):
         told = told_by("x.tqv", *arguments)
-        expected = files.diagnose(*given)
+        queries, sample = given
+        expected = files.diagnose(queries=queries, sample=sample)
         assert f"recall 10@10: {expected.recall:.3f} (" in told
         assert expected.method in told
 

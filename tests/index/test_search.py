@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tqvec
-from tqvec.index.index import METRICS
+from tqvec.index.metrics import METRICS
 
 
 def data(n, d, seed=1):
@@ -159,7 +159,7 @@ def test_adding_in_pieces_is_adding_at_once():
     for start, stop in ((0, 1), (1, 18), (18, 18), (18, 700), (700, 1000)):
         pieces.add(x[start:stop])
     assert pieces.ntotal == 1000
-    assert pieces.nbytes == 1000 * pieces.code_size
+    assert pieces.nbytes.codes + pieces.nbytes.scales == 1000 * pieces.code_size
     assert np.array_equal(whole.search(x[:9], 10)[0], pieces.search(x[:9], 10)[0])
     assert np.array_equal(whole.search(x[:9], 10)[1], pieces.search(x[:9], 10)[1])
 

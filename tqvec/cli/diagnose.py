@@ -56,14 +56,15 @@ def diagnose(
         if sample is not None:
             raise InputError(f"--sample goes with an index file; {file} holds vectors")
         index, rows = _build(open_vectors(file), settings)
-        diagnosis = index.diagnose(asking, rows, k)
+        diagnosis = index.diagnose(queries=asking, sample=rows, k=k)
     else:
         if settings:
             raise InputError(
                 f"{file}: an index file has its settings; --nbits, --codebook and --metric go with vectors"
             )
         index = Index.load(file, mmap=True)
-        diagnosis = index.diagnose(asking, None if sample is None else _sample(open_vectors(sample)), k)
+        others = None if sample is None else _sample(open_vectors(sample))
+        diagnosis = index.diagnose(queries=asking, sample=others, k=k)
     _show(diagnosis, str(file))
     if plot is not None:
         _draw(diagnosis, file.name, plot)

@@ -1,4 +1,4 @@
-"""Which kernel answers a search, and what it needs: the part of `Index` that turns queries into ids."""
+"""Scanner: chooses the kernel that answers a search, and prepares queries and blocks for it."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from tqvec.codec.tables.batch import batch_tables
 from tqvec.codec.tables.staged import Planes, leading_planes, prefix_counts, stage_tables
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.index.blocks import SPARE_ROWS, Block
+from tqvec.index.metrics import Metric
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
-from tqvec.kernels.scan.queries import BY_LENGTH, BY_NOTHING, BY_TWICE_THE_LENGTH
 from tqvec.kernels.tables import StageTables
 from tqvec.kernels.topk.portable import EMPTY_ID
 
 _GRAIN = 2048  # rows a thread takes at least; a multiple of the staged kernel's 64
 _FEW = 8  # queries, up to which each is searched alone, in stages
-_ROWS_A_RESULT = 64  # from which on judging rows by a few bits pays
-_FORMS = {"ip": BY_LENGTH, "cosine": BY_NOTHING, "l2": BY_TWICE_THE_LENGTH}
+_ROWS_A_RESULT = 64  # from which on ruling rows out by a few bits pays
 _NO_BIAS = np.zeros(0, np.float32)
 
 Scan = Callable[[Block, Words, int, int, int, Floats, Ids], None]
@@ -34,21 +33,19 @@ Scan = Callable[[Block, Words, int, int, int, Floats, Ids], None]
 class Scanner:
     """Searches the rows of an index.
 
-    Three kernels give the same full scores, to the last bit: ``search_rows`` unpacks everything, ``search_few`` judges
-    most rows by a few bits, one query at a time, and ``search_batch`` by byte products, many queries at a time. The
-    last two exist at some SIMD levels only; they may miss a true result with the small probability that
-    kernels/staged/README.md derives.
+    Three kernels give the same full scores, to the last bit. ``search_rows`` unpacks every code. ``search_few`` rules
+    most rows out by a few bits of their codes, one query at a time; ``search_batch`` does so by byte products, many
+    queries at a time. The last two exist at some SIMD levels only, and may miss a true result with a small probability.
 
     Parameters
     ----------
     codec : TurboQuant
-    metric : str
-        "ip", "cosine" or "l2".
+    metric : {"ip", "cosine", "l2"}
     """
 
     def __init__(self, codec: TurboQuant, metric: str):
         self._codec = codec
-        self._metric = metric
+        self._metric = Metric(metric)
         self._bands = codec.quantizer.bands
         self._levels = integer_levels(codec.d, codec.quantizer)
         self._windows = codec.quantizer.windows
@@ -109,7 +106,7 @@ class Scanner:
         return scores[0], ids[0]
 
     def _tables(self, block: Block) -> tuple[Any, ...]:
-        bias = -block.rows["squared_norm"] if self._metric == "l2" else _NO_BIAS
+        bias = -block.rows["squared_norm"] if self._metric.stores_norm else _NO_BIAS
         return block.rows["codes"], block.rows["scale"], bias
 
     def _all(self, queries: Floats) -> Scan:
@@ -127,7 +124,7 @@ class Scanner:
 
     def _few(self, queries: Floats) -> Scan:
         search = kernel("search_few")
-        rotation, form = self._codec.rotation_tables, _FORMS[self._metric]
+        rotation, form = self._codec.rotation_tables, self._metric.score_scale
 
         def scan(block: Block, chosen: Words, base: int, start: int, stop: int, scores: Floats, ids: Ids) -> None:
             room = _threads.scratch((stop - start) * 21 // 16 + 3 * SPARE_ROWS)
@@ -149,19 +146,14 @@ class Scanner:
         return scan
 
     def _directions(self, queries: Floats) -> tuple[Floats, NDArray[np.float64], Floats]:
-        """Rotated queries of length 1, the factors of their scores, and the units of their integer products."""
+        """Rotated queries of length 1, factors of their scores, and units of their integer products."""
         nq = queries.shape[0]
         out = np.empty_like(queries), np.empty(nq), np.empty(nq, np.float32)
         prepare = kernel("query_directions")
-        prepare(queries, self._codec.rotation_tables, _FORMS[self._metric], self._levels.unit, *out)
+        prepare(queries, self._codec.rotation_tables, self._metric.score_scale, self._levels.unit, *out)
         return out
 
 
 def _whole(row: int, count: int) -> int:
-    """Where a share of the rows ends within a block: kernels start at multiples of 64."""
+    """End of a thread's rows within a block: kernels start at multiples of 64."""
     return count if row >= count else max(0, row) // 64 * 64
-
-
-def squared_lengths(rows: Floats) -> NDArray[np.float64]:
-    """Squared Euclidean length of each row, summed in float64."""
-    return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from tqvec._types import Doubles, Floats, Ids, Words
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
-from tqvec.index.blocks import ALL, Block, cut
+from tqvec.exact import squared_norms
+from tqvec.index.blocks import ALL, Block, empty_block
+from tqvec.index.metrics import Metric
 from tqvec.index.rows import Rows
-from tqvec.index.scanner import Scanner, squared_lengths
+from tqvec.index.scanner import Scanner
 
 _HEAP_ENTRIES = 1 << 24  # results that all threads hold for one batch of queries
 
@@ -29,13 +31,24 @@ class Results(NamedTuple):
         As `Index.search` returns them.
     rows : (nq, k) int64
         Row numbers, counted through all blocks; -1 for an empty entry.
-    error : (nq, k) float32 or None
-        Standard error of each score, if it was asked for.
+    error : (nq, k) float32, optional
+        Standard error of each score.
     """
 
     scores: Floats
     rows: Ids
     error: Floats | None = None
+
+    def padded(self, k: int, worst: float) -> Results:
+        """Return at least `k` columns; empty entries have the score `worst`."""
+        missing = k - self.rows.shape[1]
+        if missing <= 0:
+            return self
+        width = (0, 0), (0, missing)
+        error = None if self.error is None else np.pad(self.error, width, constant_values=np.inf)
+        return Results(
+            np.pad(self.scores, width, constant_values=worst), np.pad(self.rows, width, constant_values=-1), error
+        )
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,7 @@ class Snapshot:
     Attributes
     ----------
     codec : TurboQuant
-    metric : str
+    metric : Metric
     scanner : Scanner
         Of this codec.
     blocks : tuple of Block
@@ -57,7 +70,7 @@ class Snapshot:
     """
 
     codec: TurboQuant
-    metric: str
+    metric: Metric
     scanner: Scanner
     blocks: tuple[Block, ...]
     allowed: list[Words]
@@ -88,11 +101,12 @@ class Snapshot:
         rows : (nq, k) int64
         """
         scores, rows = self.estimates(queries, k)
-        return np.maximum(scores, 0.0) if self.metric == "l2" else scores, rows
+        return scores if self.metric.larger_is_better else np.maximum(scores, 0.0), rows
 
     def estimates(self, queries: Floats, k: int) -> tuple[Floats, Ids]:
         """Return the same as `best`, but squared distances without bias: small ones may be below 0."""
-        shifted = queries - self.codec.centre if self.metric == "l2" else queries  # distances don't change
+        l2 = self.metric is Metric.L2
+        shifted = queries - self.codec.centre if l2 else queries  # distances don't change
         nq = shifted.shape[0]
         scores, rows = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
         batch = max(1, _HEAP_ENTRIES // (max(1, k) * self.threads))
@@ -101,8 +115,8 @@ class Snapshot:
             scores[part], rows[part] = self.scanner.search(
                 self.blocks, self.allowed, self.ntotal, shifted[part], k, self.threads
             )
-        if self.metric == "l2":
-            return (squared_lengths(shifted)[:, None] - scores.astype(np.float64)).astype(np.float32), rows
+        if l2:
+            return (squared_norms(shifted)[:, None] - scores.astype(np.float64)).astype(np.float32), rows
         if self.codec.calibration is None:
             return scores, rows
         return (scores + centre_scores(self.codec, self.metric, shifted)[:, None]).astype(np.float32), rows
@@ -136,11 +150,11 @@ class Snapshot:
         """Return decompressed rows, (n, d) float32."""
         if rows.size == 0:  # there may be no block
             return np.empty((0, self.codec.d), np.float32)
-        return self.codec.decode(self.codes(rows), self.threads)
+        return self.codec.decode(self.codes(rows), threads=self.threads)
 
     def decode_unbiased(self, rows: Ids, threads: int | None = None) -> Floats:
         """Return decompressed rows whose products with queries are the estimates of a search, (n, d) float32."""
-        return self.codec.decode_unbiased(self.codes(rows), threads)
+        return self.codec.decode_unbiased(self.codes(rows), threads=threads)
 
     def live_rows(self) -> Ids:
         """Return the numbers of all rows that were not removed, in order."""
@@ -172,21 +186,14 @@ class Snapshot:
 def centre_scores(codec: TurboQuant, metric: str, queries: Floats) -> Doubles:
     """Return the part of "ip" and "cosine" scores that is due to the centre of a calibrated codec, (nq,)."""
     products = codec.centre_products(queries)
-    if metric == "cosine":
-        length = np.sqrt(squared_lengths(queries))
+    if metric == Metric.COSINE:
+        length = np.sqrt(squared_norms(queries))
         products = np.divide(products, length, out=np.zeros_like(products), where=length > 0)
     return products
 
 
-def snapshot_of_rows(codec: TurboQuant, metric: str, rows: Rows, threads: int) -> Snapshot:
+def snapshot_of_rows(codec: TurboQuant, metric: Metric, rows: Rows, threads: int) -> Snapshot:
     """Return a snapshot of rows that are in no index; they are numbered from 0."""
     scanner = Scanner(codec, metric)
-    blocks, _ = cut(rows, 0, scanner.prefixes, mapped=False)
-    return Snapshot(
-        codec=codec,
-        metric=metric,
-        scanner=scanner,
-        blocks=tuple(blocks),
-        allowed=[ALL] * len(blocks),
-        threads=threads,
-    )
+    block = empty_block(rows, scanner.prefixes).extended(rows, 0)
+    return Snapshot(codec=codec, metric=metric, scanner=scanner, blocks=(block,), allowed=[ALL], threads=threads)

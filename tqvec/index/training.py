@@ -14,9 +14,10 @@ from tqvec.codec.calibration import MAX_D, Budget, Calibration, calibrate, disto
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
-from tqvec.index.errors.standard_errors import angles
-from tqvec.index.rows import Rows, encoded
-from tqvec.index.scanner import squared_lengths
+from tqvec.exact import squared_norms
+from tqvec.index.errors.standard_errors import score_geometry
+from tqvec.index.metrics import Metric
+from tqvec.index.rows import Rows, encode_rows
 from tqvec.index.snapshot import Snapshot, snapshot_of_rows
 
 MIN_ROWS = 200  # distinct rows of a sample: the quarter held out of fewer proves nothing
@@ -158,7 +159,7 @@ class Training(NamedTuple):
 
 
 def fit(
-    codec: TurboQuant, metric: str, samples: Samples, threads: int, from_codes: bool = False
+    codec: TurboQuant, metric: Metric, samples: Samples, threads: int, from_codes: bool = False
 ) -> tuple[TurboQuant, Training]:
     """Return a calibrated codec, and whether it is better than the present one.
 
@@ -166,7 +167,7 @@ def fit(
     ----------
     codec : TurboQuant
         The present codec of the index.
-    metric : {"ip", "cosine", "l2"}
+    metric : Metric
     samples : Samples
     threads : int
     from_codes : bool
@@ -185,7 +186,7 @@ def fit(
         return codec, Training(accepted=False, reason=reason, rows=rows.shape[0])
     split = split_sample(rows, samples.queries, rng)
     candidate = codec.calibrated(_calibrate(codec, split.fitted))
-    plain, calibrated = (encoded(each, metric, split.base, threads) for each in (codec, candidate))
+    plain, calibrated = (encode_rows(each, metric, split.base, threads) for each in (codec, candidate))
     exact = _exact_scores(split.base, split.queries, metric)
     before = evaluate(snapshot_of_rows(codec, metric, plain, threads), split, exact)
     after = evaluate(snapshot_of_rows(candidate, metric, calibrated, threads), split, exact)
@@ -229,7 +230,7 @@ def evaluate(snapshot: Snapshot, split: Split, exact: Doubles) -> Score:
     best = np.argsort(-exact, axis=1, kind="stable")
     hits = best[:, :_TOP, None] == ids[:, None, :_TOP]
     estimates = np.empty(exact.shape)
-    np.put_along_axis(estimates, ids, (-scores if snapshot.metric == "l2" else scores).astype(np.float64), axis=1)
+    np.put_along_axis(estimates, ids, snapshot.metric.sign * scores.astype(np.float64), axis=1)
     near = best[:, :_NEAR]
     errors = np.take_along_axis(estimates, near, axis=1) - np.take_along_axis(exact, near, axis=1)
     decoded = snapshot.decode(snapshot.live_rows())
@@ -252,7 +253,7 @@ def _error_ratio(before: Score, after: Score) -> float:
 
 
 def refit(
-    codec: TurboQuant, candidate: TurboQuant, metric: str, split: Split, queries: Floats | None, threads: int
+    codec: TurboQuant, candidate: TurboQuant, metric: Metric, split: Split, queries: Floats | None, threads: int
 ) -> Calibration:
     """Fit a calibration to all rows of a sample.
 
@@ -295,7 +296,7 @@ def recode(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
     return again
 
 
-def _check(d: int, metric: str, samples: Samples) -> None:
+def _check(d: int, metric: Metric, samples: Samples) -> None:
     if d > MAX_D:
         raise InputError(f"d must be at most {MAX_D} to train, got {d}")
     if samples.queries is not None and samples.queries.shape[0] == 0:
@@ -303,7 +304,7 @@ def _check(d: int, metric: str, samples: Samples) -> None:
     check_lengths(metric, samples)
 
 
-def check_lengths(metric: str, samples: Samples) -> None:
+def check_lengths(metric: Metric, samples: Samples) -> None:
     """Check that products of all rows fit float32.
 
     Raises
@@ -311,7 +312,7 @@ def check_lengths(metric: str, samples: Samples) -> None:
     InputError
         They do not; it names the first row.
     """
-    if metric == "cosine":
+    if metric.unit_rows:
         return
     for name, rows in samples._asdict().items():
         if rows is not None and rows.size and np.abs(rows).max() > _MAX_VALUE:
@@ -327,9 +328,9 @@ def _calibrate(codec: TurboQuant, rows: Floats, bands: Sequence[Band] | None = N
     return calibrate(rows, spatial_median(rows), budget, bands)
 
 
-def _distinct(rows: Floats, metric: str) -> Floats:
+def _distinct(rows: Floats, metric: Metric) -> Floats:
     """Return distinct rows; for metric "cosine" their directions, without zero rows."""
-    if metric == "cosine":
+    if metric.unit_rows:
         rows = _directions(rows)
     whole = np.ascontiguousarray(rows).view(np.dtype((np.void, 4 * rows.shape[1])))
     return rows[np.unique(whole.ravel(), return_index=True)[1]]
@@ -337,31 +338,31 @@ def _distinct(rows: Floats, metric: str) -> Floats:
 
 def _directions(rows: Floats) -> Floats:
     """Return rows scaled to length 1, without zero rows."""
-    length = np.sqrt(squared_lengths(rows))
+    length = np.sqrt(squared_norms(rows))
     directions: Floats = (rows[length > 0] / length[length > 0, None]).astype(np.float32)
     return directions
 
 
-def _exact_scores(base: Floats, queries: Floats, metric: str) -> Doubles:
+def _exact_scores(base: Floats, queries: Floats, metric: Metric) -> Doubles:
     """Return scores of all base rows, (nq, b), larger is better, less a part that all rows of a query share.
 
     For metric "cosine" the base rows have length 1.
     """
     x, y = base.astype(np.float64), queries.astype(np.float64)
-    if metric == "cosine":
+    if metric.unit_rows:
         y = y / np.maximum(np.linalg.norm(y, axis=1, keepdims=True), 1e-300)
-    return 2 * y @ x.T - np.sum(x * x, axis=1) if metric == "l2" else y @ x.T
+    return 2 * y @ x.T - np.sum(x * x, axis=1) if metric is Metric.L2 else y @ x.T
 
 
 def _measure_near_errors(
-    codec: TurboQuant, metric: str, held_out: Floats, queries: Floats | None, threads: int
+    codec: TurboQuant, metric: Metric, held_out: Floats, queries: Floats | None, threads: int
 ) -> Floats:
     """Return mean and standard deviation of the errors of near rows' products, in units of the predicted one, (2,).
 
     Without queries each row asks for its nearest others. A sample is sparser than the data, so only few rows are near.
     """
     asking = (held_out if queries is None else queries)[:_MAX_NEAR_QUERIES]
-    if metric == "cosine":
+    if metric.unit_rows:
         asking = _directions(asking)
     exact = _exact_scores(held_out, asking, metric)
     if queries is None:
@@ -369,12 +370,12 @@ def _measure_near_errors(
     most = max(_MIN_NEAREST, held_out.shape[0] // _FAR)
     count = int(np.clip(_PAIRS // max(1, asking.shape[0]), _MIN_NEAREST, most))
     best = np.argpartition(-exact, count, axis=1)[:, :count]
-    if metric == "l2":
+    if metric is Metric.L2:
         asking = asking - codec.centre
-    rows = encoded(codec, "ip", held_out, threads)  # of distances too only the products are estimates
+    rows = encode_rows(codec, "ip", held_out, threads)  # of distances too only the products are estimates
     products = codec.inner_product(asking, Codes(rows["codes"], rows["scale"]), threads)
     estimates = np.take_along_axis(products, best, axis=1)
     errors = estimates - np.einsum("qd,qkd->qk", asking, held_out[best], dtype=np.float64)
-    predicted = angles(codec, "ip", {"scale": rows["scale"][best]}, asking, estimates).deviation()
+    predicted = score_geometry(codec, "ip", {"scale": rows["scale"][best]}, asking, estimates).std()
     ratios = errors[predicted > 0] / predicted[predicted > 0]
     return np.array([ratios.mean(), ratios.std()] if ratios.size else [0, 1], np.float32)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import strategies as sts
-from plain import contents
+from naive_index import contents
 from scipy.special import ndtr
 
 import tqvec
@@ -19,7 +19,7 @@ from tqvec.index.diagnose.causes import _dimensions
 from tqvec.index.diagnose.error_correlation import measure_error_correlation
 from tqvec.index.diagnose.posterior import Posterior, fit_tail, positions
 from tqvec.index.diagnose.recall import DRAWS, Recall, shift_logit, simulate_recall
-from tqvec.index.index import METRICS
+from tqvec.index.metrics import METRICS
 
 
 @pytest.fixture
@@ -91,11 +91,11 @@ def test_measured_recall_is_the_true_one(metric):
     x, queries = sts.normal(450, 24), sts.normal(60, 24, seed=1)
     index = built(x, metric=metric)
     for asking in (queries, None):
-        report = index.diagnose(asking, x, k=7)
+        report = index.diagnose(queries=asking, sample=x, k=7)
         assert report.method.startswith("measured on all 450 vectors; ")
         assert report.recall == pytest.approx(true_recall(index, x, asking, 7), abs=1e-12)
         assert report.queries == (60 if asking is not None else 450)
-        assert tqvec.Index(24, 2, metric).diagnose(asking, x, k=7).recall == report.recall
+        assert tqvec.Index(24, 2, metric).diagnose(queries=asking, sample=x, k=7).recall == report.recall
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_estimates_on_glosses(nbits, codebook, train):
     """Within 0.02 with queries, with and without a sample of others; within 0.03 by codes alone."""
     x, queries = glosses()
     index = built(x, nbits, "cosine", codebook, train)
-    true, among = index.diagnose(queries, x).recall, index.diagnose(sample=x).recall
-    report = index.diagnose(queries)
+    true, among = index.diagnose(queries=queries, sample=x).recall, index.diagnose(sample=x).recall
+    report = index.diagnose(queries=queries)
     rough = ", roughly: errors of a trained index are known on average" if train else ""
     assert report.method == f"estimated from 2,500 codes{rough}; 500 queries"
     assert report.recall == pytest.approx(true, abs=0.02)
@@ -114,7 +114,7 @@ def test_estimates_on_glosses(nbits, codebook, train):
     alone = index.diagnose()
     assert alone.method == f"estimated from 2,500 codes{rough}; 500 of them as queries"
     assert alone.recall == pytest.approx(among, abs=0.03)
-    corrected = index.diagnose(queries, x[::4])
+    corrected = index.diagnose(queries=queries, sample=x[::4])
     assert "corrected by" in corrected.method
     assert "measured on 625 rows of the sample" in corrected.method
     assert corrected.recall == pytest.approx(true, abs=0.02)
@@ -126,7 +126,7 @@ def test_estimates_on_made_data(metric, make):
     x, queries = make(3000, 64), make(100, 64, seed=1)
     index = built(x, 3, metric)
     true = true_recall(index, x, queries)
-    assert index.diagnose(queries).recall == pytest.approx(true, abs=0.04)
+    assert index.diagnose(queries=queries).recall == pytest.approx(true, abs=0.04)
     among = index.diagnose(sample=x).recall
     assert index.diagnose().recall == pytest.approx(among, abs=0.04)
 
@@ -135,7 +135,7 @@ def test_other_k():
     x, queries = glosses()
     index = built(x, 2, "cosine")
     for k in (1, 50):
-        report, true = index.diagnose(queries, k=k), index.diagnose(queries, x, k=k).recall
+        report, true = index.diagnose(queries=queries, k=k), index.diagnose(queries=queries, sample=x, k=k).recall
         assert report.k == k
         assert report.interval[0] <= true <= report.interval[1]
         assert ("roughly" in report.method) == (k == 1)  # one neighbour is easily hidden
@@ -225,7 +225,7 @@ def test_duplicates_are_named():
 
 def test_alternatives_are_near_what_such_indexes_have():
     x, queries = glosses()
-    report = built(x, 2, "cosine").diagnose(queries, x)
+    report = built(x, 2, "cosine").diagnose(queries=queries, sample=x)
     now, *others = report.alternatives
     assert now == ("2 bits (now)", report.recall, 100)
     assert [other.code_size for other in others] == sorted(other.code_size for other in others)
@@ -244,7 +244,7 @@ def test_alternatives_are_near_what_such_indexes_have():
         ("3 bits", 3, "scalar", False),
     ):
         other = built(x, width, "cosine", codebook, train)
-        assert predicted[name].recall == pytest.approx(other.diagnose(queries, x).recall, abs=0.02)
+        assert predicted[name].recall == pytest.approx(other.diagnose(queries=queries, sample=x).recall, abs=0.02)
         assert predicted[name].code_size == other.code_size
 
 
@@ -260,7 +260,7 @@ def test_alternatives_at_the_ends_of_the_widths(few_queries):
 def test_the_shortlist_holds_what_it_promises():
     x, queries = glosses()
     index = built(x, 1, "cosine")
-    report = index.diagnose(queries, x)
+    report = index.diagnose(queries=queries, sample=x)
     best = np.argsort(-scores("cosine", queries, x), axis=1)[:, :10]
 
     def held(m):
@@ -268,7 +268,7 @@ def test_the_shortlist_holds_what_it_promises():
 
     assert held(report.shortlist) >= 0.99 > held(report.shortlist - 1)
     assert report.rerank == f"rerank: the best {report.shortlist:,} hold 99 % of the true 10"
-    assert index.diagnose(queries).shortlist == pytest.approx(report.shortlist, rel=0.35)
+    assert index.diagnose(queries=queries).shortlist == pytest.approx(report.shortlist, rel=0.35)
 
 
 def test_prints_as_a_table():
@@ -289,7 +289,7 @@ def test_nothing_to_diagnose():
     with pytest.raises(InputError, match="^sample must be given, vectors like those to be stored: the index is empty"):
         index.diagnose()
     with pytest.raises(InputError, match="^sample must be given"):
-        index.diagnose(sts.normal(3, 8))
+        index.diagnose(queries=sts.normal(3, 8))
     with pytest.raises(InputError, match="^queries must be given: one vector alone has no neighbours"):
         index.diagnose(sample=sts.normal(1, 8))
     index.add(sts.normal(1, 8))
@@ -303,14 +303,14 @@ def test_nothing_to_diagnose():
 @pytest.mark.parametrize("metric", METRICS)
 def test_one_vector_or_fewer_than_k(metric):
     queries = sts.normal(5, 16, seed=1)
-    one = built(sts.normal(1, 16), metric=metric).diagnose(queries)
+    one = built(sts.normal(1, 16), metric=metric).diagnose(queries=queries)
     assert (one.recall, one.k, one.ntotal, one.shortlist) == (1, 1, 1, 1)
     assert np.all(one.gaps == np.inf)
     x = sts.normal(30, 16)
     for sample in (None, x):
         report = built(x, metric=metric).diagnose(sample=sample, k=2**31 - 1)
         assert (report.recall, report.k, report.shortlist) == (1, 29, 29)
-        assert built(x, metric=metric).diagnose(queries, sample, k=500).k == 30
+        assert built(x, metric=metric).diagnose(queries=queries, sample=sample, k=500).k == 30
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -470,7 +470,7 @@ def test_errors_of_rows_that_are_alike():
 def test_dimensions_of_a_flat_spectrum(part):
     x = np.zeros((3000, 64), np.float32)
     x[:, :part] = sts.normal(3000, part)
-    snapshot = built(x, 2)._now(None, 1)
+    snapshot = built(x, 2)._snapshot(threads=1)
     assert _dimensions(snapshot, x) == pytest.approx(part, rel=0.05)
     assert _dimensions(snapshot, None) == pytest.approx(part, rel=0.1)
 

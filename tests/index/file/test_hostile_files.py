@@ -16,7 +16,7 @@ import tqvec
 from tqvec.errors import FormatError
 from tqvec.index.file import header as header_module
 from tqvec.index.file import io
-from tqvec.index.rows import encoded
+from tqvec.index.rows import encode_rows
 
 X = (normal(400, 16, 10_010) / np.arange(1, 17)).astype(np.float32)
 
@@ -31,7 +31,7 @@ def codec():
 
 def written(path, codec, n=40, ids=True):
     """A file with several blocks; of metric l2, with ids."""
-    rows = encoded(codec, "l2", X[:n])
+    rows = encode_rows(codec, "l2", X[:n])
     if ids:
         rows["ids"] = np.arange(n)[::-1] * 3
     io.save(path, codec, "l2", n, [rows], None if ids else 0, 1200)

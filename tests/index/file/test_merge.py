@@ -10,14 +10,14 @@ import tqvec
 from tqvec.errors import FormatError, InputError
 from tqvec.index.file import io
 from tqvec.index.file.merge import merge
-from tqvec.index.rows import encoded
+from tqvec.index.rows import encode_rows
 
 X = normal(100, 20, 10_030)
 
 
 def saved(path, x, ids=None, next_id=None, first_id=0, metric="l2", codec=None):
     codec = codec or tqvec.TurboQuant(20, nbits=2.5)
-    rows = encoded(codec, metric, x)
+    rows = encode_rows(codec, metric, x)
     if ids is not None:
         rows["ids"], first_id = np.array(ids), None
     io.save(path, codec, metric, len(x), [rows], first_id, next_id)

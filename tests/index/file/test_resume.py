@@ -16,7 +16,7 @@ from tqvec.errors import InputError
 from tqvec.index.file import header as header_module
 from tqvec.index.file import io
 from tqvec.index.file.resume import Journal
-from tqvec.index.rows import encoded
+from tqvec.index.rows import encode_rows
 
 X = (normal(600, 24, 10_050) / np.arange(1, 25)).astype(np.float32)
 REQUEST = {"of": "these vectors", "nbits": 2, "shape": [600, 24]}
@@ -44,7 +44,7 @@ def names(folder):
 
 
 def rows(codec, start, stop):
-    return encoded(codec, "l2", X[start:stop])
+    return encode_rows(codec, "l2", X[start:stop])
 
 
 def stopped(path, codec, noted=250, written=300, request=REQUEST):

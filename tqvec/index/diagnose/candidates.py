@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from tqvec._types import Doubles, Flags, Floats, Ids
 from tqvec.codec.error_byte import read_error_byte
-from tqvec.index.errors.standard_errors import expected
-from tqvec.index.rows import encoded
-from tqvec.index.scanner import squared_lengths
+from tqvec.exact import squared_norms
+from tqvec.index.errors.standard_errors import expected_error
+from tqvec.index.metrics import Metric
+from tqvec.index.rows import encode_rows
 from tqvec.index.snapshot import Snapshot
 
 _COPIES = 64  # best results among which copies of the query are looked for
@@ -45,28 +46,28 @@ def candidates_of_queries(snapshot: Snapshot, queries: Floats, m: int, leave_out
     """Return the best `m` rows for exact queries; with `leave_out`, without one row that has the codes of the query."""
     scores, rows = snapshot.estimates(queries, min(m + leave_out, snapshot.ntotal))
     if leave_out:
-        own = encoded(snapshot.codec, snapshot.metric, queries)
+        own = encode_rows(snapshot.codec, snapshot.metric, queries)
         copies = _find_copies(snapshot, rows, own["codes"], own["scale"])
         scores, rows = drop_one(copies & (np.cumsum(copies, axis=1) == 1), scores, rows)
-    return Candidates(queries, _larger_better(snapshot, scores), rows, np.zeros(rows.shape, bool), None)
+    return Candidates(queries, snapshot.metric.sign * scores.astype(np.float64), rows, np.zeros(rows.shape, bool), None)
 
 
 def candidates_of_rows(snapshot: Snapshot, asking: Ids, m: int) -> Candidates:
     """Return the best `m` rows for stored rows, known by their codes alone, each without itself."""
     codec, metric = snapshot.codec, snapshot.metric
     queries = snapshot.decode_unbiased(asking)
-    lengths = np.sqrt(squared_lengths(queries))[:, None]
-    usual = expected(codec).tangent
+    lengths = np.sqrt(squared_norms(queries))[:, None]
+    usual = expected_error(codec).tangent
     scale = snapshot.column(asking, "scale")
     tangent = read_error_byte(scale)[:, None]
     squared = np.square(np.where(np.isnan(tangent), usual, tangent))
-    noise = squared / (1 + squared) * squared_lengths(queries - codec.centre)[:, None]
+    noise = squared / (1 + squared) * squared_norms(queries - codec.centre)[:, None]
     true = np.sqrt(np.maximum(lengths**2 - noise, 0))
     estimates, rows = snapshot.estimates(queries, min(m + 1, snapshot.ntotal))
-    scores, rows = drop_one(rows == asking[:, None], _larger_better(snapshot, estimates), rows)
-    if metric == "cosine":
+    scores, rows = drop_one(rows == asking[:, None], metric.sign * estimates.astype(np.float64), rows)
+    if metric is Metric.COSINE:
         scores, true = scores * lengths, np.minimum(lengths, 1.0)
-    elif metric == "l2":
+    elif metric is Metric.L2:
         scores = scores + lengths**2 - true**2
     shrink = np.divide(true, lengths, out=np.zeros_like(true), where=lengths > 0)
     return Candidates(
@@ -76,10 +77,6 @@ def candidates_of_rows(snapshot: Snapshot, asking: Ids, m: int) -> Candidates:
         copies=_find_copies(snapshot, rows, snapshot.column(asking, "codes"), scale),
         query_error=squared / max(usual**2, 1e-30),
     )
-
-
-def _larger_better(snapshot: Snapshot, scores: Floats) -> Doubles:
-    return scores.astype(np.float64) * (-1 if snapshot.metric == "l2" else 1)
 
 
 def _find_copies(snapshot: Snapshot, rows: Ids, codes: NDArray[np.uint8], scale: Floats) -> Flags:

@@ -10,7 +10,7 @@ import numpy as np
 from tqvec._types import Floats
 from tqvec.index.diagnose.candidates import same_codes
 from tqvec.index.diagnose.recall import Recall
-from tqvec.index.errors.standard_errors import expected
+from tqvec.index.errors.standard_errors import expected_error
 from tqvec.index.snapshot import Snapshot
 from tqvec.index.training import Training
 
@@ -84,18 +84,18 @@ def _dimension(snapshot: Snapshot, gain: Predict) -> Cause | None:
     d, cost = snapshot.codec.d, gain(float(np.sqrt(0.5)))
     if cost <= _LEAST:
         return None
-    error = expected(snapshot.codec).tangent / np.sqrt(max(1, d - 1))
+    error = expected_error(snapshot.codec).tangent / np.sqrt(max(1, d - 1))
     text = f"At d={d} a cosine has a standard error of up to {error:.3f}."
     return Cause("dimension", cost, f"{text} Half its variance, as at d={2 * d}, would add {cost:.3f}.")
 
 
 def _lengths(snapshot: Snapshot, recall: Recall, gain: Predict, k: int) -> Cause | None:
     """Errors grow with the length of a row, and the best results may be longer than most."""
-    if snapshot.metric == "cosine":
+    if snapshot.metric.unit_rows:
         return None
     rows = snapshot.live_rows()
     rows = rows[:: max(1, rows.size // _LENGTHS)]
-    name, power = ("squared_norm", 0.5) if snapshot.metric == "l2" else ("scale", 1.0)
+    name, power = ("squared_norm", 0.5) if snapshot.metric.stores_norm else ("scale", 1.0)
     lengths, best = (np.abs(snapshot.column(r, name)).astype(np.float64) ** power for r in (rows, recall.rows[:, :k]))
     usual, long = float(np.median(lengths)), float(np.median(best))
     if not 0 < usual < long:
@@ -139,7 +139,7 @@ def _dimensions(snapshot: Snapshot, sample: Floats | None) -> float:
     rng = np.random.default_rng([codec.seed, _ORDER])
     if sample is None:
         rows = snapshot.decode_unbiased(rng.permutation(snapshot.live_rows())[:_SPECTRUM])
-        noise = expected(codec).tangent ** 2
+        noise = expected_error(codec).tangent ** 2
     else:
         rows, noise = sample[rng.permutation(sample.shape[0])[:_SPECTRUM]], 0.0
     residuals = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)

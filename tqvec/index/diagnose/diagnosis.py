@@ -18,8 +18,8 @@ from tqvec.index.diagnose.candidates import Candidates, candidates_of_queries, c
 from tqvec.index.diagnose.causes import Cause, Predict, find_causes
 from tqvec.index.diagnose.posterior import Posterior
 from tqvec.index.diagnose.recall import Recall, estimate_recall, measure_recall, shift_logit, simulate_recall
-from tqvec.index.errors.standard_errors import expected
-from tqvec.index.rows import encoded
+from tqvec.index.errors.standard_errors import expected_error
+from tqvec.index.rows import encode_rows
 from tqvec.index.snapshot import Snapshot, snapshot_of_rows
 from tqvec.index.training import MIN_ROWS, Samples, Training, check_lengths, fit
 
@@ -190,13 +190,13 @@ def _holds(snapshot: Snapshot, sample: Floats) -> bool:
     if sample.shape[0] != snapshot.ntotal:
         return False
     rows = np.linspace(0, snapshot.ntotal - 1, min(_COMPARED, snapshot.ntotal)).astype(np.int64)
-    codes = encoded(snapshot.codec, snapshot.metric, sample[rows])["codes"]
+    codes = encode_rows(snapshot.codec, snapshot.metric, sample[rows])["codes"]
     return np.array_equal(codes, snapshot.column(snapshot.live_rows()[rows], "codes"))
 
 
 def _encode(snapshot: Snapshot, vectors: Floats) -> Snapshot:
     """Return a snapshot of other vectors, compressed by the same codec."""
-    rows = encoded(snapshot.codec, snapshot.metric, vectors, snapshot.threads)
+    rows = encode_rows(snapshot.codec, snapshot.metric, vectors, snapshot.threads)
     return snapshot_of_rows(snapshot.codec, snapshot.metric, rows, snapshot.threads)
 
 
@@ -298,7 +298,7 @@ def _alternatives(
     snapshot: Snapshot, recall: float, training: Training | None, predict: Predict
 ) -> tuple[Alternative, ...]:
     """Return the present index, and others with one bit more or fewer, with the other codebook, and trained."""
-    codec, more = snapshot.plain(), 4 if snapshot.metric == "l2" else 0
+    codec, more = snapshot.plain(), snapshot.metric.extra_bytes
     trained = "" if snapshot.codec.calibration is None else ", trained"
     bits = mean(codec.d, codec.bands, [band.nbits for band in codec.bands])
     others = []
@@ -309,7 +309,7 @@ def _alternatives(
             except InputError:
                 continue  # the trellis takes neither all widths nor all dimensions
             if (other.bands, codebook) != (codec.bands, codec.codebook):
-                factor = expected(other).tangent / max(expected(codec).tangent, 1e-30)
+                factor = expected_error(other).tangent / max(expected_error(codec).tangent, 1e-30)
                 others.append(Alternative(_name(nbits, codebook) + trained, predict(factor), other.code_size + more))
     name = _name(codec.nbits, codec.codebook)
     if training is not None and training.accepted:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tqvec._types import Doubles, Floats
 from tqvec.codec.turboquant import TurboQuant
-from tqvec.index.errors.standard_errors import expected
+from tqvec.index.errors.standard_errors import expected_error
 
 LEAST_D = 10  # dimensions from which groups of neighbours can be drawn
 _MEMBERS = 8  # rows of a group
@@ -90,7 +90,7 @@ def _measure(
     decoded = codec.decode_unbiased(codec.encode(vectors.reshape(-1, codec.d))).reshape(vectors.shape)
     members = decoded[:, 1:]
     pairs = np.sum(np.square(members.sum(axis=1, dtype=np.float64))) - np.sum(np.square(members, dtype=np.float64))
-    one_row = expected(codec).tangent ** 2 * (1 - cosine**2) / (codec.d - 1)
+    one_row = expected_error(codec).tangent ** 2 * (1 - cosine**2) / (codec.d - 1)
     single, double = (
         float(np.einsum("gd,gmd->gm", asking, members, dtype=np.float64).var(axis=1, ddof=1).mean()) / one_row
         for asking in (query[:, 0], decoded[:, 0])

@@ -13,10 +13,11 @@ import numpy as np
 import scipy  # whose `special` loads when it is first used, not with tqvec
 
 from tqvec._types import Doubles, Flags, Ids
+from tqvec.exact import squared_norms
 from tqvec.index.diagnose.candidates import Candidates, same_codes
 from tqvec.index.diagnose.error_correlation import LEAST_D, ErrorCorrelation, measure_error_correlation
-from tqvec.index.errors.standard_errors import angles, expected, near
-from tqvec.index.scanner import squared_lengths
+from tqvec.index.errors.standard_errors import expected_error, near_error, score_geometry
+from tqvec.index.metrics import Metric
 from tqvec.index.snapshot import Snapshot, centre_scores
 
 STEP = 1e-6  # standard errors between columns, so that of equal positions the first wins
@@ -80,16 +81,16 @@ class ScoreErrors(NamedTuple):
 
     Attributes
     ----------
-    size, turn, rounding
-        As in `standard_errors.Angles`.
+    magnitude, relative_error, rounding
+        As in `ScoreGeometry`.
     offset : (nq, m) or (nq, 1) float64
-        What is added to a score to make it a product of query and residual, times `size`.
+        What is added to a score to make it a product of query and residual, times `magnitude`.
     near_std : float
         Factor of the errors of near neighbours.
     """
 
-    size: Doubles
-    turn: Doubles
+    magnitude: Doubles
+    relative_error: Doubles
     rounding: float
     offset: Doubles
     near_std: float
@@ -97,28 +98,28 @@ class ScoreErrors(NamedTuple):
     def cosines(self, scores: Doubles) -> Doubles:
         """Return products of the directions of query and residual; of estimates they may be above 1."""
         products = scores + self.offset
-        return np.divide(products, self.size, out=np.zeros_like(products), where=self.size > 0)
+        return np.divide(products, self.magnitude, out=np.zeros_like(products), where=self.magnitude > 0)
 
     def at(self, true: Doubles) -> Doubles:
         """Return standard errors at some true scores, at least `_NO_ERROR`."""
-        variance = self.turn**2 * np.maximum(1 - np.square(self.cosines(true)), 0) + self.rounding**2
-        return np.maximum(self.near_std * self.size * np.sqrt(variance), _NO_ERROR)
+        variance = self.relative_error**2 * np.maximum(1 - np.square(self.cosines(true)), 0) + self.rounding**2
+        return np.maximum(self.near_std * self.magnitude * np.sqrt(variance), _NO_ERROR)
 
 
 def _score_errors(snapshot: Snapshot, candidates: Candidates) -> ScoreErrors:
     codec, metric = snapshot.codec, snapshot.metric
-    stored = snapshot.gather(candidates.rows, ("scale", "squared_norm") if metric == "l2" else ("scale",))
-    geometry = angles(codec, metric, stored, candidates.queries, np.zeros(candidates.rows.shape, np.float32))
-    if metric == "l2":
-        offset = squared_lengths(candidates.queries - codec.centre)[:, None] + stored["squared_norm"]
+    stored = snapshot.gather(candidates.rows, metric.scalars)
+    geometry = score_geometry(codec, metric, stored, candidates.queries, np.zeros(candidates.rows.shape, np.float32))
+    if metric is Metric.L2:
+        offset = squared_norms(candidates.queries - codec.centre)[:, None] + stored["squared_norm"]
     else:
         offset = -centre_scores(codec, metric, candidates.queries)[:, None]
     return ScoreErrors(
-        size=geometry.size.astype(np.float64),
-        turn=geometry.turn,
+        magnitude=geometry.magnitude.astype(np.float64),
+        relative_error=geometry.relative_error,
         rounding=geometry.rounding,
         offset=offset,
-        near_std=near(codec)[1],
+        near_std=near_error(codec)[1],
     )
 
 
@@ -175,7 +176,7 @@ def _mean(x: Doubles, inside: Flags) -> Doubles:
 
 def mean_cosine(snapshot: Snapshot, rows: Ids) -> Doubles:
     """Return the mean product of the decoded directions of the best rows of each query, (nq,)."""
-    growth = 1 + expected(snapshot.codec).tangent ** 2
+    growth = 1 + expected_error(snapshot.codec).tangent ** 2
     means = np.zeros(rows.shape[0])
     for q, best in enumerate(rows[:, :_SIMILAR]):
         vectors = snapshot.decode_unbiased(best, threads=1).astype(np.float64) - snapshot.codec.centre
@@ -234,7 +235,7 @@ def posterior_positions(snapshot: Snapshot, candidates: Candidates, k: int) -> P
     errors, codec = _score_errors(snapshot, candidates), snapshot.plain()
     cosines, top = mean_cosine(snapshot, candidates.rows), min(2 * k, candidates.rows.shape[1])
     true = np.broadcast_to(candidates.scores[:, -1:], candidates.scores.shape)
-    noise = _independent_noise(candidates, expected(codec).tangent)
+    noise = _independent_noise(candidates, expected_error(codec).tangent)
     for step in range(_STEPS):
         if step in _CORRELATION_STEPS and codec.d >= LEAST_D:
             cosine = float(np.clip(np.median(errors.cosines(true)[:, :top]), 0, 0.99))
@@ -274,7 +275,7 @@ def _correlated_noise(
         return _Noise(candidates.scores, row, row, slope=1.0)
     slope = correlation.slope
     excess = errors.cosines(candidates.scores) - cosine
-    scores = candidates.scores - errors.size * (excess - (excess - correlation.bias) / slope)
+    scores = candidates.scores - errors.magnitude * (excess - (excess - correlation.bias) / slope)
     return _Noise(scores, row, row + (correlation.double - row) * query_error, slope)
 
 

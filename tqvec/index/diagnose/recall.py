@@ -9,9 +9,10 @@ import numpy as np
 
 from tqvec import exact
 from tqvec._types import Doubles, Floats, Ids
+from tqvec.exact import squared_norms
 from tqvec.index.diagnose.candidates import Candidates, drop_one
 from tqvec.index.diagnose.posterior import STEP, Posterior, positions_from_exact, posterior_positions
-from tqvec.index.scanner import squared_lengths
+from tqvec.index.metrics import Metric
 from tqvec.index.snapshot import Snapshot
 
 _FETCHED = (1024, 4096, 16384)  # candidates per query: more where errors reach farther
@@ -75,7 +76,7 @@ def measure_recall(snapshot: Snapshot, vectors: Floats, queries: Floats, own: Id
     if own is not None:
         _, results = drop_one(results == own[:, None], estimates, results)
     # Rounding is in proportion to the terms whose difference a distance is.
-    size = squared_lengths(queries) if snapshot.metric == "l2" else np.abs(scores[:, 0])
+    size = squared_norms(queries) if snapshot.metric is Metric.L2 else np.abs(scores[:, 0])
     by_query, depths = np.empty(len(queries)), np.zeros(m + 1, np.int64)
     for q, best in enumerate(results):
         values = exact.scores(snapshot.metric, queries[q : q + 1], vectors[best[:k]])[0]

@@ -1,4 +1,4 @@
-"""Exact scores of a few rows, read from where the vectors are kept."""
+"""Reranking: a shortlist ordered by exact scores of its vectors, which are read from where the user keeps them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from numpy.typing import ArrayLike, NDArray
 from tqvec import _validate
 from tqvec._types import Doubles, Floats, Ids
 from tqvec.errors import InputError
+from tqvec.exact import scores_of_query
 from tqvec.index.errors.shortlist import search_shortlist
+from tqvec.index.metrics import Metric
 from tqvec.index.snapshot import Results, Snapshot
 
 
@@ -41,13 +43,13 @@ def search_reranked(snapshot: Snapshot, queries: Floats, k: int, confidence: flo
     return results._replace(rows=live[results.rows])
 
 
-def rerank(vectors: NDArray, metric: str, queries: Floats, candidates: Ids, k: int) -> Results:
+def rerank(vectors: NDArray, metric: Metric, queries: Floats, candidates: Ids, k: int) -> Results:
     """Return the `k` best candidates for each query by exact scores; of equal scores the smaller row comes first.
 
     Parameters
     ----------
     vectors : (n, d) array
-    metric : str
+    metric : Metric
     queries : (nq, d) float32
         Checked.
     candidates : (nq, m) int64
@@ -64,9 +66,9 @@ def rerank(vectors: NDArray, metric: str, queries: Floats, candidates: Ids, k: i
     scores, best = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
     for q in range(nq):
         chosen = np.sort(candidates[q][candidates[q] >= 0])  # in the order of the file
-        exact = _exact(metric, queries[q].astype(np.float64), _read(vectors, chosen))
-        order = np.argsort(exact if metric == "l2" else -exact, kind="stable")[:k]
-        scores[q], best[q] = exact[order], chosen[order]
+        exact = scores_of_query(metric, queries[q].astype(np.float64), _read(vectors, chosen))
+        order = np.argsort(-exact, kind="stable")[:k]
+        scores[q], best[q] = metric.sign * exact[order], chosen[order]
     return Results(scores, best, np.zeros_like(scores))
 
 
@@ -78,14 +80,3 @@ def _read(vectors: NDArray, chosen: Ids) -> Doubles:
     if bad.size:
         raise _validate.bad_row(vectors, int(chosen[bad[0]]), "rerank")
     return rows.astype(np.float64)
-
-
-def _exact(metric: str, query: Doubles, rows: Doubles) -> Doubles:
-    """True scores of one query."""
-    if metric == "l2":
-        return np.square(rows - query).sum(axis=1)
-    products: Doubles = np.einsum("ij,j->i", rows, query)
-    if metric == "ip":
-        return products
-    length = np.linalg.norm(rows, axis=1) * np.linalg.norm(query)
-    return np.divide(products, length, out=np.zeros_like(products), where=length > 0)

@@ -19,7 +19,7 @@ import numpy as np
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, Width, code_bytes, parse
 from tqvec.codec.turboquant import MAX_D, TurboQuant
 from tqvec.errors import FormatError, InputError
-from tqvec.index.rows import METRICS
+from tqvec.index.metrics import METRICS
 
 VERSION = 6  # that is written; older ones are read
 BLOCK_ROWS = 65536  # that have a checksum of their own
