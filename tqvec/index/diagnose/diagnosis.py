@@ -155,7 +155,7 @@ def diagnose(snapshot: Snapshot, sample: Floats | None, queries: Floats | None, 
         estimate = _Estimate(recall.value, recall.variance, f"estimated from {snapshot.ntotal:,} codes")
         if sample is not None:
             estimate = _correct(snapshot, estimate, sample, queries, k, rng)
-        estimate = _widen(estimate, recall, _why_rough(snapshot, recall, sample))
+        estimate = _widen(estimate, snapshot, recall, sample)
     training = _try_training(snapshot, sample, queries)
     predict = _predictor(recall.posterior, k, snapshot.codec.seed, estimate.recall)
     margin, nq = 1.96 * float(np.sqrt(estimate.variance)), recall.by_query.size
@@ -258,20 +258,17 @@ def _correct(
     )
 
 
-def _why_rough(snapshot: Snapshot, recall: Recall, sample: Floats | None) -> str:
-    """Return why an estimate may be far off; empty if it isn't."""
+def _widen(estimate: _Estimate, snapshot: Snapshot, recall: Recall, sample: Floats | None) -> _Estimate:
+    """Add the usual error of an estimate to its variance, or a larger one where it is rough, and say why."""
+    value, variance, method = estimate
     if recall.posterior.curvature > _HIDDEN and recall.value < _SURE:
-        return "errors hide the neighbours"
-    if snapshot.codec.calibration is not None and sample is None:
-        return "errors of a trained index are known on average"
-    return ""
-
-
-def _widen(estimate: _Estimate, recall: Recall, reason: str) -> _Estimate:
-    """Add the usual error of an estimate to its variance, a larger one if there is a reason."""
-    off = _OFF if not reason else _ROUGH_OFF if recall.posterior.ordered else 2 * _ROUGH_OFF
-    method = f"{estimate.method}, roughly: {reason}" if reason else estimate.method
-    return _Estimate(estimate.recall, estimate.variance + off**2, method)
+        reason = "errors hide the neighbours"
+    elif snapshot.codec.calibration is not None and sample is None:
+        reason = "errors of a trained index are known on average"
+    else:
+        return _Estimate(value, variance + _OFF**2, method)
+    off = _ROUGH_OFF if recall.posterior.ordered else 2 * _ROUGH_OFF
+    return _Estimate(value, variance + off**2, f"{method}, roughly: {reason}")
 
 
 def _try_training(snapshot: Snapshot, sample: Floats | None, queries: Floats | None) -> Training | None:

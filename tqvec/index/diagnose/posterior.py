@@ -16,14 +16,14 @@ from tqvec._types import Doubles, Flags, Ids
 from tqvec.exact import squared_norms
 from tqvec.index.diagnose.candidates import Candidates, same_codes
 from tqvec.index.diagnose.error_correlation import LEAST_D, ErrorCorrelation, measure_error_correlation
-from tqvec.index.errors.standard_errors import expected_error, near_error, score_geometry
+from tqvec.index.errors.standard_errors import ScoreGeometry, expected_error, near_error, score_geometry
 from tqvec.index.metrics import Metric
 from tqvec.index.snapshot import Snapshot, centre_scores
 
 STEP = 1e-6  # standard errors between columns, so that of equal positions the first wins
 _WINDOW = 4.0  # standard errors below the k-th estimate that the density is fitted to
 _STEPS = 8  # of the fixed point: each halves the way left, so 1/256 of it remains
-_CORRELATION_STEPS = (2, 5)  # where true cosines are known to 1/4 and, with correlation, 1/8 of that way
+_CORRELATION_STEPS = (2, 5)  # when a quarter of the way is left, and three steps later; then three more settle
 _SIMILAR = 20  # best rows whose cosines are averaged
 _MAX_NOISE = 0.97  # share of a difference of estimates that the fit may take for noise
 _MAX_CUT = 0.1  # share of the queries whose window may be cut off
@@ -81,46 +81,38 @@ class ScoreErrors(NamedTuple):
 
     Attributes
     ----------
-    magnitude, relative_error, rounding
-        As in `ScoreGeometry`.
+    geometry : ScoreGeometry
     offset : (nq, m) or (nq, 1) float64
-        What is added to a score to make it a product of query and residual, times `magnitude`.
+        Added to a score, it gives the product of query and residual, times the magnitude.
     near_std : float
         Factor of the errors of near neighbours.
     """
 
-    magnitude: Doubles
-    relative_error: Doubles
-    rounding: float
+    geometry: ScoreGeometry
     offset: Doubles
     near_std: float
 
     def cosines(self, scores: Doubles) -> Doubles:
         """Return products of the directions of query and residual; of estimates they may be above 1."""
-        products = scores + self.offset
-        return np.divide(products, self.magnitude, out=np.zeros_like(products), where=self.magnitude > 0)
+        products, magnitude = scores + self.offset, self.geometry.magnitude
+        return np.divide(products, magnitude, out=np.zeros_like(products), where=magnitude > 0)
 
     def at(self, true: Doubles) -> Doubles:
         """Return standard errors at some true scores, at least `_NO_ERROR`."""
-        variance = self.relative_error**2 * np.maximum(1 - np.square(self.cosines(true)), 0) + self.rounding**2
-        return np.maximum(self.near_std * self.magnitude * np.sqrt(variance), _NO_ERROR)
+        magnitude, _, relative_error, rounding = self.geometry
+        variance = relative_error**2 * np.maximum(1 - np.square(self.cosines(true)), 0) + rounding**2
+        return np.maximum(self.near_std * magnitude * np.sqrt(variance), _NO_ERROR)
 
 
 def _score_errors(snapshot: Snapshot, candidates: Candidates) -> ScoreErrors:
-    codec, metric = snapshot.codec, snapshot.metric
+    codec, metric, queries = snapshot.codec, snapshot.metric, candidates.queries
     stored = snapshot.gather(candidates.rows, metric.scalars)
-    geometry = score_geometry(codec, metric, stored, candidates.queries, np.zeros(candidates.rows.shape, np.float32))
+    geometry = score_geometry(codec, metric, stored, queries, np.zeros(candidates.rows.shape, np.float32))
     if metric is Metric.L2:
-        offset = squared_norms(candidates.queries - codec.centre)[:, None] + stored["squared_norm"]
+        offset = squared_norms(queries - codec.centre)[:, None] + stored["squared_norm"]
     else:
-        offset = -centre_scores(codec, metric, candidates.queries)[:, None]
-    return ScoreErrors(
-        magnitude=geometry.magnitude.astype(np.float64),
-        relative_error=geometry.relative_error,
-        rounding=geometry.rounding,
-        offset=offset,
-        near_std=near_error(codec)[1],
-    )
+        offset = -centre_scores(codec, metric, queries)[:, None]
+    return ScoreErrors(geometry, offset, near_std=near_error(codec)[1])
 
 
 class TailFit(NamedTuple):
@@ -228,9 +220,9 @@ class _State(NamedTuple):
 def posterior_positions(snapshot: Snapshot, candidates: Candidates, k: int) -> Posterior:
     """Return the posterior of true positions, given the estimates.
 
-    Standard errors depend on the true scores, and those on the standard errors (equations 1 to 4): both are found by
-    a fixed point that starts where errors are largest, at each query's worst score. The correlation of neighbours'
-    errors depends on them too, and takes as long to measure as all else; it changes little, so two measurements do.
+    Standard errors depend on the true scores, and these on the standard errors (equations 1 to 4). Both are found by a
+    fixed point that starts where errors are largest, at each query's worst score. The correlation of neighbours' errors
+    depends on them too. It changes little with them, and a measurement encodes 16,740 vectors, so two must do.
     """
     errors, codec = _score_errors(snapshot, candidates), snapshot.plain()
     cosines, top = mean_cosine(snapshot, candidates.rows), min(2 * k, candidates.rows.shape[1])
@@ -275,15 +267,15 @@ def _correlated_noise(
         return _Noise(candidates.scores, row, row, slope=1.0)
     slope = correlation.slope
     excess = errors.cosines(candidates.scores) - cosine
-    scores = candidates.scores - errors.magnitude * (excess - (excess - correlation.bias) / slope)
+    scores = candidates.scores - errors.geometry.magnitude * (excess - (excess - correlation.bias) / slope)
     return _Noise(scores, row, row + (correlation.double - row) * query_error, slope)
 
 
 def _one_step(true: Doubles, noise: _Noise, errors: ScoreErrors, k: int) -> _State:
     """Return the state that follows from some true scores, with the numbers of the equations.
 
-    The new true scores are the mean of the old ones and of those that equation 3 says: without damping, a window that
-    moves with the standard errors can swing between two fits.
+    The new true scores are the mean of the old ones and of those of equation 3. Without this damping some queries swing
+    for ever between two fits, since the window moves with the standard errors.
     """
     error = noise.ratio * errors.at(true)  # 1
     unit = smooth_errors(noise.scores, error, k)
@@ -293,7 +285,15 @@ def _one_step(true: Doubles, noise: _Noise, errors: ScoreErrors, k: int) -> _Sta
     own = 1 / np.maximum(1 + tail.curvature * excess, 1 - _MAX_NOISE)
     shrinkage = np.minimum(tail.curvature * own * variance, _MAX_NOISE)  # 3
     shift = variance * tail.rate * own + shrinkage * (position - tail.edge)  # 3
-    return _State((true + noise.scores - shift * unit) / 2, error, unit, position, tail, shift, shrinkage)  # 4
+    return _State(
+        true=(true + noise.scores - shift * unit) / 2,  # 4
+        error=error,
+        unit=unit,
+        position=position,
+        tail=tail,
+        shift=shift,
+        shrinkage=shrinkage,
+    )
 
 
 def positions_from_exact(snapshot: Snapshot, candidates: Candidates, k: int) -> Posterior:
