@@ -50,7 +50,7 @@ class Split(NamedTuple):
     rows : (n, d) float32
         All rows, distinct.
     n_held_out : int
-        The first so many judge the calibration that is fitted to the others.
+        Number of rows at the start that judge a calibration; it is fitted to the others.
     base : (b, d) float32
         Held-out rows that are searched: all, or those that aren't queries.
     queries : (nq, d) float32
@@ -67,7 +67,7 @@ class Split(NamedTuple):
         return self.rows[: self.n_held_out]
 
     @property
-    def fitted(self) -> Floats:
+    def training(self) -> Floats:
         """Rows to fit to, (n - n_held_out, d) float32."""
         return self.rows[self.n_held_out :]
 
@@ -133,7 +133,7 @@ class Training(NamedTuple):
         Variance of the error of a query's scores near the top with the calibration, divided by that without it, for
         the median query.
     loss : Loss or None
-        What recoding costs the stored vectors, if they were not given to `Index.train`; None if nothing is recoded.
+        The cost of recoding the stored vectors, if they were not given to `Index.train`; None if nothing is recoded.
     """
 
     accepted: bool
@@ -185,17 +185,17 @@ def fit(
         reason = f"a sample needs at least {MIN_ROWS} distinct rows"
         return codec, Training(accepted=False, reason=reason, rows=rows.shape[0])
     split = split_sample(rows, samples.queries, rng)
-    candidate = codec.calibrated(_calibrate(codec, split.fitted))
-    plain, calibrated = (encode_rows(each, metric, split.base, threads) for each in (codec, candidate))
+    candidate = codec.calibrated(_calibrate(codec, split.training))
+    plain_rows, calibrated_rows = (encode_rows(each, metric, split.base, threads) for each in (codec, candidate))
     exact = _exact_scores(split.base, split.queries, metric)
-    before = evaluate(snapshot_of_rows(codec, metric, plain, threads), split, exact)
-    after = evaluate(snapshot_of_rows(candidate, metric, calibrated, threads), split, exact)
+    before = evaluate(snapshot_of_rows(codec, metric, plain_rows, threads), split, exact)
+    after = evaluate(snapshot_of_rows(candidate, metric, calibrated_rows, threads), split, exact)
     accepted = decide(before, after, split.queries.shape[0])
     reason = "it helps at equal bytes" if accepted else "it would not help: the index stays as it was"
     loss = None
     if from_codes:
-        recoded = recode(plain, codec, candidate, threads)
-        middle = evaluate(snapshot_of_rows(candidate, metric, recoded, threads), split, exact)
+        recoded_rows = recode(plain_rows, codec, candidate, threads)
+        middle = evaluate(snapshot_of_rows(candidate, metric, recoded_rows, threads), split, exact)
         loss = Loss(
             recall=(before.recall, middle.recall, after.recall),
             error=(before.squared_error, middle.squared_error, after.squared_error),
@@ -262,7 +262,7 @@ def refit(
     """
     final = _calibrate(codec, split.rows)
     if final.bands != candidate.bands:
-        candidate = codec.calibrated(_calibrate(codec, split.fitted, final.bands))
+        candidate = codec.calibrated(_calibrate(codec, split.training, final.bands))
     return final._replace(near=_measure_near_errors(candidate, metric, split.held_out, queries, threads))
 
 
@@ -279,7 +279,7 @@ def recode(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
         A decoded row exceeds float32.
     """
     try:
-        vectors = old.decode_unbiased(Codes(rows["codes"], rows["scale"]), threads)
+        vectors = old.decode_unbiased(Codes(rows["codes"], rows["scale"]), threads=threads)
         encoded = new.encode_sums(vectors, threads)
         # Two errors that know nothing of each other, the second of a vector that is longer by 1/cos θ.
         before = np.square(error_byte.read_error_byte(rows["scale"]))
@@ -373,7 +373,7 @@ def _measure_near_errors(
     if metric is Metric.L2:
         asking = asking - codec.centre
     rows = encode_rows(codec, "ip", held_out, threads)  # of distances too only the products are estimates
-    products = codec.inner_product(asking, Codes(rows["codes"], rows["scale"]), threads)
+    products = codec.inner_product(asking, Codes(rows["codes"], rows["scale"]), threads=threads)
     estimates = np.take_along_axis(products, best, axis=1)
     errors = estimates - np.einsum("qd,qkd->qk", asking, held_out[best], dtype=np.float64)
     predicted = score_geometry(codec, "ip", {"scale": rows["scale"][best]}, asking, estimates).std()

@@ -332,13 +332,13 @@ def test_copies_tie(metric):
 
 
 @pytest.mark.parametrize("metric", ["ip", "l2"])
-@pytest.mark.parametrize("given", ["sample", "queries"])
-def test_values_that_training_can_not_take(metric, given, few_queries):
+@pytest.mark.parametrize("name", ["sample", "queries"])
+def test_values_that_training_can_not_take(metric, name, few_queries):
     x = sts.normal(2500, 8)
     bad = x.copy()
     bad[2017, 3] = 2e18
-    arguments = {"sample": x, "queries": x} | {given: bad}
-    with pytest.raises(InputError, match=f"^{given} row 2017 is too long"):
+    arguments = {"sample": x, "queries": x} | {name: bad}
+    with pytest.raises(InputError, match=f"^{name} row 2017 is too long"):
         built(x, metric=metric).diagnose(**arguments)
 
 
@@ -383,10 +383,10 @@ def test_dropping_one_entry():
 def pair(gap, std, noise, ordered, same=False, nq=20_000):
     """Two rows for each query."""
     shape = (nq, 2)
-    place = np.broadcast_to([0.0, -gap], shape)
+    position = np.broadcast_to([0.0, -gap], shape)
     equal = np.broadcast_to([False, same], shape)
     return Posterior(
-        mean=place,
+        mean=position,
         std=np.full(shape, std),
         noise=np.full(shape, noise),
         same=equal,
@@ -438,12 +438,12 @@ def test_the_posterior_of_normal_scores_tells_the_recall_of_their_estimates():
 def test_tail_of_normal_and_of_exponential_densities():
     """Of a normal density the curvature is 1/σ² and the rate (edge − mean)/σ²; of an exponential one 0 and its rate."""
     rng = sts.rng(5)
-    place = -np.sort(-rng.normal(-3, 2.0, (1, 400_000)), axis=1)
-    tail = fit_tail(place, 200)
+    position = -np.sort(-rng.normal(-3, 2.0, (1, 400_000)), axis=1)
+    tail = fit_tail(position, 200)
     assert tail.curvature.item() == pytest.approx(1 / 4, rel=0.1)
     assert tail.rate.item() == pytest.approx((tail.edge.item() + 3) / 4, rel=0.1)
-    place = -np.sort(-rng.exponential(0.5, (1, 100_000)), axis=1)
-    tail = fit_tail(place, 10)
+    position = -np.sort(-rng.exponential(0.5, (1, 100_000)), axis=1)
+    tail = fit_tail(position, 10)
     assert tail.curvature.item() == pytest.approx(0, abs=0.1)
     assert tail.rate.item() == pytest.approx(2, rel=0.1)
     flat = fit_tail(np.zeros((1, 50)), 10)

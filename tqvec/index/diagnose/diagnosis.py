@@ -27,7 +27,7 @@ _QUERIES = 500  # at most
 _PRODUCTS = 1 << 28  # of queries and vectors: the more vectors, the fewer queries
 _CHECKED = 65536  # rows of a sample at most that estimates are checked on
 _TRAINED = 8192  # rows that training is tried on
-_COMPARED = 256  # rows that tell whether a sample is what is stored
+_COMPARED = 256  # rows that tell whether a sample is the stored vectors
 _DRAWS = 2  # of true positions for a prediction: only differences count, and those are of the same draws
 _KEPT = 0.99  # share of the true results that a shortlist must hold
 _OFF = 0.01  # usual error of an estimate, beyond that of the choice of queries,
@@ -62,7 +62,7 @@ class Diagnosis(NamedTuple):
     recall : float
         Recall k@k.
     interval : (float, float)
-        Bounds that should hold the recall for such queries in 95 of 100 cases.
+        Bounds that hold the recall for queries like these in about 95 of 100 cases.
     k : int
     ntotal : int
         Number of diagnosed vectors.
@@ -114,7 +114,7 @@ class Diagnosis(NamedTuple):
 
 
 class _Estimate(NamedTuple):
-    """A recall, its variance and how it was found, in words."""
+    """A recall, its variance, and the method in words."""
 
     recall: float
     variance: float
@@ -186,7 +186,7 @@ def _check(snapshot: Snapshot, sample: Floats | None, queries: Floats | None) ->
 
 
 def _holds(snapshot: Snapshot, sample: Floats) -> bool:
-    """Return whether a sample is what is stored, as far as the codes of some rows tell."""
+    """Return whether a sample is the stored vectors, as far as the codes of some rows tell."""
     if sample.shape[0] != snapshot.ntotal:
         return False
     rows = np.linspace(0, snapshot.ntotal - 1, min(_COMPARED, snapshot.ntotal)).astype(np.int64)
@@ -240,7 +240,7 @@ def _estimate_for(snapshot: Snapshot, queries: Floats, leave_out: bool, k: int) 
 def _correct(
     snapshot: Snapshot, estimate: _Estimate, sample: Floats, queries: Floats | None, k: int, rng: np.random.Generator
 ) -> _Estimate:
-    """Correct an estimate by the error of such an estimate for an index of the sample."""
+    """Correct an estimate by the error of an estimate for an index of the sample, whose recall is measured too."""
     vectors = sample[_draw(sample.shape[0], _CHECKED, rng)]
     trial = _encode(snapshot, vectors)
     k = min(k, trial.ntotal - (queries is None))

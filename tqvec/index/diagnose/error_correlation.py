@@ -71,7 +71,7 @@ def measure_error_correlation(codec: TurboQuant, cosine: float, decoded_cosines:
 
 
 def _fit_line(x: Doubles, y: Doubles, at: Doubles) -> Doubles:
-    """Values `at` some places of a straight line through the points (x, y), constant outside their range."""
+    """Return the values `at` some x of a line fitted to the points (x, y), constant outside their range."""
     middle = x.mean()
     slope = np.linalg.lstsq((x - middle)[:, None], y - y.mean(), rcond=None)[0][0]
     return np.maximum(y.mean() + slope * (np.clip(at, x.min(), x.max()) - middle), _LEAST)

@@ -210,7 +210,7 @@ class _State(NamedTuple):
 
     true: Doubles
     error: Doubles  # standard error of each score
-    unit: Doubles  # the same, smoothed: what a position of 1 means
+    unit: Doubles  # the same, smoothed: the unit of positions
     position: Doubles
     tail: TailFit
     shift: Doubles  # how far the expected true position is below the estimated one
