@@ -5,8 +5,6 @@ import strategies as sts
 
 import tqvec
 
-METRICS = ("ip", "cosine", "l2")
-
 
 def anisotropic(n, d, seed=0):
     """Rows around a common point whose variances fall as 1/j."""

@@ -3,7 +3,7 @@
 import copy
 import pickle
 import threading
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -434,6 +434,42 @@ def test_a_merge_is_seen_as_a_whole(monkeypatch):
     assert len(seen) > 5
     assert set(seen) == {450}
     assert index.ntotal == 750
+
+
+@pytest.mark.parametrize("change", ["next ids", "own ids", "upsert"])
+def test_a_change_that_fails_midway_leaves_no_trace(change, monkeypatch):
+    """As when memory runs out: neither ids nor rows of it are found later."""
+    index, naive = filled()
+    other, _ = made()
+    if change != "next ids":
+        index.add(vectors(5, seed=3), ids=[-5, -9, -2, -1, -7])
+        naive.add(vectors(5, seed=3), ids=[-5, -9, -2, -1, -7])
+    other.add(vectors(300, seed=1), ids=None if change == "next ids" else np.arange(300) * 7 + 1000)
+    extended, calls = Block.extended, []
+
+    def fail(*given):
+        calls.append(None)
+        if len(calls) == 6 or change == "upsert":
+            raise MemoryError
+        return extended(*given)
+
+    calling = partial(index.merge_from, other)
+    if change == "upsert":
+        calling = partial(index.add, vectors(4, seed=8), [-5, 3, 200, 9999], upsert=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Block, "extended", fail)
+        with pytest.raises(MemoryError):
+            calling()
+    compare(index, naive)
+    assert 9999 not in index
+    assert 1007 not in index
+    for more, seed in ((None, 11), ([-5, 3, 77, 9999], 12)):
+        index.add(vectors(4, seed), ids=more, upsert=True)
+        naive.add(vectors(4, seed), ids=more)
+        compare(index, naive)
+    index.remove_ids([-5, 9999])
+    naive.remove([-5, 9999])
+    compare(index, naive)
 
 
 def test_what_is_in_an_index():

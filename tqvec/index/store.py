@@ -88,6 +88,7 @@ class Store:
         if n == 0:
             return
         if ids is None:
+            self._check_ids_left(n)
             self._add([rows], n, None)
             return
         old = self.find(ids)
@@ -107,7 +108,9 @@ class Store:
         """
         n = sum(block.live for block in blocks)
         ids = None
-        if not renumber:
+        if renumber:
+            self._check_ids_left(n)
+        else:
             ids = np.concatenate([_NO_ROWS, *(block.ids_of(block.live_rows()) for block in blocks)])
             clash = ids[self.find(ids) >= 0]
             if clash.size:
@@ -123,6 +126,10 @@ class Store:
         """
         return self.blocks, _ids_are_range(self.blocks, self.next_id)
 
+    def _check_ids_left(self, n: int) -> None:
+        if self.next_id + n > _LARGEST_ID:
+            raise InputError(f"no {n} ids are left after {self.next_id - 1}; give ids of your own")
+
     def _add(
         self, chunks: Iterable[Rows], n: int, ids: Ids | None, old: Ids = _NO_ROWS, old_ids: Ids = _NO_ROWS
     ) -> None:
@@ -130,8 +137,6 @@ class Store:
 
         Nothing shows before the last lines, which can't fail: rows are written where no block has any.
         """
-        if ids is None and self.next_id + n > _LARGEST_ID:
-            raise InputError(f"no {n} ids are left after {self.next_id - 1}; give ids of your own")
         new = self.next_id if ids is None or _consecutive(ids, self.next_id) else ids
         blocks, start = _without(self.blocks, old), _count(self.blocks)
         table, owned, done = self._table, self._owns_last, 0
@@ -148,11 +153,14 @@ class Store:
             else:
                 blocks = (*blocks, empty_block(self._like, self._prefixes).extended(rows, part))
             owned, done = True, end
+        largest = new + n - 1 if isinstance(new, int) else int(new.max())
         if table is not None:
+            new_ids = np.arange(new, new + n) if isinstance(new, int) else new
+            numbers = np.arange(start, start + n)
             table.remove(old_ids)
-            table.insert(np.arange(new, new + n) if isinstance(new, int) else new, np.arange(start, start + n))
+            table.insert(new_ids, numbers)
         self._table, self._owns_last = table, True
-        self.next_id = max(self.next_id, (new + n - 1 if isinstance(new, int) else int(new.max())) + 1)
+        self.next_id = max(self.next_id, largest + 1)
         self.blocks = blocks
         self._compact()
 

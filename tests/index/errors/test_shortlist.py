@@ -9,8 +9,8 @@ from tqvec.errors import InputError
 from tqvec.eval.recall import exact_search
 from tqvec.eval.sample import load_sample
 from tqvec.index.errors.shortlist import Fetched, required_length
+from tqvec.index.metrics import METRICS
 
-METRICS = ("ip", "cosine", "l2")
 SAMPLE = load_sample()
 BASE, QUERIES = SAMPLE.base.astype(np.float32), SAMPLE.queries.astype(np.float32)
 

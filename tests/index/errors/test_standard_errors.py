@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import strategies as sts
-from index_cases import METRICS, anisotropic, true_scores
+from index_cases import anisotropic, true_scores
 
 import tqvec
 from tqvec.codec import error_byte
@@ -17,6 +17,7 @@ from tqvec.index.errors.standard_errors import (
     score_geometry,
     tail_rates,
 )
+from tqvec.index.metrics import METRICS
 
 LEVELS = ((0.994458, 0.68), (1.959964, 0.95), (2.575829, 0.99))
 
