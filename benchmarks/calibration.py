@@ -1,11 +1,10 @@
 """What does training buy at equal bytes? Untrained and trained indexes of both codebooks beside FAISS and turbovec.
 
-For each seed a rotation and a sample to train on, drawn from the base vectors, 8,000 of them unless told otherwise.
-"from codes" is the untrained index, trained after adding without its vectors. FAISS trains on all base vectors, which
-favours it; OPQ trains for long, so results are written before it starts, and again at the end. `--isotropic 128` takes
-Gaussian vectors instead, in which there is nothing to learn: training must not cost anything there. Similarity is the
-cosine. Seconds are those of the processor, so that a run of hours need not have the machine for itself.
-datasets/README.md tells which folders there are.
+Each seed draws a rotation and a sample to train on from the base vectors, by default 8,000 of them. "from codes" is the
+untrained index, trained after adding without its vectors. FAISS trains on all base vectors, which favours it. OPQ
+trains for long, so results are written before it starts, and again at the end. `--isotropic 128` takes Gaussian vectors
+instead, in which there is nothing to learn: training must not cost anything there. Similarity is the cosine. Seconds
+are processor time, so a run of hours doesn't need the machine for itself. datasets/README.md lists the folders.
 """
 
 from __future__ import annotations
@@ -29,8 +28,9 @@ import tqvec
 from tqvec.errors import LossWarning
 from tqvec.eval.baselines import build_faiss
 from tqvec.eval.readers import read_vectors
-from tqvec.eval.recall import exact_search, normalized, recall
+from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import sample_folder
+from tqvec.exact import normalize
 
 K = 10
 DATA_SEED = 20_000  # of samples to train on; those of rotations start at 0
@@ -40,7 +40,7 @@ Row = tuple[str, int, float, float, NDArray[np.int64]]  # index, bytes, seconds 
 
 
 def ours(x: Floats, queries: Floats, sample: Floats, nbits: int, codebook: str, seed: int) -> Iterator[Row]:
-    """Untrained, trained before adding, and the untrained index trained from its codes."""
+    """Yield an untrained index, one trained before adding, and the untrained one trained from its codes."""
     name = f"tqvec {codebook}"
     indexes = [tqvec.Index(x.shape[1], nbits, "cosine", codebook, seed) for _ in range(2)]
     for index, trained in zip(indexes, ("", ", trained"), strict=True):
@@ -60,21 +60,21 @@ def ours(x: Floats, queries: Floats, sample: Floats, nbits: int, codebook: str, 
 
 
 def product_quantizer(d: int, nbits: int, rotated: bool = False) -> str:
-    """Factory string of the product quantiser with exactly d·nbits bits a vector: of 8 bits a part where `d` allows."""
+    """Return the factory string of the product quantiser with d·nbits bits per vector, 8 per part where `d` allows."""
     part = next(b for b in (8, 10, 6, 12, 4) if d * nbits % b == 0 and d % (d * nbits // b) == 0)
     parts = d * nbits // part
     return (f"OPQ{parts}," if rotated else "") + f"PQ{parts}x{part}np"
 
 
 def faiss(factory: str, x: Floats, queries: Floats) -> Row:
-    """A FAISS index."""
+    """Build and search a FAISS index."""
     built = build_faiss(factory, x, threads=THREADS, clock=time.process_time)
-    found = built.index.search(queries, K)[1]
-    return f"FAISS {factory}", built.code_size, built.train_s, built.build_s - built.train_s, found
+    ids = built.index.search(queries, K)[1]
+    return f"FAISS {factory}", built.code_size, built.train_s, built.build_s - built.train_s, ids
 
 
 def factories(d: int, nbits: int) -> Iterator[str]:
-    """Factory strings of FAISS indexes of these bits a coordinate that train within minutes."""
+    """Yield factory strings of FAISS indexes with these bits per coordinate that train within minutes."""
     yield product_quantizer(d, nbits)
     if d * nbits % 4 == 0 and d % (d * nbits // 4) == 0:
         yield f"PQ{d * nbits // 4}x4fs"
@@ -85,7 +85,7 @@ def factories(d: int, nbits: int) -> Iterator[str]:
 
 
 def rivals(x: Floats, queries: Floats, sample: Floats, nbits: int) -> Iterator[Row]:
-    """FAISS; turbovec where it has the width and the dimension."""
+    """Build and search FAISS indexes, and turbovec where it has the width and the dimension."""
     d = x.shape[1]
     for factory in factories(d, nbits):
         yield faiss(factory, x, queries)
@@ -105,30 +105,30 @@ def rivals(x: Floats, queries: Floats, sample: Floats, nbits: int) -> Iterator[R
 
 
 def data(arguments: argparse.Namespace) -> tuple[str, Floats, Floats]:
-    """Name, base and queries, of length one."""
+    """Return the name of the data, base vectors and queries of length one."""
     if arguments.isotropic:
         rng = np.random.default_rng(10_007)
         rows = [rng.standard_normal((n, arguments.isotropic), np.float32) for n in (arguments.n, 1000)]
-        return f"isotropic-{arguments.isotropic}", normalized(rows[0]), normalized(rows[1])
+        return f"isotropic-{arguments.isotropic}", normalize(rows[0]), normalize(rows[1])
     folder = arguments.folder or sample_folder()
     base, queries = (read_vectors(folder / f"{name}_f16.npy") for name in ("base", "queries"))
-    return folder.resolve().name, normalized(base.astype(np.float32)), normalized(queries.astype(np.float32))
+    return folder.resolve().name, normalize(base.astype(np.float32)), normalize(queries.astype(np.float32))
 
 
 def stages(x: Floats, queries: Floats, arguments: argparse.Namespace) -> Iterator[Iterator[tuple[int, Row]]]:
-    """Bits and results of everything asked for: ours, what trains fast, what trains for long."""
+    """Yield bits and results in three stages: ours, rivals that train fast, rivals that train for long."""
     samples = [
         x[np.random.default_rng(DATA_SEED + seed).choice(len(x), min(arguments.train, len(x)), replace=False)]
         for seed in range(arguments.seeds)
     ]
     yield (
-        (nbits, found)
+        (nbits, row)
         for nbits, codebook in itertools.product(arguments.bits, ("scalar", "trellis"))
         for seed, sample in enumerate(samples)
-        for found in ours(x, queries, sample, nbits, codebook, seed)
+        for row in ours(x, queries, sample, nbits, codebook, seed)
     )
     if not arguments.no_rivals:
-        yield ((nbits, found) for nbits in arguments.bits for found in rivals(x, queries, samples[0], nbits))
+        yield ((nbits, row) for nbits in arguments.bits for row in rivals(x, queries, samples[0], nbits))
         yield ((nbits, faiss(product_quantizer(x.shape[1], nbits, True), x, queries)) for nbits in arguments.bits)
 
 
@@ -138,8 +138,8 @@ def summary(runs: dict[tuple[int, str], list[tuple[int, float, float, float]]], 
     for column in ("bits", "index", "bytes", "mean", "from … to", "train s", "add s"):
         table.add_column(column, justify="right")
     rows = []
-    for (nbits, index), found in sorted(runs.items()):
-        sizes, values, train_s, add_s = (list(column) for column in zip(*found, strict=True))
+    for (nbits, index), results in sorted(runs.items()):
+        sizes, values, train_s, add_s = (list(column) for column in zip(*results, strict=True))
         times = {"train_s": statistics.median(train_s), "add_s": statistics.median(add_s)}
         rows.append({"nbits": nbits, "index": index, "bytes": sizes[0], "recall": values, **times})
         numbers = f"{statistics.mean(values):.4f}", f"{min(values):.4f} … {max(values):.4f}"

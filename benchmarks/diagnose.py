@@ -1,8 +1,8 @@
-"""How far is the recall that `Index.diagnose` tells from the true one? On real data and on made data of many kinds.
+"""How far is the recall that `Index.diagnose` estimates from the true one? On real data and on many kinds of made data.
 
-Three ways: from codes and queries; from codes alone, where stored rows ask for the others; and from codes and a fifth
-of the vectors, for the queries again. True recall is that of exact search in float64, where a result that ties with the
-true k-th counts: of the same queries, or of 2,000 stored rows, of which the diagnosis asks other 500.
+Three methods: from codes and queries; from codes alone, where stored rows search for the others; and from codes and a
+fifth of the vectors, for the queries again. True recall is against exact search in float64, where a result that ties
+with the true k-th counts: of the same queries, or of 2,000 stored rows, while the diagnosis draws 500 others.
 
 A run of some sets is written under the name of `--part`; `--merge` joins all parts and prints the shares.
 """
@@ -28,9 +28,9 @@ from tqvec.eval.readers import read_vectors
 from tqvec.eval.sample import sample_folder
 
 QUERIES = 500
-OWN = 2000  # stored rows that the truth of codes alone is for
+OWN = 2000  # stored rows that search for the others, for the true recall of codes alone
 TRAINED = 8000  # rows to train on
-WAYS = ("queries", "codes", "sample")
+METHODS = ("queries", "codes", "sample")
 DATA_SEED = 30_000  # of data, never of a rotation
 
 Floats = NDArray[np.float32]
@@ -42,7 +42,7 @@ def draw(seed: int) -> np.random.Generator:
 
 
 def real(folder: Path, n: int | None = None) -> Data:
-    """All vectors of a folder, or some."""
+    """Read all vectors of a folder, or `n` random ones."""
     base, queries = (read_vectors(folder / f"{name}_f16.npy") for name in ("base", "queries"))
     rows = draw(1).permutation(len(base))[:n]
     return "cosine", base[np.sort(rows)].astype(np.float32), queries.astype(np.float32)
@@ -54,7 +54,7 @@ def isotropic(d: int) -> Data:
 
 
 def clusters(count: int, spread: float) -> Data:
-    """Gaussian clusters around Gaussian centres; queries come from them too."""
+    """Draw Gaussian clusters around Gaussian centres, and queries from the same clusters."""
     rng = draw(2)
     centres = rng.standard_normal((count, 128), np.float32)
 
@@ -65,7 +65,7 @@ def clusters(count: int, spread: float) -> Data:
 
 
 def sparse() -> Data:
-    """12 of 256 coordinates, some of them far more often than others."""
+    """Draw rows with 12 of 256 coordinates, some of them far more often than others."""
     rng = draw(3)
     often = 1 / np.arange(1, 257) ** 0.7
 
@@ -79,27 +79,27 @@ def sparse() -> Data:
 
 
 def duplicates(folder: Path, noise: float) -> Data:
-    """Few vectors, each some times; with noise, almost the same."""
+    """Repeat few vectors; with noise, copies differ a little."""
     metric, x, queries = real(folder)
     x = x[draw(4).integers(0, min(15_000, len(x) // 3), min(50_000, len(x)))]
     return metric, x + np.float32(noise) * draw(5).standard_normal(x.shape, np.float32), queries
 
 
 def lengths(folder: Path, metric: str) -> Data:
-    """With log-normal lengths."""
+    """Scale vectors of a folder to log-normal lengths."""
     _, x, queries = real(folder, 50_000)
     return metric, x * np.exp(0.3 * draw(6).standard_normal((len(x), 1), np.float32)), queries
 
 
 def anisotropic(metric: str) -> Data:
-    """Variances that fall as 1/j, around a common point."""
+    """Draw rows around a common point with variances that fall as 1/j."""
     rng = draw(7)
     scale = (2 / np.sqrt(np.arange(1, 65))).astype(np.float32)
     return metric, *(rng.standard_normal((n, 64), np.float32) * scale + np.float32(0.3) for n in (50_000, QUERIES))
 
 
 def sets(folders: list[Path]) -> dict[str, Callable[[], Data]]:
-    """By name; what is made from real data takes the first folder."""
+    """Return functions that load or draw each data set, by name; variants of real data use the first folder."""
     first = folders[0]
     return {
         **{folder.resolve().name: lambda folder=folder: real(folder) for folder in folders},
@@ -119,10 +119,10 @@ def sets(folders: list[Path]) -> dict[str, Callable[[], Data]]:
 
 
 class Truth:
-    """Exact k-th best scores of queries, to judge results by; `own` are rows that don't count."""
+    """Exact k-th best scores of queries, to measure recall by; row `own` of each query doesn't count."""
 
     def __init__(self, data: Data, queries: Floats, k: int, own: NDArray[np.int64] | None = None):
-        self.asked, self.metric, self.k, self.own = queries, data[0], k, own
+        self.asking, self.metric, self.k, self.own = queries, data[0], k, own
         self.queries, self.rows = queries.astype(np.float64), data[1].astype(np.float64)
         if self.metric == "cosine":
             self.queries /= np.linalg.norm(self.queries, axis=1, keepdims=True)
@@ -141,7 +141,7 @@ class Truth:
         return -np.partition(-scores, self.k - 1, axis=1)[:, self.k - 1] - tie
 
     def recall(self, index: tqvec.Index) -> float:
-        ids = index.search(self.asked, k=self.k + (self.own is not None))[1]
+        ids = index.search(self.asking, k=self.k + (self.own is not None))[1]
         if self.own is not None:
             order = np.argsort(ids == self.own[:, None], axis=1, kind="stable")
             ids = np.take_along_axis(ids, np.sort(order[:, : self.k], axis=1), axis=1)
@@ -150,47 +150,49 @@ class Truth:
 
 
 def cells(data: Data, widths: list[int], k: int, codebooks: list[str], train: bool) -> Iterator[dict[str, Any]]:
-    """A row for each index: true recall, and what was told, by the three ways."""
+    """Yield a row for each index: true recall and its estimates by the three methods."""
     metric, x, queries = data
     queries = queries[:QUERIES]
     own = draw(8).permutation(len(x))[:OWN]
-    asked, stored = Truth(data, queries, k), Truth(data, x[own], k, own)
+    queries_truth, rows_truth = Truth(data, queries, k), Truth(data, x[own], k, own)
     fifth = x[draw(9).permutation(len(x))[: len(x) // 5]]
     for codebook, trained, nbits in itertools.product(codebooks, (False, True)[: 1 + train], widths):
         index = tqvec.Index(x.shape[1], nbits=nbits, metric=metric, codebook=codebook)
-        if trained and not index.train(x[draw(10).permutation(len(x))[:TRAINED]]).used:
+        if trained and not index.train(x[draw(10).permutation(len(x))[:TRAINED]]).accepted:
             continue
         index.add(x)
         row: dict[str, Any] = {"index": f"{nbits} bits, {codebook}" + (", trained" if trained else "")}
-        of_queries, of_rows = asked.recall(index), stored.recall(index)
-        for way, arguments, true in (
+        of_queries, of_rows = queries_truth.recall(index), rows_truth.recall(index)
+        for method, arguments, true in (
             ("queries", {"queries": queries}, of_queries),
             ("codes", {}, of_rows),
             ("sample", {"queries": queries, "sample": fifth}, of_queries),
         ):
             start = time.perf_counter()
-            found = index.diagnose(k=k, **arguments)
+            diagnosis = index.diagnose(k=k, **arguments)
             seconds = time.perf_counter() - start
-            told = {"true": true, "told": found.recall, "interval": found.interval}
-            row[way] = told | {"way": found.way, "seconds": seconds}
-        row["options"] = [option._asdict() for option in found.options]
+            values = {"true": true, "estimate": diagnosis.recall, "interval": diagnosis.interval}
+            row[method] = values | {"method": diagnosis.method, "seconds": seconds}
+        row["alternatives"] = [other._asdict() for other in diagnosis.alternatives]
         yield row
 
 
 def summary(rows: list[dict[str, Any]]) -> None:
-    """Print how near each way is to the truth, over all cells, and where it is farthest off."""
-    for way in WAYS:
-        off = np.array([row[way]["told"] - row[way]["true"] for row in rows])
-        inside = np.mean([row[way]["interval"][0] <= row[way]["true"] <= row[way]["interval"][1] for row in rows])
+    """Print how near each method is to the truth, over all cells, and where it is farthest off."""
+    for method in METHODS:
+        off = np.array([row[method]["estimate"] - row[method]["true"] for row in rows])
+        inside = np.mean(
+            [row[method]["interval"][0] <= row[method]["true"] <= row[method]["interval"][1] for row in rows]
+        )
         worst = [f"{off[at]:+.3f} {rows[at]['data']} {rows[at]['index']}" for at in np.argsort(-np.abs(off))[:5]]
         console.print(
-            f"{way}: {np.mean(np.abs(off) <= 0.02):.0%} of {off.size} cells within .02, root mean square "
+            f"{method}: {np.mean(np.abs(off) <= 0.02):.0%} of {off.size} cells within 0.02, root mean square "
             f"{np.sqrt(np.mean(off**2)):.4f}, {inside:.0%} inside the interval; worst: {'; '.join(worst)}"
         )
 
 
-def merged() -> list[dict[str, Any]]:
-    """Rows of all parts, whose files are removed once they are joined."""
+def merge() -> list[dict[str, Any]]:
+    """Join the rows of all parts into one report, and remove their files."""
     parts = sorted(RESULTS.glob("diagnose-part-*.json"))
     rows = [row for path in parts for row in json.loads(path.read_text())["rows"]]
     report("diagnose", rows)
@@ -200,7 +202,7 @@ def merged() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Print true and told recall for every set, width and codebook."""
+    """Print true and estimated recall for every set, width and codebook."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "folders", type=Path, nargs="*", help="with base_f16.npy and queries_f16.npy; default: the sample"
@@ -214,18 +216,18 @@ def main() -> None:
     parser.add_argument("--merge", action="store_true", help="join the results of parts, and run nothing")
     arguments = parser.parse_args()
     if arguments.merge:
-        summary(merged())
+        summary(merge())
         return
-    made = sets(arguments.folders or [sample_folder()])
+    loaders = sets(arguments.folders or [sample_folder()])
     rows: list[dict[str, Any]] = []
-    for name in arguments.sets or made:
-        table = Table(title=f"recall {arguments.k}@{arguments.k}, told and true, on {name}")
+    for name in arguments.sets or loaders:
+        table = Table(title=f"recall {arguments.k}@{arguments.k}, estimated and off the truth, on {name}")
         for column in ("index", "queries", "", "codes alone", "", "with a fifth", ""):
             table.add_column(column, justify="right")
-        for row in cells(made[name](), arguments.bits, arguments.k, arguments.codebooks, not arguments.no_training):
+        for row in cells(loaders[name](), arguments.bits, arguments.k, arguments.codebooks, not arguments.no_training):
             rows.append({"data": name, "k": arguments.k, **row})
-            told = [(row[way]["told"], row[way]["told"] - row[way]["true"]) for way in WAYS]
-            line = [text for value, off in told for text in (f"{value:.3f}", f"{off:+.3f}")]
+            values = [(row[method]["estimate"], row[method]["estimate"] - row[method]["true"]) for method in METHODS]
+            line = [text for value, off in values for text in (f"{value:.3f}", f"{off:+.3f}")]
             table.add_row(row["index"], *line)
             console.print(f"{name}: {row['index']}: {' '.join(line)}; {row['sample']['seconds']:.0f} s")
         console.print(table)

@@ -19,8 +19,8 @@ from rich.progress import track
 from rich.table import Table
 
 import tqvec
-from tqvec.eval.recall import normalized
 from tqvec.eval.sample import load_sample
+from tqvec.exact import normalize
 
 Z = (0.994458, 1.959964, 2.575829)  # 68, 95 and 99 % of a normal distribution
 RESULTS = (10, 100)
@@ -46,7 +46,7 @@ class Data(NamedTuple):
 def datasets(folder: Path | None) -> Iterator[Data]:
     """The full set, or what every checkout has."""
     given = load_sample(folder)
-    x, queries = (normalized(np.asarray(rows, np.float32)) for rows in (given.base, given.queries))
+    x, queries = (normalize(np.asarray(rows, np.float32)) for rows in (given.base, given.queries))
     if folder is not None:
         yield Data("WordNet", x, queries, ("cosine", "ip", "l2"), (False, True))
         return

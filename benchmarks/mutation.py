@@ -53,7 +53,7 @@ def ours(n: int, d: int) -> dict[str, float]:
             lambda i, index=index, unit=unit: index.remove_ids([unit * (i * 97)])
         )
         found[f"tqvec, {name}: update"] = median_ms(
-            lambda i, index=index, unit=unit: index.update([unit * (i * 97 + 1)], extra[i])
+            lambda i, index=index, unit=unit: index.update(ids=[unit * (i * 97 + 1)], x=extra[i])
         )
     return found
 

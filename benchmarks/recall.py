@@ -20,8 +20,9 @@ from rich.table import Table
 
 import tqvec
 from tqvec.eval.baselines import build_faiss
-from tqvec.eval.recall import exact_search, normalized, recall
+from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import load_sample
+from tqvec.exact import normalize
 
 K = 10
 
@@ -40,7 +41,7 @@ def data(arguments: argparse.Namespace) -> tuple[str, str, Floats, Floats]:
         x = rng.standard_normal((arguments.n, arguments.isotropic), np.float32)
         return "isotropic Gaussian", "ip", x, rng.standard_normal((1000, arguments.isotropic), np.float32)
     sample = load_sample(arguments.folder)
-    base, queries = (normalized(np.asarray(rows, np.float32)) for rows in (sample.base, sample.queries))
+    base, queries = (normalize(np.asarray(rows, np.float32)) for rows in (sample.base, sample.queries))
     return "WordNet", "cosine", base, queries
 
 

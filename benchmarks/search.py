@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 import tqvec
-from tqvec.eval.recall import exact_search, normalized, recall
+from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import load_sample
+from tqvec.exact import normalize
 
 AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "", "FAISS_SIMD_LEVEL": "AVX2"}
 NBITS, K, BATCH, SINGLES, REPEATS = 4, 10, 200, 20, 7
@@ -42,11 +43,11 @@ def cases(n: int, dims: list[int], folder: Path | None) -> Iterator[tuple[str, F
     """Name, base and queries: isotropic vectors of each dimension, and the embeddings of a folder."""
     if folder is not None:
         sample = load_sample(folder)
-        x, queries = (normalized(np.asarray(rows, np.float32)) for rows in (sample.base[:n], sample.queries[:BATCH]))
+        x, queries = (normalize(np.asarray(rows, np.float32)) for rows in (sample.base[:n], sample.queries[:BATCH]))
         yield "WordNet", x, queries
     for d in dims:
         x = unit_vectors(n, d, seed=2)
-        yield "isotropic", x, normalized(x[:BATCH] + 0.5 * unit_vectors(BATCH, d, seed=3))
+        yield "isotropic", x, normalize(x[:BATCH] + 0.5 * unit_vectors(BATCH, d, seed=3))
 
 
 def streaming_rate(size: int) -> float:
@@ -58,7 +59,7 @@ def streaming_rate(size: int) -> float:
 def bytes_read(index: tqvec.Index, count: int) -> float:
     """Bytes that each of `count` queries must read at least."""
     if count > 1:
-        return index.nbytes / count
+        return index.ntotal * index.code_size / count
     return index.ntotal * (-(-index.d // 32) * 4 + 4)
 
 

@@ -20,7 +20,11 @@ from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import FormatError, InputError, LossWarning, TqvecError, UnsupportedError
 from tqvec.index import selectors
+from tqvec.index.diagnose.causes import Cause
+from tqvec.index.diagnose.diagnosis import Alternative, Diagnosis
 from tqvec.index.index import Index
+from tqvec.index.selectors import Filter
+from tqvec.index.training import Loss, Training
 from tqvec.kernels.features import simd_info
 
 if TYPE_CHECKING:
@@ -29,12 +33,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alternative",
+    "Cause",
     "Codes",
+    "Diagnosis",
+    "Filter",
     "FormatError",
     "Index",
     "InputError",
+    "Loss",
     "LossWarning",
     "TqvecError",
+    "Training",
     "TurboQuant",
     "UnsupportedError",
     "__version__",

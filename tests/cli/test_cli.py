@@ -184,7 +184,7 @@ def test_fractional_width(vectors):
 def test_info_on_a_trained_index(tmp_path):
     x = np.random.default_rng(1).standard_normal((600, 32)).astype(np.float32) / np.arange(1, 33, dtype=np.float32)
     index = tqvec.Index(32, nbits=2)
-    assert index.train(x).used
+    assert index.train(x).accepted
     index.add(x)
     index.save(tmp_path / "x.tqv")
     told = run("info", tmp_path / "x.tqv").output
@@ -320,7 +320,7 @@ def test_warmup_leaves_nothing_to_compile():
     for metric, codebook in (("ip", "scalar"), ("l2", "trellis")):
         for trained in (False, True):
             index = tqvec.Index(32, nbits=3, metric=metric, codebook=codebook)
-            assert not trained or index.train(x).used
+            assert not trained or index.train(x).accepted
             index.add(x)
             for count, k in ((1, 3), (40, 3), (2, 200)):
                 index.search(x[:count], k=k, threads=2)

@@ -13,7 +13,7 @@ X = np.random.default_rng(10_090).standard_normal((300, 24)).astype(np.float32)
 Q = np.random.default_rng(10_091).standard_normal((20, 24)).astype(np.float32)
 
 
-def told_by(*arguments):
+def output_of(*arguments):
     result = run("diagnose", *arguments)
     assert result.exit_code == 0
     return result.stdout
@@ -32,54 +32,54 @@ def files(tmp_path, monkeypatch):
 
 
 def test_vectors(files):
-    expected = files.diagnose(Q, X, k=5)
+    expected = files.diagnose(queries=Q, sample=X, k=5)
     for name in ("x.npy", "x.fvecs"):
-        told = told_by(name, "--nbits", 2, "--metric", "l2", "--queries", "q.npy", "-k", 5)
+        output = output_of(name, "--nbits", 2, "--metric", "l2", "--queries", "q.npy", "-k", 5)
         low, high = expected.interval
-        assert f"{name}: recall 5@5: {expected.recall:.3f} ({low:.3f} to {high:.3f})" in told
-        assert "measured on all 300 vectors; 20 queries" in told
-        assert expected.rerank in told
-        for option in expected.options:
-            assert f"│ {option.name}" in told
-            assert f"│  {option.recall:.3f} │" in told
-        for limit in expected.limits:
-            assert f"│ {limit.name}" in told
+        assert f"{name}: recall 5@5: {expected.recall:.3f} ({low:.3f} to {high:.3f})" in output
+        assert "measured on all 300 vectors; 20 queries" in output
+        assert expected.rerank in output
+        for other in expected.alternatives:
+            assert f"│ {other.name}" in output
+            assert f"│  {other.recall:.3f} │" in output
+        for cause in expected.causes:
+            assert f"│ {cause.name}" in output
 
 
 def test_an_index_file(files):
-    for arguments, given in (
+    for arguments, (queries, sample) in (
         ((), (None, None)),
         (("--queries", "q.npy"), (Q, None)),
         (("--sample", "x.npy"), (None, X)),
         (("--queries", "q.npy", "--sample", "x.fvecs"), (Q, X)),
     ):
-        told = told_by("x.tqv", *arguments)
-        expected = files.diagnose(*given)
-        assert f"recall 10@10: {expected.recall:.3f} (" in told
-        assert expected.way in told
+        output = output_of("x.tqv", *arguments)
+        expected = files.diagnose(queries=queries, sample=sample)
+        assert f"recall 10@10: {expected.recall:.3f} (" in output
+        assert expected.method in output
 
 
 def test_defaults_and_the_trellis(files):
-    assert "│ 4 bits (now)" in told_by("x.npy")
-    assert "│ 2 bits, trellis (now)" in told_by("x.npy", "--nbits", 2, "--codebook", "trellis")
+    assert "│ 4 bits (now)" in output_of("x.npy")
+    assert "│ 2 bits, trellis (now)" in output_of("x.npy", "--nbits", 2, "--codebook", "trellis")
 
 
 def test_of_many_vectors_a_part_corrects(files, monkeypatch):
     monkeypatch.setattr("tqvec.cli.diagnose._NUMBERS", 1000)
     monkeypatch.setattr("tqvec.cli.diagnose._DRAWN", 100)
     monkeypatch.setattr("tqvec.cli.diagnose._ROWS", 64)
-    told = told_by("x.npy", "--nbits", 2)
-    assert "estimated from 300 codes and corrected by" in told
-    assert "measured on 100 rows of the sample" in told
+    output = output_of("x.npy", "--nbits", 2)
+    assert "estimated from 300 codes and corrected by" in output
+    assert "measured on 100 rows of the sample" in output
 
 
 def test_plots(files):
     pytest.importorskip("matplotlib")
-    told = told_by("x.npy", "--nbits", 2, "--plot", "x.png")
-    assert told.endswith("written: x.png\n")
+    output = output_of("x.npy", "--nbits", 2, "--plot", "x.png")
+    assert output.endswith("written: x.png\n")
     with open("x.png", "rb") as file:
         assert file.read(4) == b"\x89PNG"
-    told_by("x.npy", "-k", 299, "--plot", "x.svg")
+    output_of("x.npy", "-k", 299, "--plot", "x.svg")
     with open("x.svg", encoding="utf-8") as file:
         assert "<svg" in file.read()
 

@@ -18,7 +18,7 @@ import numpy as np
 import tqvec
 from tqvec.codec.codebooks import scalar
 from tqvec.index.file import io
-from tqvec.index.rows import encoded
+from tqvec.index.rows import encode_rows
 from tqvec.reference import packing, prod, quantize, splitmix
 
 PATH = Path(__file__).with_name("codes.json")
@@ -92,7 +92,7 @@ def golden_index(name):
 def save_with_ids(path):
     """The vectors of the index "scalar" once more, with ids."""
     codec = golden_index("scalar").codec
-    rows = encoded(codec, "ip", golden_input(codec.d, codec.seed))
+    rows = encode_rows(codec, "ip", golden_input(codec.d, codec.seed))
     rows["ids"] = np.array([2**62, 0, 7, 3, 2**40])
     io.save(path, codec, "ip", ROWS, [rows], None, 2**62 + 1)
 

@@ -1,10 +1,10 @@
 """Settings of the tests of `Index`."""
 
-import plain
+import naive_index
 import pytest
 
 
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 100 rows."""
-    plain.small_blocks(monkeypatch)
+    naive_index.small_blocks(monkeypatch)

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 import strategies as sts
-from plain import small_blocks
+from naive_index import small_blocks
 
 import tqvec
 from tqvec.errors import InputError
@@ -78,7 +78,7 @@ class Run:
         self.index = tqvec.Index(D, nbits=4, seed=3)
         core = self.index._core
         rows = empty_rows(core.codec, "ip")
-        self.index._core = core._replace(store=store(rows, core.scanner.prefixes, self.index._lock))
+        self.index._core = core._replace(store=store(rows, core.scanner.prefixes, self.index._block_rows))
         self.index.add(sts.normal(filler, D, seed=2) * np.float32(0.01), ids=-2 - np.arange(filler))
         self.begun, self.complete = np.zeros(GROUPS, np.int64), np.zeros(GROUPS, np.int64)
         self.stop, self.wrong, self.reads = threading.Event(), [], 0

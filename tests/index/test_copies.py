@@ -19,7 +19,7 @@ def kinds():
     yield tqvec.Index(24, nbits=2.5)
     yield tqvec.Index(24, nbits=3, codebook="trellis")
     index = tqvec.Index(24, nbits=2)
-    assert index.train(X).used
+    assert index.train(X).accepted
     yield index
 
 

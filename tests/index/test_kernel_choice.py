@@ -74,7 +74,7 @@ def test_isotropic_vectors(d, codebook, nbits, monkeypatch):
 def test_trained(metric, codebook, nbits, monkeypatch):
     sample = load_sample()
     index = tqvec.Index(384, nbits=nbits, metric=metric, codebook=codebook, seed=3)
-    assert index.train(sample.base[:4000]).used
+    assert index.train(sample.base[:4000]).accepted
     assert len(index.codec.bands) > 1
     index.add(sample.base)
     check_all(index, sample.queries[:200], monkeypatch)
@@ -84,7 +84,7 @@ def test_queries_in_bands_that_the_prefix_skips(monkeypatch):
     """The prefix tells nothing of their scores, and its factor would be infinite."""
     sample = load_sample()
     index = tqvec.Index(384, seed=3)
-    assert index.train(sample.base[:4000]).used
+    assert index.train(sample.base[:4000]).accepted
     index.add(sample.base)
     skipped = np.array(index.codec.bands)[index._core.scanner._stages.skipped]
     assert len(skipped) > 0
@@ -132,7 +132,7 @@ def test_one_trained_band_of_some_axes(codebook, nbits, monkeypatch):
     basis = np.linalg.qr(rng.standard_normal((128, 128)))[0] * np.where(np.arange(128) < 64, 1, 0.02)[:, None]
     x, queries = ((rng.standard_normal((n, 128)) @ basis).astype(np.float32) for n in (20_000, 200))
     index = tqvec.Index(128, nbits=nbits, codebook=codebook)
-    assert index.train(x[:4000]).used
+    assert index.train(x[:4000]).accepted
     assert index.codec.bands == ((0, 64, 2 * nbits),)
     index.add(x)
     check_all(index, queries, monkeypatch)

@@ -4,23 +4,21 @@ import multiprocessing
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
+from index_cases import build_index
 
 import tqvec
-from tqvec.index.index import METRICS
+from tqvec.index.metrics import METRICS
+
+build = partial(build_index, nbits=4, seed=5)
 
 
 def data(n, d, seed=1):
     rng = np.random.default_rng(seed)
     return (rng.standard_normal((n, d)) * rng.uniform(0.2, 3, (n, 1))).astype(np.float32)
-
-
-def built(x, metric="ip", nbits=4, seed=5):
-    index = tqvec.Index(x.shape[1], nbits=nbits, metric=metric, seed=seed)
-    index.add(x)
-    return index
 
 
 def dense_scores(x, queries, metric, nbits=4, seed=5):
@@ -43,7 +41,7 @@ def dense_scores(x, queries, metric, nbits=4, seed=5):
 )
 def test_scores_are_the_dense_ones(metric, d, nbits):
     x, queries = data(300, d), data(9, d, seed=2)
-    scores, ids = built(x, metric, nbits).search(queries, k=300)
+    scores, ids = build(x, nbits=nbits, metric=metric).search(queries, k=300)
     dense = dense_scores(x, queries, metric, nbits)
     assert np.array_equal(np.sort(ids, axis=1), np.broadcast_to(np.arange(300), ids.shape))
     # The error bound of kernels/scan/README.md: 32767 steps a query, at least 64000 / c_max√d a code vector.
@@ -61,7 +59,7 @@ def test_scores_are_the_dense_ones(metric, d, nbits):
 @pytest.mark.parametrize("metric", METRICS)
 def test_top_k_is_a_prefix_whatever_k_batch_and_threads(metric):
     x, queries = data(5000, 96), data(70, 96, seed=2)
-    index = built(x, metric)
+    index = build(x, metric=metric)
     scores, ids = index.search(queries, k=200, threads=1)
     for k in (1, 10, 100):
         for threads in (1, 2, 3):
@@ -77,9 +75,9 @@ def test_top_k_is_a_prefix_whatever_k_batch_and_threads(metric):
 
 def test_large_results_come_in_batches(monkeypatch):
     x, queries = data(500, 32), data(20, 32, seed=2)
-    index = built(x)
+    index = build(x)
     scores, ids = index.search(queries, k=50)
-    monkeypatch.setattr("tqvec.index.index._HEAP_ENTRIES", 333)
+    monkeypatch.setattr("tqvec.index.snapshot._HEAP_ENTRIES", 333)
     again, again_ids = index.search(queries, k=50)
     assert np.array_equal(scores, again)
     assert np.array_equal(ids, again_ids)
@@ -87,7 +85,7 @@ def test_large_results_come_in_batches(monkeypatch):
 
 def test_equal_scores_come_by_id():
     x = np.repeat(data(3, 50), 40, axis=0)[np.random.default_rng(3).permutation(120)]
-    scores, ids = built(x).search(data(4, 50, seed=2), k=60, threads=1)
+    scores, ids = build(x).search(data(4, 50, seed=2), k=60, threads=1)
     for row, row_ids in zip(scores, ids, strict=True):
         for value in np.unique(row)[1:]:  # the lowest value may be cut off
             assert np.all(np.diff(row_ids[row == value]) > 0)
@@ -100,7 +98,7 @@ def test_zero_vectors_and_zero_queries():
     x = data(20, 40)
     x[7] = 0
     for metric in METRICS:
-        index = built(x, metric)
+        index = build(x, metric=metric)
         scores, ids = index.search(np.zeros(40, np.float32), k=20)
         expected = np.sort((x.astype(np.float64) ** 2).sum(1)) if metric == "l2" else np.zeros(20)
         np.testing.assert_allclose(scores[0], expected, rtol=1e-6)
@@ -113,9 +111,9 @@ def test_zero_vectors_and_zero_queries():
 def test_dtypes_and_memory_orders(dtype):
     x = data(200, 48).astype(np.float16)
     queries = x[:5].astype(dtype)
-    expected = built(x.astype(np.float32)).search(queries.astype(np.float32), k=7)
+    expected = build(x.astype(np.float32)).search(queries.astype(np.float32), k=7)
     for rows in (x.astype(dtype), np.asfortranarray(x.astype(dtype)), np.repeat(x.astype(dtype), 2, axis=0)[::2]):
-        found = built(rows).search(np.asfortranarray(queries), k=7)
+        found = build(rows).search(np.asfortranarray(queries), k=7)
         assert np.array_equal(found[0], expected[0])
         assert np.array_equal(found[1], expected[1])
 
@@ -123,20 +121,20 @@ def test_dtypes_and_memory_orders(dtype):
 def test_bfloat16():
     ml_dtypes = pytest.importorskip("ml_dtypes")
     x = data(50, 16).astype(ml_dtypes.bfloat16)
-    assert np.array_equal(built(x).search(x[:3], k=3)[1], built(x.astype(np.float32)).search(x[:3], k=3)[1])
+    assert np.array_equal(build(x).search(x[:3], k=3)[1], build(x.astype(np.float32)).search(x[:3], k=3)[1])
 
 
 def test_read_only_input_and_lists():
     x = data(30, 8)
     x.setflags(write=False)
-    index = built(x, "cosine")
+    index = build(x, metric="cosine")
     assert index.search(x[:2].tolist(), k=1)[1].tolist() == [[0], [1]]
 
 
 def test_fewer_vectors_than_k():
     x = data(3, 20)
     for metric, empty in (("ip", -np.inf), ("cosine", -np.inf), ("l2", np.inf)):
-        scores, ids = built(x, metric).search(x[:2], k=5)
+        scores, ids = build(x, metric=metric).search(x[:2], k=5)
         assert ids[:, 3:].tolist() == [[-1, -1]] * 2
         assert np.all(scores[:, 3:] == empty)
         assert np.all(np.sort(ids[:, :3]) == np.arange(3))
@@ -146,7 +144,7 @@ def test_fewer_vectors_than_k():
 
 
 def test_no_queries_and_no_vectors():
-    index = built(data(10, 20))
+    index = build(data(10, 20))
     scores, ids = index.search(np.empty((0, 20), np.float32), k=3)
     assert scores.shape == ids.shape == (0, 3)
     index.add(np.empty((0, 20), np.float32))
@@ -155,11 +153,11 @@ def test_no_queries_and_no_vectors():
 
 def test_adding_in_pieces_is_adding_at_once():
     x = data(1000, 60)
-    whole, pieces = built(x), tqvec.Index(60, seed=5)
+    whole, pieces = build(x), tqvec.Index(60, seed=5)
     for start, stop in ((0, 1), (1, 18), (18, 18), (18, 700), (700, 1000)):
         pieces.add(x[start:stop])
     assert pieces.ntotal == 1000
-    assert pieces.nbytes == 1000 * pieces.code_size
+    assert pieces.nbytes.codes + pieces.nbytes.scales == 1000 * pieces.code_size
     assert np.array_equal(whole.search(x[:9], 10)[0], pieces.search(x[:9], 10)[0])
     assert np.array_equal(whole.search(x[:9], 10)[1], pieces.search(x[:9], 10)[1])
 
@@ -172,7 +170,7 @@ def test_bytes_a_vector():
 
 def test_concurrent_searches_and_fork():
     x, queries = data(6000, 64), data(40, 64, seed=2)
-    index = built(x)
+    index = build(x)
     expected = index.search(queries, k=5, threads=2)
     start = threading.Barrier(6)
 
@@ -191,7 +189,7 @@ def test_concurrent_searches_and_fork():
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_can_search():
     x = data(6000, 64)
-    index = built(x)
+    index = build(x)
     expected = index.search(x[:4], k=5, threads=2)[1]
     child = os.fork()
     if child == 0:
@@ -206,7 +204,7 @@ def search_saved(path, queries):
 
 def test_a_spawned_process_can_search(tmp_path):
     x = data(6000, 64)
-    index = built(x)
+    index = build(x)
     index.save(tmp_path / "x.tqv")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply(search_saved, (tmp_path / "x.tqv", x[:4]))

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import strategies as sts
-from plain import PlainIndex
+from naive_index import NaiveIndex
 
 import tqvec
 from tqvec.errors import InputError
-from tqvec.index import blocks, scanner
+from tqvec.index import scanner
 from tqvec.index.selectors import Ids, Mask, Range, Selector
 from tqvec.kernels.dispatch import available
 
@@ -19,39 +19,39 @@ QUERIES = sts.normal(3, D, seed=900)
 def counting(metric="ip", removed=True):
     """An index of own ids 0 … 459, of which some are removed."""
     index = tqvec.Index(D, nbits=2, metric=metric, seed=3)
-    plain = PlainIndex(index)
+    naive = NaiveIndex(index)
     for n, seed in ((130, 1), (70, 2), (1, 3), (259, 4)):
         index.add(sts.normal(n, D, seed))
-        plain.add(sts.normal(n, D, seed))
+        naive.add(sts.normal(n, D, seed))
     if removed:
         gone = [*range(64, 128), *range(300, 310), 459, 0, 250]
         index.remove_ids(gone)
-        plain.remove(gone)
-    return index, plain
+        naive.remove(gone)
+    return index, naive
 
 
 def scattered(metric="ip"):
     """An index of ids in no order, from one end of int64 to the other."""
     index = tqvec.Index(D, nbits=2, metric=metric, seed=3)
-    plain = PlainIndex(index)
+    naive = NaiveIndex(index)
     ids = np.concatenate([sts.rng(1).permutation(600)[:350] - 300, [2**63 - 1, -(2**63), 10**12, -(10**12)]])
     for start in range(0, ids.size, 90):
         part = ids[start : start + 90]
         index.add(sts.normal(part.size, D, start), ids=part)
-        plain.add(sts.normal(part.size, D, start), ids=part)
+        naive.add(sts.normal(part.size, D, start), ids=part)
     index.remove_ids(ids[::13])
-    plain.remove(ids[::13])
-    return index, plain
+    naive.remove(ids[::13])
+    return index, naive
 
 
-def compare(index, plain, filter, keep):
+def compare(index, naive, filter, keep):
     """Searches with a filter find what they should among the ids of `keep`."""
     keep = set(keep)
     for k in (1, 10, 60, index.ntotal + 2):
         found = index.search(QUERIES, k=k, filter=filter, threads=2)
-        plain.check(QUERIES, k, found, keep)
+        naive.check(QUERIES, k, found, keep)
     radius = float(np.sort(found[0][0])[index.ntotal // 2])
-    plain.check_range(QUERIES, radius, index.range_search(QUERIES, radius, filter=filter), keep)
+    naive.check_range(QUERIES, radius, index.range_search(QUERIES, radius, filter=filter), keep)
 
 
 SIZES = (0.0, 0.01, 0.1, 0.5, 0.99, 1.0)
@@ -61,38 +61,38 @@ SIZES = (0.0, 0.01, 0.1, 0.5, 0.99, 1.0)
 @pytest.mark.parametrize("build", [counting, scattered])
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 def test_masks(metric, build, share):
-    index, plain = build(metric)
+    index, naive = build(metric)
     mask = sts.rng(5).random(index.ntotal) < share
     keep = index.ids[mask].tolist()
     for filter in (mask, mask.tolist(), Mask(mask), ~Mask(~mask), np.repeat(mask, 2)[::2]):
-        compare(index, plain, filter, keep)
+        compare(index, naive, filter, keep)
 
 
 @pytest.mark.parametrize("share", SIZES)
 @pytest.mark.parametrize("build", [counting, scattered])
 def test_ids(build, share):
-    index, plain = build()
+    index, naive = build()
     ids = sts.rng(6).permutation(index.ids)[: int(share * index.ntotal)]
     strangers = np.array([10**9, -17 if build is counting else 10**6, 64, 300, 2**62], np.int64)
     for filter in (ids, ids.tolist(), Ids(ids), np.append(ids, strangers), np.append(ids, ids[:3])):
-        compare(index, plain, filter, {*ids.tolist(), *strangers.tolist()} if np.size(filter) > ids.size + 3 else ids)
+        compare(index, naive, filter, {*ids.tolist(), *strangers.tolist()} if np.size(filter) > ids.size + 3 else ids)
 
 
 @pytest.mark.parametrize("build", [counting, scattered])
 def test_ids_of_every_sign(build):
     """The id 0 is above all negative ones, and not among them."""
-    index, plain = build()
+    index, naive = build()
     for ids in ([-5], [-5, -4], [0], [2**63 - 1], [-(2**63)], [-(2**63), 2**63 - 1], [1], [459], []):
-        compare(index, plain, ids, ids)
-        compare(index, plain, ~Ids(ids), set(plain.ids) - set(ids))
+        compare(index, naive, ids, ids)
+        compare(index, naive, ~Ids(ids), set(naive.ids) - set(ids))
 
 
 def test_ids_of_other_types():
-    index, plain = counting()
+    index, naive = counting()
     for dtype in (np.int8, np.uint8, np.int32, np.uint64):
-        compare(index, plain, np.array([3, 77, 120], dtype), [3, 77, 120])
-    compare(index, plain, 5, [5])
-    compare(index, plain, np.int16(5), [5])
+        compare(index, naive, np.array([3, 77, 120], dtype), [3, 77, 120])
+    compare(index, naive, 5, [5])
+    compare(index, naive, np.int16(5), [5])
 
 
 RANGES = (
@@ -108,18 +108,18 @@ RANGES = (
 
 @pytest.mark.parametrize("build", [counting, scattered])
 def test_ranges(build):
-    index, plain = build()
+    index, naive = build()
     for given in RANGES:
-        keep = {i for i in plain.ids if i in given}
-        compare(index, plain, given, keep)
-    compare(index, plain, Range(-20, 77), {i for i in plain.ids if -20 <= i < 77})
+        keep = {i for i in naive.ids if i in given}
+        compare(index, naive, given, keep)
+    compare(index, naive, Range(-20, 77), {i for i in naive.ids if -20 <= i < 77})
 
 
 @pytest.mark.parametrize("build", [counting, scattered])
 def test_composition(build):
-    index, plain = build()
+    index, naive = build()
     rng = sts.rng(7)
-    all_ids = set(plain.ids)
+    all_ids = set(naive.ids)
 
     def drawn(depth):
         """A filter and the ids that it means."""
@@ -140,11 +140,11 @@ def test_composition(build):
         return (one & other, ids & others) if kind == 4 else (one | other, ids | others)
 
     for _ in range(25):
-        compare(index, plain, *drawn(4))
+        compare(index, naive, *drawn(4))
 
 
 def test_composition_with_what_a_filter_may_be():
-    index, plain = counting()
+    index, naive = counting()
     mask = sts.rng(8).random(index.ntotal) < 0.5
     masked = set(index.ids[mask].tolist())
     low = set(range(200))
@@ -155,22 +155,22 @@ def test_composition_with_what_a_filter_may_be():
         (range(0, 200) & Mask(mask), low & masked),
         (Ids([1, 2]) | range(100, 150), {1, 2, *range(100, 150)}),
         (np.array([1, 2, 77]) | Range(100, 150), {1, 2, 77, *range(100, 150)}),
-        (~Range(0, 200) | [1, 5], (set(plain.ids) - low) | {1, 5}),
+        (~Range(0, 200) | [1, 5], (set(naive.ids) - low) | {1, 5}),
     ):
         assert isinstance(filter, Selector)
-        compare(index, plain, filter, keep)
+        compare(index, naive, filter, keep)
 
 
 def test_a_filter_may_be_used_again():
-    index, plain = counting()
+    index, naive = counting()
     keep = Range(10, 300) & ~Ids(range(20, 40))
     ids = set(range(10, 300)) - set(range(20, 40))
-    compare(index, plain, keep, ids)
+    compare(index, naive, keep, ids)
     index.remove_ids(range(100, 200))
     index.add(sts.normal(5, D, seed=9), ids=[11_000, 64, 65, 5, 300], upsert=True)
-    plain.remove(range(100, 200))
-    plain.add(sts.normal(5, D, seed=9), ids=[11_000, 64, 65, 5, 300])
-    compare(index, plain, keep, ids)
+    naive.remove(range(100, 200))
+    naive.add(sts.normal(5, D, seed=9), ids=[11_000, 64, 65, 5, 300])
+    compare(index, naive, keep, ids)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_a_filter_may_be_used_again():
     ids=range(18),
 )
 def test_bad_filters(bad, message):
-    index, plain = counting()
+    index, naive = counting()
     for search in (
         lambda: index.search(QUERIES, filter=bad),
         lambda: index.range_search(QUERIES, 0.1, filter=bad),
@@ -206,7 +206,7 @@ def test_bad_filters(bad, message):
     ):
         with pytest.raises(InputError, match=message):
             search()
-    assert index.ids.tolist() == plain.ids
+    assert index.ids.tolist() == naive.ids
 
 
 @pytest.mark.parametrize(
@@ -246,8 +246,7 @@ def test_filters_of_an_empty_index():
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.9, None])
 def test_staged_and_batched_search_through_many_blocks(share, metric, monkeypatch):
     """They give the full scan's results, with the very same scores, but for one result in a thousand."""
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 700)
-    monkeypatch.setattr("tqvec.index.store.BLOCK_ROWS", 700)
+    monkeypatch.setattr(tqvec.Index, "_block_rows", 700)
     index = tqvec.Index(64, nbits=3, metric=metric, seed=3)
     x = sts.normal(6000, 64, seed=1)
     for start in range(0, 6000, 150):

@@ -1,4 +1,4 @@
-"""Any sequence of calls leaves an `Index` with what a dictionary of decoded vectors has (tests/plain.py)."""
+"""Any sequence of calls leaves an `Index` with what a dictionary of decoded vectors has (tests/naive_index.py)."""
 
 import copy
 import pickle
@@ -11,7 +11,7 @@ import strategies as sts
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from plain import PlainIndex, small_blocks
+from naive_index import NaiveIndex, small_blocks
 
 import tqvec
 from tqvec.errors import InputError
@@ -41,21 +41,21 @@ def vectors(n, seed):
     return sts.normal(8, D, seed)[sts.rng(seed).integers(0, 8, n)]
 
 
-def selected(plain, recipe):
+def selected(naive, recipe):
     """A filter for an index, and the ids that it means."""
     kind, *parts = recipe
     if kind == "mask":
         seed, share = parts
-        mask = sts.rng(seed).random(len(plain.ids)) < share
-        return Mask(mask), {i for i, chosen in zip(plain.ids, mask, strict=True) if chosen}
+        mask = sts.rng(seed).random(len(naive.ids)) < share
+        return Mask(mask), {i for i, chosen in zip(naive.ids, mask, strict=True) if chosen}
     if kind == "ids":
         return Ids(parts[0]), set(parts[0])
     if kind == "range":
         start, stop, step = parts
-        return Range(start, stop, step), {i for i in plain.ids if i in range(start, stop, step)}
-    (one, keep), *rest = (selected(plain, part) for part in parts)
+        return Range(start, stop, step), {i for i in naive.ids if i in range(start, stop, step)}
+    (one, keep), *rest = (selected(naive, part) for part in parts)
     if kind == "not":
-        return ~one, set(plain.ids) - keep
+        return ~one, set(naive.ids) - keep
     other, keep_too = rest[0]
     return (one & other, keep & keep_too) if kind == "and" else (one | other, keep | keep_too)
 
@@ -83,12 +83,12 @@ class Machine(RuleBasedStateMachine):
     def begin(self, metric, rows, counting, n):
         small_blocks(self.patch, rows)
         index = tqvec.Index(D, nbits=2, metric=metric, seed=3)
-        plain = PlainIndex(index)
+        naive = NaiveIndex(index)
         for start in range(0, n, 20):
             given = None if counting else sts.rng(start).permutation(20) + 3 * start
             index.add(vectors(20, start), ids=given)
-            plain.add(vectors(20, start), ids=given)
-        self.pairs = [(index, plain), (copy.copy(index), plain.copy())]
+            naive.add(vectors(20, start), ids=given)
+        self.pairs = [(index, naive), (copy.copy(index), naive.copy())]
         self.counting = counting  # ids are never given, so that they need no table for long
 
     def pair(self, number):
@@ -100,106 +100,108 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=which, n=sizes, seed=seeds)
     def add(self, number, n, seed):
-        index, plain = self.pair(number)
-        if plain.next_id + n > LAST:
+        index, naive = self.pair(number)
+        if naive.next_id + n > LAST:
             self.refused("ids are left", lambda: index.add(vectors(n, seed)))
         else:
             index.add(vectors(n, seed))
-            plain.add(vectors(n, seed))
+            naive.add(vectors(n, seed))
 
     @precondition(lambda self: not self.counting)
     @rule(number=which, ids=some_ids, seed=seeds, upsert=st.booleans())
     def add_with_ids(self, number, ids, seed, upsert):
-        index, plain = self.pair(number)
+        index, naive = self.pair(number)
         x = vectors(len(ids), seed)
-        taken = [i for i in ids if i in plain.vectors]
+        taken = [i for i in ids if i in naive.vectors]
         if taken and not upsert:
             self.refused(f"id {taken[0]} is in the index", lambda: index.add(x, ids=ids))
         else:
             index.add(x, ids=ids, upsert=upsert)
-            plain.add(x, ids=ids)
+            naive.add(x, ids=ids)
 
     @precondition(lambda self: not self.counting)
     @rule(number=which, seed=seeds, share=st.floats(0, 0.5), stranger=st.one_of(st.none(), ids))
     def update(self, number, seed, share, stranger):
-        index, plain = self.pair(number)
-        chosen = [i for i in plain.ids if sts.rng(seed + i % 7).random() < share]
+        index, naive = self.pair(number)
+        chosen = [i for i in naive.ids if sts.rng(seed + i % 7).random() < share]
         chosen = sts.rng(seed).permutation(np.array(chosen, np.int64)).tolist()
-        if stranger is not None and stranger not in plain.vectors:
+        if stranger is not None and stranger not in naive.vectors:
             chosen.append(stranger)
-            self.refused(f"{stranger} is not in the index", lambda: index.update(chosen, vectors(len(chosen), seed)))
+            self.refused(
+                f"{stranger} is not in the index", lambda: index.update(ids=chosen, x=vectors(len(chosen), seed))
+            )
         elif chosen:
-            index.update(chosen, vectors(len(chosen), seed))
-            plain.add(vectors(len(chosen), seed), ids=chosen)
+            index.update(ids=chosen, x=vectors(len(chosen), seed))
+            naive.add(vectors(len(chosen), seed), ids=chosen)
 
     @rule(number=which, ids=some_ids)
     def remove(self, number, ids):
-        index, plain = self.pair(number)
-        assert index.remove_ids(ids) == plain.remove(ids)
+        index, naive = self.pair(number)
+        assert index.remove_ids(ids) == naive.remove(ids)
 
     @rule(number=which, n=sizes, newest=st.booleans())
     def remove_at_an_end(self, number, n, newest):
-        index, plain = self.pair(number)
-        ids = plain.ids[-n:] if newest else plain.ids[:n]
-        assert index.remove_ids(ids) == plain.remove(ids)
+        index, naive = self.pair(number)
+        ids = naive.ids[-n:] if newest else naive.ids[:n]
+        assert index.remove_ids(ids) == naive.remove(ids)
 
     @rule(number=which, seed=seeds, share=st.sampled_from([0.1, 0.5, 0.9, 1.0]))
     def remove_many(self, number, seed, share):
         """So that most rows are dead and the index is compacted."""
-        index, plain = self.pair(number)
-        ids = [i for i, lot in zip(plain.ids, sts.rng(seed).random(len(plain.ids)), strict=True) if lot < share]
-        assert index.remove_ids(ids) == plain.remove(ids) == len(ids)
+        index, naive = self.pair(number)
+        ids = [i for i, lot in zip(naive.ids, sts.rng(seed).random(len(naive.ids)), strict=True) if lot < share]
+        assert index.remove_ids(ids) == naive.remove(ids) == len(ids)
 
     @rule(number=which, seed=seeds, k=st.sampled_from([1, 3, 10, 200]), recipe=st.none() | filters)
     def search(self, number, seed, k, recipe):
-        index, plain = self.pair(number)
-        filter, keep = (None, None) if recipe is None else selected(plain, recipe)
+        index, naive = self.pair(number)
+        filter, keep = (None, None) if recipe is None else selected(naive, recipe)
         queries = sts.normal(2, D, seed + 1000)
         for threads in (1, 2):
-            plain.check(queries, k, index.search(queries, k, threads, filter=filter), keep)
+            naive.check(queries, k, index.search(queries, k, threads=threads, filter=filter), keep)
 
     @rule(number=which, seed=seeds, radius=st.floats(-3, 12), recipe=st.none() | filters)
     def range_search(self, number, seed, radius, recipe):
-        index, plain = self.pair(number)
-        filter, keep = (None, None) if recipe is None else selected(plain, recipe)
+        index, naive = self.pair(number)
+        filter, keep = (None, None) if recipe is None else selected(naive, recipe)
         queries = sts.normal(2, D, seed + 1000)
-        plain.check_range(queries, radius, index.range_search(queries, radius, filter=filter), keep)
+        naive.check_range(queries, radius, index.range_search(queries, radius, filter=filter), keep)
 
-    @precondition(lambda self: any(plain.ids for _, plain in self.pairs))
+    @precondition(lambda self: any(naive.ids for _, naive in self.pairs))
     @rule(number=which, seed=seeds, k=st.sampled_from([1, 4, 100]))
     def search_by_id_and_reconstruct(self, number, seed, k):
-        index, plain = self.pair(number)
-        if plain.ids:
-            one = plain.ids[seed % len(plain.ids)]
+        index, naive = self.pair(number)
+        if naive.ids:
+            one = naive.ids[seed % len(naive.ids)]
             vector = index.reconstruct([one])
-            np.testing.assert_allclose(vector[0], plain.vectors[one] * (1 - index.codec.distortion), 1e-3, 1e-4)
-            plain.check(vector, k, index.search_by_id(one, k), keep=set(plain.ids) - {one})
+            np.testing.assert_allclose(vector[0], naive.vectors[one] * (1 - index.codec.distortion), 1e-3, 1e-4)
+            naive.check(vector, k, index.search_by_id(one, k), keep=set(naive.ids) - {one})
 
     @rule(number=which, other=which)
     def merge(self, number, other):
-        (index, plain), (source, its) = self.pair(number), self.pair(other)
+        (index, naive), (source, its) = self.pair(number), self.pair(other)
         pairs = list(its.vectors.items())
         if its.next_id == len(its.ids) and its.ids == list(range(its.next_id)):
-            first = plain.next_id
+            first = naive.next_id
             if first + len(pairs) > LAST:
                 self.refused("ids are left", lambda: index.merge_from(source))
                 return
             moved = {i: first + i for i in its.ids}
         else:
-            clash = [i for i in its.ids if i in plain.vectors]
+            clash = [i for i in its.ids if i in naive.vectors]
             if clash:
                 self.refused(f"both indexes have id {clash[0]}", lambda: index.merge_from(source))
                 return
             moved = {i: i for i in its.ids}
         index.merge_from(source)
         for i, vector in pairs:
-            plain.vectors[moved[i]], plain.sizes[moved[i]] = vector, its.sizes[i]
-        plain.next_id = max([plain.next_id, *(i + 1 for i in moved.values())])
+            naive.vectors[moved[i]], naive.sizes[moved[i]] = vector, its.sizes[i]
+        naive.next_id = max([naive.next_id, *(i + 1 for i in moved.values())])
 
     @rule(number=which, place=which, how=st.sampled_from(["copy", "deepcopy", "pickle", "file", "map"]))
     def duplicate(self, number, place, how):
         """A copy by any way takes the place of an index, or comes in addition."""
-        index, plain = self.pair(number)
+        index, naive = self.pair(number)
         if how in ("file", "map"):
             self.files += 1
             path = Path(self.folder.name) / f"{self.files}.tqv"
@@ -208,22 +210,22 @@ class Machine(RuleBasedStateMachine):
         else:
             other = pickle.loads(pickle.dumps(index)) if how == "pickle" else getattr(copy, how)(index)
         assert (other.metric, other.codec.fingerprint) == (index.metric, index.codec.fingerprint)
-        self.pairs[place : place + 1] = [(other, plain.copy())]
+        self.pairs[place : place + 1] = [(other, naive.copy())]
         del self.pairs[3:]
 
     @rule(number=which)
     def reset(self, number):
-        index, plain = self.pair(number)
+        index, naive = self.pair(number)
         index.reset()
-        plain.remove(plain.ids)
-        plain.next_id = 0
+        naive.remove(naive.ids)
+        naive.next_id = 0
 
     @invariant()
     def ids_are_right(self):
-        for index, plain in self.pairs:
-            assert index.ids.tolist() == plain.ids
-            assert index.ntotal == len(plain.ids)
-            assert all((i in index) == (i in plain.vectors) for i in (0, 7, 31, *ENDS))
+        for index, naive in self.pairs:
+            assert index.ids.tolist() == naive.ids
+            assert index.ntotal == len(naive.ids)
+            assert all((i in index) == (i in naive.vectors) for i in (0, 7, 31, *ENDS))
 
 
 TestIndex = Machine.TestCase

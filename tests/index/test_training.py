@@ -1,4 +1,4 @@
-"""Trained indexes: what training gains and what it must never cost, scores of all metrics, files."""
+"""Trained indexes: the gain of training, that it never costs recall, scores of all metrics, files."""
 
 import warnings
 
@@ -12,7 +12,7 @@ from tqvec.errors import InputError, LossWarning
 from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import load_sample
 from tqvec.index import index as index_module
-from tqvec.index import store, training
+from tqvec.index import training
 from tqvec.kernels.dispatch import implementation
 
 SEED = 8
@@ -25,19 +25,24 @@ def anisotropic(n, d, seed=0):
     return (x @ basis + 0.2).astype(np.float32)
 
 
-def made(d, nbits=2, metric="ip", codebook="scalar"):
+def build(d, nbits=2, metric="ip", codebook="scalar"):
     return tqvec.Index(d, nbits=nbits, metric=metric, codebook=codebook, seed=SEED)
 
 
-def trained(x, nbits=2, metric="ip", codebook="scalar"):
+def build_trained(x, nbits=2, metric="ip", codebook="scalar"):
     """An index of `x`, trained on that and more like it."""
-    index = made(x.shape[1], nbits, metric, codebook)
-    assert index.train(np.concatenate([x, anisotropic(3000, x.shape[1], seed=6)])).used
+    index = build(x.shape[1], nbits, metric, codebook)
+    assert index.train(np.concatenate([x, anisotropic(3000, x.shape[1], seed=6)])).accepted
     index.add(x)
     return index
 
 
-def found(index, x, queries, truth):
+def coded(index):
+    """Bytes of codes and scales."""
+    return index.nbytes.codes + index.nbytes.scales
+
+
+def recall_after_adding(index, x, queries, truth):
     index.add(x)
     return recall(index.search(queries, k=10)[1], truth, 10, 10)
 
@@ -50,12 +55,15 @@ def found(index, x, queries, truth):
 def test_recall_on_real_embeddings(nbits, codebook, gain):
     sample = load_sample()
     truth = exact_search(sample.base.astype(np.float32), sample.queries.astype(np.float32), 10, "cosine")[1]
-    plain, index = made(384, nbits, "cosine", codebook), made(384, nbits, "cosine", codebook)
+    plain, index = build(384, nbits, "cosine", codebook), build(384, nbits, "cosine", codebook)
     report = index.train(sample.base[:4000])
-    before, after = found(plain, sample.base, sample.queries, truth), found(index, sample.base, sample.queries, truth)
+    before, after = (
+        recall_after_adding(plain, sample.base, sample.queries, truth),
+        recall_after_adding(index, sample.base, sample.queries, truth),
+    )
     assert after > before + gain
     assert index.code_size == plain.code_size
-    assert report.used
+    assert report.accepted
     assert report.recall[1] == pytest.approx(after, abs=0.04)
     assert report.recall[0] == pytest.approx(before, abs=0.04)
     assert sum(report.shares) <= 1.0001
@@ -119,16 +127,16 @@ def test_training_never_costs_recall(kind, metric):
     queries = x[sts.rng(3).integers(0, 2000, 1500)].astype(np.float32)
     queries += sts.normal(1500, 96, seed=4) * np.float32(0.05)
     truth = exact_search(x.astype(np.float32), queries, 10, metric)[1]
-    before = found(made(96, metric=metric), x, queries, truth)
-    index = made(96, metric=metric)
+    before = recall_after_adding(build(96, metric=metric), x, queries, truth)
+    index = build(96, metric=metric)
     report = index.train(x)
-    after = found(index, x, queries, truth)
+    after = recall_after_adding(index, x, queries, truth)
     assert after >= before - 0.003
-    assert (index.codec.calibration is not None) == report.used
+    assert (index.codec.calibration is not None) == report.accepted
     if kind in (isotropic, zeros):
-        assert not report.used
+        assert not report.accepted
     if kind in (half, clustered):
-        assert report.used
+        assert report.accepted
         assert after > before + 0.01
 
 
@@ -136,19 +144,19 @@ def test_fewer_samples_than_dimensions():
     x = anisotropic(3000, 256)
     queries = anisotropic(100, 256, seed=5)
     truth = exact_search(x, queries, 10)[1]
-    before, index = found(made(256), x, queries, truth), made(256)
-    assert index.train(x[:220]).used
-    assert found(index, x, queries, truth) > before
+    before, index = recall_after_adding(build(256), x, queries, truth), build(256)
+    assert index.train(x[:220]).accepted
+    assert recall_after_adding(index, x, queries, truth) > before
 
 
 def test_reports():
     x = anisotropic(800, 64)
-    index = made(64)
+    index = build(64)
     few = index.train(x[:50])
-    assert not few.used
+    assert not few.accepted
     assert "needs at least 200 distinct rows (50 distinct rows)" in str(few)
     report = index.train(np.concatenate([x, x]), queries=anisotropic(300, 64, seed=2))
-    assert report.used
+    assert report.accepted
     assert report.rows == 800
     lines = str(report).splitlines()
     assert lines[0] == "trained: yes, it helps at equal bytes (800 distinct rows)"
@@ -156,7 +164,7 @@ def test_reports():
     assert len(lines) == len(report.bands) + 3
     assert "trained" in repr(index)
     again = index.train(x)
-    assert not again.used
+    assert not again.accepted
     assert "would not help" in str(again)
 
 
@@ -166,7 +174,7 @@ def test_reports():
 def test_scores_are_those_of_the_decoded_vectors(metric, nbits, codebook):
     d = 72
     x, queries = anisotropic(700, d), anisotropic(9, d, seed=1)
-    index = trained(x, nbits, metric, codebook)
+    index = build_trained(x, nbits, metric, codebook)
     scores, ids = index.search(queries, k=700)
     assert np.all(np.sort(ids, axis=1) == np.arange(700))
     rows = x.copy()
@@ -190,7 +198,7 @@ def test_scores_are_those_of_the_decoded_vectors(metric, nbits, codebook):
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 def test_scores_are_near_the_exact_ones(metric):
     x, queries = anisotropic(500, 64), anisotropic(20, 64, seed=1)
-    scores, ids = trained(x, 8, metric).search(queries, k=500)
+    scores, ids = build_trained(x, 8, metric).search(queries, k=500)
     exact, order = exact_search(x, queries, 500, metric)
     dense = np.empty_like(exact)
     np.put_along_axis(dense, order, exact, axis=1)
@@ -200,7 +208,7 @@ def test_scores_are_near_the_exact_ones(metric):
 def test_results_do_not_depend_on_batch_or_threads():
     x, queries = anisotropic(3000, 64), anisotropic(40, 64, seed=1)
     for metric in ("ip", "cosine", "l2"):
-        index = trained(x, 2, metric)
+        index = build_trained(x, 2, metric)
         whole = index.search(queries, k=5, threads=1)
         parts = [index.search(queries[i : i + 7], k=5, threads=2) for i in range(0, 40, 7)]
         for j in range(2):
@@ -210,7 +218,7 @@ def test_results_do_not_depend_on_batch_or_threads():
 def test_few_vectors_and_none():
     x = anisotropic(400, 64)
     for metric, worst in (("ip", -np.inf), ("l2", np.inf)):
-        index = made(64, metric=metric)
+        index = build(64, metric=metric)
         index.train(x)
         scores, ids = index.search(x[:2], k=3)
         assert np.all(ids == -1)
@@ -223,14 +231,14 @@ def test_few_vectors_and_none():
 
 def test_training_after_adding_with_the_vectors():
     x = anisotropic(1000, 64)
-    index, other = made(64), made(64)
+    index, other = build(64), build(64)
     index.add(x)
     before = index.search(x[:9])
     with pytest.raises(InputError, match="vectors must be the 1000 that were added, got 999 rows"):
         index.train(x, vectors=x[:999])
     assert np.array_equal(index.search(x[:9])[0], before[0])
     report = index.train(x, vectors=x)
-    assert report.used
+    assert report.accepted
     assert report.loss is None
     other.train(x)
     other.add(x)
@@ -243,21 +251,23 @@ def test_training_after_adding_with_the_vectors():
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 def test_training_after_adding_from_the_codes(metric, nbits, codebook, monkeypatch):
     """The loss is the one announced, scores stay unbiased, and blocks don't matter."""
-    monkeypatch.setattr(store, "_PART", 300)
+    monkeypatch.setattr(tqvec.Index, "_block_rows", 1200)  # recoded 300 at a time
     x, queries = anisotropic(2000, 64), anisotropic(300, 64, seed=5)
     exact, order = exact_search(x, queries, 2000, metric)
-    index, other = made(64, nbits, metric, codebook), made(64, nbits, metric, codebook)
+    index, other = build(64, nbits, metric, codebook), build(64, nbits, metric, codebook)
     index.add(x)
-    first, size = recall(index.search(queries)[1], order, 10, 10), index.nbytes
+    first, size = recall(index.search(queries)[1], order, 10, 10), coded(index)
     sample = anisotropic(4000, 64, seed=7)
-    with pytest.warns(LossWarning, match=r"^2,000 vectors are compressed anew .* hand them over as `vectors`") as told:
+    with pytest.warns(
+        LossWarning, match=r"^2,000 vectors are compressed anew .* hand them over as `vectors`"
+    ) as warned:
         report = index.train(sample)
-    assert told[0].filename == __file__
-    assert report.used
-    assert str(report.loss) in str(told[0].message)
+    assert warned[0].filename == __file__
+    assert report.accepted
+    assert str(report.loss) in str(warned[0].message)
     assert f"stored vectors, from their codes: {report.loss}" in str(report)
-    assert (index.ntotal, index.nbytes) == (2000, 2000 * index.code_size)
-    assert index.nbytes <= size
+    assert (index.ntotal, coded(index)) == (2000, 2000 * index.code_size)
+    assert coded(index) <= size
     before, after, best = report.loss.error
     assert best < before < after < before + 3 * best
     assert report.loss.recall[1] < report.loss.recall[0] < report.loss.recall[2]
@@ -265,13 +275,13 @@ def test_training_after_adding_from_the_codes(metric, nbits, codebook, monkeypat
     again, ids = index.search(queries, k=2000)
     assert recall(ids, order, 10, 10) - first == pytest.approx(report.loss.recall[1] - report.loss.recall[0], abs=0.06)
     other.add(x[:0])
-    assert other.train(sample).used
+    assert other.train(sample).accepted
     other.add(x)
     assert other.codec.fingerprint == index.codec.fingerprint
     errors = []
-    for scores, found in ((again, ids), other.search(queries, k=2000)):
+    for scores, rows in ((again, ids), other.search(queries, k=2000)):
         dense, true = np.empty((300, 2000)), np.empty((300, 2000))
-        np.put_along_axis(dense, found, scores, axis=1)
+        np.put_along_axis(dense, rows, scores, axis=1)
         np.put_along_axis(true, order, exact, axis=1)
         errors.append(dense - true)
     assert abs(errors[0].mean()) < 0.3 * before * exact.mean()
@@ -283,11 +293,11 @@ def test_a_trained_index_can_be_trained_again_from_its_codes(metric):
     """Once more is known of the data: the old centre counts too."""
     x, sample = anisotropic(2000, 64), anisotropic(4000, 64, seed=7)
     mixed = np.concatenate([anisotropic(2000, 64, seed=3)[:, ::-1], anisotropic(1000, 64, seed=4)])
-    index = made(64, 4, metric)
-    assert index.train(mixed).used
+    index = build(64, 4, metric)
+    assert index.train(mixed).accepted
     index.add(x)
     with pytest.warns(LossWarning, match="compressed anew"):
-        assert index.train(sample).used
+        assert index.train(sample).accepted
     exact, order = exact_search(x, x[:50], 2000, metric)
     scores, ids = index.search(x[:50], k=2000)
     dense, true = np.empty((50, 2000)), np.empty((50, 2000))
@@ -299,23 +309,23 @@ def test_a_trained_index_can_be_trained_again_from_its_codes(metric):
 
 def test_training_changes_nothing_if_it_does_not_help_or_fails(monkeypatch):
     noise, x = sts.normal(1000, 64), anisotropic(1000, 64)
-    index = made(64)
+    index = build(64)
     index.add(noise)
     before = index.search(noise[:9])
     for vectors in (noise, None):
-        assert not index.train(noise, vectors=vectors).used
+        assert not index.train(noise, vectors=vectors).accepted
         assert np.array_equal(index.search(noise[:9])[0], before[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(LossWarning):
             index.train(x)
-    longest = made(64)
+    longest = build(64)
     longest.add(np.eye(64, dtype=np.float32) * np.float32(2.4e38))
     with pytest.warns(LossWarning), pytest.raises(InputError, match="a stored one is too long to be made anew"):
         longest.train(x)
-    recoded = training.recoded
+    recode = training.recode
     monkeypatch.setattr(
-        index_module, "recoded", lambda rows, *more: recoded(rows, *more) if len(rows["scale"]) < 300 else 1 / 0
+        index_module, "recode", lambda rows, *more: recode(rows, *more) if len(rows["scale"]) < 300 else 1 / 0
     )
     with pytest.warns(LossWarning), pytest.raises(ZeroDivisionError):
         index.train(x)
@@ -327,7 +337,7 @@ def test_training_changes_nothing_if_it_does_not_help_or_fails(monkeypatch):
 
 def test_bad_arguments_change_nothing():
     x = anisotropic(400, 64)
-    index = made(64)
+    index = build(64)
     bad = x.copy()
     bad[7, 3] = np.nan
     for arguments, message in (
@@ -345,8 +355,8 @@ def test_bad_arguments_change_nothing():
             index.train(**arguments)
         assert index.codec.calibration is None
     with pytest.raises(InputError, match="d must be at most 8192 to train"):
-        made(8193).train(np.zeros((2, 8193), np.float32))
-    assert made(64, metric="cosine").train(x * np.float32(1e30), queries=x * np.float32(1e-30)).used
+        build(8193).train(np.zeros((2, 8193), np.float32))
+    assert build(64, metric="cosine").train(x * np.float32(1e30), queries=x * np.float32(1e-30)).accepted
     index.train(x)
     with pytest.raises(InputError, match="x row 7 holds NaN"):
         index.add(bad)
@@ -359,7 +369,7 @@ def test_bad_arguments_change_nothing():
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 def test_files(metric, codebook, tmp_path):
     x = anisotropic(500, 64)
-    index = trained(x, 2, metric, codebook)
+    index = build_trained(x, 2, metric, codebook)
     index.save(tmp_path / "a.tqv")
     again = tqvec.Index.load(tmp_path / "a.tqv")
     assert again.codec.fingerprint == index.codec.fingerprint
@@ -374,7 +384,7 @@ def test_files(metric, codebook, tmp_path):
 
 def test_an_empty_trained_index_is_a_calibration_to_share(tmp_path):
     x = anisotropic(500, 64)
-    index = made(64)
+    index = build(64)
     index.train(x)
     index.save(tmp_path / "a.tqv")
     one, two = tqvec.Index.load(tmp_path / "a.tqv"), tqvec.Index.load(tmp_path / "a.tqv")
@@ -383,6 +393,6 @@ def test_an_empty_trained_index_is_a_calibration_to_share(tmp_path):
     assert one.codec.fingerprint == two.codec.fingerprint
     index.add(x)
     assert np.array_equal(two.search(x[400], k=1)[0], index.search(x[400], k=1)[0])
-    other = made(64)
+    other = build(64)
     other.train(x[:450])
     assert other.codec.fingerprint != index.codec.fingerprint

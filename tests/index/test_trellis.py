@@ -2,10 +2,12 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import strategies as sts
+from index_cases import build_index
 from safetensors import safe_open
 
 import tqvec
@@ -19,10 +21,7 @@ from tqvec.reference import trellis as reference
 SEED = 6
 
 
-def built(x, nbits, metric="ip"):
-    index = tqvec.Index(x.shape[1], nbits=nbits, metric=metric, codebook="trellis", seed=SEED)
-    index.add(x)
-    return index
+build = partial(build_index, codebook="trellis", seed=SEED)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +30,7 @@ def built(x, nbits, metric="ip"):
 def test_scores_stay_within_the_error_bound_of_integers(d, nbits):
     """Every score of `Index.search` against float64, with the bound of kernels/scan/README.md."""
     x, queries = sts.normal(70, d, seed=d), sts.normal(5, d, seed=d + 1)
-    index = built(x, nbits)
+    index = build(x, nbits)
     scores, ids = index.search(queries, k=70)
     assert np.all(np.sort(ids, axis=1) == np.arange(70))
     bands = sts.bands(index.codec)
@@ -60,7 +59,7 @@ def test_overflow_bound_holds_for_the_worst_codes():
 @pytest.mark.parametrize(("d", "nbits"), [(31, 2), (64, 4), (64, 2.5)])
 def test_metrics_and_files(d, nbits, metric, tmp_path):
     x, queries = sts.normal(3000, d, seed=d), sts.normal(20, d, seed=d + 1)
-    index = built(x, nbits, metric)
+    index = build(x, nbits, metric)
     scores, ids = index.search(queries, k=3000)
     dense = index.codec.inner_product(queries, index.codec.encode(x)).astype(np.float64)
     lengths, squares = np.linalg.norm(x, axis=1), np.linalg.norm(queries, axis=1)[:, None] ** 2
@@ -89,7 +88,7 @@ def test_metrics_and_files(d, nbits, metric, tmp_path):
 
 def test_adding_in_pieces_is_adding_at_once():
     x = sts.normal(200, 48)
-    whole, pieces = built(x, 3), tqvec.Index(48, nbits=3, codebook="trellis", seed=SEED)
+    whole, pieces = build(x, 3), tqvec.Index(48, nbits=3, codebook="trellis", seed=SEED)
     for start, stop in ((0, 1), (1, 18), (18, 18), (18, 200)):
         pieces.add(x[start:stop])
     for one, two in zip(whole.search(x[:9], 10), pieces.search(x[:9], 10), strict=True):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import typer
 
 from tqvec._random import generator
+from tqvec._types import CodebookName, MetricName
 from tqvec.cli._console import console, progress
 from tqvec.errors import InputError
 from tqvec.eval.readers import float_rows
@@ -18,7 +19,8 @@ from tqvec.eval.streams import Stream, open_vectors
 from tqvec.index.file.io import Writer
 from tqvec.index.file.resume import Journal
 from tqvec.index.index import Index
-from tqvec.index.rows import encoded
+from tqvec.index.metrics import Metric
+from tqvec.index.rows import encode_rows
 from tqvec.index.training import Training
 
 _ROWS = 16384  # rows that are read and compressed at a time,
@@ -53,7 +55,8 @@ def build(
         raise InputError(f"{vectors}: holds no vectors")
     if not output.resolve().parent.is_dir():
         raise InputError(f"{output}: its folder does not exist")
-    index = Index(stream.d, nbits=nbits, metric=metric, codebook=codebook, seed=seed)
+    codes, scores = cast(CodebookName, codebook), cast(MetricName, metric)
+    index = Index(stream.d, nbits=nbits, metric=scores, codebook=codes, seed=seed)
     settings = {"nbits": nbits, "codebook": codebook, "metric": metric, "seed": seed, "train": train}
     request = _describe_source(stream) | settings
     start = time.perf_counter()
@@ -72,7 +75,7 @@ def build(
             _compress(stream, writer, journal, threads, lambda: bar.update(task, completed=writer.rows))
         writer.close()
     seconds = time.perf_counter() - start
-    code_size = writer.codec.code_size + (4 if metric == "l2" else 0)
+    code_size = writer.codec.code_size + Metric(metric).extra_bytes
     console.print(
         f"{output}: {stream.n:,} vectors of d={stream.d} at {nbits} bits, {code_size} bytes each "
         f"({stream.d * 4 / code_size:.1f} times smaller than float32), {output.stat().st_size:,} bytes, "
@@ -110,7 +113,7 @@ def _compress(
     noted = time.monotonic()
     for x in stream.parts(writer.rows, max(1, min(_ROWS, _NUMBERS // stream.d))):
         try:
-            writer.write(encoded(writer.codec, writer.header.metric, float_rows(x), threads))
+            writer.write(encode_rows(writer.codec, writer.header.metric, float_rows(x), threads))
         except InputError as error:
             raise InputError(f"{stream.path}, rows from {writer.rows}: {error}") from error
         if time.monotonic() - noted >= _SECONDS:

@@ -16,8 +16,9 @@ from tqvec._config import num_threads
 from tqvec.cli._console import console, progress
 from tqvec.cli._plot import pyplot
 from tqvec.eval.baselines import build_faiss, has_faiss
-from tqvec.eval.recall import exact_search, normalized, recall
+from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import Sample, load_sample
+from tqvec.exact import normalize
 from tqvec.index.index import Index
 from tqvec.index.warmup import STEPS
 from tqvec.kernels.features import level
@@ -51,8 +52,8 @@ def demo(
     workers = num_threads(threads)
     sample = load_sample(data)
     compile_s = _compile()
-    x = normalized(np.asarray(sample.base, np.float32))
-    queries = normalized(np.asarray(sample.queries, np.float32))
+    x = normalize(np.asarray(sample.base, np.float32))
+    queries = normalize(np.asarray(sample.queries, np.float32))
     console.print(
         f"{len(x):,} WordNet glosses embedded with all-MiniLM-L6-v2, d={x.shape[1]}; {len(queries)} queries; "
         f"{workers} threads, SIMD level {level()}; kernels compiled or loaded in {compile_s:.1f} s (not counted below)",

@@ -17,6 +17,7 @@ from tqvec.codec.bands import mean
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
 from tqvec.index.file import io
+from tqvec.index.metrics import Metric
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "safetensors", "faiss-cpu", "matplotlib")
 # The rows of ``--codecs``: a name, and the arguments of `TurboQuant` beside d.
@@ -54,7 +55,7 @@ def info(
 def _describe_index(path: Path) -> dict[str, str]:
     header, _, calibration = io.load(path, mmap=True)
     codec = io.codec_of(path, header, calibration)
-    size = codec.code_size + (4 if header.metric == "l2" else 0)
+    size = codec.code_size + Metric(header.metric).extra_bytes
     return {
         "file": f"{path}, {path.stat().st_size:,} bytes, version {header.version}; `tqvec check` verifies it",
         "vectors": f"{header.ntotal:,} of d={header.d}",

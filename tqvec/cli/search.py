@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -45,6 +45,7 @@ def search(
     console.print(f"{len(ids):,} queries on {index.ntotal:,} vectors in {seconds:.3f} s", highlight=False)
     if output is not None:
         partial = output.with_suffix(".part.npz")
-        np.savez(partial, scores=scores, ids=ids, **({"error": error[0]} if errors else {}))
+        named: dict[str, Any] = {"error": error[0]} if errors else {}
+        np.savez(partial, scores=scores, ids=ids, **named)
         partial.replace(output)
         console.print(f"written: {output}", highlight=False)

@@ -1,39 +1,35 @@
-"""Blocks: what an index is made of. Rows never change once they are in a block; only the last block grows."""
+"""Blocks of rows. A block never changes; more rows make a new block, which may share the arrays of the one before."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._types import Ids, Words
+from tqvec._types import Flags, Ids, Words
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.index.rows import Rows, aligned
 
 SPARE_ROWS = 64  # that all arrays keep after the last row: vector kernels read whole blocks
-BLOCK_ROWS = 1 << 18  # from which on a tail stops growing: this bounds what is copied as it grows, or for one removal
-
-
-ALL = np.zeros(0, np.uint64)  # words that mean every row
+ALL = np.zeros(0, np.uint64)  # a mask of every row
 
 
 class Block(NamedTuple):
-    """Some rows of an index, as they are at a moment.
+    """Some rows of an index at one moment.
 
     Attributes
     ----------
     rows : dict of arrays
         Codes, scales and, for l2, squared lengths: `n` rows and at least `SPARE_ROWS` more, of any content.
     n : int
+        Number of rows, removed ones included.
     ids : (≥ n,) int64 or int
         Id of each row, or of the first of rows with consecutive ids.
     alive : (⌈n/64⌉,) uint64
         Bit i % 64 of word i // 64 is set unless row i was removed; `ALL` while none was.
     prefixes : PrefixBlocks
-        What the first stage of a search reads, made when it is first needed.
+        The copy that the first stage of a search reads, made when it is first needed.
     """
 
     rows: Rows
@@ -47,88 +43,70 @@ class Block(NamedTuple):
         """Number of rows that were not removed."""
         return self.n if self.alive.size == 0 else int(np.bitwise_count(self.alive).sum())
 
+    @property
+    def next_id(self) -> int | None:
+        """Id after the last row's, if ids are consecutive."""
+        return self.ids + self.n if isinstance(self.ids, int) else None
+
+    def arrays(self) -> list[NDArray]:
+        """Return the arrays of rows and ids."""
+        return [*self.rows.values(), *(() if isinstance(self.ids, int) else (self.ids,))]
+
     def ids_of(self, rows: Ids) -> Ids:
-        """Ids of some rows."""
-        found: Ids = rows + self.ids if isinstance(self.ids, int) else self.ids[rows]
-        return found
+        """Return the ids of some rows."""
+        ids: Ids = rows + self.ids if isinstance(self.ids, int) else self.ids[rows]
+        return ids
 
     def live_rows(self) -> Ids:
-        """Numbers of the rows that were not removed."""
+        """Return the numbers of the rows that were not removed."""
         rows = np.arange(self.n)
-        return rows if self.alive.size == 0 else rows[bits(self.alive, self.n)]
+        return rows if self.alive.size == 0 else rows[unpack_mask(self.alive, self.n)]
 
     def without(self, rows: Ids) -> Block:
-        """This block after some rows are removed."""
-        alive = self.alive.copy() if self.alive.size else every(self.n)
+        """Return this block after some rows are removed."""
+        alive = self.alive.copy() if self.alive.size else ones(self.n)
         np.bitwise_and.at(alive, rows >> 6, ~(np.uint64(1) << (rows & 63).astype(np.uint64)))
         return self._replace(alive=alive)
 
+    def extended(self, rows: Rows, ids: Ids | int) -> Block:
+        """Return this block with more rows, which are written behind its own if its arrays have space for them.
 
-@dataclass(frozen=True)
-class View:
-    """What one search sees: the blocks of a moment, and for each the words of the rows that it may return."""
+        Only for the latest block of some arrays, and for one owner of them: another one would write to the same place.
+        Earlier blocks of the same arrays stay as they are.
+        """
+        n, total, stored = self.n, self.n + rows["scale"].shape[0], self.rows
+        capacity = stored["scale"].shape[0]
+        if total + SPARE_ROWS > capacity:
+            capacity = max(total + SPARE_ROWS, capacity + capacity // 2)
+            stored = {name: _enlarged(array, n, capacity) for name, array in stored.items()}
+        for name, array in rows.items():
+            stored[name][n:total] = array
+        alive = self.alive
+        if alive.size:
+            alive = ones(total)
+            alive[: n // 64] = self.alive[: n // 64]
+            if n % 64:
+                alive[n // 64] &= self.alive[n // 64] | ~ones(n)[-1]
+        return Block(stored, total, self._joined_ids(ids, total, capacity), alive, self.prefixes)
 
-    blocks: tuple[Block, ...]
-    allowed: list[Words]
-
-    @cached_property
-    def size(self) -> int:
-        """Number of rows that may be returned."""
-        return sum(
-            block.n if chosen.size == 0 else int(np.bitwise_count(chosen).sum())
-            for block, chosen in zip(self.blocks, self.allowed, strict=True)
-        )
-
-
-def every(count: int) -> Words:
-    """Words with the first `count` bits set."""
-    full = np.full(-(-count // 64), ~np.uint64(0))
-    if count % 64:
-        full[-1] >>= np.uint64(64 - count % 64)
-    return full
-
-
-def words(chosen: NDArray[np.bool_]) -> Words:
-    """Bits of a boolean array, 64 to a word."""
-    packed = np.zeros(-(-chosen.size // 64) * 8, np.uint8)
-    packed[: -(-chosen.size // 8)] = np.packbits(chosen, bitorder="little")
-    return packed.view("<u8").astype(np.uint64, copy=False)
-
-
-def bits(chosen: Words, count: int) -> NDArray[np.bool_]:
-    """The boolean array of `count` that `words` was made of."""
-    return np.unpackbits(chosen.astype("<u8", copy=False).view(np.uint8), count=count, bitorder="little").view(np.bool_)
-
-
-def both(one: Words, other: Words) -> Words:
-    """Words of the rows that both mean."""
-    if one.size == 0:
-        return other
-    return one if other.size == 0 else one & other
+    def _joined_ids(self, ids: Ids | int, total: int, capacity: int) -> Ids | int:
+        """Ids of these rows and of new ones; they are one number as long as they are consecutive."""
+        n = self.n
+        if n == 0:
+            return ids if isinstance(ids, int) else _enlarged(ids, total, capacity)
+        if isinstance(ids, int):
+            if self.next_id == ids:
+                return self.ids
+            ids = np.arange(ids, ids + total - n)
+        joined = np.arange(self.ids, self.ids + n) if isinstance(self.ids, int) else self.ids
+        if joined.size < total:
+            joined = _enlarged(joined, n, capacity)
+        joined[n:total] = ids
+        return joined
 
 
-def cut(rows: Rows, ids: Ids | int, prefixes: PrefixBlocks, mapped: bool) -> tuple[list[Block], Tail]:
-    """Blocks of rows that lie in arrays without spare rows, as in a file, and the tail that is the last of them.
-
-    The tail is a copy: of few rows, if the arrays are mapped and shall not be read, otherwise of less than a block.
-    """
-    total = rows["scale"].shape[0]
-    kept = max(0, min(total if mapped else total // BLOCK_ROWS * BLOCK_ROWS, total - SPARE_ROWS))
-    blocks = []
-    for start in range(0, kept, BLOCK_ROWS):
-        part = {name: array[start:] for name, array in rows.items()}
-        first = ids + start if isinstance(ids, int) else ids[start:]
-        blocks.append(Block(part, min(BLOCK_ROWS, kept - start), first, ALL, prefixes.fresh()))
-    tail = Tail(rows, prefixes)
-    rest = {name: array[kept:] for name, array in rows.items()}
-    blocks.append(tail.append(rest, ids + kept if isinstance(ids, int) else ids[kept:]))
-    return blocks, tail
-
-
-class Tail:
-    """Growing arrays, of which the last block of an index is a view.
-
-    Rows are written behind those that any block has, so earlier views stay as they are.
+def empty_block(like: Rows, prefixes: PrefixBlocks) -> Block:
+    """Return a block of no rows.
 
     Parameters
     ----------
@@ -137,60 +115,57 @@ class Tail:
     prefixes : PrefixBlocks
         Of the same codec.
     """
-
-    def __init__(self, like: Rows, prefixes: PrefixBlocks):
-        self._rows = {name: np.zeros((0, *array.shape[1:]), array.dtype) for name, array in like.items()}
-        self._ids: Ids | int = 0
-        self._prefixes = prefixes.fresh()
-        self.n = 0
-
-    @property
-    def end(self) -> int | None:
-        """Id that would follow, if all ids here follow each other."""
-        return self._ids + self.n if isinstance(self._ids, int) else None
-
-    def append(self, rows: Rows, ids: Ids | int, alive: Words = ALL) -> Block:
-        """The tail with more rows; `alive` are the words of its block before."""
-        n = self.n
-        total = n + rows["scale"].shape[0]
-        self._reserve(total)
-        for name, array in rows.items():
-            self._rows[name][n:total] = array
-        self._add_ids(ids, total)
-        self.n = total
-        if alive.size:
-            more = every(total)
-            more[: n // 64] = alive[: n // 64]
-            if n % 64:
-                more[n // 64] &= alive[n // 64] | ~every(n)[-1]
-            alive = more
-        return Block(dict(self._rows), total, self._ids, alive, self._prefixes)
-
-    def _reserve(self, total: int) -> None:
-        room = self._rows["scale"].shape[0]
-        if total + SPARE_ROWS > room:
-            room = max(total + SPARE_ROWS, room + room // 2)
-            self._rows = {name: _grown(array, self.n, room) for name, array in self._rows.items()}
-
-    def _add_ids(self, ids: Ids | int, total: int) -> None:
-        """Ids of the rows from `n` on; they are consecutive as long as they can be."""
-        n = self.n
-        if n == 0:
-            self._ids = ids if isinstance(ids, int) else _grown(ids, total, self._rows["scale"].shape[0])
-            return
-        if isinstance(ids, int):
-            if isinstance(self._ids, int) and self._ids + n == ids:
-                return
-            ids = np.arange(ids, ids + total - n)
-        before = np.arange(self._ids, self._ids + n) if isinstance(self._ids, int) else self._ids
-        if before.size < total:
-            before = _grown(before, n, self._rows["scale"].shape[0])
-        before[n:total] = ids
-        self._ids = before
+    rows = {name: np.zeros((0, *array.shape[1:]), array.dtype) for name, array in like.items()}
+    return Block(rows, 0, 0, ALL, prefixes.fresh())
 
 
-def _grown(array: NDArray, n: int, room: int) -> NDArray:
-    """The first `n` rows, with room for more."""
-    out = aligned((room, *array.shape[1:]), array.dtype)
+def split_into_blocks(rows: Rows, ids: Ids | int, prefixes: PrefixBlocks, block_rows: int, mapped: bool) -> list[Block]:
+    """Return blocks of rows that lie in arrays without spare rows, as those of a file do.
+
+    The last block is a copy, which may be extended: of few rows if the arrays are mapped and shall not be read,
+    otherwise of less than a full block.
+    """
+    total = rows["scale"].shape[0]
+    kept = max(0, min(total if mapped else total // block_rows * block_rows, total - SPARE_ROWS))
+    blocks = []
+    for start in range(0, kept, block_rows):
+        part = {name: array[start:] for name, array in rows.items()}
+        first = ids + start if isinstance(ids, int) else ids[start:]
+        blocks.append(Block(part, min(block_rows, kept - start), first, ALL, prefixes.fresh()))
+    rest = {name: array[kept:] for name, array in rows.items()}
+    blocks.append(empty_block(rows, prefixes).extended(rest, ids + kept if isinstance(ids, int) else ids[kept:]))
+    return blocks
+
+
+def ones(count: int) -> Words:
+    """Return a mask with the first `count` bits set."""
+    full = np.full(-(-count // 64), ~np.uint64(0))
+    if count % 64:
+        full[-1] >>= np.uint64(64 - count % 64)
+    return full
+
+
+def pack_mask(flags: Flags) -> Words:
+    """Return the bits of a boolean array, 64 to a word."""
+    packed = np.zeros(-(-flags.size // 64) * 8, np.uint8)
+    packed[: -(-flags.size // 8)] = np.packbits(flags, bitorder="little")
+    return packed.view("<u8").astype(np.uint64, copy=False)
+
+
+def unpack_mask(mask: Words, count: int) -> Flags:
+    """Return the boolean array of `count` that `pack_mask` made a mask of."""
+    return np.unpackbits(mask.astype("<u8", copy=False).view(np.uint8), count=count, bitorder="little").view(np.bool_)
+
+
+def intersect(one: Words, other: Words) -> Words:
+    """Return the mask of the rows that are in both masks."""
+    if one.size == 0:
+        return other
+    return one if other.size == 0 else one & other
+
+
+def _enlarged(array: NDArray, n: int, capacity: int) -> NDArray:
+    """The first `n` rows, in an array with space for more."""
+    out = aligned((capacity, *array.shape[1:]), array.dtype)
     out[:n] = array[:n]
     return out

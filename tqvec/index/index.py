@@ -5,38 +5,38 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from tqvec import _validate
 from tqvec._config import num_threads
-from tqvec._types import Floats, Ids
+from tqvec._types import CodebookName, Floats, Ids, MetricName
 from tqvec.codec.bands import Width
-from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError, LossWarning
-from tqvec.index import selectors
-from tqvec.index.blocks import View
-from tqvec.index.diagnose.diagnosis import Diagnosis, Subject, diagnose
-from tqvec.index.diagnose.posterior import Stored
-from tqvec.index.errors.rerank import judged, source
-from tqvec.index.errors.standard_errors import Judge, centre_scores
+from tqvec.index.diagnose.diagnosis import Diagnosis, diagnose
+from tqvec.index.errors.rerank import search_reranked
+from tqvec.index.errors.shortlist import search_shortlist
+from tqvec.index.errors.standard_errors import search_with_errors
 from tqvec.index.file import io
-from tqvec.index.rows import METRICS, empty_rows, encoded
-from tqvec.index.scanner import Scanner, squared_lengths
-from tqvec.index.store import Blocks, Store, first_id, gathered, ids_of, parts
-from tqvec.index.training import Samples, Training, fit, recoded
+from tqvec.index.metrics import METRICS, Metric
+from tqvec.index.nbytes import IndexBytes, count_bytes
+from tqvec.index.rows import empty_rows, encode_rows
+from tqvec.index.scanner import Scanner
+from tqvec.index.selectors import Filter, allowed_rows, integers
+from tqvec.index.snapshot import Results, Snapshot
+from tqvec.index.store import FULL_BLOCK_ROWS, Blocks, Store, first_id
+from tqvec.index.training import Samples, Training, fit, recode
 
-_HEAP_ENTRIES = 1 << 24  # of one batch of queries, all threads together
-_FIRST_HITS = 64  # that a range search asks for, and four times as many where they do not reach the end of the range
+_FIRST_HITS = 64  # results of the first round of a range search; each further round asks for four times as many
+_CONFIDENCE = 0.99  # of the shortlist that is reranked
 
 
 class _Core(NamedTuple):
-    """What training replaces, in one assignment: a search takes it once."""
+    """The parts that training replaces, in one assignment: a search takes them once."""
 
     codec: TurboQuant
     scanner: Scanner
@@ -46,22 +46,31 @@ class _Core(NamedTuple):
 class Index:
     """Compressed vectors that can be searched without decompressing them.
 
-    No training is needed; `train` fits the codec to the data, for more recall at the same bytes.
+    No training is needed. `train` fits the codec to the data, for more recall at the same bytes.
 
     Parameters
     ----------
     d : int
         Dimension, 1 to 65,536.
     nbits : int, float or sequence of (int, int)
-        Bits a coordinate, 1 to 8; 2.5, 3.5 or bands as in `TurboQuant`. Bands whose coordinates are no multiple of 8
-        are searched in full, which is slow for a few queries.
+        Bits per coordinate, 1 to 8; 2.5, 3.5 or bands as in `TurboQuant`. Searches for a few queries are slow if the
+        coordinates of a band are no multiple of 8.
     metric : {"ip", "cosine", "l2"}
         Inner product and cosine: larger is better. l2: squared Euclidean distance, smaller is better; it keeps 4 more
-        bytes a vector (its squared length).
+        bytes per vector (the squared length).
     codebook : {"scalar", "trellis"}
-        As in `TurboQuant`: ``"trellis"`` finds more at equal bytes, but is slower to build.
+        As in `TurboQuant`: ``"trellis"`` has more recall at equal bytes, but is slower to build.
     seed : int
-        Of the random rotation.
+        Seed of the random rotation.
+
+    Attributes
+    ----------
+    d : int
+        Dimension.
+    nbits : int, float or tuple
+        Bits per coordinate, as given.
+    metric : str
+        ``"ip"``, ``"cosine"`` or ``"l2"``.
 
     Raises
     ------
@@ -79,55 +88,77 @@ class Index:
     ([0, 1, 2], 36)
     """
 
-    def __init__(self, d: int, nbits: Width = 4, metric: str = "ip", codebook: str = "scalar", seed: int = 0):
-        self.metric = _validate.choice(metric, "metric", METRICS)
-        self._lock = threading.RLock()  # held by whatever changes the index
-        self._core = self._empty(TurboQuant(d, nbits=nbits, codebook=codebook, seed=seed))
-        self.d = self.codec.d
-        self.nbits = self.codec.nbits
+    _block_rows = FULL_BLOCK_ROWS
+
+    def __init__(
+        self,
+        d: int,
+        nbits: Width = 4,
+        metric: MetricName = "ip",
+        codebook: CodebookName = "scalar",
+        seed: int = 0,
+    ):
+        kind = Metric(_validate.choice(metric, "metric", METRICS))
+        self._start(TurboQuant(d, nbits=nbits, codebook=codebook, seed=seed), kind)
+
+    @classmethod
+    def _from_codec(cls, codec: TurboQuant, metric: Metric) -> Index:
+        """An empty index."""
+        index = cls.__new__(cls)
+        index._start(codec, metric)
+        return index
+
+    def _start(self, codec: TurboQuant, metric: Metric) -> None:
+        self.d, self.nbits = codec.d, codec.nbits
+        self.metric: MetricName = metric.value
+        self._metric = metric
+        self._lock = threading.RLock()  # held by each change, and while ids are looked up
+        self._core = self._empty(codec)
 
     def _empty(self, codec: TurboQuant) -> _Core:
-        scanner = Scanner(codec, self.metric)
-        return _Core(codec, scanner, Store(empty_rows(codec, self.metric), scanner.prefixes, self._lock))
+        scanner = Scanner(codec, self._metric)
+        return _Core(codec, scanner, Store(empty_rows(codec, self._metric), scanner.prefixes, self._block_rows))
 
     def _like(self, codec: TurboQuant) -> Index:
         """An empty index of another codec, all else equal."""
-        other = object.__new__(Index)
-        other.metric, other.d, other.nbits, other._lock = self.metric, self.d, self.nbits, threading.RLock()
-        other._core = other._empty(codec)
-        return other
+        return self._from_codec(codec, self._metric)
 
     def __copy__(self) -> Index:
-        """An index of the same vectors; later changes of either don't show in the other."""
-        core = self._core
+        """Return an index of the same vectors; later changes of either don't show in the other."""
+        with self._lock:
+            core = self._core
+            store = core.store.copy()
         other = self._like(core.codec)
-        other._core = other._core._replace(store=core.store.copy(other._lock))
+        other._core = other._core._replace(store=store)
         return other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Index:
         return self.__copy__()
 
     def __getstate__(self) -> dict[str, Any]:
-        core = self._core
-        blocks, next_id = core.store.snapshot()
+        core, blocks, next_id = self._moment()
         first = first_id(blocks, next_id)
-        stored = [(rows, ids if first is None else None) for rows, ids in parts(blocks)]
+        parts = [(rows, ids if first is None else None) for rows, ids in core.store.iter_chunks(blocks)]
         settings = {name: getattr(self, name) for name in ("metric", "d", "nbits")}
-        return settings | {"codec": core.codec, "parts": stored, "first_id": first, "next_id": next_id}
+        return settings | {"codec": core.codec, "parts": parts, "first_id": first, "next_id": next_id}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.metric, self.d, self.nbits = state["metric"], state["d"], state["nbits"]
-        self._lock = threading.RLock()
-        self._core = self._empty(state["codec"])
+        self._start(state["codec"], Metric(state["metric"]))
         store = self._core.store
         store.next_id = state["first_id"] or 0
         for rows, ids in state["parts"]:
             store.append(rows, ids, False)
         store.next_id = state["next_id"]
 
+    def _moment(self) -> tuple[_Core, Blocks, int]:
+        """Blocks and next id that belong together, and the core that they are from."""
+        with self._lock:
+            core = self._core
+            return core, core.store.blocks, core.store.next_id
+
     @property
     def codec(self) -> TurboQuant:
-        """How vectors are compressed."""
+        """The codec that compresses vectors."""
         return self._core.codec
 
     def __repr__(self) -> str:
@@ -141,7 +172,8 @@ class Index:
     def __contains__(self, one: object) -> bool:
         if not isinstance(one, (int, np.integer)) or not -(2**63) <= int(one) < 2**63:
             return False
-        return bool(self._core.store.find(np.array([one], np.int64))[0] >= 0)
+        with self._lock:
+            return bool(self._core.store.find(np.array([one], np.int64))[0] >= 0)
 
     @property
     def ntotal(self) -> int:
@@ -151,49 +183,59 @@ class Index:
     @property
     def ids(self) -> Ids:
         """Ids of all vectors, (ntotal,), in the order in which they were added; a copy."""
-        parts = [block.ids_of(block.live_rows()) for block in self._core.store.blocks]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
+        own = [block.ids_of(block.live_rows()) for block in self._core.store.blocks]
+        return np.concatenate([np.zeros(0, np.int64), *own])
 
     @property
     def code_size(self) -> int:
-        """Bytes a vector: codes, scale and, for l2, the squared length.
+        """Bytes per vector: codes, scale and, for l2, the squared length.
 
-        Ids that don't follow each other take 8 more, and 32 to 64 to find them.
+        Ids that are not consecutive take 8 more, and 32 to 64 to find them; `nbytes` counts these too.
         """
-        return self.codec.code_size + (4 if self.metric == "l2" else 0)
+        return self.codec.code_size + self._metric.extra_bytes
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all vectors (``ntotal * code_size``)."""
-        return self.ntotal * self.code_size
+    def nbytes(self) -> IndexBytes:
+        """Bytes of memory that the index holds: an int with its parts as attributes.
+
+        The parts are `codes`, `scales`, `ids`, `prefixes`, `rotation` and `spare`; ``nbytes.items()`` is a dictionary
+        of them. `mapped`, the bytes of a mapped file, is not in the sum. Memory that copies of an index share counts in
+        each of them.
+        """
+        with self._lock:
+            return count_bytes(self._core.store, self._core.codec)
 
     def train(
         self,
         sample: ArrayLike,
+        *,
         queries: ArrayLike | None = None,
         vectors: ArrayLike | None = None,
         threads: int | None = None,
     ) -> Training:
-        """Fit the codec to the data, at the same bytes a vector, if that helps (docs/explanation/calibration.md).
+        """Fit the codec to the data, at the same bytes per vector, if that helps; see the "Calibration" page.
 
-        A part of the sample is held out to judge: unless results on it get better, the index stays as it was.
+        A part of the sample is held out. Unless results on it get better, the index stays as it was.
 
         Parameters
         ----------
         sample : (n, d) float16, float32, float64 or bfloat16
-            Vectors like those to be stored, in any order: a few thousand, some times `d`. Of many, 65,536 are drawn.
+            Vectors like those to be stored, in any order. Use at least 10·d rows. At most 65,536 are used, drawn at
+            random.
         queries : (m, d), optional
-            Queries like those to come. Default: the vectors themselves stand for them.
+            Queries like those to come. Default: rows of the sample.
         vectors : (ntotal, d), optional
-            What the index holds, in the order of `ids`, if it isn't empty: it is compressed anew. Without them that
-            is done from the codes, with a `LossWarning`: vectors then have the errors of both codecs, and their recall
-            falls. That only pays if most vectors are still to come.
+            The stored vectors in the order of `ids`, if there are any: they are compressed again. Without them the
+            codes are recoded, with a `LossWarning`: recall of the stored vectors falls, since their errors add up. That
+            only pays if most vectors are still to come. If you turn the warning into an error, the index is not
+            changed.
         threads : int, optional
+            Default: ``TQVEC_NUM_THREADS``, or all CPUs.
 
         Returns
         -------
         Training
-            What was found and decided; prints as a table.
+            The decision and its reasons; prints as a table.
 
         Raises
         ------
@@ -202,33 +244,33 @@ class Index:
             `queries`; not as many `vectors` as are stored; `d` above 8,192.
         """
         rows = _validate.vectors(sample, self.d, "sample")
-        asked = None if queries is None else _validate.vectors(queries, self.d, "queries")
+        held_out = None if queries is None else _validate.vectors(queries, self.d, "queries")
         stored = None if vectors is None else _validate.vectors(vectors, self.d, "vectors")
-        samples, workers = Samples(rows, asked), num_threads(threads)
+        samples, workers = Samples(rows, held_out), num_threads(threads)
         with self._lock:
             if stored is not None and stored.shape[0] != self.ntotal:
                 raise InputError(f"vectors must be the {self.ntotal} that were added, got {stored.shape[0]} rows")
             from_codes = stored is None and self.ntotal > 0
-            codec, training = fit(self._like, self.codec, self.metric, samples, workers, from_codes)
-            if training.used:
+            codec, training = fit(self.codec, self._metric, samples, workers, from_codes)
+            if training.accepted:
                 if from_codes:
-                    told = f"{self.ntotal:,} vectors are compressed anew from their codes, which costs {training.loss}"
-                    warnings.warn(f"{told}; hand them over as `vectors` to avoid that", LossWarning, stacklevel=2)
-                trained = self._recoded(codec, stored, workers)._core
-                self._core = trained._replace(store=trained.store.copy(self._lock))
+                    loss = f"{self.ntotal:,} vectors are compressed anew from their codes, which costs {training.loss}"
+                    warnings.warn(f"{loss}; hand them over as `vectors` to avoid that", LossWarning, stacklevel=2)
+                self._core = self._recoded(codec, stored, workers)._core
         return training
 
     def _recoded(self, codec: TurboQuant, vectors: Floats | None, threads: int) -> Index:
         """An index of the same vectors and ids in another codec; from their codes, if there are no vectors."""
         other, done = self._like(codec), 0
-        for rows, ids in parts(self._core.store.blocks):
+        store = self._core.store
+        for rows, ids in store.iter_chunks(store.blocks):
             if vectors is None:
-                again = recoded(rows, self.codec, codec, threads)
+                again = recode(rows, self.codec, codec, threads)
             else:
-                again = encoded(codec, self.metric, vectors[done : done + ids.size], threads)
+                again = encode_rows(codec, self._metric, vectors[done : done + ids.size], threads)
             other._core.store.append(again, ids, False)
             done += ids.size
-        other._core.store.next_id = self._core.store.next_id
+        other._core.store.next_id = store.next_id
         return other
 
     def add(
@@ -236,15 +278,15 @@ class Index:
     ) -> None:
         """Compress vectors and append them.
 
-        Nothing is added if any row or id is bad. Searches of other threads find all of the vectors or none.
+        Nothing is added if any row or id is bad. Searches of other threads see all of the vectors or none.
 
         Parameters
         ----------
         x : (n, d) or (d,) float16, float32, float64 or bfloat16
         ids : (n,) int, optional
-            Distinct, within int64. Default: consecutive, after the largest that was ever in the index, from 0 on.
+            Distinct, within int64. Default: consecutive, from 0, or after the largest id that was ever in the index.
         upsert : bool
-            Whether vectors replace those with the same ids; otherwise an id that is taken is an error.
+            Replace vectors with the same ids. Otherwise an id that is in the index is an error.
         threads : int, optional
             Default: ``TQVEC_NUM_THREADS``, or all CPUs.
 
@@ -255,29 +297,29 @@ class Index:
         """
         while True:
             core = self._core
-            rows = encoded(core.codec, self.metric, x, threads)
-            given = _distinct(ids, rows["scale"].shape[0])
+            rows = encode_rows(core.codec, self._metric, x, threads)
+            distinct = _distinct(ids, rows["scale"].shape[0])
             with self._lock:
                 if core is self._core:  # or it was trained in the meantime
-                    core.store.append(rows, given, upsert)
+                    core.store.append(rows, distinct, upsert)
                     return
 
-    def update(self, ids: ArrayLike, x: ArrayLike, threads: int | None = None) -> None:
-        """Replace vectors: ``add(x, ids, upsert=True)``, but every id must be in the index.
+    def update(self, *, ids: ArrayLike, x: ArrayLike, threads: int | None = None) -> None:
+        """Replace vectors: as ``add(x, ids, upsert=True)``, but every id must be in the index.
 
         Raises
         ------
         InputError
             As `add`; an id that is not in the index.
         """
-        with self._lock:  # what is there now shall still be there when it is replaced
-            self._rows_of(ids)
+        with self._lock:  # an id that is there now shall still be there when it is replaced
+            self._lookup(ids)
             self.add(x, ids, upsert=True, threads=threads)
 
     def remove_ids(self, ids: ArrayLike) -> int:
         """Remove vectors; ids that are not in the index are passed over.
 
-        The time does not depend on `ntotal`. Space is used again when more rows were removed than are left.
+        The time does not depend on `ntotal`. Memory is freed when more vectors were removed than are left.
 
         Parameters
         ----------
@@ -286,46 +328,48 @@ class Index:
         Returns
         -------
         int
-            How many were removed.
+            Number of removed vectors.
         """
-        wanted = np.unique(selectors.integers(ids, "ids"))
+        wanted = np.unique(integers(ids, "ids"))
         with self._lock:
             return self._core.store.remove(wanted)
 
     def reset(self) -> None:
-        """Remove all vectors; what was learned from a sample stays."""
+        """Remove all vectors; the calibration of `train` stays."""
         with self._lock:
             self._core = self._empty(self.codec)
 
     def merge_from(self, other: Index) -> None:
         """Append all vectors of another index of the same codec, as if they had been added to this one.
 
-        If the other's ids are 0, 1, 2, … in order, as they come by themselves, its vectors get this index's next ids.
+        If the other's ids are 0, 1, 2, … in order, as they are by default, its vectors get this index's next ids.
         Otherwise, and once a vector of it was removed, they keep their ids, which must be distinct from those here.
 
         Raises
         ------
         InputError
-            Another metric or another fingerprint, which both are told; an id that both have. Nothing is merged then.
+            The indexes differ in metric or codec, which the message shows, or share an id. Nothing is merged then.
         """
         if not isinstance(other, Index):
             raise InputError(f"other must be an Index, got {type(other).__name__}")
-        theirs = other._core
-        given = theirs.store.taken()
+        with other._lock:
+            theirs = other._core.codec
+            blocks, renumber = other._core.store.merge_snapshot()
         with self._lock:
             core = self._core
-            mine, its = (self.metric, core.codec.fingerprint), (other.metric, theirs.codec.fingerprint)
+            mine, its = (self.metric, core.codec.fingerprint), (other.metric, theirs.fingerprint)
             if mine != its:
                 raise InputError(f"indexes of different codecs can't be merged: {mine} and {its} (metric, fingerprint)")
-            core.store.take_over(*given)
+            core.store.extend(blocks, renumber)
 
-    def reconstruct(self, ids: ArrayLike, threads: int | None = None) -> Floats:
-        """Decompressed vectors; for metric cosine their directions.
+    def reconstruct(self, ids: ArrayLike, *, threads: int | None = None) -> Floats:
+        """Decompress vectors; for metric cosine their directions.
 
         Parameters
         ----------
         ids : (n,) int
         threads : int, optional
+            Default: ``TQVEC_NUM_THREADS``, or all CPUs.
 
         Returns
         -------
@@ -336,61 +380,112 @@ class Index:
         InputError
             An id is not in the index.
         """
-        return self._decoded(*self._rows_of(ids), num_threads(threads))
+        snapshot, rows = self._lookup(ids, threads=threads)
+        return snapshot.decode(rows)
 
-    def _decoded(self, core: _Core, blocks: Blocks, rows: Ids, threads: int) -> Floats:
-        """Decompressed rows by number."""
-        if rows.size == 0:  # there may be no block
-            return np.empty((0, self.d), np.float32)
-        stored = gathered(blocks, rows, ("codes", "scale"))
-        return core.codec.decode(Codes(stored["codes"], stored["scale"]), threads=threads)
-
-    def _rows_of(self, ids: ArrayLike) -> tuple[_Core, Blocks, Ids]:
-        """Rows of ids that must be there, and the state of the index that they belong to."""
-        wanted = selectors.integers(ids, "ids")
-        core = self._core
-        blocks, rows = core.store.located(wanted)
+    def _lookup(
+        self, ids: ArrayLike, *, filter: Filter | None = None, threads: int | None = None
+    ) -> tuple[Snapshot, Ids]:
+        """Rows of ids that must be there, and the snapshot that they belong to."""
+        wanted = integers(ids, "ids")
+        with self._lock:
+            core = self._core
+            blocks, rows = core.store.blocks, core.store.find(wanted)
         if (rows < 0).any():
             at = int(np.argmax(rows < 0))
             raise InputError(f"ids row {at}: {wanted[at]} is not in the index")
-        return core, blocks, rows
+        return self._snapshot_of(core, blocks, filter, threads), rows
+
+    def _snapshot(self, *, filter: Filter | None = None, threads: int | None = None) -> Snapshot:
+        """The index as it is now."""
+        core = self._core
+        return self._snapshot_of(core, core.store.blocks, filter, threads)
+
+    def _snapshot_of(self, core: _Core, blocks: Blocks, filter: Filter | None, threads: int | None) -> Snapshot:
+        return Snapshot(
+            codec=core.codec,
+            metric=self._metric,
+            scanner=core.scanner,
+            blocks=blocks,
+            allowed=allowed_rows(blocks, filter),
+            threads=num_threads(threads),
+        )
+
+    @overload
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        filter: Filter | None = None,
+        threads: int | None = None,
+        return_error: Literal[False] = False,
+        confidence: float | None = None,
+        rerank: ArrayLike | None = None,
+    ) -> tuple[Floats, Ids]: ...
+
+    @overload
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        filter: Filter | None = None,
+        threads: int | None = None,
+        return_error: Literal[True],
+        confidence: float | None = None,
+        rerank: ArrayLike | None = None,
+    ) -> tuple[Floats, Ids, Floats]: ...
+
+    @overload
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        filter: Filter | None = None,
+        threads: int | None = None,
+        return_error: bool,
+        confidence: float | None = None,
+        rerank: ArrayLike | None = None,
+    ) -> tuple[Floats, Ids] | tuple[Floats, Ids, Floats]: ...
 
     def search(
         self,
         queries: ArrayLike,
         k: int = 10,
-        threads: int | None = None,
         *,
-        filter: Any = None,
+        filter: Filter | None = None,
+        threads: int | None = None,
         return_error: bool = False,
         confidence: float | None = None,
         rerank: ArrayLike | None = None,
-    ) -> tuple[Any, ...]:
-        """The `k` best vectors for each query.
+    ) -> tuple[Floats, Ids] | tuple[Floats, Ids, Floats]:
+        """Return the `k` best vectors for each query.
 
-        Queries are rotated once and scored against the codes in integer arithmetic (kernels/scan/README.md states the
-        error: about 1.5·10⁻⁵ ‖query‖‖vector‖). Results do not depend on the batch or the threads; of equal scores the
-        vector that was added first comes first.
+        Queries are rotated once and scored against the codes in integer arithmetic, with an error of about
+        1.5·10⁻⁵ ‖query‖‖vector‖. Results do not depend on the batch or the threads. Of equal scores the vector that was
+        added first comes first.
 
         Parameters
         ----------
         queries : (nq, d) or (d,) float16, float32, float64 or bfloat16
             A 1-D query counts as one row.
         k : int
-            Results a query, at least 1.
+            Results per query, at least 1.
+        filter : optional
+            The vectors that may be returned: a boolean array in the order of `ids`, an array of ids, a ``range`` of
+            ids, or a selector of `tqvec.selectors`.
         threads : int, optional
             Default: ``TQVEC_NUM_THREADS``, or all CPUs.
-        filter : optional
-            Which vectors may be returned: a boolean array in the order of `ids`, an array of ids, a ``range`` of ids,
-            or a selector of `tqvec.selectors`.
         return_error : bool
-            Return the standard errors of the scores too (docs/explanation/errors.md).
+            Return the standard errors of the scores too; see the "Error bars" page.
         confidence : float, optional
-            Above 0 and below 1: return as many results as hold all of the true best `k` with this probability. The
-            query that needs most decides the number; others are filled up with empty entries.
+            Above 0 and below 1: return as many results as hold all of the true best `k` with this probability. All
+            queries return the same number of columns, m. Shorter lists are padded with id −1.
         rerank : (ntotal, d) array, optional
-            The vectors in the order of `ids`; a memory map will do, since only some rows are read: those that
-            `confidence`, by default 0.99, asks for. The `k` best of them by their exact scores are returned.
+            The vectors in the order of `ids`. The shortlist of `confidence`, by default 0.99, is ordered by exact
+            scores, and the `k` best are returned. Only rows of the shortlist are read, so a memory map will do.
 
         Returns
         -------
@@ -399,8 +494,8 @@ class Index:
         ids : (nq, k) int64
             Where there are fewer than `k` vectors: -1.
         error : (nq, k) float32
-            With `return_error`: root mean square error of each score, including that the best lean upwards; 0 for exact
-            scores, inf for empty entries.
+            With `return_error`: standard error of each score. It includes selection bias: the best scores are, on
+            average, overestimates. It is 0 for exact scores and inf for empty entries.
 
         Raises
         ------
@@ -410,34 +505,35 @@ class Index:
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
         rows = _validate.vectors(queries, self.d, "queries")
-        core = self._core
-        blocks = core.store.blocks
-        view = View(blocks, selectors.allowed(blocks, filter))
-        find = partial(self._best, core, view, num_threads(threads))
-        if confidence is None and rerank is None and not return_error:
-            results: tuple[NDArray, ...] = find(rows, min(k, view.size))
+        snapshot = self._snapshot(filter=filter, threads=threads)
+        n = min(k, snapshot.ntotal)
+        if rerank is not None or confidence is not None:
+            share = _validate.fraction(_CONFIDENCE if confidence is None else confidence, "confidence")
+        if rerank is not None:
+            results = search_reranked(snapshot, rows, n, share, rerank)
+        elif confidence is not None:
+            results = search_shortlist(snapshot, rows, n, share)
+        elif return_error:
+            results = search_with_errors(snapshot, rows, n)
         else:
-            vectors = None if rerank is None else source(rerank, sum(block.live for block in blocks), self.d)
-            if confidence is not None or vectors is not None:
-                confidence = _validate.fraction(0.99 if confidence is None else confidence, "confidence")
-            judge = Judge(core.codec, self.metric, blocks, view.size)
-            results = judged(find, judge, rows, min(k, view.size), confidence, vectors)
-        empty = (np.inf if self.metric == "l2" else -np.inf, -1, np.inf)
-        arrays = (results[0], ids_of(blocks, results[1]), *results[2:])[: 3 if return_error else 2]
-        return tuple(_padded(array, k, value) for array, value in zip(arrays, empty, strict=False))
+            results = Results(*snapshot.best(rows, n))
+        scores, numbers, error = results.padded(k, self._metric.worst)
+        ids = snapshot.ids_of(numbers)
+        return (scores, ids, error) if return_error and error is not None else (scores, ids)
 
     def range_search(
-        self, queries: ArrayLike, radius: float, threads: int | None = None, *, filter: Any = None
+        self, queries: ArrayLike, radius: float, *, filter: Filter | None = None, threads: int | None = None
     ) -> tuple[Ids, Floats, Ids]:
-        """All vectors with a score above `radius`, or for l2 a squared distance below it.
+        """Return all vectors with a score above `radius`, or for l2 a squared distance below it.
 
         Parameters
         ----------
         queries : (nq, d) or (d,) float16, float32, float64 or bfloat16
         radius : float
-        threads : int, optional
         filter : optional
             As in `search`.
+        threads : int, optional
+            Default: ``TQVEC_NUM_THREADS``, or all CPUs.
 
         Returns
         -------
@@ -449,30 +545,27 @@ class Index:
         """
         radius = np.float64(_validate.number(radius, "radius"))  # a Python float would be rounded to float32
         rows = _validate.vectors(queries, self.d, "queries")
-        core = self._core
-        blocks = core.store.blocks
-        view = View(blocks, selectors.allowed(blocks, filter))
-        find = partial(self._best, core, view, num_threads(threads))
+        snapshot = self._snapshot(filter=filter, threads=threads)
         hits: list[tuple[Floats, Ids]] = [(np.zeros(0, np.float32), np.zeros(0, np.int64))] * rows.shape[0]
-        open_, k = np.arange(rows.shape[0]), _FIRST_HITS
-        while open_.size and view.size:
-            k = min(k, view.size)
-            scores, found = find(rows[open_], k)
-            inside = scores < radius if self.metric == "l2" else scores > radius
-            for q, score, row, good in zip(open_, scores, found, inside, strict=True):
+        pending, k = np.arange(rows.shape[0]), _FIRST_HITS
+        while pending.size and snapshot.ntotal:
+            k = min(k, snapshot.ntotal)
+            scores, numbers = snapshot.best(rows[pending], k)
+            inside = scores > radius if self._metric.larger_is_better else scores < radius
+            for q, score, row, good in zip(pending, scores, numbers, inside, strict=True):
                 hits[q] = score[good], row[good]
-            open_ = open_[inside[:, -1]] if k < view.size else open_[:0]
+            pending = pending[inside[:, -1]] if k < snapshot.ntotal else pending[:0]
             k *= 4
         lims = np.cumsum([0, *(score.size for score, _ in hits)])
-        ids = ids_of(blocks, np.concatenate([np.zeros(0, np.int64), *(row for _, row in hits)]))
+        ids = snapshot.ids_of(np.concatenate([np.zeros(0, np.int64), *(row for _, row in hits)]))
         return lims, np.concatenate([np.zeros(0, np.float32), *(score for score, _ in hits)]), ids
 
     def search_by_id(
-        self, ids: ArrayLike, k: int = 10, threads: int | None = None, *, filter: Any = None
+        self, ids: ArrayLike, k: int = 10, *, filter: Filter | None = None, threads: int | None = None
     ) -> tuple[Floats, Ids]:
-        """The `k` best vectors for stored ones, which are not among their own results.
+        """Return the `k` best vectors for stored ones, each without itself.
 
-        Their decompressed forms are the queries. Arguments and results are those of `search`.
+        The queries are decompressed vectors. Other arguments and results are those of `search`.
 
         Raises
         ------
@@ -480,60 +573,39 @@ class Index:
             An id is not in the index; otherwise as `search`.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 2)
-        core, blocks, rows = self._rows_of(ids)
-        workers, view = num_threads(threads), View(blocks, selectors.allowed(blocks, filter))
-        queries = self._decoded(core, blocks, rows, workers)
-        scores, found = self._best(core, view, workers, queries, min(k + 1, view.size))
-        scores = _padded(scores, k + 1, np.inf if self.metric == "l2" else -np.inf)
-        found = _padded(found, k + 1, -1)
-        own = found == rows[:, None]
-        own[~own.any(axis=1), -1] = True  # a row that does not find itself loses its last result
+        snapshot, rows = self._lookup(ids, filter=filter, threads=threads)
+        best = snapshot.best(snapshot.decode(rows), min(k + 1, snapshot.ntotal))
+        scores, numbers, _ = Results(*best).padded(k + 1, self._metric.worst)
+        own = numbers == rows[:, None]
+        own[~own.any(axis=1), -1] = True  # a row that is not among its own results loses the last of them
         shape = rows.size, k
-        return scores[~own].reshape(shape), ids_of(blocks, found[~own].reshape(shape))
-
-    def _best(self, core: _Core, view: View, threads: int, queries: Floats, k: int) -> tuple[Floats, Ids]:
-        """Scores as `search` returns them, and row numbers through all blocks; there are at least `k` rows."""
-        scores, found = self._estimates(core, view, threads, queries, k)
-        return np.maximum(scores, 0.0) if self.metric == "l2" else scores, found
-
-    def _estimates(self, core: _Core, view: View, threads: int, queries: Floats, k: int) -> tuple[Floats, Ids]:
-        """The same, with the estimates of small squared distances that came out below 0."""
-        codec = core.codec
-        rows = queries - codec.centre if self.metric == "l2" else queries  # distances don't change
-        scores, found = np.empty((rows.shape[0], k), np.float32), np.empty((rows.shape[0], k), np.int64)
-        batch = max(1, _HEAP_ENTRIES // (max(1, k) * threads))
-        for q in range(0, rows.shape[0] if k else 0, batch):
-            part = slice(q, q + batch)
-            scores[part], found[part] = core.scanner.search(view, rows[part], k, threads)
-        if self.metric == "l2":
-            return (squared_lengths(rows)[:, None] - scores.astype(np.float64)).astype(np.float32), found
-        if codec.calibration is None:
-            return scores, found
-        return (scores + centre_scores(codec, self.metric, rows)[:, None]).astype(np.float32), found
+        return scores[~own].reshape(shape), snapshot.ids_of(numbers[~own].reshape(shape))
 
     def diagnose(
         self,
+        *,
         queries: ArrayLike | None = None,
         sample: ArrayLike | None = None,
         k: int = 10,
         threads: int | None = None,
     ) -> Diagnosis:
-        """Recall k@k of this index on these data, what limits it and what would help (docs/explanation/diagnose.md).
+        """Estimate the recall k@k of this index on these data, its causes and alternatives; see the "Diagnosis" page.
 
-        With a `sample`, and no vectors or the very same ones stored, recall is measured. Otherwise it is estimated from
-        the codes, by the standard errors of scores and their gaps; a sample of other vectors then corrects the
-        estimate. The index doesn't change.
+        Recall is measured if the `sample` is the stored vectors, or none are stored. Otherwise it is estimated from the
+        codes, by the standard errors of scores and their gaps; a sample of other vectors then corrects the estimate.
+        The index doesn't change.
 
         Parameters
         ----------
         queries : (nq, d), optional
-            Queries like those to come; of many, 500 are drawn. Default: rows of the sample, or stored ones, each asking
-            for the others.
+            Queries like those to come; at most 500 are used, drawn at random. Default: rows of the sample, or stored
+            ones, each asking for the others.
         sample : (n, d) float16, float32, float64 or bfloat16, optional
-            What the index holds, in the order of `ids`, or is to hold, or vectors like them.
+            The vectors that are stored, in the order of `ids`, or that will be, or vectors like them.
         k : int
             At least 1.
         threads : int, optional
+            Default: ``TQVEC_NUM_THREADS``, or all CPUs.
 
         Returns
         -------
@@ -547,37 +619,24 @@ class Index:
             above 10¹⁸ in a sample, or in queries beside one, for ip or l2.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
-        workers = num_threads(threads)
         rows = None if sample is None else _validate.vectors(sample, self.d, "sample")
-        asked = None if queries is None else _validate.vectors(queries, self.d, "queries")
-
-        def fill(codec: TurboQuant, x: Floats) -> Stored:
-            other = self._like(codec)
-            other.add(x, threads=threads)
-            return other._stored(workers)
-
-        return diagnose(Subject(self._stored(workers), self._like, fill, workers), rows, asked, k)
-
-    def _stored(self, threads: int) -> Stored:
-        """What a search sees now."""
-        core = self._core
-        view = View(core.store.blocks, [block.alive for block in core.store.blocks])
-        return Stored(core.codec, self.metric, view.blocks, view.size, partial(self._estimates, core, view, threads))
+        own = None if queries is None else _validate.vectors(queries, self.d, "queries")
+        return diagnose(self._snapshot(threads=threads), rows, own, k)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to one safetensors file, which any framework can open (docs/format.md).
+        """Write the index to one safetensors file, which any framework can open; see the "File format" page.
 
         The file appears under its name when it is complete: a crash leaves the old file or none.
         """
-        core = self._core
-        blocks, next_id = core.store.snapshot()
+        core, blocks, next_id = self._moment()
         first = first_id(blocks, next_id)
         n = sum(block.live for block in blocks)
-        stored = (rows if first is not None else rows | {"ids": ids} for rows, ids in parts(blocks))
-        io.save(Path(path), core.codec, self.metric, n, stored, first, next_id)
+        chunks = core.store.iter_chunks(blocks)
+        rows_of = (rows if first is not None else rows | {"ids": ids} for rows, ids in chunks)
+        io.save(Path(path), core.codec, self.metric, n, rows_of, first, next_id)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], mmap: bool = False, verify: bool = False) -> Index:
+    def load(cls, path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = False) -> Index:
         """Read an index that `save` wrote.
 
         Parameters
@@ -597,31 +656,23 @@ class Index:
             There is no such file.
         """
         header, rows, calibration = io.load(Path(path), mmap, verify)
-        index = cls(header.d, header.nbits, header.metric, header.codebook, header.seed)
-        index._core = index._empty(io.codec_of(Path(path), header, calibration))
-        ids = rows.pop("ids", header.first_id)
-        index._core.store.fill(rows, ids, header.next_id, mmap)
+        index = cls._from_codec(io.codec_of(Path(path), header, calibration), Metric(header.metric))
+        index._core.store.load_rows(rows, rows.pop("ids", header.first_id), header.next_id, mmap)
         return index
-
-
-def _padded(array: NDArray, width: int, value: float) -> NDArray:
-    """An array (nq, m) with at least `width` columns; those that were missing hold `value`."""
-    missing = width - array.shape[1]
-    return np.pad(array, ((0, 0), (0, missing)), constant_values=value) if missing > 0 else array
 
 
 def _distinct(ids: ArrayLike | None, n: int) -> Ids | None:
     """Checked ids of `n` new rows."""
     if ids is None:
         return None
-    found = selectors.integers(ids, "ids")
-    if found.size != n:
-        raise InputError(f"ids must be as many as the {n} rows of x, got {found.size}")
-    if np.all(found[1:] > found[:-1]):  # they are distinct, and often come so
-        return found
-    order = np.argsort(found, kind="stable")
-    twice = order[1:][np.diff(found[order]) == 0]
+    new = integers(ids, "ids")
+    if new.size != n:
+        raise InputError(f"ids must be as many as the {n} rows of x, got {new.size}")
+    if np.all(new[1:] > new[:-1]):  # they are distinct, and often come so
+        return new
+    order = np.argsort(new, kind="stable")
+    twice = order[1:][np.diff(new[order]) == 0]
     if twice.size:
         at = int(twice.min())
-        raise InputError(f"ids row {at}: id {found[at]} is given twice")
-    return found
+        raise InputError(f"ids row {at}: id {new[at]} is given twice")
+    return new

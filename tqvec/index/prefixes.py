@@ -1,4 +1,4 @@
-"""The first bits of all codes once more, in blocks of 16 rows: the layout that the first stage of a search reads."""
+"""A copy of the first bits of all codes, in blocks of 16 rows: the layout that the first stage of a search reads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROWS = 64  # the kernel takes four blocks of 16 at a time
 
 
 def parities(plane: NDArray[np.uint8], mask: int) -> NDArray[np.uint8]:
-    """Bit j of each row: the parity of its bits j − k, around the end, for all k below 8 that are set in `mask`."""
+    """Return bit j of each row: the parity of its bits j − k, cyclically, for all k below 8 that are set in `mask`."""
     before = np.roll(plane, 1, axis=1)
     out = np.zeros_like(plane)
     for k in range(8):
@@ -25,7 +25,7 @@ def parities(plane: NDArray[np.uint8], mask: int) -> NDArray[np.uint8]:
 
 
 class PrefixBlocks:
-    """Blocks that grow with the index (kernels/staged/README.md has the layout).
+    """Prefixes of the rows of a block, which grow with it.
 
     Parameters
     ----------
@@ -40,12 +40,17 @@ class PrefixBlocks:
         self._rows = 0
         self._lock = threading.Lock()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all blocks, those for rows to come included."""
+        return self._blocks.nbytes
+
     def fresh(self) -> PrefixBlocks:
-        """Those of no rows, for the same codec."""
+        """Return blocks of no rows for the same codec."""
         return PrefixBlocks(self._planes)
 
     def of(self, codes: NDArray[np.uint8], ntotal: int) -> NDArray[np.uint8]:
-        """Blocks of the first `ntotal` rows of `codes`, with those added since the last call filled in."""
+        """Return the blocks of the first `ntotal` rows of `codes`; only those added since the last call are read."""
         with self._lock:
             if self._rows < ntotal:
                 self._extend(codes, ntotal)
@@ -56,8 +61,8 @@ class PrefixBlocks:
         needed = -(-ntotal // _ROWS) * _ROWS // 16
         blocks = self._blocks
         if needed > blocks.shape[0]:
-            room = max(needed, blocks.shape[0] * 3 // 2 // 4 * 4)
-            blocks = aligned((room, self._groups, 64), np.uint8)
+            capacity = max(needed, blocks.shape[0] * 3 // 2 // 4 * 4)
+            blocks = aligned((capacity, self._groups, 64), np.uint8)
             blocks[: first // 16] = self._blocks[: first // 16]
         prefixes = np.zeros((needed * 16 - first, self._groups * 4), np.uint8)
         at = 0

@@ -1,4 +1,4 @@
-"""Rows of an index: what is kept of each vector."""
+"""Rows of an index: the code, the scale and, for l2, the squared length of each vector."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from tqvec.codec.bands import code_bytes
 from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.errors import InputError
+from tqvec.index.metrics import Metric
 
-METRICS = ("ip", "cosine", "l2")
 _LINE = 64  # bytes of a cache line
 
 Rows = dict[str, NDArray]  # codes, scale and, for l2, squared_norm; with ids of their own, ids
 
 
 def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
-    """Zeros that begin with a cache line: a row of 64 bytes is then read from one line in place of two."""
+    """Return zeros that begin with a cache line, so that a row of 64 bytes is read from one line, not from two."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    room = np.zeros(size + _LINE, np.uint8)
-    start = -room.ctypes.data % _LINE
-    return room[start : start + size].view(dtype).reshape(shape)
+    memory = np.zeros(size + _LINE, np.uint8)
+    start = -memory.ctypes.data % _LINE
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def empty_rows(codec: TurboQuant, metric: str) -> Rows:
-    """The arrays of an index with no vectors; their names are those of a file's tensors."""
+    """Return the arrays of an index without vectors, by the names that a file's tensors have."""
     rows: Rows = {"codes": np.empty((0, code_bytes(codec.bands)), np.uint8), "scale": np.empty(0, np.float32)}
-    if metric == "l2":
+    if Metric(metric).stores_norm:
         rows["squared_norm"] = np.empty(0, np.float32)
     return rows
 
 
-def encoded(codec: TurboQuant, metric: str, x: ArrayLike, threads: int | None = None) -> Rows:
-    """Compress vectors.
+def encode_rows(codec: TurboQuant, metric: str, x: ArrayLike, threads: int | None = None) -> Rows:
+    """Compress vectors to rows of an index.
 
     Parameters
     ----------
@@ -47,17 +47,17 @@ def encoded(codec: TurboQuant, metric: str, x: ArrayLike, threads: int | None = 
     Returns
     -------
     dict of arrays
-        ``codes`` (n, bytes a row) uint8, ``scale`` (n,) float32; for l2 ``squared_norm`` (n,) float32.
+        ``codes`` (n, bytes per row) uint8, ``scale`` (n,) float32; for l2 ``squared_norm`` (n,) float32.
 
     Raises
     ------
     InputError
         Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
     """
-    sums = encode_sums(codec, x, threads=threads, unit=metric == "cosine")
+    sums = encode_sums(codec, x, threads=threads, unit=Metric(metric).unit_rows)
     codes = sums.codes(with_error_byte=True)
     rows: Rows = {"codes": codes.data, "scale": codes.scale}
-    if metric == "l2":
+    if Metric(metric).stores_norm:
         with np.errstate(over="ignore"):
             rows["squared_norm"] = np.square(sums.norm).astype(np.float32)
         bad = np.flatnonzero(~np.isfinite(rows["squared_norm"]))

@@ -1,25 +1,24 @@
-"""Selectors: which vectors a search may return. They compose with ``&``, ``|`` and ``~``."""
+"""Selectors: the vectors that a search may return. They compose with ``&``, ``|`` and ``~``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from tqvec._types import Words
+from tqvec._types import Flags, Words
+from tqvec._types import Ids as IdArray
 from tqvec._validate import as_array, integer
 from tqvec.errors import InputError
-from tqvec.index.blocks import Block, both, words
-
-Chosen = NDArray[np.bool_]
+from tqvec.index.blocks import Block, intersect, pack_mask
 
 
 class Selector:
-    """What all selectors can do; `Mask`, `Ids` and `Range` are the ones to make.
+    """A set of vectors: the base of `Mask`, `Ids` and `Range`.
 
-    They compose with each other, and with what else a filter may be: arrays and ranges.
+    Selectors compose with each other, and with arrays and ranges that a search takes as a filter.
 
     Examples
     --------
@@ -32,16 +31,16 @@ class Selector:
     [-1, -1, -1, -1, -1, 2, 4, 5]
     """
 
-    def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
-        """For each block a boolean array of its rows; removed rows may be either."""
+    def masks(self, blocks: Sequence[Block]) -> list[Flags]:
+        """Return a boolean array of the rows of each block; removed rows may be either."""
         raise NotImplementedError
 
     __array_ufunc__ = None  # so that arrays leave ``array & selector`` to it
 
-    def __and__(self, other: Any) -> Selector:
+    def __and__(self, other: Filter) -> Selector:
         return _Pair(self, other, np.logical_and)
 
-    def __or__(self, other: Any) -> Selector:
+    def __or__(self, other: Filter) -> Selector:
         return _Pair(self, other, np.logical_or)
 
     __rand__, __ror__ = __and__, __or__
@@ -64,12 +63,12 @@ class Mask(Selector):
         if self._keep.dtype != np.bool_ or self._keep.ndim != 1:
             raise InputError(f"a mask must be a 1-D boolean array, got {self._keep.dtype} of shape {self._keep.shape}")
 
-    def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
-        """As `Selector.chosen`; `InputError` for a mask of another length."""
+    def masks(self, blocks: Sequence[Block]) -> list[Flags]:
+        """Return a mask per block, or raise `InputError` for another number of vectors."""
         total = sum(block.live for block in blocks)
         if self._keep.size != total:
             raise InputError(f"a mask must have one entry for each of the {total} vectors, got {self._keep.size}")
-        found, at = [], 0
+        masks, at = [], 0
         for block in blocks:
             if block.alive.size == 0:
                 rows = self._keep[at : at + block.n]
@@ -78,8 +77,8 @@ class Mask(Selector):
                 live = block.live_rows()
                 rows[live] = self._keep[at : at + live.size]
             at += block.live
-            found.append(rows)
-        return found
+            masks.append(rows)
+        return masks
 
 
 class Ids(Selector):
@@ -91,14 +90,14 @@ class Ids(Selector):
     """
 
     def __init__(self, ids: ArrayLike):
-        found = integers(ids, "ids")
-        self._ids = found if (found[1:] >= found[:-1]).all() else np.sort(found)
+        chosen = integers(ids, "ids")
+        self._ids = chosen if (chosen[1:] >= chosen[:-1]).all() else np.sort(chosen)
 
-    def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
-        """As `Selector.chosen`."""
+    def masks(self, blocks: Sequence[Block]) -> list[Flags]:
+        """Return a mask per block."""
         return [self._of(block) for block in blocks]
 
-    def _of(self, block: Block) -> Chosen:
+    def _of(self, block: Block) -> Flags:
         if not isinstance(block.ids, int):
             own = block.ids[: block.n]
             at = np.searchsorted(self._ids, own)
@@ -123,15 +122,15 @@ class Range(Selector):
         self._stop = integer(stop, "stop", -(2**63), 2**63)
         self._step = integer(step, "step", 1, 2**63 - 1)
 
-    def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
-        """As `Selector.chosen`."""
+    def masks(self, blocks: Sequence[Block]) -> list[Flags]:
+        """Return a mask per block."""
         return [self._of(block) for block in blocks]
 
-    def _of(self, block: Block) -> Chosen:
+    def _of(self, block: Block) -> Flags:
         start, stop, step = self._start, self._stop, self._step
         if not isinstance(block.ids, int):
             own = block.ids[: block.n]
-            inside: Chosen = (own >= start) & (own < stop)
+            inside: Flags = (own >= start) & (own < stop)
             return inside if step == 1 else inside & (own % step == start % step)
         rows = np.zeros(block.n, bool)
         first = start - block.ids
@@ -140,51 +139,52 @@ class Range(Selector):
 
 
 class _Pair(Selector):
-    def __init__(self, one: Selector, other: Any, combine: np.ufunc):
+    def __init__(self, one: Selector, other: Filter, combine: np.ufunc):
         self._both, self._combine = (one, _selector(other)), combine
 
-    def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
-        found = (one.chosen(blocks) for one in self._both)
-        return [self._combine(a, b) for a, b in zip(*found, strict=True)]
+    def masks(self, blocks: Sequence[Block]) -> list[Flags]:
+        masks = (one.masks(blocks) for one in self._both)
+        return [self._combine(a, b) for a, b in zip(*masks, strict=True)]
 
 
 class _Not(Selector):
     def __init__(self, one: Selector):
         self._one = one
 
-    def chosen(self, blocks: Sequence[Block]) -> list[Chosen]:
-        return [~rows for rows in self._one.chosen(blocks)]
+    def masks(self, blocks: Sequence[Block]) -> list[Flags]:
+        return [~rows for rows in self._one.masks(blocks)]
 
 
-def _selector(given: Any) -> Selector:
-    """A selector from whatever `Index.search` takes as a filter."""
-    if isinstance(given, Selector):
-        return given
-    if isinstance(given, range):
-        rising = given if given.step > 0 else given[::-1]
+Filter: TypeAlias = Selector | range | ArrayLike  # a mask or ids as an array, a range of ids, or a selector
+
+
+def _selector(filter: Filter) -> Selector:
+    """The selector of a filter."""
+    if isinstance(filter, Selector):
+        return filter
+    if isinstance(filter, range):
+        rising = filter if filter.step > 0 else filter[::-1]
         return Range(rising.start, rising.stop, rising.step)
-    array = as_array(given, "filter")
-    return Mask(array) if array.dtype == np.bool_ else Ids(integers(given, "filter"))
+    array = as_array(filter, "filter")
+    return Mask(array) if array.dtype == np.bool_ else Ids(integers(filter, "filter"))
 
 
-def allowed(blocks: Sequence[Block], given: Any) -> list[Words]:
-    """For each block the words of the rows that may be returned; `ALL` where every row may.
+def allowed_rows(blocks: Sequence[Block], filter: Filter | None) -> list[Words]:
+    """Return the bits of the rows of each block that may be returned; `ALL` for every row.
 
     Raises
     ------
     InputError
-        `given` is no filter, or a mask of another length.
+        `filter` is no filter, or a mask of another length.
     """
-    if given is None:
+    if filter is None:
         return [block.alive for block in blocks]
-    found = []
-    for block, rows in zip(blocks, _selector(given).chosen(blocks), strict=True):
-        found.append(block.alive if rows.all() else both(words(rows), block.alive))
-    return found
+    masks = zip(blocks, _selector(filter).masks(blocks), strict=True)
+    return [block.alive if mask.all() else intersect(pack_mask(mask), block.alive) for block, mask in masks]
 
 
-def integers(values: ArrayLike, name: str) -> NDArray[np.int64]:
-    """Checked ids, (n,) int64; a single one counts as an array of it.
+def integers(values: ArrayLike, name: str) -> IdArray:
+    """Return ids as (n,) int64; a single one counts as an array of one.
 
     Raises
     ------
@@ -205,4 +205,4 @@ def integers(values: ArrayLike, name: str) -> NDArray[np.int64]:
     raise InputError(f"{name} must be a 1-D array of integers, got {array.dtype} of shape {array.shape}")
 
 
-__all__ = ["Ids", "Mask", "Range", "Selector"]
+__all__ = ["Filter", "Ids", "Mask", "Range", "Selector"]

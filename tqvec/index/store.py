@@ -1,30 +1,29 @@
 """Store: the rows of an index as a list of blocks, their ids, and every change to them.
 
-One writer at a time; any number of readers. A reader takes `Store.blocks` once and works on it: blocks never change,
-and each change ends with one assignment of a new tuple. So a search sees the index as it was at one moment, and never
-waits.
+A store has no lock: `Index` lets one thread at a time change it or look ids up. Any number of threads may read
+`Store.blocks` meanwhile. Blocks never change, and each change ends with one assignment of a new tuple. So a reader that
+takes the tuple once sees the index as it was at one moment, and never waits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
 from tqvec._types import Ids
 from tqvec.errors import InputError
-from tqvec.index.blocks import BLOCK_ROWS, Block, Tail, cut
+from tqvec.index.blocks import Block, empty_block, split_into_blocks
 from tqvec.index.id_table import IdTable
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.index.rows import Rows
 
-_PART = 1 << 16  # rows copied at a time
+FULL_BLOCK_ROWS = 1 << 18  # a fuller block does not grow: this bounds the copies for its growth and for one removal
 _LARGEST_ID = 2**63 - 1
+_NO_ROWS = np.zeros(0, np.int64)
 
-Lock = AbstractContextManager[Any]
-Blocks = tuple[Block, ...]
+Blocks: TypeAlias = tuple[Block, ...]
 
 
 class Store:
@@ -36,33 +35,37 @@ class Store:
         Names, shapes and types of a row.
     prefixes : PrefixBlocks
         Of the codec.
-    lock : RLock
-        Held by writers, and while ids are looked up.
+    block_rows : int
+        Rows from which on a block is full. A quarter is copied at a time; of half as many, removed rows are dropped.
 
     Attributes
     ----------
     blocks : tuple of Block
-        What is stored now.
+        The rows of now.
     next_id : int
         Id of the next row that is added without one: larger than any that was ever used, so up to 2⁶³.
     """
 
-    def __init__(self, like: Rows, prefixes: PrefixBlocks, lock: Lock):
+    def __init__(self, like: Rows, prefixes: PrefixBlocks, block_rows: int = FULL_BLOCK_ROWS):
         self.blocks: Blocks = ()
         self.next_id = 0
         self._like = like
         self._prefixes = prefixes
-        self._tail: Tail | None = None  # owner of the last block's arrays, if it may grow
-        self._table: IdTable | None = None  # while all ids follow each other, their blocks are enough to find them
-        self._lock = lock
+        self._block_rows = block_rows
+        self._owns_last = False  # whether the last block may be extended: its arrays are of no file and no other store
+        self._table: IdTable | None = None  # none while ids are consecutive in a block, and rise from one to the next
 
-    def copy(self, lock: Lock) -> Store:
-        """Another store of the same rows; later changes of either don't show in the other."""
-        other = Store(self._like, self._prefixes, lock)
-        with self._lock:
-            other.blocks, other.next_id = self.blocks, self.next_id
-            if self._table is not None:
-                other._table = _table_of(self.blocks)
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the table of ids."""
+        return 0 if self._table is None else self._table.nbytes
+
+    def copy(self) -> Store:
+        """Return a store of the same rows; later changes of either don't show in the other."""
+        other = Store(self._like, self._prefixes, self._block_rows)
+        other.blocks, other.next_id = self.blocks, self.next_id
+        if self._table is not None:
+            other._table = _table_of(self.blocks)
         return other
 
     def append(self, rows: Rows, ids: Ids | None, replace: bool) -> None:
@@ -84,161 +87,137 @@ class Store:
         n = rows["scale"].shape[0]
         if n == 0:
             return
-        with self._lock:
-            if ids is None:
-                self._check_room(n)
-            blocks = self.blocks if ids is None else self._vacated(ids, replace)
-            self.blocks = self._longer(blocks, rows, ids)
-            self._compact()
+        if ids is None:
+            self._check_ids_left(n)
+            self._add([rows], n, None)
+            return
+        old = self.find(ids)
+        present = old >= 0
+        if present.any() and not replace:
+            at = int(np.argmax(present))
+            raise InputError(f"ids row {at}: id {ids[at]} is in the index; add(..., upsert=True) replaces it")
+        self._add([rows], n, ids, old[present], ids[present])
 
-    def _check_room(self, n: int) -> None:
+    def extend(self, blocks: Blocks, renumber: bool) -> None:
+        """Add all rows of another store of the same codec, as its `merge_snapshot` gives them; all or none.
+
+        Raises
+        ------
+        InputError
+            They keep their ids and one is taken, or there are no larger ones to give them.
+        """
+        n = sum(block.live for block in blocks)
+        ids = None
+        if renumber:
+            self._check_ids_left(n)
+        else:
+            ids = np.concatenate([_NO_ROWS, *(block.ids_of(block.live_rows()) for block in blocks)])
+            clash = ids[self.find(ids) >= 0]
+            if clash.size:
+                more = f" and {clash.size - 1} more" if clash.size > 1 else ""
+                raise InputError(f"both indexes have id {clash[0]}{more}")
+        if n:
+            self._add((rows for rows, _ in self.iter_chunks(blocks)), n, ids)
+
+    def merge_snapshot(self) -> tuple[Blocks, bool]:
+        """Return the blocks of now, and whether a store that they are added to shall give them new ids.
+
+        It shall where ids are 0, 1, 2, … in order, as they are without being given, and no row was ever removed.
+        """
+        return self.blocks, _ids_are_range(self.blocks, self.next_id)
+
+    def _check_ids_left(self, n: int) -> None:
         if self.next_id + n > _LARGEST_ID:
             raise InputError(f"no {n} ids are left after {self.next_id - 1}; give ids of your own")
 
-    def _vacated(self, ids: Ids, replace: bool) -> Blocks:
-        """Blocks without the rows of some ids, which is an error unless they may be replaced."""
-        rows = self.find(ids)
-        taken = rows >= 0
-        if not taken.any():
-            return self.blocks
-        if not replace:
-            at = int(np.argmax(taken))
-            raise InputError(f"ids row {at}: id {ids[at]} is in the index; add(..., upsert=True) replaces it")
-        if self._table is not None:
-            self._table.remove(ids[taken])
-        return _without(self.blocks, rows[taken])
+    def _add(
+        self, chunks: Iterable[Rows], n: int, ids: Ids | None, old: Ids = _NO_ROWS, old_ids: Ids = _NO_ROWS
+    ) -> None:
+        """Add `n` rows, in chunks, with their ids or the next ones, in place of `old` rows.
 
-    def _longer(self, blocks: Blocks, rows: Rows, ids: Ids | None) -> Blocks:
-        """Blocks with more rows, whose ids are new; by default the next ones."""
-        n = rows["scale"].shape[0]
-        given = self.next_id if ids is None or _follow(ids, self.next_id) else ids
-        if not isinstance(given, int) and self._table is None:
-            self._table = _table_of(blocks)
-        if self._table is not None:
-            start = _count(blocks)
-            new = np.arange(given, given + n) if isinstance(given, int) else given
-            self._table.insert(new, np.arange(start, start + n))
-        if self._tail is None or self._tail.n >= BLOCK_ROWS or (self._table is None and self._tail.end != given):
-            self._tail = Tail(self._like, self._prefixes)  # without a table, ids follow each other in every block
-            blocks = (*blocks, self._tail.append(rows, given))
-        else:
-            blocks = (*blocks[:-1], self._tail.append(rows, given, blocks[-1].alive))
-        largest = given + n - 1 if isinstance(given, int) else int(given.max())
+        Nothing shows before the last lines, which can't fail: rows are written where no block has any.
+        """
+        new = self.next_id if ids is None or _consecutive(ids, self.next_id) else ids
+        blocks, start = _without(self.blocks, old), _count(self.blocks)
+        table, owned, done = self._table, self._owns_last, 0
+        if table is not None:
+            table.reserve(n)
+        elif not isinstance(new, int):
+            table, old_ids = _table_of(blocks), _NO_ROWS
+            table.reserve(n)
+        for rows in chunks:
+            end = done + rows["scale"].shape[0]
+            part = new + done if isinstance(new, int) else new[done:end]
+            if owned and self._may_extend(blocks[-1], part, table):
+                blocks = (*blocks[:-1], blocks[-1].extended(rows, part))
+            else:
+                blocks = (*blocks, empty_block(self._like, self._prefixes).extended(rows, part))
+            owned, done = True, end
+        largest = new + n - 1 if isinstance(new, int) else int(new.max())
+        if table is not None:
+            new_ids = np.arange(new, new + n) if isinstance(new, int) else new
+            numbers = np.arange(start, start + n)
+            table.remove(old_ids)
+            table.insert(new_ids, numbers)
+        self._table, self._owns_last = table, True
         self.next_id = max(self.next_id, largest + 1)
-        return blocks
+        self.blocks = blocks
+        self._compact()
+
+    def _may_extend(self, block: Block, ids: Ids | int, table: IdTable | None) -> bool:
+        """Whether more rows may go into the last block, which is owned: it is not full, and their ids are found there.
+
+        Without a table, ids are consecutive in every block.
+        """
+        return block.n < self._block_rows and (table is not None or block.next_id == ids)
 
     def remove(self, ids: Ids) -> int:
-        """Remove the rows of distinct ids, those that there are; how many there were."""
-        with self._lock:
-            rows = self.find(ids)
-            found = rows >= 0
-            if self._table is not None:
-                self._table.remove(ids[found])
-            self.blocks = _without(self.blocks, rows[found])
-            self._compact()
-            return int(found.sum())
+        """Remove the rows of distinct ids, as far as there are any, and return their number."""
+        rows = self.find(ids)
+        present = rows >= 0
+        blocks = _without(self.blocks, rows[present])
+        if self._table is not None:
+            self._table.remove(ids[present])
+        self.blocks = blocks
+        self._compact()
+        return int(present.sum())
 
-    def taken(self) -> tuple[Blocks, bool]:
-        """The blocks of now, and whether ids simply count: 0, 1, 2, … in order, with none ever removed."""
-        with self._lock:
-            return self.blocks, _simply_count(self.blocks, self.next_id)
-
-    def take_over(self, blocks: Blocks, count: bool) -> None:
-        """Add all rows of a store of the same codec, given what it has `taken`.
-
-        They get the next ids if theirs simply count; otherwise they keep them.
-        """
-        with self._lock:
-            if count:
-                self._check_room(_count(blocks))
-            else:
-                ids = np.concatenate([np.zeros(0, np.int64), *(block.ids_of(block.live_rows()) for block in blocks)])
-                clash = ids[self.find(ids) >= 0]
-                if clash.size:
-                    more = f" and {clash.size - 1} more" if clash.size > 1 else ""
-                    raise InputError(f"both indexes have id {clash[0]}{more}")
-            longer = self.blocks
-            for rows, ids in parts(blocks):
-                longer = self._longer(longer, rows, None if count else ids)
-            self.blocks = longer
-            self._compact()
-
-    def snapshot(self) -> tuple[Blocks, int]:
-        """The blocks of now and the next id."""
-        with self._lock:
-            return self.blocks, self.next_id
-
-    def located(self, ids: Ids) -> tuple[Blocks, Ids]:
-        """The blocks of now and the row of each id in them, as `find` has it."""
-        with self._lock:
-            return self.blocks, self.find(ids)
-
-    def fill(self, rows: Rows, ids: Ids | int, next_id: int, mapped: bool) -> None:
-        """Hold the rows of a file, once, as the first; `mapped` ones are not read, but for the last few."""
-        with self._lock:
-            self.next_id = next_id
-            if rows["scale"].shape[0] == 0:
-                return
-            blocks, self._tail = cut(rows, ids, self._prefixes, mapped)
-            self.blocks = tuple(blocks)
-            if not isinstance(ids, int):
-                self._table = _table_of(self.blocks)
+    def load_rows(self, rows: Rows, ids: Ids | int, next_id: int, mapped: bool) -> None:
+        """Take the rows of a file into an empty store; of `mapped` ones only the last few are read."""
+        self.next_id = next_id
+        if rows["scale"].shape[0] == 0:
+            return
+        self.blocks = tuple(split_into_blocks(rows, ids, self._prefixes, self._block_rows, mapped))
+        self._owns_last = True
+        if not isinstance(ids, int):
+            self._table = _table_of(self.blocks)
 
     def find(self, ids: Ids) -> Ids:
-        """Row of each id, counted through all blocks, removed rows included; -1 where there is none."""
-        with self._lock:
-            if self._table is not None:
-                return self._table.find(ids)
-            return find_in_order(self.blocks, ids)
+        """Return the row of each id, counted through all blocks, removed rows included; -1 where there is none."""
+        return find_in_order(self.blocks, ids) if self._table is None else self._table.find(ids)
+
+    def iter_chunks(self, blocks: Blocks) -> Iterator[tuple[Rows, Ids]]:
+        """Yield copies of all rows that were not removed, in order, and their ids, some rows at a time."""
+        step = max(1, self._block_rows // 4)
+        for block in blocks:
+            rows = block.live_rows()
+            for first in range(0, rows.size, step):
+                chunk = rows[first : first + step]
+                yield {name: array[chunk] for name, array in block.rows.items()}, block.ids_of(chunk)
 
     def _compact(self) -> None:
         """Drop removed rows for good when they are more than those that are left."""
         stored = _count(self.blocks)
-        if stored < 2 * _PART or 2 * sum(block.live for block in self.blocks) > stored:
+        if stored < self._block_rows // 2 or 2 * sum(block.live for block in self.blocks) > stored:
             return
-        fresh = Store(self._like, self._prefixes, self._lock)
-        for rows, ids in parts(self.blocks):
+        fresh = Store(self._like, self._prefixes, self._block_rows)
+        for rows, ids in self.iter_chunks(self.blocks):
             fresh.append(rows, ids, False)
-        self._tail, self._table, self.blocks = fresh._tail, _table_of(fresh.blocks), fresh.blocks
-
-
-def parts(blocks: Blocks) -> Iterator[tuple[Rows, Ids]]:
-    """Copies of all rows that were not removed, in order, a part at a time, with their ids."""
-    for block in blocks:
-        rows = block.live_rows()
-        for first in range(0, rows.size, _PART):
-            chosen = rows[first : first + _PART]
-            yield {name: array[chosen] for name, array in block.rows.items()}, block.ids_of(chosen)
-
-
-def _count(blocks: Blocks) -> int:
-    """Number of rows, removed ones included."""
-    return sum(block.n for block in blocks)
-
-
-def _table_of(blocks: Blocks) -> IdTable:
-    """Where to find the ids of all rows that were not removed."""
-    table = IdTable()
-    start = 0
-    for block in blocks:
-        rows = block.live_rows()
-        table.insert(block.ids_of(rows), rows + start)
-        start += block.n
-    return table
-
-
-def _simply_count(blocks: Blocks, next_id: int) -> bool:
-    """Whether ids are 0, 1, 2, … in order up to the one before `next_id`."""
-    start = 0
-    for block in blocks:
-        if block.alive.size or not np.array_equal(block.ids_of(np.arange(block.n)), np.arange(start, start + block.n)):
-            return False
-        start += block.n
-    return start == next_id
+        self._owns_last, self._table, self.blocks = fresh._owns_last, fresh._table, fresh.blocks
 
 
 def first_id(blocks: Blocks, next_id: int) -> int | None:
-    """Id of the first row, or the next one, if those of all rows follow it one by one and none is negative."""
+    """Return the id of the first row, or `next_id` of none, if the ids of all rows are consecutive from 0 or above."""
     first: int | None = None
     end = 0
     for block in blocks:
@@ -247,30 +226,14 @@ def first_id(blocks: Blocks, next_id: int) -> int | None:
             continue
         if first is None:
             first = end = int(ids[0])
-        if first < 0 or not _follow(ids, end):
+        if first < 0 or not _consecutive(ids, end):
             return None
         end += ids.size
     return next_id if first is None else first
 
 
-def _follow(ids: Ids, first: int) -> bool:
-    """Whether ids are `first` and the following; one beyond the last of them must be an int64 too."""
-    return bool(ids[0] == first and first + ids.size <= _LARGEST_ID and np.all(np.diff(ids) == 1))
-
-
-def _without(blocks: Blocks, rows: Ids) -> Blocks:
-    """Blocks after some rows are removed."""
-    left = []
-    start = 0
-    for block in blocks:
-        mine = rows[(rows >= start) & (rows < start + block.n)] - start
-        left.append(block.without(mine) if mine.size else block)
-        start += block.n
-    return tuple(left)
-
-
 def find_in_order(blocks: Blocks, ids: Ids) -> Ids:
-    """Rows of ids that are consecutive in every block, and rise from block to block."""
+    """Return the rows of ids that are consecutive in every block, and rise from block to block."""
     rows = np.full(ids.shape, -1, np.int64)
     start = 0
     for block in blocks:
@@ -286,36 +249,45 @@ def find_in_order(blocks: Blocks, ids: Ids) -> Ids:
     return rows
 
 
-def gathered(blocks: Blocks, rows: Ids, names: Iterable[str]) -> Rows:
-    """What is stored of rows by number, any shape; -1 gives any row, and of no blocks zeros."""
-    if not blocks:
-        return {name: np.zeros(rows.shape, np.float32) for name in names}
-    starts = np.cumsum([0, *(block.n for block in blocks)])
-    place = np.clip(np.searchsorted(starts, rows, side="right") - 1, 0, len(blocks) - 1)
-    out = {}
-    for name in names:
-        like = blocks[0].rows[name]
-        found = np.empty((*rows.shape, *like.shape[1:]), like.dtype)
-        for b, block in enumerate(blocks):
-            mine = place == b
-            found[mine] = block.rows[name][np.maximum(rows[mine] - starts[b], 0)]
-        out[name] = found
-    return out
+def _count(blocks: Blocks) -> int:
+    """Number of rows, removed ones included."""
+    return sum(block.n for block in blocks)
 
 
-def live_rows(blocks: Blocks) -> Ids:
-    """Numbers of all rows that were not removed, in order."""
-    starts = np.cumsum([0, *(block.n for block in blocks)])
-    parts = [block.live_rows() + start for block, start in zip(blocks, starts, strict=False)]
-    return np.concatenate([np.zeros(0, np.int64), *parts])
+def _table_of(blocks: Blocks) -> IdTable:
+    """A table of the ids of all rows that were not removed."""
+    table = IdTable()
+    start = 0
+    for block in blocks:
+        rows = block.live_rows()
+        table.insert(block.ids_of(rows), rows + start)
+        start += block.n
+    return table
 
 
-def ids_of(blocks: Blocks, rows: Ids) -> Ids:
-    """Ids of rows by number, any shape; -1 stays."""
-    starts = np.cumsum([0, *(block.n for block in blocks)])
-    found = np.full(rows.shape, -1, np.int64)
-    for start, block in zip(starts, blocks, strict=False):
-        mine = (rows >= start) & (rows < start + block.n)
-        if mine.any():
-            found[mine] = block.ids_of(rows[mine] - start)
-    return found
+def _ids_are_range(blocks: Blocks, next_id: int) -> bool:
+    """Whether ids are 0, 1, 2, … in order up to the one before `next_id`, and no row was removed."""
+    start = 0
+    for block in blocks:
+        if block.alive.size or not np.array_equal(block.ids_of(np.arange(block.n)), np.arange(start, start + block.n)):
+            return False
+        start += block.n
+    return start == next_id
+
+
+def _consecutive(ids: Ids, first: int) -> bool:
+    """Whether ids are `first` and the following; one beyond the last of them must be an int64 too."""
+    return bool(ids[0] == first and first + ids.size <= _LARGEST_ID and np.all(np.diff(ids) == 1))
+
+
+def _without(blocks: Blocks, rows: Ids) -> Blocks:
+    """Blocks after some rows are removed."""
+    if rows.size == 0:
+        return blocks
+    left = []
+    start = 0
+    for block in blocks:
+        mine = rows[(rows >= start) & (rows < start + block.n)] - start
+        left.append(block.without(mine) if mine.size else block)
+        start += block.n
+    return tuple(left)

@@ -1,59 +1,108 @@
-"""Training: fit a calibration to a sample, judge on vectors held out whether it is worth using, and recode rows."""
+"""Training: fit a calibration to a sample, judge on held-out vectors whether it helps, and recode stored rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tqvec._random import generator
-from tqvec._types import Floats
+from tqvec._types import Doubles, Floats
 from tqvec.codec import error_byte
 from tqvec.codec.bands import Band, parse
 from tqvec.codec.calibration import MAX_D, Budget, Calibration, calibrate, spatial_median
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.errors import InputError
-from tqvec.index.errors.standard_errors import angles
-from tqvec.index.rows import Rows
-from tqvec.index.scanner import squared_lengths
+from tqvec.exact import squared_norms
+from tqvec.index.errors.standard_errors import score_geometry
+from tqvec.index.metrics import Metric
+from tqvec.index.rows import Rows, encode_rows
+from tqvec.index.snapshot import Snapshot, snapshot_of_rows
 
-MIN_ROWS = 200  # below, a quarter held out says nothing
-_MOST = 65536  # rows of a sample that are looked at
-_LONGEST = 1e18  # value whose square float32 still holds
-_HELD_OUT = 2000  # rows at most
-_QUERIES = 200  # asked at most
-_NEAR = 100  # true neighbours on which errors are compared: far ones don't compete
-_NEAREST = 3  # at least, on which the errors of near scores are measured
-_ASKED = 1000  # queries at most for that
-_PAIRS = 2000  # of queries and their nearest, if they are near enough
-_FAR = 100  # a row among so many isn't near
-_TOP = 10
-_ENOUGH = 0.9  # of the squared error of scores: less is no accident
+MIN_ROWS = 200  # distinct rows of a sample: the quarter held out of fewer proves nothing
+_MAX_ROWS = 65536  # rows of a sample that are used
+_MAX_VALUE = 1e18  # whose square still fits float32
+_MAX_HELD_OUT = 2000  # rows
+_MAX_QUERIES = 200
+_NEAR = 100  # true neighbours whose errors are compared: far ones don't compete
+_MIN_NEAREST = 3  # neighbours of each query, for the errors of near scores,
+_MAX_NEAR_QUERIES = 1000  # of so many queries,
+_PAIRS = 2000  # and so many pairs in all, if they are near enough:
+_FAR = 100  # at most one row in so many is near
+_TOP = 10  # k of recall k@k
+_MAX_RATIO = 0.9  # of the squared errors of scores, with and without a calibration: more may be chance
 
 
 class Samples(NamedTuple):
-    """Checked vectors to learn from, and queries to judge by, if any."""
+    """Checked vectors to learn from and, optionally, queries to judge by."""
 
     sample: Floats
     queries: Floats | None
 
 
-class Loss(NamedTuple):
-    """What compressing vectors anew from their codes costs, measured on vectors held out; prints as a sentence.
+class Split(NamedTuple):
+    """A shuffled sample in two parts, and queries.
 
     Attributes
     ----------
-    recall : tuple of float
-        Recall 10@10: of the codes there were, from these codes, and from the vectors themselves.
-    error : tuple of float
-        Squared error of decoded vectors as a part of their squared length, of the same three.
+    rows : (n, d) float32
+        All rows, distinct.
+    n_held_out : int
+        Number of rows at the start that judge a calibration; it is fitted to the others.
+    base : (b, d) float32
+        Held-out rows that are searched: all, or those that aren't queries.
+    queries : (nq, d) float32
     """
 
-    recall: tuple[float, ...]
-    error: tuple[float, ...]
+    rows: Floats
+    n_held_out: int
+    base: Floats
+    queries: Floats
+
+    @property
+    def held_out(self) -> Floats:
+        """Rows to judge by, (n_held_out, d) float32."""
+        return self.rows[: self.n_held_out]
+
+    @property
+    def training(self) -> Floats:
+        """Rows to fit to, (n - n_held_out, d) float32."""
+        return self.rows[self.n_held_out :]
+
+
+class Score(NamedTuple):
+    """How well codes represent held-out vectors.
+
+    Attributes
+    ----------
+    recall : float
+        Recall 10@10.
+    noise : float
+        Variance of the error of a query's scores near the top, for the median query.
+    squared_error : float
+        Squared error of decoded vectors relative to their squared length.
+    """
+
+    recall: float
+    noise: float
+    squared_error: float
+
+
+class Loss(NamedTuple):
+    """The cost of recoding vectors from their codes, measured on held-out vectors; prints as a sentence.
+
+    Attributes
+    ----------
+    recall : (float, float, float)
+        Recall 10@10 of the old codes, of codes made from these, and of codes made from the vectors themselves.
+    error : (float, float, float)
+        Squared error of decoded vectors relative to their squared length, of the same three.
+    """
+
+    recall: tuple[float, float, float]
+    error: tuple[float, float, float]
 
     def __str__(self) -> str:
         (before, after, best), (error, worse, least) = self
@@ -64,71 +113,65 @@ class Loss(NamedTuple):
 
 
 class Training(NamedTuple):
-    """What training found and decided; prints as a table.
+    """The result of `Index.train`; prints as a table.
 
     Attributes
     ----------
-    used : bool
-        Whether the index has changed.
+    accepted : bool
+        Whether the index now uses the calibration.
     reason : str
         Why, or why not.
     rows : int
         Distinct rows of the sample.
     bands : tuple of Band
-        Of the calibration that was fitted, used or not; axes after the last one get no bits.
+        Bands of the fitted calibration, accepted or not. Axes after the last band get no bits.
     shares : tuple of float
-        Part of the squared distance to the centre that lies in each band.
-    recall : tuple of float
-        Recall 10@10 on the vectors held out, without and with the calibration.
-    error : float
-        Variance of the error of a query's scores near the top, for the median query, as a part of what it was without.
+        Share of the squared distance to the centre that lies in each band.
+    recall : (float, float)
+        Recall 10@10 on held-out vectors, without and with the calibration.
+    error_ratio : float
+        Variance of the error of a query's scores near the top with the calibration, divided by that without it, for
+        the median query.
     loss : Loss or None
-        What stored vectors lose whose originals were not handed over; None if there are none such.
+        The cost of recoding the stored vectors, if they were not given to `Index.train`; None if nothing is recoded.
     """
 
-    used: bool
+    accepted: bool
     reason: str
     rows: int
     bands: tuple[Band, ...] = ()
     shares: tuple[float, ...] = ()
     recall: tuple[float, float] = (float("nan"), float("nan"))
-    error: float = float("nan")
+    error_ratio: float = float("nan")
     loss: Loss | None = None
 
     def __str__(self) -> str:
-        lines = [f"trained: {'yes' if self.used else 'no'}, {self.reason} ({self.rows:,} distinct rows)"]
+        lines = [f"trained: {'yes' if self.accepted else 'no'}, {self.reason} ({self.rows:,} distinct rows)"]
         if self.bands:
             lines.append("axes          bits  share of variance")
             for band, share in zip(self.bands, self.shares, strict=True):
                 lines.append(f"{band.start:5} … {band.stop:<5} {band.nbits:4} {share:12.1%}")
             lines.append(f"held out: recall 10@10 {self.recall[0]:.3f} -> {self.recall[1]:.3f}, ")
-            lines[-1] += f"squared error of scores x {self.error:.2f}"
+            lines[-1] += f"squared error of scores x {self.error_ratio:.2f}"
         if self.loss is not None:
             lines.append(f"stored vectors, from their codes: {self.loss}")
         return "\n".join(lines)
 
 
 def fit(
-    make: Callable[[TurboQuant], Any],
-    codec: TurboQuant,
-    metric: str,
-    samples: Samples,
-    threads: int,
-    from_codes: bool = False,
+    codec: TurboQuant, metric: Metric, samples: Samples, threads: int, from_codes: bool = False
 ) -> tuple[TurboQuant, Training]:
-    """A calibrated codec, and whether it is better than the one given.
+    """Return a calibrated codec, and whether it is better than the present one.
 
     Parameters
     ----------
-    make : callable
-        Makes an empty index of a codec.
     codec : TurboQuant
-        What the index has now.
-    metric : str
+        The present codec of the index.
+    metric : Metric
     samples : Samples
     threads : int
     from_codes : bool
-        Whether there are vectors whose codes are all that is left of them: what they would lose is measured too.
+        Whether vectors are stored that will be recoded from their codes. Their loss is then measured too.
 
     Raises
     ------
@@ -136,52 +179,105 @@ def fit(
         As `Index.train` says.
     """
     _check(codec.d, metric, samples)
-    order = generator(codec.seed, "training: order of the sample")
-    rows = _distinct(samples.sample[order.permutation(samples.sample.shape[0])[:_MOST]], metric)
-    rows = rows[order.permutation(rows.shape[0])]
+    rng = generator(codec.seed, "training: order of the sample")
+    rows = _distinct(samples.sample[rng.permutation(samples.sample.shape[0])[:_MAX_ROWS]], metric)
     if rows.shape[0] < MIN_ROWS:
-        return codec, Training(False, f"a sample needs at least {MIN_ROWS} distinct rows", rows.shape[0])
-    held = min(_HELD_OUT, rows.shape[0] // 4)
-    if samples.queries is None:
-        asked = min(_QUERIES, held // 3)
-        queries, base = rows[:asked], rows[asked:held]
-    else:
-        queries, base = order.permutation(samples.queries)[:_QUERIES], rows[:held]
-    candidate = codec.calibrated(_fitted(codec, rows[held:]))
-    indexes = [make(codec), make(candidate)]
-    for index in indexes:
-        index.add(base, threads=threads)
+        reason = f"a sample needs at least {MIN_ROWS} distinct rows"
+        return codec, Training(accepted=False, reason=reason, rows=rows.shape[0])
+    split = split_sample(rows, samples.queries, rng)
+    candidate = codec.calibrated(_calibrate(codec, split.training))
+    plain_rows, calibrated_rows = (encode_rows(each, metric, split.base, threads) for each in (codec, candidate))
+    exact = _exact_scores(split.base, split.queries, metric)
+    before = evaluate(snapshot_of_rows(codec, metric, plain_rows, threads), split, exact)
+    after = evaluate(snapshot_of_rows(candidate, metric, calibrated_rows, threads), split, exact)
+    accepted = decide(before, after, split.queries.shape[0])
+    reason = "it helps at equal bytes" if accepted else "it would not help: the index stays as it was"
+    loss = None
     if from_codes:
-        indexes.insert(1, indexes[0]._recoded(candidate, None, threads))
-    exact = _exact(base, queries, metric)
-    recalls, noises = zip(*(_judged(index, queries, exact, threads) for index in indexes), strict=True)
-    error = noises[-1] / noises[0] if noises[0] > 0 else 1.0
-    by_chance = np.sqrt(recalls[0] * (1 - recalls[0]) / (_TOP * queries.shape[0]))
-    used = bool(error < _ENOUGH and recalls[-1] >= recalls[0] - by_chance)
-    loss = Loss(recalls, tuple(_squared_error(index, base) for index in indexes)) if from_codes else None
-    final = _fitted(codec, rows)
-    if final.bands != candidate.bands:  # what near neighbours' errors are hangs on the bands
-        candidate = codec.calibrated(_fitted(codec, rows[held:], final.bands))
-    final = final._replace(near_error=_near_errors(candidate, metric, rows[:held], samples.queries, threads))
-    helped = "it helps at equal bytes" + (" what is added from now on" if from_codes else "")
-    reason = helped if used else "it would not help: the index stays as it was"
+        recoded_rows = recode(plain_rows, codec, candidate, threads)
+        middle = evaluate(snapshot_of_rows(candidate, metric, recoded_rows, threads), split, exact)
+        loss = Loss(
+            recall=(before.recall, middle.recall, after.recall),
+            error=(before.squared_error, middle.squared_error, after.squared_error),
+        )
+        reason += " what is added from now on" if accepted else ""
+    final = refit(codec, candidate, metric, split, samples.queries, threads)
     trained = codec.calibrated(final)
-    shares = tuple(trained.transform.shares.tolist())
-    judged = (recalls[0], recalls[-1]), error, loss
-    return trained, Training(used, reason, rows.shape[0], final.bands, shares, *judged)
+    return trained, Training(
+        accepted=accepted,
+        reason=reason,
+        rows=rows.shape[0],
+        bands=final.bands,
+        shares=tuple(trained.transform.shares.tolist()),
+        recall=(before.recall, after.recall),
+        error_ratio=_error_ratio(before, after),
+        loss=loss,
+    )
 
 
-def recoded(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
-    """Rows that one codec has compressed, compressed anew by another.
+def split_sample(rows: Floats, queries: Floats | None, rng: np.random.Generator) -> Split:
+    """Shuffle distinct rows and hold out at most a quarter of them; without queries, some of these are the queries."""
+    rows = rows[rng.permutation(rows.shape[0])]
+    held_out = min(_MAX_HELD_OUT, rows.shape[0] // 4)
+    if queries is None:
+        asking = min(_MAX_QUERIES, held_out // 3)
+        return Split(rows, held_out, base=rows[asking:held_out], queries=rows[:asking])
+    return Split(rows, held_out, base=rows[:held_out], queries=rng.permutation(queries)[:_MAX_QUERIES])
 
-    Their products are estimated without bias, and so those of the new codes are too; the errors of both codecs add up.
-    For l2 the stored ‖x − c‖² follows the centre: for a step s from the old one it is ‖x − c‖² − 2⟨x − c, s⟩ + ‖s‖²,
+
+def evaluate(snapshot: Snapshot, split: Split, exact: Doubles) -> Score:
+    """Compare a snapshot of the base rows with their exact scores, (nq, b), larger is better."""
+    scores, ids = snapshot.best(split.queries, exact.shape[1])
+    best = np.argsort(-exact, axis=1, kind="stable")
+    hits = best[:, :_TOP, None] == ids[:, None, :_TOP]
+    estimates = np.empty(exact.shape)
+    np.put_along_axis(estimates, ids, snapshot.metric.sign * scores.astype(np.float64), axis=1)
+    near = best[:, :_NEAR]
+    errors = np.take_along_axis(estimates, near, axis=1) - np.take_along_axis(exact, near, axis=1)
+    decoded = snapshot.decode(snapshot.live_rows())
+    lost = np.square(decoded - split.base, dtype=np.float64).sum()
+    return Score(
+        recall=float(hits.any(axis=2).mean()),
+        noise=float(np.median(np.var(errors, axis=1))),
+        squared_error=float(lost / max(np.square(split.base, dtype=np.float64).sum(), 1e-300)),
+    )
+
+
+def decide(before: Score, after: Score, nq: int) -> bool:
+    """Return whether a calibration helps: less noise, and no less recall than chance explains for `nq` queries."""
+    by_chance = np.sqrt(before.recall * (1 - before.recall) / (_TOP * nq))
+    return bool(_error_ratio(before, after) < _MAX_RATIO and after.recall >= before.recall - by_chance)
+
+
+def _error_ratio(before: Score, after: Score) -> float:
+    return after.noise / before.noise if before.noise > 0 else 1.0
+
+
+def refit(
+    codec: TurboQuant, candidate: TurboQuant, metric: Metric, split: Split, queries: Floats | None, threads: int
+) -> Calibration:
+    """Fit a calibration to all rows of a sample.
+
+    The errors of near scores, which it holds too, are those of the candidate on held-out rows. They depend on the
+    bands, so a candidate of other bands is fitted once more.
+    """
+    final = _calibrate(codec, split.rows)
+    if final.bands != candidate.bands:
+        candidate = codec.calibrated(_calibrate(codec, split.training, final.bands))
+    return final._replace(near_error=_measure_near_errors(candidate, metric, split.held_out, queries, threads))
+
+
+def recode(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
+    """Compress rows of one codec with another, from their codes.
+
+    Their products are estimated without bias, and so are those of the new codes; the errors of both codecs add up.
+    For l2 the stored ‖x − c‖² follows the centre c: for a step s from the old one it is ‖x − c‖² − 2⟨x − c, s⟩ + ‖s‖²,
     with the product estimated from the codes.
 
     Raises
     ------
     InputError
-        What a row stands for is beyond float32.
+        A decoded row exceeds float32.
     """
     try:
         vectors = old.decode_unbiased(Codes(rows["codes"], rows["scale"]), threads=threads)
@@ -201,7 +297,7 @@ def recoded(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
     return again
 
 
-def _check(d: int, metric: str, samples: Samples) -> None:
+def _check(d: int, metric: Metric, samples: Samples) -> None:
     if d > MAX_D:
         raise InputError(f"d must be at most {MAX_D} to train, got {d}")
     if samples.queries is not None and samples.queries.shape[0] == 0:
@@ -209,90 +305,78 @@ def _check(d: int, metric: str, samples: Samples) -> None:
     check_lengths(metric, samples)
 
 
-def check_lengths(metric: str, samples: Samples) -> None:
-    """Whether products of all rows are within float32.
+def check_lengths(metric: Metric, samples: Samples) -> None:
+    """Check that products of all rows fit float32.
 
     Raises
     ------
     InputError
-        They are not, for a row that it names.
+        They do not; it names the first row.
     """
-    if metric == "cosine":
+    if metric.unit_rows:
         return
     for name, rows in samples._asdict().items():
-        if rows is not None and rows.size and np.abs(rows).max() > _LONGEST:
-            row = int(np.argmax(np.abs(rows).max(axis=1) > _LONGEST))
-            raise InputError(f"{name} row {row} is too long to train with: it has a value above {_LONGEST:g}")
+        if rows is not None and rows.size and np.abs(rows).max() > _MAX_VALUE:
+            row = int(np.argmax(np.abs(rows).max(axis=1) > _MAX_VALUE))
+            raise InputError(f"{name} row {row} is too long to train with: it has a value above {_MAX_VALUE:g}")
 
 
-def _fitted(codec: TurboQuant, rows: Floats, bands: Sequence[Band] | None = None) -> Calibration:
+def _calibrate(codec: TurboQuant, rows: Floats, bands: Sequence[Band] | None = None) -> Calibration:
+    """Fit a calibration of as many bits as an uncalibrated codec has."""
     untrained = parse(codec.nbits, codec.d)[1]
     bits = sum((band.stop - band.start) * band.nbits for band in untrained)
     budget = Budget(bits, codec.codebook, codec.seed)
     return calibrate(rows, spatial_median(rows), budget, bands)
 
 
-def _distinct(rows: Floats, metric: str) -> Floats:
-    """Each row once; for metric "cosine" their directions, without zero rows."""
-    if metric == "cosine":
+def _distinct(rows: Floats, metric: Metric) -> Floats:
+    """Return distinct rows; for metric "cosine" their directions, without zero rows."""
+    if metric.unit_rows:
         rows = _directions(rows)
     whole = np.ascontiguousarray(rows).view(np.dtype((np.void, 4 * rows.shape[1])))
     return rows[np.unique(whole.ravel(), return_index=True)[1]]
 
 
 def _directions(rows: Floats) -> Floats:
-    """Rows of length 1; zero rows are left out."""
-    length = np.sqrt(squared_lengths(rows))
+    """Return rows scaled to length 1, without zero rows."""
+    length = np.sqrt(squared_norms(rows))
     directions: Floats = (rows[length > 0] / length[length > 0, None]).astype(np.float32)
     return directions
 
 
-def _exact(base: Floats, queries: Floats, metric: str) -> NDArray[np.float64]:
-    """Scores of all rows, larger better, up to what is the same for all rows of a query."""
-    x, y = base.astype(np.float64), queries.astype(np.float64)
-    if metric == "cosine":
-        y = y / np.maximum(np.linalg.norm(y, axis=1, keepdims=True), 1e-300)
-    return 2 * y @ x.T - np.sum(x * x, axis=1) if metric == "l2" else y @ x.T
+def _exact_scores(base: Floats, queries: Floats, metric: Metric) -> Doubles:
+    """Return scores of all base rows, (nq, b), larger is better, less a part that all rows of a query share.
 
-
-def _judged(index: Any, queries: Floats, exact: NDArray[np.float64], threads: int) -> tuple[float, float]:
-    """Recall 10@10 of all results, and the variance of the error of scores near the top, of the median query."""
-    scores, ids = index.search(queries, exact.shape[1], threads)
-    best = np.argsort(-exact, axis=1, kind="stable")
-    wanted = best[:, :_TOP, None] == ids[:, None, :_TOP]
-    found = np.empty(exact.shape)
-    np.put_along_axis(found, ids, (-scores if index.metric == "l2" else scores).astype(np.float64), axis=1)
-    near = best[:, :_NEAR]
-    error = np.take_along_axis(found, near, axis=1) - np.take_along_axis(exact, near, axis=1)
-    return float(wanted.any(axis=2).mean()), float(np.median(np.var(error, axis=1)))
-
-
-def _squared_error(index: Any, vectors: Floats) -> float:
-    """Of the decoded rows of an index, as a part of the squared length of its vectors."""
-    decoded = index.reconstruct(index.ids)
-    error = np.square(decoded - vectors, dtype=np.float64).sum()
-    return float(error / max(np.square(vectors, dtype=np.float64).sum(), 1e-300))
-
-
-def _near_errors(codec: TurboQuant, metric: str, held: Floats, queries: Floats | None, threads: int) -> Floats:
-    """Mean and standard deviation of the errors of products with the nearest of some rows that were held out, by what
-    the codebooks say of them, (2,).
-
-    Without queries each row asks for the nearest others. A sample is sparser than what it is from: only few are near.
+    For metric "cosine" the base rows have length 1.
     """
-    asked = (held if queries is None else queries)[:_ASKED]
-    if metric == "cosine":
-        asked = _directions(asked)
-    exact = _exact(held, asked, metric)
+    x, y = base.astype(np.float64), queries.astype(np.float64)
+    if metric.unit_rows:
+        y = y / np.maximum(np.linalg.norm(y, axis=1, keepdims=True), 1e-300)
+    return 2 * y @ x.T - np.sum(x * x, axis=1) if metric is Metric.L2 else y @ x.T
+
+
+def _measure_near_errors(
+    codec: TurboQuant, metric: Metric, held_out: Floats, queries: Floats | None, threads: int
+) -> Floats:
+    """Return mean and standard deviation of the errors of near rows' products, in units of the predicted one, (2,).
+
+    Without queries each row asks for its nearest others. A sample is sparser than the data, so only few rows are near.
+    """
+    asking = (held_out if queries is None else queries)[:_MAX_NEAR_QUERIES]
+    if metric.unit_rows:
+        asking = _directions(asking)
+    exact = _exact_scores(held_out, asking, metric)
     if queries is None:
         np.fill_diagonal(exact, -np.inf)
-    count = int(np.clip(_PAIRS // max(1, asked.shape[0]), _NEAREST, max(_NEAREST, held.shape[0] // _FAR)))
+    most = max(_MIN_NEAREST, held_out.shape[0] // _FAR)
+    count = int(np.clip(_PAIRS // max(1, asking.shape[0]), _MIN_NEAREST, most))
     best = np.argpartition(-exact, count, axis=1)[:, :count]
-    if metric == "l2":
-        asked = asked - codec.centre
-    codes = encode_sums(codec, held, threads=threads).codes(with_error_byte=True)
-    scores = np.take_along_axis(codec.inner_product(asked, codes, threads=threads), best, axis=1)
-    error = scores - np.einsum("qd,qkd->qk", asked, held[best], dtype=np.float64)
-    deviation = angles(codec, "ip", {"scale": codes.scale[best]}, asked, scores).deviation()
-    judged = error[deviation > 0] / deviation[deviation > 0]
-    return np.array([judged.mean(), judged.std()] if judged.size else [0, 1], np.float32)
+    if metric is Metric.L2:
+        asking = asking - codec.centre
+    rows = encode_rows(codec, "ip", held_out, threads)  # of distances too only the products are estimates
+    products = codec.inner_product(asking, Codes(rows["codes"], rows["scale"]), threads=threads)
+    estimates = np.take_along_axis(products, best, axis=1)
+    errors = estimates - np.einsum("qd,qkd->qk", asking, held_out[best], dtype=np.float64)
+    predicted = score_geometry(codec, "ip", {"scale": rows["scale"][best]}, asking, estimates).std()
+    ratios = errors[predicted > 0] / predicted[predicted > 0]
+    return np.array([ratios.mean(), ratios.std()] if ratios.size else [0, 1], np.float32)

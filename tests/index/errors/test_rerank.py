@@ -3,26 +3,20 @@
 import numpy as np
 import pytest
 import strategies as sts
+from index_cases import build_index
 
 import tqvec
 from tqvec.errors import InputError
 from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import load_sample
-
-METRICS = ("ip", "cosine", "l2")
-
-
-def built(x, metric="ip", nbits=2):
-    index = tqvec.Index(x.shape[1], nbits=nbits, metric=metric)
-    index.add(x)
-    return index
+from tqvec.index.metrics import METRICS
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_scores_are_exact_and_results_nearly_so(metric):
     sample = load_sample()
     base, queries = sample.base.astype(np.float32), sample.queries.astype(np.float32)
-    index = built(sample.base, metric)
+    index = build_index(sample.base, metric=metric)
     scores, ids, error = index.search(queries, k=10, rerank=sample.base, return_error=True)
     true, truth = exact_search(base, queries, 10, metric)
     assert recall(ids, truth, 10, 10) >= 0.995 - 3 * np.sqrt(0.01 / len(ids))
@@ -39,7 +33,7 @@ def test_scores_are_exact_and_results_nearly_so(metric):
 def test_all_rows_reranked_are_the_exact_search(metric):
     x, queries = sts.normal(60, 20), sts.normal(9, 20, seed=1)
     x[3] = 0
-    scores, ids = built(x, metric, 1).search(queries, k=60, rerank=x)
+    scores, ids = build_index(x, 1, metric).search(queries, k=60, rerank=x)
     true, truth = exact_search(x, queries, 60, metric)
     assert np.array_equal(ids, truth)
     np.testing.assert_allclose(scores, true, rtol=1e-4, atol=1e-5)
@@ -48,7 +42,7 @@ def test_all_rows_reranked_are_the_exact_search(metric):
 def test_only_the_shortlist_is_read(tmp_path):
     """Any other row may be anything."""
     x, queries = sts.normal(3000, 64), sts.normal(5, 64, seed=1)
-    index = built(x, nbits=4)
+    index = build_index(x, nbits=4)
     listed = np.unique(index.search(queries, k=3, confidence=0.99)[1])
     file = np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.float16, shape=x.shape)
     file[:] = np.nan
@@ -62,13 +56,13 @@ def test_only_the_shortlist_is_read(tmp_path):
 
 def test_equal_scores_come_by_id():
     x = np.repeat(sts.normal(1, 16), 30, axis=0)
-    assert built(x).search(x[:2], k=5, rerank=x)[1].tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert build_index(x).search(x[:2], k=5, rerank=x)[1].tolist() == [[0, 1, 2, 3, 4]] * 2
 
 
 def test_fewer_vectors_than_k():
     x = sts.normal(3, 20)
     for metric in METRICS:
-        scores, ids, error = built(x, metric).search(x[:2], k=5, rerank=x, return_error=True)
+        scores, ids, error = build_index(x, metric=metric).search(x[:2], k=5, rerank=x, return_error=True)
         assert ids[:, 3:].tolist() == [[-1, -1]] * 2
         assert np.all(np.isinf(scores[:, 3:]))
         assert error[:, :3].tolist() == [[0, 0, 0]] * 2
@@ -88,13 +82,13 @@ def test_fewer_vectors_than_k():
 def test_bad_vectors(vectors, message):
     x = sts.normal(10, 16)
     with pytest.raises(InputError, match=message):
-        built(x).search(x, rerank=vectors)
+        build_index(x).search(x, rerank=vectors)
 
 
 @pytest.mark.parametrize(("value", "message"), [(np.nan, "row 4 holds NaN"), (1e300, "row 4 holds a value too large")])
 def test_bad_rows_that_are_read(value, message):
     x = sts.normal(10, 16).astype(np.float64)
-    index = built(x)
+    index = build_index(x)
     bad = x.copy()
     bad[4, 2] = value
     with pytest.raises(InputError, match="rerank " + message):

@@ -8,9 +8,9 @@ import tqvec
 from tqvec.errors import InputError
 from tqvec.eval.recall import exact_search
 from tqvec.eval.sample import load_sample
-from tqvec.index.errors.shortlist import Fetched, lengths
+from tqvec.index.errors.shortlist import Fetched, required_length
+from tqvec.index.metrics import METRICS
 
-METRICS = ("ip", "cosine", "l2")
 SAMPLE = load_sample()
 BASE, QUERIES = SAMPLE.base.astype(np.float32), SAMPLE.queries.astype(np.float32)
 
@@ -51,7 +51,7 @@ def test_lists_of_simulated_tails(steep, k):
     rank = np.argsort(-true, axis=1)[:, :k].max(axis=1)  # how far down the list the true best reach
     for confidence in (0.8, 0.95):
         estimates = Fetched(found - steep, np.ones_like(found), np.full(trials, steep), n - fetched)
-        need = lengths(estimates, k, confidence)
+        need = required_length(estimates, k, confidence)
         share, chance = np.mean(rank < need), 4 * np.sqrt(confidence * (1 - confidence) / trials)
         assert share >= confidence - chance
         if need.mean() > 3 * k:  # a short list can't promise just what it is asked for
@@ -62,9 +62,9 @@ def test_what_isn_t_known_is_not_promised():
     """Where too few rows have been fetched, the answer is to fetch more; where all have been, they are enough."""
     mean = np.linspace(1, 0.9, 40)[None]
     deviation, rate = np.full((1, 40), 0.1), np.array([10.0])
-    assert lengths(Fetched(mean, deviation, rate, 10**6), 10, 0.9).tolist() == [41]
-    assert lengths(Fetched(mean, deviation, rate, 0), 10, 0.9)[0] <= 40
-    assert lengths(Fetched(mean, deviation * 1e-6, rate, 10**6), 10, 0.9).tolist() == [10]
+    assert required_length(Fetched(mean, deviation, rate, 10**6), 10, 0.9).tolist() == [41]
+    assert required_length(Fetched(mean, deviation, rate, 0), 10, 0.9)[0] <= 40
+    assert required_length(Fetched(mean, deviation * 1e-6, rate, 10**6), 10, 0.9).tolist() == [10]
 
 
 def test_lists_are_the_beginning_of_the_results():

@@ -22,7 +22,7 @@ from tqvec.cli import build
 from tqvec.errors import FormatError
 from tqvec.index.file import io as index_io
 from tqvec.index.file import resume
-from tqvec.index.rows import encoded
+from tqvec.index.rows import encode_rows
 
 WRITERS = {module.__file__ for module in (_atomic, _safetensors, resume, index_io)}
 RANDOM_KILLS = 60  # of each kind
@@ -77,7 +77,7 @@ def whole(path, contents):
 def kill_savers(folder):
     """Random moments, then every line."""
     path, codec = folder / "a.tqv", tqvec.TurboQuant(16)
-    rows = encoded(codec, "l2", X, 1)
+    rows = encode_rows(codec, "l2", X, 1)
     contents = []
 
     def save(n):

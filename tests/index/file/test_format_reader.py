@@ -13,7 +13,7 @@ from strategies import normal
 import tqvec
 from tqvec.codec.codes import Codes
 from tqvec.index.file import io
-from tqvec.index.rows import encoded
+from tqvec.index.rows import encode_rows
 
 DATA = Path(tqvec.__file__).parent / "codec" / "data"
 TYPES = {"F32": "<f4", "I64": "<i8", "U8": "u1"}
@@ -102,7 +102,7 @@ def codecs():
     for codebook in ("scalar", "trellis"):
         yield tqvec.TurboQuant(48, nbits=3, codebook=codebook)
         index = tqvec.Index(48, nbits=2, codebook=codebook)
-        assert index.train((normal(500, 48, 10_080) / np.arange(1, 49)).astype(np.float32)).used
+        assert index.train((normal(500, 48, 10_080) / np.arange(1, 49)).astype(np.float32)).accepted
         yield index.codec
 
 
@@ -110,7 +110,7 @@ def codecs():
 def test_an_independent_reader_decodes_what_the_codec_does(tmp_path, codec):
     x = normal(20, codec.d, 10_081)
     for metric in ("ip", "l2"):
-        rows = encoded(codec, metric, x)
+        rows = encode_rows(codec, metric, x)
         io.save(tmp_path / "a.tqv", codec, metric, 20, [rows])
         expected = codec.decode(Codes(rows["codes"], rows["scale"]))
         np.testing.assert_allclose(decoded(tmp_path / "a.tqv"), expected, atol=3e-5 * np.abs(x).max(), rtol=0)
@@ -119,7 +119,7 @@ def test_an_independent_reader_decodes_what_the_codec_does(tmp_path, codec):
 def test_the_bytes_of_the_header(tmp_path):
     """Made anew from its fields, by the words of section 5."""
     codec = tqvec.TurboQuant(37, nbits=2.5)
-    rows = encoded(codec, "l2", normal(20, 37, 10_082)) | {"ids": np.arange(20) * 3}
+    rows = encode_rows(codec, "l2", normal(20, 37, 10_082)) | {"ids": np.arange(20) * 3}
     io.save(tmp_path / "a.tqv", codec, "l2", 20, [rows], None, 60)
     raw = (tmp_path / "a.tqv").read_bytes()
     fields, tensors = read(tmp_path / "a.tqv")

@@ -15,7 +15,7 @@ import tqvec
 from tqvec.errors import FormatError
 from tqvec.index.file import header as header_module
 from tqvec.index.file import io
-from tqvec.index.rows import encoded
+from tqvec.index.rows import encode_rows
 
 X = (normal(400, 16, 10_010) / np.arange(1, 17)).astype(np.float32)
 
@@ -24,13 +24,13 @@ X = (normal(400, 16, 10_010) / np.arange(1, 17)).astype(np.float32)
 def codec():
     """A calibrated one: its files have every kind of tensor."""
     index = tqvec.Index(16, nbits=2, metric="l2")
-    assert index.train(X).used
+    assert index.train(X).accepted
     return index.codec
 
 
 def write(path, codec, n=40, ids=True):
     """A file with several blocks; of metric l2, with ids."""
-    rows = encoded(codec, "l2", X[:n])
+    rows = encode_rows(codec, "l2", X[:n])
     if ids:
         rows["ids"] = np.arange(n)[::-1] * 3
     io.save(path, codec, "l2", n, [rows], None if ids else 0, 1200)

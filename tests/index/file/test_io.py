@@ -12,7 +12,7 @@ import tqvec
 from tqvec.errors import FormatError
 from tqvec.index.file import header as header_module
 from tqvec.index.file import io
-from tqvec.index.rows import encoded
+from tqvec.index.rows import encode_rows
 
 X = normal(50, 37, 10_001)
 
@@ -55,7 +55,7 @@ def kinds():
     x = (normal(400, 37, 10_002) / np.arange(1, 38)).astype(np.float32)
     for codebook in ("scalar", "trellis"):
         index = tqvec.Index(37, nbits=3, codebook=codebook)
-        assert index.train(x).used
+        assert index.train(x).accepted
         yield index.codec
 
 
@@ -65,7 +65,7 @@ def test_all_that_a_file_can_hold(tmp_path, monkeypatch, codec, metric):
     """In parts of odd sizes over several blocks, with ids and without; the safetensors library makes the same bytes."""
     monkeypatch.setattr(header_module, "CHECKSUM_ROWS", 16)
     path = tmp_path / "a.tqv"
-    rows = encoded(codec, metric, X)
+    rows = encode_rows(codec, metric, X)
     for ids in (None, np.random.default_rng(10_003).permutation(1000)[:50] * 2**53):
         if ids is not None:
             rows["ids"] = ids
@@ -82,7 +82,7 @@ def test_all_that_a_file_can_hold(tmp_path, monkeypatch, codec, metric):
                 assert np.array_equal(arrays[name], array)
             again = io.codec_of(path, header, calibration)
             assert again.fingerprint == codec.fingerprint
-            assert np.array_equal(encoded(again, metric, X)["codes"], rows["codes"])
+            assert np.array_equal(encode_rows(again, metric, X)["codes"], rows["codes"])
         raw = path.read_bytes()
         fields, _ = take_apart(path)
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
@@ -96,7 +96,7 @@ def test_mapped_rows_are_views_of_one_mapping(tmp_path):
     assert len(bases) == 1
     assert isinstance(rows["codes"].base, np.memmap)
     save_index(tmp_path / "a.tqv", "ip")  # replaced, not changed: the mapping still sees the old file
-    assert np.array_equal(rows["codes"], encoded(codec_of(tmp_path / "a.tqv"), "l2", X)["codes"])
+    assert np.array_equal(rows["codes"], encode_rows(codec_of(tmp_path / "a.tqv"), "l2", X)["codes"])
 
 
 def test_no_vectors(tmp_path):

@@ -10,14 +10,14 @@ import tqvec
 from tqvec.errors import FormatError, InputError
 from tqvec.index.file import io
 from tqvec.index.file.merge import merge
-from tqvec.index.rows import encoded
+from tqvec.index.rows import encode_rows
 
 X = normal(100, 20, 10_030)
 
 
 def saved(path, x, ids=None, next_id=None, first_id=0, metric="l2", codec=None):
     codec = codec or tqvec.TurboQuant(20, nbits=2.5)
-    rows = encoded(codec, metric, x)
+    rows = encode_rows(codec, metric, x)
     if ids is not None:
         rows["ids"], first_id = np.array(ids), None
     io.save(path, codec, metric, len(x), [rows], first_id, next_id)
@@ -39,7 +39,7 @@ def test_merge_of_parts_is_the_whole(tmp_path, metric):
 def test_trained_indexes(tmp_path):
     x = (normal(500, 20, 10_031) / np.arange(1, 21)).astype(np.float32)
     index = tqvec.Index(20, nbits=2)
-    assert index.train(x).used
+    assert index.train(x).accepted
     parts = [saved(tmp_path / f"{i}.tqv", part, codec=index.codec) for i, part in enumerate((x[:200], x[200:]))]
     merge(parts, tmp_path / "merged.tqv")
     assert (tmp_path / "merged.tqv").read_bytes() == saved(tmp_path / "whole.tqv", x, codec=index.codec).read_bytes()

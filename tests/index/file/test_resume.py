@@ -17,7 +17,7 @@ from tqvec.errors import InputError
 from tqvec.index.file import header as header_module
 from tqvec.index.file import io
 from tqvec.index.file.resume import Journal
-from tqvec.index.rows import encoded
+from tqvec.index.rows import encode_rows
 
 X = (normal(600, 24, 10_050) / np.arange(1, 25)).astype(np.float32)
 REQUEST = {"of": "these vectors", "nbits": 2, "shape": [600, 24]}
@@ -31,7 +31,7 @@ class Stopped(Exception):
 def codec(request):
     index = tqvec.Index(24, nbits=2)
     if request.param == "trained":
-        assert index.train(X).used
+        assert index.train(X).accepted
     return index.codec
 
 
@@ -45,7 +45,7 @@ def names(folder):
 
 
 def rows(codec, start, stop):
-    return encoded(codec, "l2", X[start:stop])
+    return encode_rows(codec, "l2", X[start:stop])
 
 
 def stopped(path, codec, noted=250, written=300, request=REQUEST):
@@ -137,7 +137,7 @@ def test_notes_that_were_half_written_are_deleted(tmp_path, codec):
 
 def test_a_flipped_calibration(tmp_path):
     index = tqvec.Index(24, nbits=2)
-    assert index.train(X).used
+    assert index.train(X).accepted
     path = tmp_path / "a.tqv"
     stopped(path, index.codec)
     part = tmp_path / "a.tqv.part"

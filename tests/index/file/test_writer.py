@@ -16,11 +16,11 @@ import tqvec
 from tqvec import _atomic
 from tqvec.errors import InputError
 from tqvec.index.file import io
-from tqvec.index.rows import encoded
+from tqvec.index.rows import encode_rows
 
 X = normal(40, 20, 10_020)
 CODEC = tqvec.TurboQuant(20, nbits=3)
-ROWS = encoded(CODEC, "ip", X)
+ROWS = encode_rows(CODEC, "ip", X)
 
 
 def names(folder):

@@ -1,4 +1,4 @@
-"""What limits the recall of an index, in words and numbers."""
+"""Causes of lost recall, in words and numbers."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ import numpy as np
 
 from tqvec._random import generator
 from tqvec._types import Floats
-from tqvec.index.diagnose.posterior import Stored, same_codes
+from tqvec.index.diagnose.candidates import same_codes
 from tqvec.index.diagnose.recall import Recall
-from tqvec.index.errors.standard_errors import expected
-from tqvec.index.store import live_rows
+from tqvec.index.errors.standard_errors import expected_error
+from tqvec.index.snapshot import Snapshot
 from tqvec.index.training import Training
 
 _SPECTRUM = 2000  # rows that dimensions are counted on
-_LENGTHS = 65536  # rows whose lengths are looked at
-_WORTH = 0.005  # recall, or part of the results, below which nothing is said
+_LENGTHS = 65536  # rows whose lengths are compared
+_LEAST = 0.005  # recall, or share of the results, below which a cause is not reported
 
-Predict = Callable[[float], float]
+Predict = Callable[[float], float]  # recall if errors were multiplied by a factor
 
 
-class Limit(NamedTuple):
-    """Something that costs recall.
+class Cause(NamedTuple):
+    """A cause of lost recall.
 
     Attributes
     ----------
     name : str
+        "near-ties", "dimension", "lengths", "anisotropy" or "duplicates".
     cost : float
-        Recall that would be gained without it, as far as that can be told.
+        Recall that would be gained without it; 0 if unknown.
     text : str
-        With the numbers.
+        A sentence with the numbers.
     """
 
     name: str
@@ -39,91 +40,106 @@ class Limit(NamedTuple):
     text: str
 
 
-def limits(
-    stored: Stored, found: Recall, sample: Floats | None, training: Training | None, predict: Predict, k: int
-) -> tuple[Limit, ...]:
-    """What costs recall, the most costly first.
+def find_causes(
+    snapshot: Snapshot, recall: Recall, sample: Floats | None, training: Training | None, predict: Predict, k: int
+) -> tuple[Cause, ...]:
+    """Return the causes of lost recall, the most costly first.
 
     Parameters
     ----------
-    stored : Stored
-    found : Recall
+    snapshot : Snapshot
+    recall : Recall
     sample : (n, d) float32 or None
     training : Training or None
-        What training on the sample would do.
+        The result of training on the sample.
     predict : callable
-        Recall if errors were a factor of what they are.
+        Returns the recall if errors were multiplied by a factor.
     k : int
     """
-    recall = predict(1.0)
-    listed = [*_near_ties(found, recall), *_dimension(stored, predict, recall), *_lengths(stored, found, predict, k)]
-    if stored.codec.calibration is None:
-        listed += _anisotropy(stored, sample, training, predict)
-    alike = float(np.mean(same_codes(stored, found.ids)[:, :k]))
-    if alike > _WORTH:
-        listed.append(Limit("duplicates", 0.0, f"{alike:.1%} of the results have the very codes of another"))
-    return tuple(sorted(listed, key=lambda limit: -limit.cost))
+    now = predict(1.0)
+
+    def gain(factor: float) -> float:
+        return predict(factor) - now
+
+    causes = [
+        _near_ties(recall, 1 - now),
+        _dimension(snapshot, gain),
+        _lengths(snapshot, recall, gain, k),
+        _anisotropy(snapshot, sample, training, gain),
+        _duplicates(snapshot, recall, k),
+    ]
+    return tuple(sorted((cause for cause in causes if cause is not None), key=lambda cause: -cause.cost))
 
 
-def _near_ties(found: Recall, recall: float) -> list[Limit]:
-    if 1 - recall <= _WORTH:
-        return []
-    close, middle = float(np.mean(found.gaps < 1)), float(np.median(found.gaps))
-    text = f"behind the true k-th row the next is within a standard error for {close:.0%} of the queries"
-    return [Limit("near-ties", 1 - recall, f"{text}, at {middle:.2f} in the median")]
+def _near_ties(recall: Recall, cost: float) -> Cause | None:
+    if cost <= _LEAST:
+        return None
+    close, median = float(np.mean(recall.gaps < 1)), float(np.median(recall.gaps))
+    text = f"For {100 * close:.0f} % of the queries the (k+1)-th neighbour is within one standard error of the k-th."
+    return Cause("near-ties", cost, f"{text} The median gap is {median:.2f} standard errors.")
 
 
-def _dimension(stored: Stored, predict: Predict, recall: float) -> list[Limit]:
+def _dimension(snapshot: Snapshot, gain: Predict) -> Cause | None:
     """Errors fall with the root of the dimension."""
-    d, cost = stored.codec.d, predict(float(np.sqrt(0.5))) - recall
-    error = expected(stored.codec).tangent / np.sqrt(max(1, d - 1))
-    text = f"at d={d} a cosine has a standard error of up to {error:.3f}; half its variance, as at {2 * d}, would add "
-    return [Limit("dimension", cost, f"{text}{cost:.3f}")] if cost > _WORTH else []
+    d, cost = snapshot.codec.d, gain(float(np.sqrt(0.5)))
+    if cost <= _LEAST:
+        return None
+    error = expected_error(snapshot.codec).tangent / np.sqrt(max(1, d - 1))
+    text = f"At d={d} a cosine has a standard error of up to {error:.3f}."
+    return Cause("dimension", cost, f"{text} Half its variance, as at d={2 * d}, would add {cost:.3f}.")
 
 
-def _lengths(stored: Stored, found: Recall, predict: Predict, k: int) -> list[Limit]:
+def _lengths(snapshot: Snapshot, recall: Recall, gain: Predict, k: int) -> Cause | None:
     """Errors grow with the length of a row, and the best results may be longer than most."""
-    if stored.metric == "cosine":
-        return []
-    rows = live_rows(stored.blocks)
+    if snapshot.metric.unit_rows:
+        return None
+    rows = snapshot.live_rows()
     rows = rows[:: max(1, rows.size // _LENGTHS)]
-    name, power = ("squared_norm", 0.5) if stored.metric == "l2" else ("scale", 1.0)
-    lengths, best = (np.abs(stored.of(r, name)).astype(np.float64) ** power for r in (rows, found.ids[:, :k]))
+    name, power = ("squared_norm", 0.5) if snapshot.metric.stores_norm else ("scale", 1.0)
+    lengths, best = (np.abs(snapshot.column(r, name)).astype(np.float64) ** power for r in (rows, recall.rows[:, :k]))
     usual, long = float(np.median(lengths)), float(np.median(best))
     if not 0 < usual < long:
-        return []
-    cost = predict(usual / long) - predict(1.0)
-    text = f"lengths vary by {lengths.std() / lengths.mean():.0%}; those of results, and so their errors, are "
-    return [Limit("lengths", cost, f"{text}{long / usual:.2f} times the usual")] if cost > _WORTH else []
+        return None
+    cost = gain(usual / long)
+    if cost <= _LEAST:
+        return None
+    text = f"Lengths vary by {100 * lengths.std() / lengths.mean():.0f} %. Results, and so their errors, are "
+    return Cause("lengths", cost, f"{text}{long / usual:.2f} times as long as the median row.")
 
 
-def _anisotropy(stored: Stored, sample: Floats | None, training: Training | None, predict: Predict) -> list[Limit]:
+def _anisotropy(snapshot: Snapshot, sample: Floats | None, training: Training | None, gain: Predict) -> Cause | None:
     """Variance in few of the dimensions, where a plain codec gives all the same bits."""
-    dimensions = _dimensions(stored, sample)
-    if dimensions > stored.codec.d / 2:
-        return []
-    text, cost = f"the variance lies in about {dimensions:.0f} of {stored.codec.d} dimensions; ", 0.0
+    if snapshot.codec.calibration is not None:
+        return None
+    dimensions = _dimensions(snapshot, sample)
+    if dimensions > snapshot.codec.d / 2:
+        return None
+    text, cost = f"The variance lies in about {dimensions:.0f} of {snapshot.codec.d} dimensions.", 0.0
     if training is None:
-        text += "train may help, which a sample would tell"
-    elif training.used:
-        cost = predict(float(np.sqrt(training.error))) - predict(1.0)
-        text += f"train would add {cost:.3f}"
-    else:
-        text += "train does not help all the same"
-    return [Limit("anisotropy", cost, text)]
+        return Cause("anisotropy", cost, f"{text} `train` may help; a sample would show it.")
+    if not training.accepted:
+        return Cause("anisotropy", cost, f"{text} `train` does not help nevertheless.")
+    cost = gain(float(np.sqrt(training.error_ratio)))
+    return Cause("anisotropy", cost, f"{text} `train` would add {cost:.3f}.")
 
 
-def _dimensions(stored: Stored, sample: Floats | None) -> float:
-    """Participation ratio 1/Σλ² of the shares λ of the variance of directions around the mean.
+def _duplicates(snapshot: Snapshot, recall: Recall, k: int) -> Cause | None:
+    share = float(np.mean(same_codes(snapshot, recall.rows)[:, :k]))
+    text = f"{100 * share:.1f} % of the results have the same codes as another."
+    return Cause("duplicates", 0.0, text) if share > _LEAST else None
 
-    Σλ² is the mean squared cosine of two rows. Decoded rows have an error of tan²θ/d along every axis, which is taken
-    off.
+
+def _dimensions(snapshot: Snapshot, sample: Floats | None) -> float:
+    """Return the participation ratio 1/Σλ² of the shares λ of the variance of directions around the mean.
+
+    Σλ² is the mean squared cosine of two rows. Decoded rows have an error of tan²θ/d along every axis, which is
+    subtracted.
     """
-    codec = stored.codec
+    codec = snapshot.codec
     rng = generator(codec.seed, "diagnosis: causes")
     if sample is None:
-        rows = stored.decode_unbiased(rng.permutation(live_rows(stored.blocks))[:_SPECTRUM])
-        noise = expected(codec).tangent ** 2
+        rows = snapshot.decode_unbiased(rng.permutation(snapshot.live_rows())[:_SPECTRUM])
+        noise = expected_error(codec).tangent ** 2
     else:
         rows, noise = sample[rng.permutation(sample.shape[0])[:_SPECTRUM]], 0.0
     residuals = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)

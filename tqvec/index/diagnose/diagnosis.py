@@ -1,13 +1,11 @@
-"""Diagnosis: the recall of an index before it is deployed, what limits it and what would help.
+"""Diagnosis: the recall of an index before it is deployed, the causes of lost recall, and alternatives.
 
-docs/explanation/diagnose.md has the derivations and what was measured.
+See the "Diagnose" page for derivations and measurements.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,39 +15,38 @@ from tqvec.codec.bands import MAX_NBITS, mean
 from tqvec.codec.calibration import MAX_D
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
-from tqvec.index.diagnose.causes import Limit, limits
-from tqvec.index.diagnose.posterior import Neighbours, Stored, asked, stored_rows
-from tqvec.index.diagnose.recall import Recall, estimated, measured, shifted, simulated
-from tqvec.index.errors.standard_errors import expected
-from tqvec.index.rows import encoded
-from tqvec.index.store import live_rows
+from tqvec.index.diagnose.candidates import Candidates, candidates_of_queries, candidates_of_rows
+from tqvec.index.diagnose.causes import Cause, Predict, find_causes
+from tqvec.index.diagnose.posterior import Posterior
+from tqvec.index.diagnose.recall import Recall, estimate_recall, measure_recall, shift_logit, simulate_recall
+from tqvec.index.errors.standard_errors import expected_error
+from tqvec.index.rows import encode_rows
+from tqvec.index.snapshot import Snapshot, snapshot_of_rows
 from tqvec.index.training import MIN_ROWS, Samples, Training, check_lengths, fit
 
-_QUERIES = 500  # asked at most
-_PRODUCTS = 1 << 28  # of queries and vectors: of more vectors fewer are asked
+_QUERIES = 500  # at most
+_PRODUCTS = 1 << 28  # of queries and vectors: the more vectors, the fewer queries
 _CHECKED = 65536  # rows of a sample at most that estimates are checked on
 _TRAINED = 8192  # rows that training is tried on
-_COMPARED = 256  # rows that tell whether a sample is what is stored
+_COMPARED = 256  # rows that tell whether a sample is the stored vectors
 _DRAWS = 2  # of true positions for a prediction: only differences count, and those are of the same draws
-_KEPT = 0.99  # part of the true results that a shortlist must hold
+_KEPT = 0.99  # share of the true results that a shortlist must hold
 _OFF = 0.01  # usual error of an estimate, beyond that of the choice of queries,
 _ROUGH_OFF = 0.05  # or where it is rough, twice that where queries are known by their codes alone
-_HIDDEN = 0.5  # errors hide the neighbours where they are this part of the differences between estimates
+_HIDDEN = 0.5  # errors hide the neighbours where they are this share of the differences between estimates
 _SURE = 0.9  # recall from which they can't be hidden
 
-Predict = Callable[[float], float]
 
-
-class Option(NamedTuple):
-    """An index of the same vectors.
+class Alternative(NamedTuple):
+    """An index of the same vectors with another codec.
 
     Attributes
     ----------
     name : str
     recall : float
-        Predicted; of the index as it is, what was found.
+        Predicted recall k@k; of the present index, its diagnosed recall.
     code_size : int
-        Bytes a vector.
+        Bytes per vector.
     """
 
     name: str
@@ -58,27 +55,28 @@ class Option(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What a diagnosis found; prints as a table.
+    """The result of `Index.diagnose`; prints as a table.
 
     Attributes
     ----------
     recall : float
         Recall k@k.
     interval : (float, float)
-        Which should hold the recall for queries like these in 95 of 100 cases.
+        Bounds that hold the recall for queries like these in about 95 of 100 cases.
     k : int
     ntotal : int
-        Vectors that it is about.
+        Number of diagnosed vectors.
     queries : int
-        That were asked.
-    way : str
-        How it was found.
-    limits : tuple of Limit
-        The most costly first.
-    options : tuple of Option
-        The index as it is, then others by bytes.
+        Number of queries.
+    method : str
+        How recall was measured or estimated, in words.
+    causes : tuple of Cause
+        Causes of lost recall, the most costly first.
+    alternatives : tuple of Alternative
+        The present index, then others by bytes per vector.
     shortlist : int or None
-        Results that hold 99 % of the true best `k`, to be ranked anew by exact scores; None: more than were looked at.
+        Number of results that hold 99 % of the true best `k`, to be reranked by exact scores. None: more than were
+        fetched.
     gaps : (queries,) float32
         How far the true k-th row is ahead of the next, in standard errors of a score.
     """
@@ -88,9 +86,9 @@ class Diagnosis(NamedTuple):
     k: int
     ntotal: int
     queries: int
-    way: str
-    limits: tuple[Limit, ...]
-    options: tuple[Option, ...]
+    method: str
+    causes: tuple[Cause, ...]
+    alternatives: tuple[Alternative, ...]
     shortlist: int | None
     gaps: Floats
 
@@ -98,48 +96,38 @@ class Diagnosis(NamedTuple):
         low, high = self.interval
         lines = [
             f"recall {self.k}@{self.k}: {self.recall:.3f} ({low:.3f} to {high:.3f})",
-            self.way,
-            "what limits it",
-            *(f"  {limit.name}: {limit.text}" for limit in self.limits),
-            f"{'what would help':25} recall  bytes",
-            *(f"  {option.name:23} {option.recall:6.3f} {option.code_size:6}" for option in self.options),
+            self.method,
+            "causes of lost recall",
+            *(f"  {cause.name}: {cause.text}" for cause in self.causes),
+            f"{'alternatives':25} recall  bytes",
+            *(f"  {other.name:23} {other.recall:6.3f} {other.code_size:6}" for other in self.alternatives),
             f"  {self.rerank}",
         ]
         return "\n".join(lines)
 
     @property
     def rerank(self) -> str:
-        """What ranking results anew by exact scores takes, in words."""
+        """The length of shortlists to rerank by exact scores, in words."""
         if self.shortlist is None:
-            return f"rerank: {_KEPT:.0%} of the true {self.k} are not among the results that were looked at"
-        return f"rerank: the best {self.shortlist:,} hold {_KEPT:.0%} of the true {self.k}"
+            return f"rerank: the results that were fetched do not hold {100 * _KEPT:.0f} % of the true {self.k}"
+        return f"rerank: the best {self.shortlist:,} hold {100 * _KEPT:.0f} % of the true {self.k}"
 
 
-class Subject(NamedTuple):
-    """What is diagnosed.
+class _Estimate(NamedTuple):
+    """A recall, its variance, and the method in words."""
 
-    Attributes
-    ----------
-    stored : Stored
-    make : callable
-        Makes an empty index of a codec, all else equal.
-    fill : callable
-        Makes one that holds some vectors, seen as `Stored`.
-    threads : int
-    """
-
-    stored: Stored
-    make: Callable[[TurboQuant], Any]
-    fill: Callable[[TurboQuant, Floats], Stored]
-    threads: int
+    recall: float
+    variance: float
+    method: str
 
 
-def diagnose(subject: Subject, sample: Floats | None, queries: Floats | None, k: int) -> Diagnosis:
-    """Recall k@k of an index, what limits it and what would help.
+def diagnose(snapshot: Snapshot, sample: Floats | None, queries: Floats | None, k: int) -> Diagnosis:
+    """Diagnose recall k@k of an index, the causes of lost recall, and alternatives.
 
     Parameters
     ----------
-    subject : Subject
+    snapshot : Snapshot
+        All rows of the index.
     sample : (n, d) float32 or None
         Checked.
     queries : (nq, d) float32 or None
@@ -151,142 +139,164 @@ def diagnose(subject: Subject, sample: Floats | None, queries: Floats | None, k:
     InputError
         As `Index.diagnose` says.
     """
-    stored = subject.stored
-    rng = generator(stored.codec.seed, "diagnosis: rows")
-    _check(stored, sample, queries)
+    _check(snapshot, sample, queries)
+    rng = generator(snapshot.codec.seed, "diagnosis: rows")
     if queries is not None:
-        queries = queries[_drawn(queries.shape[0], _QUERIES, rng)]
-    if sample is not None and stored.ntotal == 0:
-        stored, whole = subject.fill(stored.codec, sample), True
-    else:
-        whole = sample is not None and _holds(stored, sample)
-    k = min(k, stored.ntotal - (queries is None))
+        queries = queries[_draw(queries.shape[0], _QUERIES, rng)]
+    whole = sample is not None and _holds(snapshot, sample)
+    if sample is not None and snapshot.ntotal == 0:
+        snapshot, whole = _encode(snapshot, sample), True
+    k = min(k, snapshot.ntotal - (queries is None))
     if sample is not None and whole:
-        found = _measured(stored, sample, queries, k, rng)
-        recall, variance, way = found.value, found.variance, f"measured on all {stored.ntotal:,} vectors"
+        recall = _measure_on_vectors(snapshot, sample, queries, k, rng)
+        estimate = _Estimate(recall.value, recall.variance, f"measured on all {snapshot.ntotal:,} vectors")
     else:
-        found = _estimated(stored, sample, queries, k, rng)
-        recall, variance, way = found.value, found.variance, f"estimated from {stored.ntotal:,} codes"
+        recall = _estimate_from_codes(snapshot, sample, queries, k, rng)
+        estimate = _Estimate(recall.value, recall.variance, f"estimated from {snapshot.ntotal:,} codes")
         if sample is not None:
-            recall, variance, way = _checked(subject, sample, queries, found, k, rng)
-        reason = _rough(stored, found, sample)
-        rough = _ROUGH_OFF if found.near.ordered else 2 * _ROUGH_OFF
-        variance += (rough if reason else _OFF) ** 2
-        way += f", roughly: {reason}" if reason else ""
-    training = _training(subject, sample, queries)
-    near, seed = found.near._replace(ordered=False), stored.codec.seed
-    predict = partial(_predicted, near, k, seed, simulated(near, k, 1.0, seed, _DRAWS).value, recall)
-    margin = 1.96 * float(np.sqrt(variance))
-    count = found.by_query.size
+            estimate = _correct(snapshot, estimate, sample, queries, k, rng)
+        estimate = _widen(estimate, snapshot, recall, sample)
+    training = _try_training(snapshot, sample, queries)
+    predict = _predictor(recall.posterior, k, snapshot.codec.seed, estimate.recall)
+    margin, nq = 1.96 * float(np.sqrt(estimate.variance)), recall.by_query.size
     return Diagnosis(
-        recall,
-        (max(0.0, recall - margin), min(1.0, recall + margin)),
-        k,
-        stored.ntotal,
-        count,
-        f"{way}; {count:,} " + ("of them as queries" if queries is None else "queries"),
-        limits(stored, found, sample, training, predict, k),
-        _options(stored, recall, training, predict),
-        found.shortlist(_KEPT),
-        found.gaps.astype(np.float32),
+        recall=estimate.recall,
+        interval=(max(0.0, estimate.recall - margin), min(1.0, estimate.recall + margin)),
+        k=k,
+        ntotal=snapshot.ntotal,
+        queries=nq,
+        method=f"{estimate.method}; {nq:,} " + ("of them as queries" if queries is None else "queries"),
+        causes=find_causes(snapshot, recall, sample, training, predict, k),
+        alternatives=_alternatives(snapshot, estimate.recall, training, predict),
+        shortlist=recall.shortlist(_KEPT),
+        gaps=recall.gaps.astype(np.float32),
     )
 
 
-def _check(stored: Stored, sample: Floats | None, queries: Floats | None) -> None:
+def _check(snapshot: Snapshot, sample: Floats | None, queries: Floats | None) -> None:
     for name, rows in (("sample", sample), ("queries", queries)):
         if rows is not None and rows.shape[0] == 0:
             raise InputError(f"{name} must have at least one row, or be None")
     if sample is not None:
-        check_lengths(stored.metric, Samples(sample, queries))
-    elif stored.ntotal == 0:
+        check_lengths(snapshot.metric, Samples(sample, queries))
+    elif snapshot.ntotal == 0:
         raise InputError("sample must be given, vectors like those to be stored: the index is empty")
-    if queries is None and 1 in (stored.ntotal, None if sample is None else sample.shape[0]):
+    if queries is None and 1 in (snapshot.ntotal, None if sample is None else sample.shape[0]):
         raise InputError("queries must be given: one vector alone has no neighbours")
 
 
-def _holds(stored: Stored, sample: Floats) -> bool:
-    """Whether a sample is what is stored, as far as the codes of some rows tell."""
-    if sample.shape[0] != stored.ntotal:
+def _holds(snapshot: Snapshot, sample: Floats) -> bool:
+    """Return whether a sample is the stored vectors, as far as the codes of some rows tell."""
+    if sample.shape[0] != snapshot.ntotal:
         return False
-    rows = np.linspace(0, stored.ntotal - 1, min(_COMPARED, stored.ntotal)).astype(np.int64)
-    codes = encoded(stored.codec, stored.metric, sample[rows])["codes"]
-    return np.array_equal(codes, stored.of(live_rows(stored.blocks)[rows], "codes"))
+    rows = np.linspace(0, snapshot.ntotal - 1, min(_COMPARED, snapshot.ntotal)).astype(np.int64)
+    codes = encode_rows(snapshot.codec, snapshot.metric, sample[rows])["codes"]
+    return np.array_equal(codes, snapshot.column(snapshot.live_rows()[rows], "codes"))
 
 
-def _drawn(n: int, count: int, rng: np.random.Generator) -> Ids:
-    """Some of `n` rows, in order."""
+def _encode(snapshot: Snapshot, vectors: Floats) -> Snapshot:
+    """Return a snapshot of other vectors, compressed by the same codec."""
+    rows = encode_rows(snapshot.codec, snapshot.metric, vectors, snapshot.threads)
+    return snapshot_of_rows(snapshot.codec, snapshot.metric, rows, snapshot.threads)
+
+
+def _draw(n: int, count: int, rng: np.random.Generator) -> Ids:
+    """Draw at most `count` of `n` rows, in order."""
     return np.sort(rng.permutation(n)[:count])
 
 
-def _measured(stored: Stored, vectors: Floats, queries: Floats | None, k: int, rng: np.random.Generator) -> Recall:
-    """On an index of these vectors; without queries some of them ask for the others."""
+def _measure_on_vectors(
+    snapshot: Snapshot, vectors: Floats, queries: Floats | None, k: int, rng: np.random.Generator
+) -> Recall:
+    """Measure recall on an index of these vectors; without queries some of them ask for the others."""
     count = min(_QUERIES, max(100, _PRODUCTS // vectors.shape[0]))
     if queries is not None:
-        return measured(stored, vectors, queries[:count], None, k)
-    own = _drawn(vectors.shape[0], count, rng)
-    return measured(stored, vectors, vectors[own], own, k)
+        return measure_recall(snapshot, vectors, queries[:count], None, k)
+    own = _draw(vectors.shape[0], count, rng)
+    return measure_recall(snapshot, vectors, vectors[own], own, k)
 
 
-def _estimated(
-    stored: Stored, sample: Floats | None, queries: Floats | None, k: int, rng: np.random.Generator
+def _estimate_from_codes(
+    snapshot: Snapshot, sample: Floats | None, queries: Floats | None, k: int, rng: np.random.Generator
 ) -> Recall:
-    """From codes, for the queries given, rows of a sample, or rows that are stored."""
-    if queries is None and sample is None:
-        rows = live_rows(stored.blocks)[_drawn(stored.ntotal, _QUERIES, rng)]
-        return estimated(stored, lambda count, m: stored_rows(stored, rows[:count], m), rows.size, k)
-    leave_out = queries is None
-    if queries is None:
-        assert sample is not None
-        queries = sample[_drawn(sample.shape[0], _QUERIES, rng)]
-    return estimated(stored, lambda count, m: asked(stored, queries[:count], m, leave_out), queries.shape[0], k)
+    """Estimate recall from codes, for the queries, rows of the sample, or stored rows."""
+    if queries is not None:
+        return _estimate_for(snapshot, queries, False, k)
+    if sample is not None:
+        return _estimate_for(snapshot, sample[_draw(sample.shape[0], _QUERIES, rng)], True, k)
+    rows = snapshot.live_rows()[_draw(snapshot.ntotal, _QUERIES, rng)]
+    return estimate_recall(snapshot, lambda nq, m: candidates_of_rows(snapshot, rows[:nq], m), rows.size, k)
 
 
-def _rough(stored: Stored, found: Recall, sample: Floats | None) -> str:
-    """Why an estimate may be far off; empty if it isn't."""
-    if found.near.curvature > _HIDDEN and found.value < _SURE:
-        return "errors hide the neighbours"
-    if stored.codec.calibration is not None and sample is None:
-        return "errors of a trained index are known on average"
-    return ""
+def _estimate_for(snapshot: Snapshot, queries: Floats, leave_out: bool, k: int) -> Recall:
+    """Estimate recall for queries; with `leave_out` these are vectors that may be stored, and don't find themselves."""
+
+    def fetch(nq: int, m: int) -> Candidates:
+        return candidates_of_queries(snapshot, queries[:nq], m, leave_out)
+
+    return estimate_recall(snapshot, fetch, queries.shape[0], k)
 
 
-def _checked(
-    subject: Subject, sample: Floats, queries: Floats | None, found: Recall, k: int, rng: np.random.Generator
-) -> tuple[float, float, str]:
-    """An estimate corrected by how far one for an index of the sample is off; its variance, and how it was found."""
-    part = sample[_drawn(sample.shape[0], _CHECKED, rng)]
-    trial = subject.fill(subject.stored.codec, part)
+def _correct(
+    snapshot: Snapshot, estimate: _Estimate, sample: Floats, queries: Floats | None, k: int, rng: np.random.Generator
+) -> _Estimate:
+    """Correct an estimate by the error of an estimate for an index of the sample, whose recall is measured too."""
+    vectors = sample[_draw(sample.shape[0], _CHECKED, rng)]
+    trial = _encode(snapshot, vectors)
     k = min(k, trial.ntotal - (queries is None))
-    own = _drawn(part.shape[0], _QUERIES, rng) if queries is None else None
-    rows = queries if own is None else part[own]
-    assert rows is not None
-    truth = measured(trial, part, rows, own, k)
-    guess = estimated(trial, lambda count, m: asked(trial, rows[:count], m, own is not None), rows.shape[0], k)
-    count = guess.by_query.size
-    off = truth.by_query[:count] - guess.by_query
-    recall = float(np.clip(found.value + off.mean(), 0, 1))
-    way = f"estimated from {subject.stored.ntotal:,} codes and corrected by {recall - found.value:+.3f}, "
-    return recall, found.variance + float(off.var() / count), way + f"measured on {part.shape[0]:,} rows of the sample"
+    own = _draw(vectors.shape[0], _QUERIES, rng) if queries is None else None
+    asking = vectors[own] if queries is None else queries
+    truth = measure_recall(trial, vectors, asking, own, k)
+    guess = _estimate_for(trial, asking, queries is None, k)
+    off = truth.by_query[: guess.by_query.size] - guess.by_query
+    recall = float(np.clip(estimate.recall + off.mean(), 0, 1))
+    return _Estimate(
+        recall,
+        estimate.variance + float(off.var() / off.size),
+        f"{estimate.method} and corrected by {recall - estimate.recall:+.3f}, "
+        f"measured on {vectors.shape[0]:,} rows of the sample",
+    )
 
 
-def _training(subject: Subject, sample: Floats | None, queries: Floats | None) -> Training | None:
-    """What training on the sample would do, if it can be tried."""
-    codec = subject.stored.codec
+def _widen(estimate: _Estimate, snapshot: Snapshot, recall: Recall, sample: Floats | None) -> _Estimate:
+    """Add the usual error of an estimate to its variance, or a larger one where it is rough, and say why."""
+    value, variance, method = estimate
+    if recall.posterior.curvature > _HIDDEN and recall.value < _SURE:
+        reason = "errors hide the neighbours"
+    elif snapshot.codec.calibration is not None and sample is None:
+        reason = "errors of a trained index are known on average"
+    else:
+        return _Estimate(value, variance + _OFF**2, method)
+    off = _ROUGH_OFF if recall.posterior.ordered else 2 * _ROUGH_OFF
+    return _Estimate(value, variance + off**2, f"{method}, roughly: {reason}")
+
+
+def _try_training(snapshot: Snapshot, sample: Floats | None, queries: Floats | None) -> Training | None:
+    """Train on the sample, if that is possible."""
+    codec = snapshot.codec
     if sample is None or codec.calibration is not None or codec.d > MAX_D or sample.shape[0] < MIN_ROWS:
         return None
-    part = sample[_drawn(sample.shape[0], _TRAINED, generator(codec.seed, "diagnosis: rows"))]
-    return fit(subject.make, codec, subject.stored.metric, Samples(part, queries), subject.threads)[1]
+    rows = sample[_draw(sample.shape[0], _TRAINED, generator(codec.seed, "diagnosis: rows"))]
+    return fit(codec, snapshot.metric, Samples(rows, queries), snapshot.threads)[1]
 
 
-def _predicted(near: Neighbours, k: int, seed: int, base: float, recall: float, factor: float) -> float:
-    """Recall if errors were `factor` times what they are, given what is simulated and true for a factor of 1."""
-    return shifted(simulated(near, k, factor, seed, _DRAWS).value, base, recall)
+def _predictor(posterior: Posterior, k: int, seed: int, recall: float) -> Predict:
+    """Return a function that predicts recall if errors were multiplied by a factor; `recall` is that of factor 1."""
+    unordered = posterior._replace(ordered=False)
+
+    def simulate(factor: float) -> float:
+        return simulate_recall(unordered, k, factor, seed, _DRAWS).value
+
+    base = simulate(1.0)
+    return lambda factor: shift_logit(simulate(factor), base, recall)
 
 
-def _options(stored: Stored, recall: float, training: Training | None, predict: Predict) -> tuple[Option, ...]:
-    """The index as it is, with a bit more or fewer, with the other codebook, and trained."""
-    codec, more = stored.plain(), 4 if stored.metric == "l2" else 0
-    trained = "" if stored.codec.calibration is None else ", trained"
+def _alternatives(
+    snapshot: Snapshot, recall: float, training: Training | None, predict: Predict
+) -> tuple[Alternative, ...]:
+    """Return the present index, and others with one bit more or fewer, with the other codebook, and trained."""
+    codec, more = snapshot.plain(), snapshot.metric.extra_bytes
+    trained = "" if snapshot.codec.calibration is None else ", trained"
     bits = mean(codec.d, codec.bands, [band.nbits for band in codec.bands])
     others = []
     for nbits in sorted({int(np.ceil(bits)) - 1, round(bits), int(bits) + 1} & set(range(1, MAX_NBITS + 1))):
@@ -296,15 +306,16 @@ def _options(stored: Stored, recall: float, training: Training | None, predict: 
             except InputError:
                 continue  # the trellis takes neither all widths nor all dimensions
             if (other.bands, codebook) != (codec.bands, codec.codebook):
-                factor = expected(other).tangent / max(expected(codec).tangent, 1e-30)
-                others.append(Option(_named(nbits, codebook) + trained, predict(factor), other.code_size + more))
-    name = _named(codec.nbits, codec.codebook)
-    if training is not None and training.used:
-        others.append(Option(f"{name}, trained", predict(float(np.sqrt(training.error))), codec.code_size + more))
-    now = Option(f"{name}{trained} (now)", recall, stored.codec.code_size + more)
-    return (now, *sorted(others, key=lambda option: (option.code_size, option.recall)))
+                factor = expected_error(other).tangent / max(expected_error(codec).tangent, 1e-30)
+                others.append(Alternative(_name(nbits, codebook) + trained, predict(factor), other.code_size + more))
+    name = _name(codec.nbits, codec.codebook)
+    if training is not None and training.accepted:
+        better = predict(float(np.sqrt(training.error_ratio)))
+        others.append(Alternative(f"{name}, trained", better, codec.code_size + more))
+    now = Alternative(f"{name}{trained} (now)", recall, snapshot.codec.code_size + more)
+    return (now, *sorted(others, key=lambda other: (other.code_size, other.recall)))
 
 
-def _named(nbits: object, codebook: str) -> str:
+def _name(nbits: object, codebook: str) -> str:
     width = f"{nbits:g} bit{'' if nbits == 1 else 's'}" if isinstance(nbits, (int, float)) else "bands"
     return width + (", trellis" if codebook == "trellis" else "")

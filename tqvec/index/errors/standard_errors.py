@@ -1,11 +1,11 @@
-"""How far off a score may be. docs/explanation/errors.md has the derivations, and what was measured.
+"""Standard errors of scores; see the "Error bars" page for the derivations.
 
-`standard_errors` is about any score; `judged` about results, which are the largest of many and so lean upwards.
+`score_geometry` is about any score. `estimate_true_scores` is about results. They are the best of many scores, and so
+overestimates on average (selection bias, the winner's curse).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,24 +15,23 @@ from tqvec._types import Doubles, Floats, Ids
 from tqvec.codec.bands import integer_steps
 from tqvec.codec.error_byte import read_error_byte
 from tqvec.codec.turboquant import TurboQuant
+from tqvec.exact import squared_norms
+from tqvec.index.metrics import Metric
 from tqvec.index.rows import Rows
-from tqvec.index.scanner import squared_lengths
-from tqvec.index.store import Blocks, gathered
+from tqvec.index.snapshot import Results, Snapshot, centre_scores
 
-_WINDOW = 20  # best scores at least, from which the density near a result is estimated
-
-Find = Callable[[Floats, int], tuple[Floats, Ids]]
+_MIN_WINDOW = 20  # best scores at least, from which the density near a result is estimated
 
 
-class Expected(NamedTuple):
-    """What a codec's tables say of the error e = ũ/⟨u, ũ⟩ − u of a direction u.
+class ExpectedError(NamedTuple):
+    """The error e = ũ/⟨u, ũ⟩ − u of a direction u, as the tables of a codec predict it.
 
     Attributes
     ----------
     squares : (n_bands + 1,) float64
-        Expected e² of a coordinate of each band, and of those after the last one.
+        Expected e² per coordinate of each band, and of the coordinates after the last band.
     tangent : float
-        Root of their sum over all coordinates: the expected tan θ.
+        Root of the sum of e² over all coordinates: the expected tan θ.
     growth : float
         Expected ‖ũ‖² over expected ⟨u, ũ⟩: 1 without a calibration.
     """
@@ -42,8 +41,8 @@ class Expected(NamedTuple):
     growth: float
 
 
-def expected(codec: TurboQuant) -> Expected:
-    """Moments from the distortion D of each width and the share of ‖u‖² in each band.
+def expected_error(codec: TurboQuant) -> ExpectedError:
+    """Return the moments that follow from the distortion D of each width and the share of ‖u‖² in each band.
 
     Levels c of a Lloyd-Max codebook have E c² = E uc = (1 − D) E u²; those of a calibration are divided by 1 − D.
     """
@@ -59,228 +58,204 @@ def expected(codec: TurboQuant) -> Expected:
     rest = d - counts.sum()
     missing = max(1 - shares.sum(), 0.0) / rest if rest else 0.0
     tangent = np.sqrt(squares @ counts + missing * rest)
-    return Expected(np.append(squares, missing), float(tangent), float(energies.sum() / dot * unit))
+    return ExpectedError(np.append(squares, missing), float(tangent), float(energies.sum() / dot * unit))
 
 
-class Angles(NamedTuple):
-    """What the error of an estimate hangs on, (nq, k) float64 each.
+class ScoreGeometry(NamedTuple):
+    """Lengths and angles that the error of a score depends on, (nq, k) float64 each.
 
     Attributes
     ----------
-    size : array
-        Length of the query times that of the residual; of l2, twice that: what a cosine is multiplied by in a score.
+    magnitude : array
+        Length of the query times that of the residual; for l2 twice that. A score is this times a cosine, plus a
+        constant.
     cosine : array
-        Of the query and the residual, as estimated.
-    turn : array
-        Root of κ: the estimate of a cosine s has variance κ (1 − s²).
+        Cosine of the query and the residual, as estimated.
+    relative_error : array
+        √κ: the estimate of a cosine s has variance κ (1 − s²).
     rounding : float
         Standard deviation of a cosine that is due to arithmetic.
     """
 
-    size: Doubles
+    magnitude: Doubles
     cosine: Doubles
-    turn: Doubles
+    relative_error: Doubles
     rounding: float
 
-    def deviation(self, lean: Doubles | float = 0.0) -> Doubles:
-        """Standard deviation of scores that are too good by `lean`.
+    def std(self, selection_bias: Doubles | float = 0.0) -> Doubles:
+        """Return the standard deviation of scores that are too good by `selection_bias`, (nq, k).
 
         Of an estimate v of 1 − s² with variance 4κ(1 − s²), and no other knowledge, |v| + 4κ is the mean of 1 − s².
         """
-        excess = np.divide(lean, self.size, out=np.zeros_like(self.size), where=self.size > 0)
-        unexplained = np.minimum(np.abs(1 - np.square(self.cosine - excess)) + 4 * self.turn**2, 1.0)
-        return self.size * np.sqrt(self.turn**2 * unexplained + self.rounding**2)
+        size = self.magnitude
+        excess = np.divide(selection_bias, size, out=np.zeros_like(size), where=size > 0)
+        unexplained = np.minimum(np.abs(1 - np.square(self.cosine - excess)) + 4 * self.relative_error**2, 1.0)
+        return size * np.sqrt(self.relative_error**2 * unexplained + self.rounding**2)
 
 
-def angles(codec: TurboQuant, metric: str, stored: Rows, queries: Floats, scores: Floats) -> Angles:
-    """Arguments as in `standard_errors`."""
-    model = expected(codec)
-    if metric == "l2":
-        queries = queries - codec.centre
-    length = np.sqrt(squared_lengths(queries))
-    scale = stored["scale"]
-    tangent = read_error_byte(scale)
-    tangent = np.where(np.isnan(tangent), model.tangent, tangent)
-    turn = _turns(codec, model, queries, length)[:, None] * tangent
-    if metric == "l2":
-        squares = stored["squared_norm"].astype(np.float64)
-        size = 2 * length[:, None] * np.sqrt(squares)
-        products = length[:, None] ** 2 + squares - scores
-    else:
-        residual = np.abs(scale) * (model.growth / (1 + tangent**2))
-        if metric == "cosine" and codec.calibration is None:
-            residual = (residual > 0).astype(np.float64)
-        size = residual if metric == "cosine" else length[:, None] * residual
-        products = scores - centre_scores(codec, metric, queries)[:, None]
-    cosine = np.divide(products, size, out=np.zeros_like(size), where=size > 0)
-    return Angles(size, np.clip(cosine, -1, 1), turn, _rounding(codec))
-
-
-def _rounding(codec: TurboQuant) -> float:
-    """Of levels and queries to integers (kernels/scan/README.md) and of scales by up to 2⁻¹⁶, for lengths of 1: a
-    uniform error has a twelfth of its squared range as variance."""
-    steps = integer_steps(codec.d, float(np.abs(codec.quantizer.centroids).max()))
-    return float(np.sqrt((steps**-2 + 2 * 2.0**-30) / 12))
-
-
-def centre_scores(codec: TurboQuant, metric: str, queries: Floats) -> Doubles:
-    """What scores of "ip" and "cosine" have of the centre, (nq,)."""
-    offset = codec.transform.centre_products(queries)
-    if metric == "cosine":
-        length = np.sqrt(squared_lengths(queries))
-        offset = np.divide(offset, length, out=np.zeros_like(offset), where=length > 0)
-    return offset
-
-
-def _turns(codec: TurboQuant, model: Expected, queries: Floats, length: Doubles) -> Doubles:
-    """√κ for tan θ = 1, (nq,): √(Σ ‖q_b‖² v_b d/(d−1)) for the share v_b of a coordinate of band b in the squared
-    error; 1/√(d−1) for one band."""
-    spread = codec.d / max(1, codec.d - 1)
-    if codec.calibration is None and len(codec.bands) == 1:
-        return np.full(length.shape, np.sqrt(spread / codec.d))
-    edges = [0, *(band.stop for band in codec.bands), codec.d]
-    energies = np.square(codec.transform.rotate(queries), dtype=np.float64)
-    sums = np.stack([energies[:, a:b].sum(axis=1) for a, b in pairwise(edges)], axis=1)
-    weights = model.squares / np.append(codec.transform.band_factors, 1.0) / max(model.tangent**2, 1e-30)
-    turns: Doubles = np.sqrt(spread * sums @ weights)
-    return np.divide(turns, length, out=np.zeros_like(length), where=length > 0)
-
-
-def standard_errors(codec: TurboQuant, metric: str, stored: Rows, queries: Floats, scores: Floats) -> Doubles:
-    """Root mean square error of each score, not knowing that it is among the best.
+def score_geometry(codec: TurboQuant, metric: str, stored: Rows, queries: Floats, scores: Floats) -> ScoreGeometry:
+    """Return lengths and angles of queries and residuals, as codes and scores tell them.
 
     Parameters
     ----------
     codec : TurboQuant
-    metric : str
+    metric : {"ip", "cosine", "l2"}
     stored : dict of (nq, k) arrays
         Scales and, for l2, squared lengths of the rows that the scores are of.
     queries : (nq, d) float32
         Checked.
     scores : (nq, k) float32
         As `Index.search` returns them.
-
-    Returns
-    -------
-    (nq, k) float64
     """
-    lean, spread = near(codec)
-    found: Doubles = np.hypot(lean, spread) * angles(codec, metric, stored, queries, scores).deviation()
-    return found
+    model = expected_error(codec)
+    if metric == Metric.L2:
+        queries = queries - codec.centre
+    length = np.sqrt(squared_norms(queries))
+    scale = stored["scale"]
+    tangent = read_error_byte(scale)
+    tangent = np.where(np.isnan(tangent), model.tangent, tangent)
+    relative_error = _unit_errors(codec, model, queries, length)[:, None] * tangent
+    if metric == Metric.L2:
+        squares = stored["squared_norm"].astype(np.float64)
+        magnitude = 2 * length[:, None] * np.sqrt(squares)
+        products = length[:, None] ** 2 + squares - scores
+    else:
+        residual = np.abs(scale) * (model.growth / (1 + tangent**2))
+        if metric == Metric.COSINE and codec.calibration is None:
+            residual = (residual > 0).astype(np.float64)
+        magnitude = residual if metric == Metric.COSINE else length[:, None] * residual
+        products = scores - centre_scores(codec, metric, queries)[:, None]
+    cosine = np.divide(products, magnitude, out=np.zeros_like(magnitude), where=magnitude > 0)
+    return ScoreGeometry(magnitude, np.clip(cosine, -1, 1), relative_error, _rounding(codec))
 
 
-def near(codec: TurboQuant) -> tuple[float, float]:
-    """Mean and standard deviation of the errors of good scores, in units of what `Angles.deviation` says: 0 and 1 under
-    a random rotation; a calibration has measured them."""
+def _rounding(codec: TurboQuant) -> float:
+    """Standard deviation of a cosine from rounding levels and queries to integers, and scales by up to 2⁻¹⁶.
+
+    A uniform error has a twelfth of its squared range as variance.
+    """
+    steps = integer_steps(codec.d, float(np.abs(codec.quantizer.centroids).max()))
+    return float(np.sqrt((steps**-2 + 2 * 2.0**-30) / 12))
+
+
+def _unit_errors(codec: TurboQuant, model: ExpectedError, queries: Floats, length: Doubles) -> Doubles:
+    """√κ for tan θ = 1, (nq,): √(Σ ‖q_b‖² v_b d/(d−1)) for the share v_b of a coordinate of band b in the squared
+    error; 1/√(d−1) for one band."""
+    inflation = codec.d / max(1, codec.d - 1)
+    if codec.calibration is None and len(codec.bands) == 1:
+        return np.full(length.shape, np.sqrt(inflation / codec.d))
+    edges = [0, *(band.stop for band in codec.bands), codec.d]
+    energies = np.square(codec.transform.rotate(queries), dtype=np.float64)
+    sums = np.stack([energies[:, a:b].sum(axis=1) for a, b in pairwise(edges)], axis=1)
+    weights = model.squares / np.append(codec.transform.band_factors, 1.0) / max(model.tangent**2, 1e-30)
+    errors: Doubles = np.sqrt(inflation * sums @ weights)
+    return np.divide(errors, length, out=np.zeros_like(length), where=length > 0)
+
+
+def near_error(codec: TurboQuant) -> tuple[float, float]:
+    """Return mean and standard deviation of the errors of good scores, in units of `ScoreGeometry.std`.
+
+    They are 0 and 1 under a random rotation. A calibration holds them as measured.
+    """
     if codec.calibration is None:
         return 0.0, 1.0
-    lean, spread = codec.calibration.near_error.tolist()
-    return lean, spread
+    mean, std = codec.calibration.near_error.tolist()
+    return mean, std
 
 
 def tail_rates(scores: Floats) -> Doubles:
-    """Rate λ of the exponential that the density of a query's scores falls like, (nq,), from its best `m` (nq, m).
+    """Return the rate λ of the exponential tail of each query's scores, (nq,), from its best `m`, (nq, m).
 
-    Scores are as `Index.search` returns them, best first, each row without empty entries. The estimate of Hill (1975)
-    for exponential spacings: (m − 1)/Σ |s_i − s_m|; very large where all are equal.
+    Scores are as `Index.search` returns them, best first, without empty entries. The estimate is that of Hill (1975)
+    for exponential spacings: (m − 1)/Σ |s_i − s_m|. It is very large where all scores are equal.
     """
     return _hill(np.abs(scores.astype(np.float64) - scores[:, :1]), np.array([scores.shape[1]]))[:, 0]
 
 
 def _hill(below: Doubles, windows: Ids) -> Doubles:
-    """Rates (nq, n_windows) of the best `windows` scores, of which `below` (nq, m) says how far the first is ahead."""
+    """Rates (nq, n_windows) of the best `windows` scores, which are `below` (nq, m) the first one."""
     last = windows - 1
     total = windows * below[:, last] - np.cumsum(below, axis=1)[:, last]
     return last / np.maximum(total, 1e-150)
 
 
-def reach(k: int) -> int:
-    """Results to fetch for the errors of the best `k`."""
-    return 2 * k + _WINDOW
+def candidates_for(k: int) -> int:
+    """Return the number of results to fetch for the errors of the best `k`."""
+    return 2 * k + _MIN_WINDOW
 
 
 def local_rates(scores: Floats, ntotal: int) -> tuple[Doubles, Ids]:
-    """Slope −d/ds log p of the density p of a query's scores at its best `m`, (nq, m), and how many tell it, (m,).
+    """Return the slope −d/ds log p of the density p of a query's scores at its best `m`, and the windows behind it.
 
-    At rank r the best 2r + 20 do, if there are as many and they are no more than half of all rows. Hill's estimate is
-    of the hazard rate, which becomes the slope by the factor (1 − 2S)/(1 − S), exact for the logistic distribution,
-    with S the part of all rows that is better.
+    At rank r the slope comes from the best 2r + 20 scores, if there are as many and they are no more than half of all
+    rows. Hill's estimate is of the hazard rate. It becomes the slope by the factor (1 − 2S)/(1 − S), exact for the
+    logistic distribution, with S the share of all rows that are better.
+
+    Returns
+    -------
+    slopes : (nq, m) float64
+    windows : (m,) int64
+        Number of scores that each slope is estimated from.
     """
     rank = np.arange(scores.shape[1])
-    windows = np.minimum(reach(0) + 2 * rank, min(scores.shape[1], max(6, ntotal // 2)))
+    windows = np.minimum(candidates_for(0) + 2 * rank, min(scores.shape[1], max(6, ntotal // 2)))
     better = (rank + 0.5) / max(1, ntotal)
     slope = np.maximum(1 - 2 * better, 0) / (1 - better)
     return _hill(np.abs(scores.astype(np.float64) - scores[:, :1]), windows) * slope, windows
 
 
-class Judged(NamedTuple):
-    """What is known of the true scores of results, (nq, m) float64 each.
+class TrueScores(NamedTuple):
+    """The distribution of the true scores of results, (nq, m) float64 each.
 
     Attributes
     ----------
     mean : array
-        Expected true scores; of l2 with the sign turned, so that larger is better.
-    deviation : array
-        Standard deviation of true scores around it.
+        Expected true scores, larger is better: for l2 they are negated.
+    std : array
+        Standard deviation of the true scores around the mean.
     error : array
         Root mean square error of the scores as they are.
     """
 
     mean: Doubles
-    deviation: Doubles
+    std: Doubles
     error: Doubles
 
 
-class Judge(NamedTuple):
-    """Judges results of a search of `ntotal` rows of some blocks; ids are row numbers through all of these."""
+def estimate_true_scores(snapshot: Snapshot, queries: Floats, scores: Floats, rows: Ids) -> TrueScores:
+    """Return the distribution of true scores, given that these results are the best `m` of all, (nq, m).
 
-    codec: TurboQuant
-    metric: str
-    blocks: Blocks
-    ntotal: int
-
-    def __call__(self, queries: Floats, scores: Floats, ids: Ids) -> Judged:
-        """What `standard_errors` says, given that these are the best `m` of all scores, (nq, m).
-
-        By Tweedie's formula a score with variance σ² is too good by σ²λ on average, with λ the slope of `local_rates`;
-        but not by more than the largest of `ntotal` errors is expected to be, σ √(2 ln ntotal).
-        """
-        lean, spread = near(self.codec)
-        names = ("scale", "squared_norm") if self.metric == "l2" else ("scale",)
-        finite = np.nan_to_num(scores)
-        found = angles(self.codec, self.metric, gathered(self.blocks, ids, names), queries, finite)
-        rates, windows = local_rates(finite, self.ntotal)
-        limit = np.sqrt(2 * np.log(max(1, self.ntotal)))
-        total = np.zeros_like(rates)
-        for _ in range(2):  # the second time with cosines that don't lean
-            deviation = found.deviation(total)
-            own = spread * deviation
-            selected = own * np.minimum(own * rates, limit)
-            total = lean * deviation + selected
-        error = np.sqrt(own**2 + total**2 + selected**2 / windows)  # the last: of the estimated rate
-        mean = finite * (-1.0 if self.metric == "l2" else 1.0) - total
-        return Judged(mean, own, np.where(np.isfinite(scores), error, np.inf))
+    By Tweedie's formula a score with variance σ² is too good by σ²λ on average, with λ the slope of `local_rates`. The
+    correction is capped at the expected maximum of n errors, σ√(2 ln n).
+    """
+    bias, std = near_error(snapshot.codec)
+    finite = np.nan_to_num(scores)
+    stored = snapshot.gather(rows, snapshot.metric.scalars)
+    geometry = score_geometry(snapshot.codec, snapshot.metric, stored, queries, finite)
+    rates, windows = local_rates(finite, snapshot.ntotal)
+    limit = np.sqrt(2 * np.log(max(1, snapshot.ntotal)))
+    total = np.zeros_like(rates)
+    for _ in range(2):  # the second time with cosines without selection bias
+        unit = geometry.std(total)
+        own = std * unit
+        selection_bias = own * np.minimum(own * rates, limit)
+        total = bias * unit + selection_bias
+    error = np.sqrt(own**2 + total**2 + selection_bias**2 / windows)  # the last: of the estimated rate
+    mean = finite * snapshot.metric.sign - total
+    return TrueScores(mean, own, np.where(np.isfinite(scores), error, np.inf))
 
 
-def with_errors(find: Find, judge: Judge, queries: Floats, k: int) -> tuple[Floats, Ids, Floats]:
-    """The best `k` results, and the root mean square error of each.
+def search_with_errors(snapshot: Snapshot, queries: Floats, k: int) -> Results:
+    """Return the `k` best rows for each query and the standard error of each score.
 
     Parameters
     ----------
-    find : callable
-        The best m rows for each of some queries, best first: scores and ids, (nq, m) each.
-    judge : Judge
+    snapshot : Snapshot
     queries : (nq, d) float32
         Checked.
     k : int
-        At most the number of rows.
-
-    Returns
-    -------
-    scores : (nq, k) float32
-    ids : (nq, k) int64
-    error : (nq, k) float32
+        At most the rows of the snapshot.
     """
-    scores, ids = find(queries, min(reach(k), judge.ntotal))
-    error = judge(queries, scores, ids).error[:, :k]
-    return scores[:, :k], ids[:, :k], error.astype(np.float32)
+    scores, rows = snapshot.best(queries, min(candidates_for(k), snapshot.ntotal))
+    error = estimate_true_scores(snapshot, queries, scores, rows).error[:, :k]
+    return Results(scores[:, :k], rows[:, :k], error.astype(np.float32))

@@ -14,7 +14,7 @@ from tqvec._safetensors import Tensor, integer, string
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, Width, code_bytes, parse
 from tqvec.codec.turboquant import MAX_D, TurboQuant
 from tqvec.errors import InputError
-from tqvec.index.rows import METRICS
+from tqvec.index.metrics import METRICS
 
 KEY = "tqvec"  # of the metadata that hold the fields
 VERSION = 6  # that is written; older ones are read

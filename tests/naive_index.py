@@ -1,4 +1,4 @@
-"""An index in plain Python, to compare `tqvec.Index` with: a dictionary from ids to float vectors, scored by NumPy.
+"""A naive index to compare `tqvec.Index` with: a dictionary from ids to float vectors, scored by NumPy.
 
 What a vector stands for after coding comes from `tqvec.reference`; for trained codecs, which that lacks, from
 `TurboQuant.decode_unbiased`. Scores are compared within the error of the integer scan, and so are results: an id that
@@ -9,13 +9,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from tqvec.index import blocks, scanner, store
+from tqvec.index import scanner
+from tqvec.index.index import Index
 from tqvec.reference import codebook, quantize, rotation, trellis
 
 EPSILON = 3e-4  # of ‖query‖‖vector‖: the bound of kernels/scan/README.md, 3·10⁻⁵ √d at d = 100, and scales of 16 bits
 
 
-class PlainIndex:
+class NaiveIndex:
     """Vectors by id, in the order in which they were added.
 
     Attributes
@@ -33,7 +34,7 @@ class PlainIndex:
         self.vectors, self.sizes, self.next_id = {}, {}, 0
 
     def copy(self):
-        other = object.__new__(PlainIndex)
+        other = object.__new__(NaiveIndex)
         other.__dict__ = self.__dict__ | {"vectors": dict(self.vectors), "sizes": dict(self.sizes)}
         return other
 
@@ -52,14 +53,14 @@ class PlainIndex:
         self.next_id = max([self.next_id, *(i + 1 for i in ids)])
 
     def remove(self, ids):
-        """Remove vectors; how many there were."""
+        """Remove vectors, and return how many there were."""
         present = [i for i in dict.fromkeys(int(i) for i in ids) if i in self.vectors]
         for i in present:
             del self.vectors[i], self.sizes[i]
         return len(present)
 
     def decoded(self, x):
-        """What vectors stand for after coding, (n, d) float64."""
+        """Vectors after coding and decoding without bias, (n, d) float64."""
         codec = self.codec
         if self.metric == "cosine":
             x = quantize.directions(x)
@@ -93,9 +94,9 @@ class PlainIndex:
         length = np.linalg.norm(queries, axis=1)[:, None]
         return 2 * queries @ vectors.T - sizes, 2 * EPSILON * length * reach + 1e-5 * sizes
 
-    def check(self, queries, k, found, keep=None):
+    def check(self, queries, k, results, keep=None):
         """Assert that a search with `k` found what it should, among the ids of `keep`."""
-        scores, ids = found
+        scores, ids = results
         assert scores.shape == ids.shape == (np.atleast_2d(queries).shape[0], k)
         assert (scores.dtype, ids.dtype) == (np.float32, np.int64)
         kept = [i for i in self.vectors if keep is None or i in keep]
@@ -106,9 +107,9 @@ class PlainIndex:
         for q in range(len(exact) if n else 0):
             self._agree(kept, exact[q], error[q], scores[q, :n], ids[q, :n], limit=scores[q, n - 1])
 
-    def check_range(self, queries, radius, found, keep=None):
+    def check_range(self, queries, radius, results, keep=None):
         """Assert that a range search found what it should, among the ids of `keep`."""
-        lims, scores, ids = found
+        lims, scores, ids = results
         radius = np.float64(radius)
         assert (lims.dtype, scores.dtype, ids.dtype) == (np.int64, np.float32, np.int64)
         assert lims.shape == (np.atleast_2d(queries).shape[0] + 1,)
@@ -141,17 +142,16 @@ class PlainIndex:
 
 def small_blocks(patch, rows=100):
     """Let blocks be of few rows, so that few vectors make many, and compaction and threads begin early."""
-    patch.setattr(blocks, "BLOCK_ROWS", rows)
-    patch.setattr(store, "BLOCK_ROWS", rows)
-    patch.setattr(store, "_PART", rows // 3)
+    patch.setattr(Index, "_block_rows", rows)
     patch.setattr(scanner, "_GRAIN", 64)
 
 
 def contents(index):
     """Ids and stored rows, in order."""
-    found = list(store.parts(index._core.store.blocks))
-    ids = np.concatenate([np.zeros(0, np.int64), *(ids for _, ids in found)])
-    return ids, {name: np.concatenate([rows[name] for rows, _ in found]) for name in (found[0][0] if found else ())}
+    store = index._core.store
+    chunks = list(store.iter_chunks(store.blocks))
+    ids = np.concatenate([np.zeros(0, np.int64), *(ids for _, ids in chunks)])
+    return ids, {name: np.concatenate([rows[name] for rows, _ in chunks]) for name in (chunks[0][0] if chunks else ())}
 
 
 def same(one, other):
