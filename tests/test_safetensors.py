@@ -136,7 +136,7 @@ def test_every_length_is_wrong_but_one(path, kind):
         path.write_bytes(content[:size])
         refuse(path, kind)
     path.write_bytes(content + b"x")
-    assert f"it has {len(content) + 1} bytes, its header tells {len(content)}" in refuse(path, kind)
+    assert f"it has {len(content) + 1} bytes, its header says {len(content)}" in refuse(path, kind)
 
 
 @kinds

@@ -7,7 +7,7 @@ and cache files keep their *fields* there, as one string that is again JSON: the
 Equal contents make equal bytes, so one rule verifies a head: parse the fields, make the head that a writer would make
 of them, and compare all bytes. Index versions 1 to 5 are the exception: their JSON may have other spaces.
 
-The safetensors library writes only tensors that are in memory, and tells no offsets, which mapping needs. The oracle
+The safetensors library writes only tensors that are in memory, and gives no offsets, which mapping needs. The oracle
 has no library but NumPy. So files are written and read here.
 """
 
@@ -239,16 +239,14 @@ class Reader:
         if self._entries != entries:
             names = self._entries.keys() | entries.keys()
             differ = sorted(name for name in names if self._entries.get(name) != entries.get(name))
-            raise FormatError(
-                f"{self.path}: damaged: the tensors {reprlib.repr(differ)} are not those that its header tells"
-            )
+            raise FormatError(f"{self.path}: damaged: the tensors {reprlib.repr(differ)} are not those of its fields")
         if head is not None and head != self._head:
             raise FormatError(
                 f"{self.path}: damaged: the header has other bytes than a writer would have made of its fields"
             )
         size = len(self._head) + total_bytes(tensors)
         if size != self._size:
-            raise FormatError(f"{self.path}: damaged or truncated: it has {self._size} bytes, its header tells {size}")
+            raise FormatError(f"{self.path}: damaged or truncated: it has {self._size} bytes, its header says {size}")
 
     def read(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, NDArray[Any]]]:
         """Read the tensors one by one, in the order of the file; FormatError if it became shorter."""

@@ -31,26 +31,26 @@ def vectors(tmp_path):
 
 def test_build_search_info(vectors, monkeypatch):
     monkeypatch.setattr("tqvec.cli.build._ROWS", 128)
-    built = run("build", vectors / "x.npy", "-o", vectors / "x.tqv", "--nbits", 3, "--metric", "cosine", "--seed", 9)
-    assert built.exit_code == 0
-    assert "300 vectors of d=24 at 3 bits, 13 bytes each" in built.output
+    build = run("build", vectors / "x.npy", "-o", vectors / "x.tqv", "--nbits", 3, "--metric", "cosine", "--seed", 9)
+    assert build.exit_code == 0
+    assert "300 vectors of d=24 at 3 bits, 13 bytes each" in build.output
     index = tqvec.Index(24, nbits=3, metric="cosine", seed=9)
     index.add(X)
-    found = run("search", vectors / "x.tqv", vectors / "q.npy", "-k", 4, "-o", vectors / "r.npz")
-    assert "first 5 of 7 queries" in found.output
+    search = run("search", vectors / "x.tqv", vectors / "q.npy", "-k", 4, "-o", vectors / "r.npz")
+    assert "first 5 of 7 queries" in search.output
     with np.load(vectors / "r.npz") as results:
         scores, ids = index.search(X[:7], k=4)
         assert np.array_equal(results["scores"], scores)
         assert np.array_equal(results["ids"], ids)
         assert "error" not in results
-    found = run("search", vectors / "x.tqv", vectors / "q.npy", "-k", 4, "--errors", "-o", vectors / "r.npz")
+    search = run("search", vectors / "x.tqv", vectors / "q.npy", "-k", 4, "--errors", "-o", vectors / "r.npz")
     error = index.search(X[:7], k=4, return_error=True)[2]
-    assert f"{ids[0, 0]} ({scores[0, 0]:.4f} ± {error[0, 0]:.4f})" in found.output
+    assert f"{ids[0, 0]} ({scores[0, 0]:.4f} ± {error[0, 0]:.4f})" in search.output
     with np.load(vectors / "r.npz") as results:
         assert np.array_equal(results["error"], error)
-    told = run("info", vectors / "x.tqv").output
+    output = run("info", vectors / "x.tqv").output
     for part in ("300 of d=24", "cosine", "version 6", index.codec.fingerprint, "seed"):
-        assert part in told
+        assert part in output
 
 
 def test_build_of_every_kind_of_file_is_that_of_an_index(vectors, monkeypatch):
@@ -76,7 +76,7 @@ def test_build_of_every_kind_of_file_is_that_of_an_index(vectors, monkeypatch):
     assert (vectors / "x.tqv").read_bytes() == (vectors / "index.tqv").read_bytes()
 
 
-def interrupted(monkeypatch, rows, *arguments):
+def interrupt(monkeypatch, rows, *arguments):
     """Build until some rows are written and noted, then stop as by Ctrl-C."""
     write = Writer.write
 
@@ -98,13 +98,13 @@ def test_a_build_that_was_stopped_goes_on(vectors, monkeypatch):
     run("build", *arguments)
     whole = (vectors / "x.tqv").read_bytes()
     (vectors / "x.tqv").unlink()
-    interrupted(monkeypatch, 150, *arguments)
+    interrupt(monkeypatch, 150, *arguments)
     assert {path.name for path in vectors.iterdir()} == {"x.npy", "q.npy", "x.tqv.part", "x.tqv.journal"}
     assert "x.tqv: goes on behind the 150 vectors of a run that was stopped" in run("build", *arguments).output
     assert (vectors / "x.tqv").read_bytes() == whole
     assert {path.name for path in vectors.iterdir()} == {"x.npy", "q.npy", "x.tqv"}
     for change in ("parameters", "source", "file"):
-        interrupted(monkeypatch, 150, *arguments)
+        interrupt(monkeypatch, 150, *arguments)
         if change == "parameters":
             again = run("build", *arguments, "--seed", 1)
         elif change == "source":
@@ -165,20 +165,20 @@ def test_merge_and_check(vectors):
         np.save(vectors / f"{name}.npy", part)
         run("build", vectors / f"{name}.npy", "-o", vectors / f"{name}.tqv", "--metric", "l2")
     run("build", vectors / "x.npy", "-o", vectors / "x.tqv", "--metric", "l2")
-    told = run("merge", vectors / "a.tqv", vectors / "b.tqv", "-o", vectors / "c.tqv").output
-    assert "c.tqv: 300 vectors of d=24, ids from 0" in told
+    output = run("merge", vectors / "a.tqv", vectors / "b.tqv", "-o", vectors / "c.tqv").output
+    assert "c.tqv: 300 vectors of d=24, ids from 0" in output
     assert (vectors / "c.tqv").read_bytes() == (vectors / "x.tqv").read_bytes()
-    told = run("check", vectors / "c.tqv").output
-    assert "c.tqv: sound, format version 6" in told
-    assert re.search(r"codes +│ U8 +│ +300 × 12 │ 3,600 │ +1", told)
-    assert re.search(r"squared_norm +│ F32 +│ +300 │ 1,200 │ +1", told)
+    output = run("check", vectors / "c.tqv").output
+    assert "c.tqv: sound, format version 6" in output
+    assert re.search(r"codes +│ U8 +│ +300 × 12 │ 3,600 │ +1", output)
+    assert re.search(r"squared_norm +│ F32 +│ +300 │ 1,200 │ +1", output)
 
 
 def test_fractional_width(vectors):
-    built = run("build", vectors / "x.npy", "-o", vectors / "x.tqv", "--nbits", 2.5)
-    assert "300 vectors of d=24 at 2.5 bits, 11 bytes each" in built.output
-    told = run("info", vectors / "x.tqv").output
-    assert "6 × 3 + 18 × 2 bits, mode mse" in told
+    build = run("build", vectors / "x.npy", "-o", vectors / "x.tqv", "--nbits", 2.5)
+    assert "300 vectors of d=24 at 2.5 bits, 11 bytes each" in build.output
+    output = run("info", vectors / "x.tqv").output
+    assert "6 × 3 + 18 × 2 bits, mode mse" in output
 
 
 def test_info_on_a_trained_index(tmp_path):
@@ -187,15 +187,15 @@ def test_info_on_a_trained_index(tmp_path):
     assert index.train(x).accepted
     index.add(x)
     index.save(tmp_path / "x.tqv")
-    told = run("info", tmp_path / "x.tqv").output
+    output = run("info", tmp_path / "x.tqv").output
     widths = " + ".join(f"{band.stop - band.start} × {band.nbits}" for band in index.codec.bands)
-    assert f"{widths} bits, mode mse, codebook scalar, rotation calibrated" in told
-    assert index.codec.fingerprint in told
+    assert f"{widths} bits, mode mse, codebook scalar, rotation calibrated" in output
+    assert index.codec.fingerprint in output
 
 
 def test_trellis(vectors):
-    built = run("build", vectors / "x.npy", "-o", vectors / "x.tqv", "--nbits", 2, "--codebook", "trellis")
-    assert "300 vectors of d=24 at 2 bits, 10 bytes each" in built.output
+    build = run("build", vectors / "x.npy", "-o", vectors / "x.tqv", "--nbits", 2, "--codebook", "trellis")
+    assert "300 vectors of d=24 at 2 bits, 10 bytes each" in build.output
     assert "2 bits, mode mse, codebook trellis" in run("info", vectors / "x.tqv").output
 
 
@@ -211,10 +211,10 @@ def test_training_on_rows_from_everywhere_in_the_file(tmp_path, monkeypatch):
     x = uneven(3000, 32)
     x[1500:] = np.roll(x[1500:], 16, axis=1)
     np.save(tmp_path / "x.npy", x)
-    built = run("build", tmp_path / "x.npy", "-o", tmp_path / "x.tqv", "--nbits", 2, "--train")
-    assert "trained: yes, it helps at equal bytes (1,200 distinct rows)" in built.output
-    assert "held out: recall 10@10" in built.output
-    assert "3,000 vectors of d=32 at 2 bits, 12 bytes each" in built.output
+    build = run("build", tmp_path / "x.npy", "-o", tmp_path / "x.tqv", "--nbits", 2, "--train")
+    assert "trained: yes, it helps at equal bytes (1,200 distinct rows)" in build.output
+    assert "held out: recall 10@10" in build.output
+    assert "3,000 vectors of d=32 at 2 bits, 12 bytes each" in build.output
     index = tqvec.Index.load(tmp_path / "x.tqv")
     drawn = index.codec.calibration.centre
     for part in (x[:1500], x[1500:]):
@@ -223,22 +223,22 @@ def test_training_on_rows_from_everywhere_in_the_file(tmp_path, monkeypatch):
     other.add(x)
     assert np.array_equal(other.search(x[:5])[0], index.search(x[:5])[0])
     np.save(tmp_path / "y.npy", np.random.default_rng(10_002).standard_normal((3000, 24)).astype(np.float32))
-    built = run("build", tmp_path / "y.npy", "-o", tmp_path / "y.tqv", "--train")
-    assert "trained: no, it would not help" in built.output
+    build = run("build", tmp_path / "y.npy", "-o", tmp_path / "y.tqv", "--train")
+    assert "trained: no, it would not help" in build.output
     assert tqvec.Index.load(tmp_path / "y.tqv").codec.calibration is None
 
 
 def test_info_of_the_installation():
-    told = run("info").output
+    output = run("info").output
     for part in ("tqvec", tqvec.__version__, "SIMD level", tqvec.simd_info()["level"], "numba", "threads"):
-        assert part in told
+        assert part in output
 
 
 def test_info_of_the_codecs():
-    told = run("info", "--codecs").output
-    assert re.search(r"scalar +│ +2\.5 │ +2\.25 │ +2\.500 │ +0\.09549 │ +2\.161 │ +2\.144", told)
-    assert re.search(r"trellis +│ +2 │ +2 │ +2\.250 │ +0\.0752 │ +1\.203 │ +2\.000", told)
-    assert re.search(r"prod, gaussian +│ +2 │ +2 │ +2\.500 │ +0\.5641 │", told)
+    output = run("info", "--codecs").output
+    assert re.search(r"scalar +│ +2\.5 │ +2\.25 │ +2\.500 │ +0\.09549 │ +2\.161 │ +2\.144", output)
+    assert re.search(r"trellis +│ +2 │ +2 │ +2\.250 │ +0\.0752 │ +1\.203 │ +2\.000", output)
+    assert re.search(r"prod, gaussian +│ +2 │ +2 │ +2\.500 │ +0\.5641 │", output)
     small, large = run("info", "--codecs", "-d", 3).output, run("info", "--codecs", "-d", 9000).output
     assert (small.count("prod"), small.count("trellis")) == (8, 0)
     assert large.count("prod") == 4  # no dense matrices

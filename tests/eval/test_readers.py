@@ -19,9 +19,9 @@ def test_texmex(tmp_path, suffix, dtype):
     x = np.random.default_rng(1).integers(0, 255, (13, 7)).astype(dtype)
     path = tmp_path / f"x{suffix}"
     write_texmex(path, x)
-    found = read_vectors(path)
-    assert found.dtype == x.dtype
-    assert np.array_equal(found, x)
+    rows = read_vectors(path)
+    assert rows.dtype == x.dtype
+    assert np.array_equal(rows, x)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(FormatError, match="no whole number of rows of dimension 7"):
         read_vectors(path)

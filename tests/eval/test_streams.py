@@ -70,8 +70,8 @@ def test_parts_of_all_kinds_of_files(tmp_path, kind):
     for start in (0, 1, 129, 130, 131, 555, 999, 1000):
         parts = list(stream.parts(start, 64))
         assert all(0 < len(part) <= 64 for part in parts)
-        found = np.concatenate(parts) if parts else X[:0]
-        assert np.array_equal(found, X[start:].astype(found.dtype))
+        vectors = np.concatenate(parts) if parts else X[:0]
+        assert np.array_equal(vectors, X[start:].astype(vectors.dtype))
 
 
 def test_named_datasets(tmp_path):
@@ -98,7 +98,7 @@ def test_no_rows(tmp_path):
 def test_bad_rows_of_parquet_are_named(tmp_path):
     pa = pytest.importorskip("pyarrow")
     good = X.tolist()
-    for bad, told in (
+    for bad, reason in (
         (None, "x of row 300 is null or empty"),
         ([], "x of row 300 is null or empty"),
         ([1.0] * 6, "x of row 300 has length 6, of row 0 7"),
@@ -107,7 +107,7 @@ def test_bad_rows_of_parquet_are_named(tmp_path):
         rows = [*good[:300], bad, *good[301:]]
         stream = open_vectors(write_parquet(tmp_path / "x.parquet", pa.array(rows, pa.list_(pa.float32()))))
         for start in (0, 290):
-            with pytest.raises(InputError, match=told):
+            with pytest.raises(InputError, match=reason):
                 list(stream.parts(start, 64))
         assert len(np.concatenate(list(stream.parts(301, 64)))) == 699
     for first in (None, []):

@@ -91,7 +91,7 @@ class Shape(NamedTuple):
 
 
 def _layer_pieces(state: State) -> dict[str, list[NDArray]]:
-    """Return the arrays of which each tensor of a layer is made, in order: views, for nothing is copied."""
+    """Return the arrays whose bytes, one behind the other, are each tensor of a layer; all are views."""
     pieces: dict[str, list[NDArray]] = {}
     if state.means is not None:
         means = {"means.keys": state.means.keys, "means.values": state.means.values}

@@ -1,7 +1,7 @@
 """``python kills.py FOLDER``: processes that save and build are killed, and what they leave is looked at.
 
 Children are forked from one warm process: at random moments while they work, and before every line of the modules that
-write. Prints the number of kills, and how many builds were taken up, as JSON.
+write. Prints the number of kills, and how many builds were resumed, as JSON.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ from pathlib import Path
 import numpy as np
 
 import tqvec
-from tqvec import _atomic, _safetensors
+from tqvec import _atomic
 from tqvec.cli import build
 from tqvec.errors import FormatError
 from tqvec.index.file import io as index_io
 from tqvec.index.file import resume
 from tqvec.index.rows import encode_rows
 
-WRITERS = {module.__file__ for module in (_atomic, _safetensors, resume, index_io)}
+WRITERS = {module.__file__ for module in (_atomic, resume, index_io)}
 RANDOM_KILLS = 60  # of each kind
 X = np.random.default_rng(10_040).standard_normal((4000, 16)).astype(np.float32)
 
 
-def forked(work, line=None):
-    """Process id of a child that works, and dies before the given line of WRITERS, counted as they are run."""
+def fork(work, line=None):
+    """Process id of a child that works, and dies before a line of WRITERS, counted as they are run."""
     child = os.fork()
     if child:
         return child
@@ -56,7 +56,7 @@ def forked(work, line=None):
         os._exit(1)
 
 
-def ended(child, after=None):
+def wait_for(child, after=None):
     """Whether a child came to its end, or was killed after some time."""
     if after is not None:
         time.sleep(after)
@@ -71,7 +71,7 @@ def ended(child, after=None):
 def whole(path, contents):
     """The file is one of those that may be there."""
     assert path.read_bytes() in contents
-    io.load(path, verify=True)
+    index_io.load(path, verify=True)
 
 
 def kill_savers(folder):
@@ -82,7 +82,7 @@ def kill_savers(folder):
 
     def save(n):
         parts = ({name: array[i : i + 500] for name, array in rows.items()} for i in range(0, n, 500))
-        io.save(path, codec, "l2", n, parts)
+        index_io.save(path, codec, "l2", n, parts)
 
     for n in (1000, 4000):
         save(n)
@@ -95,11 +95,11 @@ def kill_savers(folder):
 
     kills = 0
     for _ in range(RANDOM_KILLS):
-        ended(forked(for_ever), random.uniform(0.001, 0.015))
+        wait_for(fork(for_ever), random.uniform(0.001, 0.015))
         whole(path, contents)
         kills += 1
     line = 1
-    while not ended(forked(lambda: save(1000), line)):
+    while not wait_for(fork(lambda: save(1000), line)):
         whole(path, contents)
         save(4000)
         assert [file.name for file in folder.iterdir()] == ["a.tqv"], "the next save deletes what a killed one left"
@@ -109,7 +109,7 @@ def kill_savers(folder):
 
 
 def kill_builders(folder):
-    """Random moments, then every seventh line; each takes up what the one before has left, until the file is there."""
+    """Random moments, then every seventh line; each resumes the one before, until the file is there."""
     source, path, log = folder / "x.npy", folder / "b.tqv", folder / "log"
     np.save(source, X)
     build._ROWS, build._SECONDS = 250, 0.0
@@ -124,9 +124,9 @@ def kill_builders(folder):
     expected = path.read_bytes()
     path.unlink()
 
-    def killed(**when):
+    def kill(**when):
         """Whether a child was killed before the file was there."""
-        done = ended(forked(work, when.get("line")), when.get("after"))
+        done = wait_for(fork(work, when.get("line")), when.get("after"))
         if path.exists():
             whole(path, [expected])
             path.unlink()
@@ -134,17 +134,17 @@ def kill_builders(folder):
         assert not done
         part = folder / "b.tqv.part"
         with contextlib.suppress(FileNotFoundError, FormatError):
-            io.load(part)
+            index_io.load(part)
             assert part.read_bytes() == expected, "what is not complete was read"  # it may only lack its name
         return True
 
-    kills = sum(killed(after=random.uniform(0.001, 0.03)) for _ in range(RANDOM_KILLS))
-    kills += sum(killed(line=line) for line in range(1, 700, 7))
-    taken_up = log.read_text().count("goes on behind")
-    ended(forked(work))
+    kills = sum(kill(after=random.uniform(0.001, 0.03)) for _ in range(RANDOM_KILLS))
+    kills += sum(kill(line=line) for line in range(1, 700, 7))
+    resumed = log.read_text().count("goes on behind")
+    wait_for(fork(work))
     whole(path, [expected])
     assert {file.name for file in folder.iterdir()} == {"b.tqv", "x.npy", "log"}
-    return {"builds": kills, "taken up": taken_up}
+    return {"builds": kills, "resumed": resumed}
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ def read(path):
     start = 8 + struct.unpack("<Q", raw[:8])[0]
     head = json.loads(raw[8:start])
     fields = json.loads(head.pop("__metadata__")["tqvec"])
-    places = {name: [start + offset for offset in entry["data_offsets"]] for name, entry in head.items()}
-    flat = {name: np.frombuffer(raw[a:b], TYPES[head[name]["dtype"]]) for name, (a, b) in places.items()}
+    bounds = {name: [start + offset for offset in entry["data_offsets"]] for name, entry in head.items()}
+    flat = {name: np.frombuffer(raw[a:b], TYPES[head[name]["dtype"]]) for name, (a, b) in bounds.items()}
     return fields, {name: array.reshape(head[name]["shape"]) for name, array in flat.items()}
 
 
@@ -70,7 +70,7 @@ def levels(fields, width):
     return c, 1 - d * np.sum(p * c * c)
 
 
-def decoded(path):
+def decode(path):
     """(n, d) vectors (sections 4, 5, 7 and 8)."""
     fields, tensors = read(path)
     d, calibrated = fields["d"], "matrix" in tensors
@@ -113,7 +113,7 @@ def test_an_independent_reader_decodes_what_the_codec_does(tmp_path, codec):
         rows = encode_rows(codec, metric, x)
         io.save(tmp_path / "a.tqv", codec, metric, 20, [rows])
         expected = codec.decode(Codes(rows["codes"], rows["scale"]))
-        np.testing.assert_allclose(decoded(tmp_path / "a.tqv"), expected, atol=3e-5 * np.abs(x).max(), rtol=0)
+        np.testing.assert_allclose(decode(tmp_path / "a.tqv"), expected, atol=3e-5 * np.abs(x).max(), rtol=0)
 
 
 def test_the_bytes_of_the_header(tmp_path):
@@ -123,10 +123,10 @@ def test_the_bytes_of_the_header(tmp_path):
     io.save(tmp_path / "a.tqv", codec, "l2", 20, [rows], None, 60)
     raw = (tmp_path / "a.tqv").read_bytes()
     fields, tensors = read(tmp_path / "a.tqv")
-    told = fields.pop("header_crc32")
+    checksum = fields.pop("header_crc32")
     text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
-    assert told == f"{zlib.crc32(text.encode()):08x}"
-    text = json.dumps(fields | {"header_crc32": told}, sort_keys=True, separators=(",", ":"))
+    assert checksum == f"{zlib.crc32(text.encode()):08x}"
+    text = json.dumps(fields | {"header_crc32": checksum}, sort_keys=True, separators=(",", ":"))
     entries, body = {}, b""
     for name in ("ids", "scale", "squared_norm", "codes"):
         end = len(body) + tensors[name].nbytes

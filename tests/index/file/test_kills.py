@@ -17,4 +17,4 @@ def test_kills(tmp_path):
     counts = json.loads(done.stdout)
     assert counts["saves"] > 200
     assert counts["builds"] > 100
-    assert counts["taken up"] > 20
+    assert counts["resumed"] > 20

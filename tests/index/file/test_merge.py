@@ -15,7 +15,7 @@ from tqvec.index.rows import encode_rows
 X = normal(100, 20, 10_030)
 
 
-def saved(path, x, ids=None, next_id=None, first_id=0, metric="l2", codec=None):
+def save(path, x, ids=None, next_id=None, first_id=0, metric="l2", codec=None):
     codec = codec or tqvec.TurboQuant(20, nbits=2.5)
     rows = encode_rows(codec, metric, x)
     if ids is not None:
@@ -26,9 +26,9 @@ def saved(path, x, ids=None, next_id=None, first_id=0, metric="l2", codec=None):
 
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 def test_merge_of_parts_is_the_whole(tmp_path, metric):
-    whole = saved(tmp_path / "whole.tqv", X, metric=metric)
+    whole = save(tmp_path / "whole.tqv", X, metric=metric)
     cuts = (0, 30, 30, 31, 100)
-    parts = [saved(tmp_path / f"{i}.tqv", X[a:b], metric=metric) for i, (a, b) in enumerate(pairwise(cuts))]
+    parts = [save(tmp_path / f"{i}.tqv", X[a:b], metric=metric) for i, (a, b) in enumerate(pairwise(cuts))]
     header = merge(parts, tmp_path / "merged.tqv")
     assert (header.ntotal, header.next_id) == (100, 100)
     assert (tmp_path / "merged.tqv").read_bytes() == whole.read_bytes()
@@ -40,9 +40,9 @@ def test_trained_indexes(tmp_path):
     x = (normal(500, 20, 10_031) / np.arange(1, 21)).astype(np.float32)
     index = tqvec.Index(20, nbits=2)
     assert index.train(x).accepted
-    parts = [saved(tmp_path / f"{i}.tqv", part, codec=index.codec) for i, part in enumerate((x[:200], x[200:]))]
+    parts = [save(tmp_path / f"{i}.tqv", part, codec=index.codec) for i, part in enumerate((x[:200], x[200:]))]
     merge(parts, tmp_path / "merged.tqv")
-    assert (tmp_path / "merged.tqv").read_bytes() == saved(tmp_path / "whole.tqv", x, codec=index.codec).read_bytes()
+    assert (tmp_path / "merged.tqv").read_bytes() == save(tmp_path / "whole.tqv", x, codec=index.codec).read_bytes()
 
 
 def ids_of(path):
@@ -51,10 +51,10 @@ def ids_of(path):
 
 
 def test_ids(tmp_path):
-    plain = saved(tmp_path / "plain.tqv", X[:3], first_id=7, next_id=50)
-    more = saved(tmp_path / "more.tqv", X[3:5], first_id=1)
-    own = saved(tmp_path / "own.tqv", X[5:8], [90, 2, 60], 100)
-    other = saved(tmp_path / "other.tqv", X[8:10], [3, 4], 30)
+    plain = save(tmp_path / "plain.tqv", X[:3], first_id=7, next_id=50)
+    more = save(tmp_path / "more.tqv", X[3:5], first_id=1)
+    own = save(tmp_path / "own.tqv", X[5:8], [90, 2, 60], 100)
+    other = save(tmp_path / "other.tqv", X[8:10], [3, 4], 30)
     out = tmp_path / "out.tqv"
     for files, expected in (
         ([plain, more], (50, [7, 8, 9, 10, 11])),
@@ -65,22 +65,22 @@ def test_ids(tmp_path):
         merge(files, out)
         assert ids_of(out) == expected
     before = out.read_bytes()
-    twin = saved(tmp_path / "twin.tqv", X[:2], [61, 60], 70)
+    twin = save(tmp_path / "twin.tqv", X[:2], [61, 60], 70)
     with pytest.raises(InputError, match=r"id 60 is in .*own\.tqv and .*twin\.tqv"):
         merge([own, other, twin], out)
     assert out.read_bytes() == before
 
 
 def test_what_can_not_be_merged(tmp_path):
-    one = saved(tmp_path / "one.tqv", X)
-    two = saved(tmp_path / "two.tqv", X, codec=tqvec.TurboQuant(20, nbits=2.5, seed=1))
+    one = save(tmp_path / "one.tqv", X)
+    two = save(tmp_path / "two.tqv", X, codec=tqvec.TurboQuant(20, nbits=2.5, seed=1))
     codecs = [io.load(path)[0].fingerprint for path in (one, two)]
     with pytest.raises(
         InputError, match=rf"one\.tqv has codec {codecs[0]} and metric l2, .*two\.tqv has codec {codecs[1]}"
     ):
         merge([one, two], tmp_path / "out.tqv")
     with pytest.raises(InputError, match=r"metric l2, .* and metric ip"):
-        merge([one, saved(tmp_path / "two.tqv", X, metric="ip")], tmp_path / "out.tqv")
+        merge([one, save(tmp_path / "two.tqv", X, metric="ip")], tmp_path / "out.tqv")
     content = bytearray(one.read_bytes())
     content[-1] ^= 1
     two.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What one process has written another takes up, if it is what both want."""
+"""A build goes on where another process stopped, if both want the same."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ def rows(codec, start, stop):
     return encode_rows(codec, "l2", X[start:stop])
 
 
-def stopped(path, codec, noted=250, written=300, request=REQUEST):
+def leave_part(path, codec, noted=250, written=300, request=REQUEST):
     """Leave a part of which some rows were noted, and more were written."""
     with contextlib.suppress(Stopped), Journal(path, request) as journal:
         writer = journal.start(codec, "l2", 600)
@@ -61,7 +61,7 @@ def stopped(path, codec, noted=250, written=300, request=REQUEST):
 
 def test_it_goes_on(tmp_path, codec):
     path = tmp_path / "a.tqv"
-    stopped(path, codec)
+    leave_part(path, codec)
     with Journal(path, REQUEST) as journal:
         writer = journal.resume()
         assert writer.rows == 250
@@ -112,9 +112,9 @@ def other_header(notes, **changes):
         lambda part, notes: note(notes, header=other_header(notes, ntotal=599)),
     ],
 )
-def test_what_is_not_sound_is_not_taken_up(tmp_path, codec, spoil):
+def test_what_is_not_sound_is_not_resumed(tmp_path, codec, spoil):
     path = tmp_path / "a.tqv"
-    stopped(path, codec)
+    leave_part(path, codec)
     spoil(tmp_path / "a.tqv.part", tmp_path / "a.tqv.journal")
     with Journal(path, REQUEST) as journal:
         assert journal.resume() is None
@@ -127,7 +127,7 @@ def test_what_is_not_sound_is_not_taken_up(tmp_path, codec, spoil):
 
 def test_notes_that_were_half_written_are_deleted(tmp_path, codec):
     path = tmp_path / "a.tqv"
-    stopped(path, codec)
+    leave_part(path, codec)
     for name in ("a.tqv.journal.01234567.tmp", "a.tqv.89abcdef.tmp"):
         (tmp_path / name).write_bytes(b"{")
     with Journal(path, REQUEST) as journal:
@@ -139,7 +139,7 @@ def test_a_flipped_calibration(tmp_path):
     index = tqvec.Index(24, nbits=2)
     assert index.train(X).accepted
     path = tmp_path / "a.tqv"
-    stopped(path, index.codec)
+    leave_part(path, index.codec)
     part = tmp_path / "a.tqv.part"
     header = header_module.make_header(index.codec, "l2", 600, 0, None)
     flip(part, len(header.head()) + header.tensors()["matrix"].start + 2)
@@ -149,7 +149,7 @@ def test_a_flipped_calibration(tmp_path):
 
 def test_bad_input_leaves_nothing(tmp_path, codec):
     path = tmp_path / "a.tqv"
-    stopped(path, codec)
+    leave_part(path, codec)
     with pytest.raises(InputError), Journal(path, REQUEST) as journal:
         journal.resume().write({})
     assert names(tmp_path) == []
