@@ -118,8 +118,8 @@ def transpose_16(builder, values):
 def make_dot(name: str, lanes: Vector):
     """Make ``dot(sums, address, stride, b) -> sums``: each of 16 rows of 64 bytes, times `b`, is added to its own sums.
 
-    `name` is the instruction of AVX-512 VNNI: byte products of unsigned rows and signed `b`, or of pairs of int16;
-    `lanes` is the kind of register that LLVM gives it.
+    `name` is an instruction of AVX-512 VNNI, for unsigned bytes of a row and signed ones of `b`, or for int16 pairs.
+    `lanes` is the kind of register that it takes in LLVM.
     """
 
     @operation(_INTS_16, (_INTS_16, types.intp, types.intp, i8x64))
