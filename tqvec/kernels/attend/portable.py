@@ -7,7 +7,7 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.pack.portable import SPREAD, padded_words, unpack_row_portable
 from tqvec.kernels.scan.portable import adc_rows_portable
-from tqvec.kernels.trellis.windows import place_levels
+from tqvec.kernels.trellis.windows import indices_of_row_portable
 
 BLOCK = 256  # rows whose values are added up before they join the rest
 
@@ -156,8 +156,8 @@ def add_values_portable(tables, weights, codes, scale, least, out, skipped):
     d = out.shape[1]
     bands = tables.bands
     words = np.zeros(padded_words(bands), np.uint64)
+    flat = words.view(np.uint8)
     level = np.empty(d, np.float32)
-    column = level.reshape(d, 1)
     wide = np.empty(BLOCK, np.float32)
     sums = np.empty((g, d), np.float32)
     for start in range(0, n, BLOCK):
@@ -174,7 +174,14 @@ def add_values_portable(tables, weights, codes, scale, least, out, skipped):
                     skipped[q] += weights[q, t]
                 continue
             unpack_row_portable(codes[t], bands, SPREAD, words)
-            place_levels(words, tables, column, 0)
+            indices_of_row_portable(words, bands, tables.windows)
+            first = 0
+            for b in range(bands.shape[0]):
+                lo = bands[b, 0]
+                centroid = tables.centroids[b]
+                for j in range(lo, bands[b, 1]):
+                    level[j] = centroid[flat[first + j - lo]]
+                first += (bands[b, 1] - lo + 7) // 8 * 8
             for q in range(g):
                 weight = weights[q, t] * wide[i]
                 row = sums[q]

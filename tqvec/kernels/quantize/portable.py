@@ -10,8 +10,8 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.fwht.portable import forward_tile_portable, inverse_tile_portable
-from tqvec.kernels.pack.portable import pack_row_portable, padded_words, unpack_row_portable
-from tqvec.kernels.trellis.windows import place_levels
+from tqvec.kernels.pack.portable import pack_row_portable, padded_words
+from tqvec.kernels.trellis.windows import levels_of_rows_portable
 
 CHUNK = 64  # coordinates handled at a time where rows and tiles meet: their lines then stay in the first-level cache
 
@@ -185,15 +185,12 @@ def encode_rows_portable(x, rotation, quantizer, start, stop, out):
 def decode_rows_portable(data, scale, rotation, quantizer, spread, start, stop, out):
     """Decode rows ``start .. stop``: ``out[i] = scale[i] * inverse_rotation(centroids of row i)``, float32."""
     d = out.shape[1]
-    bands = quantizer.bands
     tile = np.zeros((d, LANES), np.float32)
     spare = np.zeros((d, LANES), np.float32)
-    words = np.zeros(padded_words(bands), np.uint64)
+    words = np.zeros(padded_words(quantizer.bands), np.uint64)
     for i in range(start, stop, LANES):
         count = min(LANES, stop - i)
-        for lane in range(count):
-            unpack_row_portable(data[i + lane], bands, spread, words)
-            place_levels(words, quantizer, tile, lane)
+        levels_of_rows_portable(data, i, count, quantizer, spread, words, tile)
         y = inverse_tile_portable(tile, spare, rotation)
         for lane in range(count):
             s = scale[i + lane]

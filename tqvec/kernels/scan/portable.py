@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
-from tqvec.kernels.trellis.windows import place_levels
+from tqvec.kernels.pack.portable import padded_words
+from tqvec.kernels.trellis.windows import levels_of_rows_portable
 
 
 @jit
@@ -26,15 +26,12 @@ def adc_rows_portable(data, scale, quantizer, spread, queries, start, stop, out)
         Columns ``start .. stop`` are filled.
     """
     nq, d = queries.shape
-    bands = quantizer.bands
     tile = np.zeros((d, LANES), np.float32)
-    words = np.zeros(padded_words(bands), np.uint64)
+    words = np.zeros(padded_words(quantizer.bands), np.uint64)
     acc = np.empty((4, LANES), np.float32)
     for i in range(start, stop, LANES):
         count = min(LANES, stop - i)
-        for lane in range(count):
-            unpack_row_portable(data[i + lane], bands, spread, words)
-            place_levels(words, quantizer, tile, lane)
+        levels_of_rows_portable(data, i, count, quantizer, spread, words, tile)
         for q in range(0, nq, 4):
             m = min(4, nq - q)
             acc[:] = np.float32(0.0)

@@ -98,7 +98,7 @@ def search_batch(rows, stages, batch, where, heaps):
         n, at = allowed_rows(allowed, at, stop, most, row_numbers)
         for b in range(n_bands):
             band = stages.layout[b]
-            listed = RowList(codes.ctypes.data + band[0], codes.shape[1], row_numbers.ctypes.data, n)
+            listed = RowList(np.int64(codes.ctypes.data) + band[0], codes.shape[1], row_numbers.ctypes.data, n)
             shape = BandShape(plane_bytes=band[1], planes=batch.planes[b], windows=band[3], words=band[5])
             unpack_levels(listed, shape, batch.table[b].ctypes.data, unpacked.ctypes.data + band[4], width)
         _extremes(scales, biases, row_numbers, n, extremes)

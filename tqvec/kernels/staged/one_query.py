@@ -164,7 +164,7 @@ def candidates(estimates, tops, scales, blocks, n, slack, threshold, out):
     have. `out` has space for 16 entries more than `n`: every eight are written without a branch, which would be hard to
     predict.
     """
-    starts, first = blocks.starts, blocks.first
+    starts, first, positions = blocks.starts, blocks.first, POSITIONS
     least = splat_f32x16(threshold)
     width = splat_f32x16(slack)
     count = 0
@@ -178,7 +178,7 @@ def candidates(estimates, tops, scales, blocks, n, slack, threshold, out):
             bits = greater_equal_f32x16(upper, least)
             for part in range(2):
                 eight = (bits >> np.uint64(8 * part)) & np.uint64(255)
-                lanes = load_bytes_i32x8(POSITIONS.ctypes.data + 8 * np.int64(eight))
+                lanes = load_bytes_i32x8(positions.ctypes.data + 8 * np.int64(eight))
                 store_i32x8(out.ctypes.data + 4 * count, add_i32x8(lanes, splat_i32x8(np.int32(v + 8 * part))))
                 count += count_bits(eight)
     return count

@@ -1,4 +1,4 @@
-"""`encode_trellis_rows` with AVX-512: the same numbers as the portable kernel; README.md tells how."""
+"""`encode_trellis_rows` with AVX-512: the same numbers as the portable kernel (README.md, *AVX-512*)."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ ENTRIES = 8192  # of the rows of a band: 128 cells of 64 windows
 
 
 @jit
-def _mirrored(number, bits):
-    """The number of that many bits read from the other end."""
+def _mirror_bits(number, bits):
+    """Reverse the order of the lowest bits of a number."""
     mirror = 0
     for bit in range(bits):
         mirror |= (number >> bit & 1) << (bits - 1 - bit)
@@ -53,16 +53,16 @@ def _mirrored(number, bits):
 
 @jit
 def _fill_tables(tables, nbits, cells, rows, nearest):
-    """What a band's encoder looks up, from its `TrellisTables` (README.md, *AVX-512*).
+    """Fill the lookup tables of a band from its `TrellisTables`.
 
     Parameters
     ----------
     cells : (PAIRS,) float32
         Filled: search tree of all thresholds.
     rows : (ENTRIES,) float32
-        Filled: nearest level of each window, in the order of `place`, for each cell.
+        Filled: nearest level of each state window, in the order of `place`, for each cell.
     nearest : (2 * PAIRS,) float32
-        Filled: search trees of the thresholds of each window, then the levels.
+        Filled: search trees of the thresholds of each state window, then the levels.
     """
     thresholds = tables.thresholds
     levels = tables.levels
@@ -74,10 +74,10 @@ def _fill_tables(tables, nbits, cells, rows, nearest):
         ascending[i] = thresholds[order[i] // windows, order[i] % windows]
     for stage in range(STAGES):
         for before in range(1 << stage):
-            cells[(1 << stage) + before] = ascending[_mirrored(before, STAGES) + (64 >> stage) - 1]
+            cells[(1 << stage) + before] = ascending[_mirror_bits(before, STAGES) + (64 >> stage) - 1]
     below = np.zeros(windows, np.int64)
     for cell in range(order.size + 1):
-        first = _mirrored(cell, STAGES) * windows
+        first = _mirror_bits(cell, STAGES) * windows
         for w in range(windows):
             rows[first + w // states * states + place(w % states, states)] = levels[below[w], w]
         if cell < order.size:
@@ -88,10 +88,10 @@ def _fill_tables(tables, nbits, cells, rows, nearest):
         for stage in range(subset):
             size = windows << stage
             for before in range(1 << stage):
-                threshold = thresholds[_mirrored(before, subset) + (1 << (subset - 1 - stage)) - 1, w]
+                threshold = thresholds[_mirror_bits(before, subset) + (1 << (subset - 1 - stage)) - 1, w]
                 nearest[size + windows * before + at] = threshold
         for s in range(1 << subset):
-            nearest[PAIRS + windows * _mirrored(s, subset) + at] = levels[s, w]
+            nearest[PAIRS + windows * _mirror_bits(s, subset) + at] = levels[s, w]
 
 
 @jit
@@ -113,7 +113,7 @@ def _lookup_128(table, index):
 
 @jit
 def _above(value, tree, size, index):
-    """Lanes whose value is above the threshold number `index` of the `size` that a stage of a tree has."""
+    """Lanes whose value is above threshold number `index` of the `size` thresholds of a stage of a tree."""
     table = tree + 4 * size
     if size <= 16:
         return greater_f32x16(value, permute_f32x16(load_f32x16(table), index))
@@ -124,7 +124,7 @@ def _above(value, tree, size, index):
 
 @jit
 def _find_cells(y, cells, nu, offsets, first, count, ahead):
-    """Where the row of each value's cell begins. Meanwhile the lines of the next 16 vectors are asked for."""
+    """Find the first entry of the row of each value's cell; meanwhile ask for the lines of the next 16 vectors."""
     for j in range(count):
         prefetch(ahead + ROW * (first + j))
         value = load_f32x16(y.ctypes.data + ROW * (first + j))
@@ -136,8 +136,8 @@ def _find_cells(y, cells, nu, offsets, first, count, ahead):
 
 
 @jit
-def _forward(y, nu, tables, work, start, stop, ahead):
-    """Steps of the coordinates ``start .. stop``."""
+def _run_forward(y, nu, tables, work, start, stop, ahead):
+    """Run the steps of the coordinates ``start .. stop``."""
     states = 1 << nu
     cells, rows, _, orders = tables
     offsets, costs, decisions, _ = work
@@ -160,8 +160,8 @@ def _forward(y, nu, tables, work, start, stop, ahead):
 
 
 @jit
-def _decided(states, decisions, at):
-    """Lowest bit: whether the path into the state whose place is `at` comes from the higher predecessor."""
+def _decision_bits(states, decisions, at):
+    """1 if the path into the state whose place is `at` comes from the higher predecessor, otherwise 0."""
     if states == 4:
         words = load_nibbles_i32x16(decisions)
     elif states == 8:
@@ -178,8 +178,8 @@ def _decided(states, decisions, at):
 
 
 @jit
-def _before(states, nu, higher, at):
-    """Place of the state before: of the predecessor h or h + states / 2 of the state 2 h or 2 h + 1."""
+def _previous_place(states, nu, higher, at):
+    """Place of the previous state: of the predecessor h or h + states / 2 of the state 2 h or 2 h + 1."""
     one = splat_i32x16(np.int32(1))
     top = splat_i32x16(np.int32(nu - 1))
     state = and_i32x16(at, splat_i32x16(np.int32(states // 2 - 1)))
@@ -200,29 +200,29 @@ def _start_states(nu, work, start):
         at[lane] = place(best, states)
     now = load_i32x16(at.ctypes.data)
     for j in range(start + REACH * nu - 1, start - 1, -1):
-        higher = _decided(states, decisions.ctypes.data + 2 * states * j, now)
-        now = _before(states, nu, higher, now)
+        higher = _decision_bits(states, decisions.ctypes.data + 2 * states * j, now)
+        now = _previous_place(states, nu, higher, now)
     store_i32x16(at.ctypes.data, now)
 
 
 @jit
 def _choose(value, tree, size, index, bits):
-    """One stage of the search for the nearest level: a bit of 16 codes, stored at `bits`."""
+    """Run a stage of the search for the nearest level, whose outcome is a bit of 16 codes; store it at `bits`."""
     above = _above(value, tree, size, index)
     store_u16(bits, above)
     return add_where_i32x16(index, above, size)
 
 
 @jit
-def _back(y, band, nu, nearest, work, masks, levels):
-    """Codes and levels of the tail-biting paths, which end in the start states."""
+def _trace_back(y, band, nu, nearest, work, masks, levels):
+    """Trace the tail-biting paths back from the start states to their codes and levels."""
     start, stop, nbits = band
     _, _, decisions, at = work
     states = 1 << nu
     now = load_i32x16(at.ctypes.data)
     for j in range(stop - 1, start - 1, -1):
         value = load_f32x16(y.ctypes.data + ROW * j)
-        higher = _decided(states, decisions.ctypes.data + 2 * states * j, now)
+        higher = _decision_bits(states, decisions.ctypes.data + 2 * states * j, now)
         index = add_i32x16(now, shift_left_i32x16(higher, splat_i32x16(np.int32(nu))))
         tree = nearest.ctypes.data
         plane = 2 * masks.shape[1]
@@ -237,29 +237,29 @@ def _back(y, band, nu, nearest, work, masks, levels):
             index = _choose(value, tree, np.int32(64), index, to + plane)
         store_u16(to, and_nonzero_i32x16(now, splat_i32x16(np.int32(states // 2))))
         store_f32x16(levels.ctypes.data + ROW * j, _lookup_128(nearest.ctypes.data + 4 * PAIRS, index))
-        now = _before(states, nu, higher, now)
+        now = _previous_place(states, nu, higher, now)
 
 
 @jit
 def _encode_band(y, band, nu, tables, work, masks, levels, ahead):
-    """Codes and levels of one band of at least `REACH` ν coordinates."""
+    """Encode a band of at least `REACH` ν coordinates to codes and levels."""
     start, stop, _ = band
     _, costs, _, at = work
     reach = REACH * nu
     costs[:] = np.float32(0.0)
-    _forward(y, nu, tables, work, stop - reach, stop, ahead)
-    _forward(y, nu, tables, work, start, start + reach, ahead)
+    _run_forward(y, nu, tables, work, stop - reach, stop, ahead)
+    _run_forward(y, nu, tables, work, start, start + reach, ahead)
     _start_states(nu, work, start)
     costs[:] = np.float32(np.inf)
     for lane in range(LANES):
         costs[(lane << nu) + at[lane]] = np.float32(0.0)
-    _forward(y, nu, tables, work, start, stop, ahead)
-    _back(y, band, nu, tables[2], work, masks, levels)
+    _run_forward(y, nu, tables, work, start, stop, ahead)
+    _trace_back(y, band, nu, tables[2], work, masks, levels)
 
 
 @jit
 def _encode_short_band(y, band, tables, masks, levels):
-    """`_encode_band` of any length, by the portable kernel."""
+    """Encode a band of any length, by the portable kernel."""
     start, stop, nbits = band
     codes = np.empty((stop - start, LANES), np.uint8)
     encode_tile_portable(y[start:stop], tables, codes)

@@ -38,13 +38,13 @@ from tqvec.kernels.simd.x86 import permute_f32x16
 
 @jit
 def place(state, states):
-    """Where a state comes in the order of costs and decisions."""
+    """Position of a state in the order of costs and decisions."""
     return (state >> 1) + (state & 1) * (states >> 1)
 
 
 @jit
 def fill_orders(states, orders):
-    """Where in a register of at most 16 states a lane's lower and its higher predecessor are; (2, 16) int32."""
+    """Fill the lanes of the lower and the higher predecessor of each lane, for at most 16 states; (2, 16) int32."""
     for lane in range(16):
         h = lane % (states // 2)
         first = lane // states * states
@@ -71,7 +71,7 @@ def _select(low, high, decisions):
 
 @jit
 def _advance(cost, lower, higher, low, high, decisions):
-    """New costs, given where the predecessors are and the errors of the windows from the lower and the higher ones."""
+    """New costs, from the lanes of the predecessors and the errors of the windows from the lower and higher ones."""
     low = _path(permute_f32x16(cost, lower), low)
     high = _path(permute_f32x16(cost, higher), high)
     return _select(low, high, decisions)
@@ -199,7 +199,7 @@ def _run_64(rows, offsets, y, costs, decisions, count):
 
 @jit
 def run_avx512(states, orders, rows, offsets, y, costs, decisions, count):
-    """`count` steps of all vectors, 256 bytes of costs at a time."""
+    """Run `count` steps of all vectors, 256 bytes of costs at a time."""
     for lane in range(0, LANES, max(1, 64 // states)):
         o = offsets + 4 * lane
         v = y + 4 * lane

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import jit
+from tqvec.kernels.pack.portable import unpack_row_portable
 
 _PATH = np.uint64(0x0101010101010101)  # the path bits of eight codes
 _EIGHT = np.uint64(8)
@@ -49,25 +50,30 @@ def indices_of_row_portable(words, bands, windows):
 
 
 @jit
-def place_levels(words, tables, tile, lane):
-    """Write the levels of one vector into a lane of a tile.
+def levels_of_rows_portable(data, start, count, tables, spread, words, tile):
+    """Unpack rows ``start .. start + count`` and write their levels to the lanes of a tile.
 
     Parameters
     ----------
-    words : (padded_words,) uint64
-        Codes, one per byte, as `unpack_row_portable` leaves them; they become indices.
+    data : (n, code bytes) uint8
+    start, count : int
     tables : QuantizerTables or AttentionTables
-    tile : (d, lanes) float32
-        Column `lane` is filled, for the coordinates of all bands.
-    lane : int
+    spread : (256,) uint64
+    words : (padded_words,) uint64
+        Workspace.
+    tile : (d, LANES) float32
+        Filled in the first `count` lanes, for the coordinates of all bands.
     """
     bands = tables.bands
-    indices_of_row_portable(words, bands, tables.windows)
+    windows = tables.windows
     flat = words.view(np.uint8)
-    first = 0
-    for b in range(bands.shape[0]):
-        lo = bands[b, 0]
-        centroid = tables.centroids[b]
-        for j in range(lo, bands[b, 1]):
-            tile[j, lane] = centroid[flat[first + j - lo]]
-        first += (bands[b, 1] - lo + 7) // 8 * 8
+    for lane in range(count):
+        unpack_row_portable(data[start + lane], bands, spread, words)
+        indices_of_row_portable(words, bands, windows)
+        first = 0
+        for b in range(bands.shape[0]):
+            lo = bands[b, 0]
+            centroid = tables.centroids[b]
+            for j in range(lo, bands[b, 1]):
+                tile[j, lane] = centroid[flat[first + j - lo]]
+            first += (bands[b, 1] - lo + 7) // 8 * 8
