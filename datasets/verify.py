@@ -14,53 +14,22 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
-import json
 import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from _common import read_manifest, sha256
+
 HERE = Path(__file__).resolve().parent / "wordnet_minilm"
-OTHERS = Path(__file__).resolve().parent / "word_vectors" / "manifest.json"
+WORDS = Path(__file__).resolve().parent / "word_vectors"
 PROSE = Path(__file__).resolve().parent / "prose"
 MIN_COSINE = 0.999
-BLOCK = 1 << 20
-
-
-def sha256(path: Path) -> str:
-    """Hash a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    str
-        Its SHA-256, in hex.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def content_sha256(path: Path) -> str:
-    """Hash what a gzip file holds.
-
-    Parameters
-    ----------
-    path : Path
-        The ``.gz`` file.
-
-    Returns
-    -------
-    str
-        SHA-256 of the unpacked bytes, in hex; empty if it cannot be unpacked.
-    """
+    """Return the SHA-256 of the unpacked bytes of a gzip file, in hex; empty if it can't be unpacked."""
     try:
         return hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest()
     except (OSError, EOFError, zlib.error):
@@ -68,21 +37,9 @@ def content_sha256(path: Path) -> str:
 
 
 def min_cosine(path: Path, sample: Path, rows: int) -> float | None:
-    """Compare the first rows of a full set's vectors with the sample's.
+    """Return the least cosine between the first rows of a full set, which must have `rows`, and those of the sample.
 
-    Parameters
-    ----------
-    path : Path
-        Vectors of the full set.
-    sample : Path
-        Vectors of the sample, its first rows.
-    rows : int
-        Rows that `path` must have.
-
-    Returns
-    -------
-    float or None
-        Least cosine of two rows; ``None`` without NumPy or for an array that doesn't fit.
+    None without NumPy, or for an array that doesn't fit.
     """
     try:
         import numpy as np
@@ -103,20 +60,12 @@ def min_cosine(path: Path, sample: Path, rows: int) -> float | None:
 
 
 def check(path: Path, entry: dict[str, Any]) -> str:
-    """Check one file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    entry : dict
-        Its entry in the manifest.
+    """Compare a file with its entry in the manifest.
 
     Returns
     -------
     str
-        ``ok``, ``ok (content)`` for other gzip bytes around the right content, ``missing`` or
-        ``MISMATCH``.
+        ``ok``, ``ok (content)`` for other gzip bytes around the right content, ``missing`` or ``MISMATCH``.
     """
     if not path.is_file():
         return "missing"
@@ -128,19 +77,8 @@ def check(path: Path, entry: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments without the program's name.
-
-    Returns
-    -------
-    int
-        0 if every file is as the manifest says, else 1.
-    """
-    others = json.loads(OTHERS.read_text(encoding="utf-8"))
+    """Run the command line; return 0 if every file is as the manifests say, else 1."""
+    others = read_manifest(WORDS)
     parser = argparse.ArgumentParser(description="Check wordnet_minilm, or another set, against its manifest.")
     parser.add_argument("full", nargs="?", type=Path, help="a folder with the full set")
     parser.add_argument("--set", choices=sorted(others), help="the folder has this set, not wordnet_minilm")
@@ -148,8 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.set is not None and args.full is None:
         parser.error("argument --set: needs a folder")
 
-    manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8")) | others
-    manifest["prose"] = json.loads((PROSE / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_manifest(HERE) | others | {"prose": read_manifest(PROSE)}
     folders = [("sample", HERE / "sample"), ("prose", PROSE)] if args.set is None else []
     if args.full is not None:
         folders.append((args.set or "full", args.full))

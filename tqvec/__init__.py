@@ -50,3 +50,8 @@ def __getattr__(name: str) -> Any:
     if name != "oracle":
         raise AttributeError(f"module 'tqvec' has no attribute {name!r}")
     return import_module("tqvec.oracle")
+
+
+def __dir__() -> list[str]:
+    """Also list what is not loaded yet."""
+    return sorted({*globals(), *__all__})

@@ -181,18 +181,18 @@ def string(fields: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def in_lists(checksums: Any) -> dict[str, Any]:
-    """Return the checksums of files with one for each tensor as those of files with one for each block."""
-    if not isinstance(checksums, dict):
-        raise ValueError(f"crc32 is {reprlib.repr(checksums)}")
-    return {name: [value] for name, value in checksums.items()}
+def in_lists(checksums: Any) -> Any:
+    """Return checksums of whole tensors as lists, as if each tensor were one block, for `check_checksums`."""
+    return {name: [value] for name, value in checksums.items()} if isinstance(checksums, dict) else checksums
 
 
 def check_checksums(checksums: Any, counts: Mapping[str, int]) -> None:
     """Raise ValueError unless each tensor of `counts` has a list of so many checksums."""
-    if not isinstance(checksums, dict) or checksums.keys() != counts.keys():
-        shown = sorted(checksums) if isinstance(checksums, dict) else checksums
-        raise ValueError(f"crc32 has {reprlib.repr(shown)}, not the tensors {reprlib.repr(sorted(counts))}")
+    if not isinstance(checksums, dict):
+        raise ValueError(f"crc32 is {reprlib.repr(checksums)}")
+    if checksums.keys() != counts.keys():
+        names = reprlib.repr(sorted(checksums)), reprlib.repr(sorted(counts))
+        raise ValueError(f"crc32 has {names[0]}, not the tensors {names[1]}")
     for name, values in checksums.items():
         if not isinstance(values, list) or len(values) != counts[name]:
             raise ValueError(f"crc32 of {name} is {reprlib.repr(values)}, not {counts[name]} checksums")

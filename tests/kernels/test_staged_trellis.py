@@ -13,7 +13,8 @@ from tqvec.codec.tables.staged import level_bytes, plane_order, prefix_planes, s
 from tqvec.index.prefixes import PrefixBlocks, parities
 from tqvec.kernels import features
 from tqvec.kernels.dispatch import available, implementation, module
-from tqvec.kernels.simd import base
+from tqvec.kernels.simd.integers import sum_i32x16
+from tqvec.kernels.simd.memory import load_i32x16
 from tqvec.kernels.staged.prefetch import RowList
 from tqvec.kernels.staged.unpack import BandShape, parity_plane
 from tqvec.kernels.tables import Z
@@ -54,7 +55,7 @@ def test_plane_order(windows):
 @pytest.mark.parametrize("nbits", WIDTHS)
 def test_full_dots(d, nbits, level):
     needs(level)
-    add, load, total = implementation("add_dots", level), base.load_i32x16, base.sum_i32x16
+    add, load, total = implementation("add_dots", level), load_i32x16, sum_i32x16
     data, _, index = rows_of(d, nbits, 5)
     levels = np.zeros(256, np.uint32)
     words = sts.rng(6).integers(-32767, 32768, 128).astype(np.int16)

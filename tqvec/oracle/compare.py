@@ -1,4 +1,4 @@
-"""The rules by which a port's output is right. "The rules" on the "oracle" page has the reasons.
+"""The rules by which a port's output is right. "The oracle" page has the reasons.
 
 - Bytes and unpacked codes: equal.
 - Codes: equal, unless every threshold between the two is nearer to the value than ε. ε comes from rounding alone: it is
@@ -206,6 +206,18 @@ class _Comparison(NamedTuple):
         doubtful = (v != 0) & (np.abs(v) <= epsilon)
         return self.exact("signs", np.where(doubtful, expected, got), expected)
 
+    def choice(
+        self, rule: str, got: NDArray, expected: NDArray, values: NDArray, approximations: NDArray
+    ) -> Fault | None:
+        """Compare codes or signs of `values`, of which the port has its own; `approximations` show how far off."""
+        if rule == "steps":
+            return self.steps(got, values)
+        lengths = np.linalg.norm(values, axis=1)
+        epsilon = tolerance(values, approximations, lengths, self.dtype, self.case.ordinary)
+        if rule == "signs":
+            return self.signs(got, expected, values, epsilon[:, None])
+        return self.codes(got, expected, values, epsilon)
+
 
 Faults = list[Fault | None]
 
@@ -253,24 +265,15 @@ def _compare_encode(comparison: _Comparison, got: Arrays, expected: Arrays) -> F
         stage = codec.stages[name]
         in_float64 = codec.outputs(name, np.float64, *(exact[i] for i in stage.inputs))
         in_dtype = codec.outputs(name, dtype, *(same_precision[i] for i in stage.inputs))
-        source = stage.inputs[0]
+        values, approximations = exact[stage.inputs[0]], same_precision[stage.inputs[0]]
         for output, truth, yardstick in zip(stage.outputs, in_float64, in_dtype, strict=True):
-            chosen = output in port and KINDS[output] != "scalars"
-            exact[output], same_precision[output] = (port[output],) * 2 if chosen else (truth, yardstick)
-            if not chosen:
-                if output in port:
-                    faults.append(comparison.floats(output, port[output], truth, yardstick))
-                continue
-            values = exact[source]
-            if stage.rule == "steps":
-                faults.append(comparison.steps(port[output], values))
-                continue
-            lengths = np.linalg.norm(values, axis=1)
-            epsilon = tolerance(values, same_precision[source], lengths, dtype, case.ordinary)
-            if stage.rule == "signs":  # those of the oracle may follow other codes
-                faults.append(comparison.signs(port[output], truth, values, epsilon[:, None]))
-            else:
-                faults.append(comparison.codes(port[output], unpacked[output], values, epsilon))
+            is_choice = output in port and KINDS[output] != "scalars"
+            if is_choice:
+                right = truth if stage.rule == "signs" else unpacked[output]  # other codes lead to other signs
+                faults.append(comparison.choice(stage.rule, port[output], right, values, approximations))
+            elif output in port:
+                faults.append(comparison.floats(output, port[output], truth, yardstick))
+            exact[output], same_precision[output] = (port[output],) * 2 if is_choice else (truth, yardstick)
     return faults
 
 

@@ -109,5 +109,5 @@ class Instance:
         return replace(self, stages={**self.stages, name: replace(self.stages[name], function=function)})
 
     def with_profile(self, **fields: Any) -> Instance:
-        """Return the codec with other fields of its profile, and the tables and stages it had."""
+        """Return the codec with other fields of its profile; tables and stages stay the same."""
         return replace(self, profile=replace(self.profile, **fields))

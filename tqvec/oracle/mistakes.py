@@ -139,7 +139,7 @@ def _change_output(stage: str, value: Callable[[Instance, Any], Any]) -> Change:
 
 
 def _change_within(stages: tuple[str, ...], inner: Change) -> Change:
-    """Return a change that is seen from some stages only, not where the changed part is a stage itself."""
+    """Return a change that only some stages see; the stage that `inner` changes stays right by itself."""
 
     def change(codec: Instance) -> Instance:
         wrong = codec

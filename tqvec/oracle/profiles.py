@@ -12,7 +12,7 @@ from tqvec.errors import InputError
 
 @dataclass(frozen=True)
 class Profile:
-    """A codec, up to the dimension.
+    """A format: all choices that decide the values of a codec, except the dimension.
 
     Attributes
     ----------
@@ -23,7 +23,7 @@ class Profile:
     nbits : int
         Bits of a code, the QJL bit included.
     rotation : str
-        "hadamard" (docs/format.md section 2), "dense" (the same matrix, written out in float32) or "signed_wht"
+        "hadamard" ("Format" page, section 2), "dense" (the same matrix, written out in float32) or "signed_wht"
         (signs, transform, signs in blocks).
     seed : int
         Seed of the rotation and of S, the projection of the second stage.

@@ -1,6 +1,6 @@
 """Statistics of a whole codec: its mean error and its bias, compared on both sides with the exact tables.
 
-Sources: the "codebook" page for D; arXiv 2504.19874 Theorem 2 and its leading term for two stages.
+Sources: the "Codebook" page for D; arXiv 2504.19874 Theorem 2 and its leading term for two stages.
 """
 
 from __future__ import annotations

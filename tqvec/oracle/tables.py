@@ -2,7 +2,7 @@
 
 Every table has the type in which it is defined, so a port may take it as it is: a float32 table is exact. Tables come
 from integers and correctly rounded operations. The one exception is the factor 1 − D: the last bit of its functions may
-differ between machines, so it is rounded to float32 (see the "oracle" page).
+differ between machines, so it is rounded to float32 (see "The oracle" page).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CHUNK = 2**14  # numbers that are drawn at once: Python integers take some thir
 
 
 def near_normal(seed: int, number: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Draw numbers of mean 0 and variance 1 − 2⁻³² that are nearly normal, from integers alone.
+    """Draw nearly normal numbers of mean 0 and variance 1 − 2⁻³², from integers alone.
 
     A number is the sum of twelve 16-bit fields of three SplitMix64 words (Irwin and Hall), less 6·65535, over 65536:
     exact in float32. Kurtosis 2.9.
@@ -45,7 +45,7 @@ def near_normal(seed: int, number: int, shape: tuple[int, ...]) -> NDArray[np.fl
 
 
 def hadamard(profile: Profile, d: int) -> Tables:
-    """Return permutations, signs and block sizes of the rounds (docs/format.md section 2)."""
+    """Return permutations, signs and block sizes of the rounds ("Format" page, section 2)."""
     seed, rounds = profile.seed, range(rotation.rounds(d))
     signs = [np.sign(rotation.factors(d, seed, r, np.float64)) for r in rounds]
     return {
@@ -164,7 +164,7 @@ def scalar_levels(profile: Profile, d: int) -> Tables:
 
 
 def distortion(profile: Profile, d: int) -> float:
-    """Return D, the expected squared error of a unit vector that the first stage codes (docs/format.md, "Vectors")."""
+    """Return D, the expected squared error of a unit vector in the first stage ("Format" page, "Vectors")."""
     if profile.codebook == "trellis":
         frozen = json.loads(files("tqvec").joinpath("codec/data/trellis.json").read_bytes())
         inverse = 1 / np.array(frozen["dims"][::-1], np.float64)

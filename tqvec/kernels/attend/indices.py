@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec.kernels._jit import jit
-from tqvec.kernels.simd.base import load_i8x64, load_where_i8x64, select_negative_i8x64
+from tqvec.kernels.simd.bits import select_negative_i8x64
+from tqvec.kernels.simd.memory import load_i8x64, load_where_i8x64
 from tqvec.kernels.simd.x86 import (
-    fields_of_words_i8x64,
+    multishift_i8x64,
     permute_i8x64,
     permute_two_i8x64,
     transpose_bits_i8x64,
@@ -80,7 +81,7 @@ def indices_of_run(plan, row, source, fields):
         rest = load_where_i8x64(bytes_kept(plan.row_bytes - 64), row + 64, load_i8x64(plan.filler + 64))
         chosen = permute_two_i8x64(load_i8x64(row), rest, source)
     if not plan.whole:
-        chosen = fields_of_words_i8x64(chosen, fields)
+        chosen = multishift_i8x64(chosen, fields)
     return transpose_bits_i8x64(chosen)
 
 

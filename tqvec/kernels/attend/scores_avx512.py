@@ -7,22 +7,19 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.attend.indices import ONE_REGISTER, aligned_bytes, bytes_kept, indices_of_run, look_up, row_plan
 from tqvec.kernels.attend.portable import BLOCK, code_scores_portable, widen_scales
-from tqvec.kernels.simd.base import (
-    add_i32x16,
-    interleave_high_i16x32,
-    interleave_low_i16x32,
+from tqvec.kernels.simd.floats import convert_f32x16, mul_f32x16
+from tqvec.kernels.simd.integers import add_i32x16
+from tqvec.kernels.simd.memory import (
     load_f32x16,
     load_i8x64,
-    mul_f32x16,
     prefetch,
     splat_f32x16,
     splat_i32x16,
     store_i8x64,
     store_where_f32x16,
-    to_f32x16,
-    word_bytes_i8x64,
 )
-from tqvec.kernels.simd.rows import dot_bytes_16, dot_words_16, sum_lanes_16, zeros_16
+from tqvec.kernels.simd.shuffles import interleave_high_i16x32, interleave_low_i16x32, view_i16x32_as_i8x64
+from tqvec.kernels.simd.tuples import dot_bytes_16, dot_words_16, sum_lanes_16, zeros_16
 from tqvec.kernels.simd.x86 import permute_i8x64
 
 WORD_REACH = 65000.0  # bound of a query's length times the square root of its entries; README.md has the proof
@@ -108,8 +105,8 @@ def _unpack_words(plan, row, count, to):
             index = indices_of_run(plan, row + i * plan.row_bytes, source, fields)
             low, high = look_up(table, index, plan.bits), look_up(table + 256, index, plan.bits)
             out = to + 128 * (i * plan.runs + c)
-            store_i8x64(out, word_bytes_i8x64(interleave_low_i16x32(low, high)))
-            store_i8x64(out + 64, word_bytes_i8x64(interleave_high_i16x32(low, high)))
+            store_i8x64(out, view_i16x32_as_i8x64(interleave_low_i16x32(low, high)))
+            store_i8x64(out + 64, view_i16x32_as_i8x64(interleave_high_i16x32(low, high)))
 
 
 @jit
@@ -166,5 +163,5 @@ def code_scores_avx512(tables, queries, codes, scale, out):
             else:
                 sums = _byte_products(levels.ctypes.data, query, width)
             sums = add_i32x16(sums, splat_i32x16(zeros[q]))
-            scores = mul_f32x16(mul_f32x16(to_f32x16(sums), splat_f32x16(unit[q])), factor)
+            scores = mul_f32x16(mul_f32x16(convert_f32x16(sums), splat_f32x16(unit[q])), factor)
             store_where_f32x16(kept, out.ctypes.data + 4 * (q * n + t), scores)

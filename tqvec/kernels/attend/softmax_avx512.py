@@ -20,26 +20,27 @@ from tqvec.kernels.attend.portable import (
     P4,
     P5,
 )
-from tqvec.kernels.simd.base import (
+from tqvec.kernels.simd.bits import select_f32x16, shift_left_i32x16
+from tqvec.kernels.simd.floats import (
     add_f32x16,
-    add_i32x16,
-    as_floats_f32x16,
-    at_least_f32x16,
-    load_f32x16,
-    load_where_f32x16,
+    convert_f32x16,
+    greater_equal_f32x16,
     max_f32x16,
     mul_f32x16,
     multiply_add_f32x16,
     round_i32x16,
-    select_f32x16,
-    shift_left_i32x16,
+    sub_f32x16,
+)
+from tqvec.kernels.simd.integers import add_i32x16
+from tqvec.kernels.simd.memory import (
+    load_f32x16,
+    load_where_f32x16,
     splat_f32x16,
     splat_i32x16,
     store_f32x16,
     store_where_f32x16,
-    sub_f32x16,
-    to_f32x16,
 )
+from tqvec.kernels.simd.shuffles import view_i32x16_as_f32x16
 
 _NOTHING = np.float32(-np.inf)
 _ALL = np.uint64(0xFFFF)
@@ -50,7 +51,7 @@ def _exponentials(x, largest):
     """``e**(x - largest)`` of a register, 0 below e**-87."""
     z = sub_f32x16(x, splat_f32x16(largest))
     whole = round_i32x16(mul_f32x16(max_f32x16(z, splat_f32x16(LOWEST)), splat_f32x16(LOG2_E)))
-    n = to_f32x16(whole)
+    n = convert_f32x16(whole)
     r = multiply_add_f32x16(n, splat_f32x16(-LN2_HIGH), z)
     r = multiply_add_f32x16(n, splat_f32x16(-LN2_LOW), r)
     p = multiply_add_f32x16(splat_f32x16(P0), r, splat_f32x16(P1))
@@ -60,8 +61,8 @@ def _exponentials(x, largest):
     p = multiply_add_f32x16(p, r, splat_f32x16(P5))
     p = multiply_add_f32x16(p, mul_f32x16(r, r), add_f32x16(r, splat_f32x16(ONE)))
     power = shift_left_i32x16(add_i32x16(whole, splat_i32x16(np.int32(127))), splat_i32x16(np.int32(23)))
-    product = mul_f32x16(p, as_floats_f32x16(power))
-    return select_f32x16(at_least_f32x16(z, splat_f32x16(LOWEST)), product, splat_f32x16(np.float32(0.0)))
+    product = mul_f32x16(p, view_i32x16_as_f32x16(power))
+    return select_f32x16(greater_equal_f32x16(z, splat_f32x16(LOWEST)), product, splat_f32x16(np.float32(0.0)))
 
 
 @jit

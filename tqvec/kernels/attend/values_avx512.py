@@ -9,32 +9,28 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.attend.indices import aligned_bytes, bytes_kept, indices_of_run, look_up, row_plan
 from tqvec.kernels.attend.portable import BLOCK, add_values_portable, widen_scales
-from tqvec.kernels.simd.base import (
-    add_f32x16,
-    add_i32x16,
-    and_i32x16,
-    as_numbers_i32x16,
-    at_least_f32x16,
-    interleave_high_i16x32,
-    interleave_low_i16x32,
+from tqvec.kernels.simd.bits import and_i32x16, find_lowest_bit, shift_left_i32x16, shift_right_i32x16
+from tqvec.kernels.simd.floats import add_f32x16, convert_f32x16, greater_equal_f32x16, max_f32x16
+from tqvec.kernels.simd.integers import add_i32x16
+from tqvec.kernels.simd.memory import (
     load_f32x16,
     load_i8x64,
     load_i32,
     load_i32x16,
     load_where_f32x16,
-    lowest_bit,
-    max_f32x16,
     prefetch,
-    shift_left_i32x16,
-    shift_right_i32x16,
     splat_f32x16,
     splat_i32x16,
     store_f32x16,
     store_i32x16,
-    to_f32x16,
-    word_pairs_i32x16,
 )
-from tqvec.kernels.simd.rows import (
+from tqvec.kernels.simd.shuffles import (
+    interleave_high_i16x32,
+    interleave_low_i16x32,
+    view_i8x64_as_i32x16,
+    view_i16x32_as_i32x16,
+)
+from tqvec.kernels.simd.tuples import (
     add_multiples_1,
     add_multiples_2,
     add_multiples_4,
@@ -61,7 +57,7 @@ def _levels(plan, row, run):
     index = indices_of_run(plan, row, load_i8x64(plan.source + 64 * run), load_i8x64(plan.fields + 64 * run))
     if plan.bits <= TWO_TABLES:
         low = load_f32x16(plan.levels + 128 * run)
-        x0 = as_numbers_i32x16(index)  # of a lane the lookup takes the lowest bits alone
+        x0 = view_i8x64_as_i32x16(index)  # of a lane the lookup takes the lowest bits alone
         x1 = shift_right_i32x16(x0, splat_i32x16(np.int32(8)))
         x2 = shift_right_i32x16(x0, splat_i32x16(np.int32(16)))
         x3 = shift_right_i32x16(x0, splat_i32x16(np.int32(24)))
@@ -76,14 +72,14 @@ def _levels(plan, row, run):
         )
     low_bytes = look_up(plan.level_words + 512 * run, index, plan.bits)
     high_bytes = look_up(plan.level_words + 512 * run + 256, index, plan.bits)
-    first = word_pairs_i32x16(interleave_low_i16x32(low_bytes, high_bytes))
-    second = word_pairs_i32x16(interleave_high_i16x32(low_bytes, high_bytes))
+    first = view_i16x32_as_i32x16(interleave_low_i16x32(low_bytes, high_bytes))
+    second = view_i16x32_as_i32x16(interleave_high_i16x32(low_bytes, high_bytes))
     half, upper = splat_i32x16(np.int32(16)), splat_i32x16(np.int32(-65536))
     return (  # 2^16 times the level
-        to_f32x16(shift_left_i32x16(first, half)),
-        to_f32x16(and_i32x16(first, upper)),
-        to_f32x16(shift_left_i32x16(second, half)),
-        to_f32x16(and_i32x16(second, upper)),
+        convert_f32x16(shift_left_i32x16(first, half)),
+        convert_f32x16(and_i32x16(first, upper)),
+        convert_f32x16(shift_left_i32x16(second, half)),
+        convert_f32x16(and_i32x16(second, upper)),
     )
 
 
@@ -112,7 +108,7 @@ def _kept_rows(weights, start, count, least, lanes, kept, skipped):
         heaviest = nothing
         for q in range(g):
             heaviest = max_f32x16(heaviest, load_where_f32x16(valid, at + 4 * q * n, nothing))
-        bits = at_least_f32x16(heaviest, least) & valid
+        bits = greater_equal_f32x16(heaviest, least) & valid
         if bits == _ALL:
             rows = add_i32x16(load_i32x16(lanes.ctypes.data), splat_i32x16(np.int32(i)))
             store_i32x16(kept.ctypes.data + 4 * n_kept, rows)
@@ -123,7 +119,7 @@ def _kept_rows(weights, start, count, least, lanes, kept, skipped):
             sums = skipped.ctypes.data + 64 * q
             store_f32x16(sums, add_f32x16(load_f32x16(sums), light))
         while bits != 0:
-            kept[n_kept] = i + lowest_bit(bits)
+            kept[n_kept] = i + find_lowest_bit(bits)
             n_kept += 1
             bits &= bits - np.uint64(1)
     return n_kept

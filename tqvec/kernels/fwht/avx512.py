@@ -6,15 +6,9 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.fwht.portable import dense_tile_portable, fwht_tile_portable
-from tqvec.kernels.simd.base import (
-    add_f32x16,
-    load_f32x16,
-    mul_f32x16,
-    splat_f32x16,
-    splat_load_f32x16,
-    store_f32x16,
-)
-from tqvec.kernels.simd.rows import (
+from tqvec.kernels.simd.floats import add_f32x16, mul_f32x16
+from tqvec.kernels.simd.memory import load_f32x16, splat_f32x16, splat_load_f32x16, store_f32x16
+from tqvec.kernels.simd.tuples import (
     gather_16,
     hadamard_2,
     hadamard_4,

@@ -1,4 +1,4 @@
-"""A hash table from ids to rows; README.md says how it works."""
+"""A hash table from ids to row numbers; README.md explains it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EMPTY = -1  # row of an empty slot
 
 @jit
 def home_of(key, mask):
-    """Slot where the search for an id begins."""
+    """Return the slot where the search for an id begins, a number from 0 to `mask`."""
     z = np.uint64(key)
     z ^= z >> np.uint64(32)
     z ^= z << np.uint64(13)
@@ -23,7 +23,7 @@ def home_of(key, mask):
 
 @jit
 def _slot_of(slots, key):
-    """The slot of an id, or the empty one where it would be put."""
+    """Find the slot of an id, or the empty one where it belongs."""
     mask = slots.shape[0] - 1
     at = home_of(key, mask)
     while slots[at, 1] != EMPTY and slots[at, 0] != key:
@@ -33,13 +33,14 @@ def _slot_of(slots, key):
 
 @jit
 def ids_insert_portable(slots, keys, rows):
-    """Put ids in, or change their rows; the table keeps at least one empty slot.
+    """Insert ids, or change the rows of those that are there.
 
     Parameters
     ----------
     slots : (capacity, 2) int64
-        Ids and rows; the capacity is a power of two.
+        Ids and row numbers. The capacity is a power of two, and at least one slot stays empty.
     keys, rows : (n,) int64
+        Ids and their row numbers.
     """
     for i in range(keys.size):
         at = _slot_of(slots, keys[i])
@@ -49,14 +50,14 @@ def ids_insert_portable(slots, keys, rows):
 
 @jit
 def ids_find_portable(slots, keys, rows):
-    """Rows of ids, -1 where there are none, into `rows` (n,) int64."""
+    """Look up the row numbers of ids `keys` (n,) int64 into `rows` (n,) int64; -1 for an unknown id."""
     for i in range(keys.size):
         rows[i] = slots[_slot_of(slots, keys[i]), 1]
 
 
 @jit
 def ids_remove_portable(slots, keys):
-    """Take ids out; those that are not in are passed over."""
+    """Remove ids `keys` (n,) int64; unknown ones are ignored."""
     mask = slots.shape[0] - 1
     for key in keys:
         gap = _slot_of(slots, key)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import jit
-from tqvec.kernels.simd.base import bits_set_i16x32, load_i16x32, splat_i16x32, store_u64
+from tqvec.kernels.simd.bits import and_nonzero_i16x32
+from tqvec.kernels.simd.memory import load_i16x32, splat_i16x32, store_u64
 
 _BYTE = np.uint64(255)
 _ONE = np.uint64(1)
@@ -36,8 +37,8 @@ def pack_tile_avx512(masks, bands, count, rows):
                 mask = 2 * (plane * masks.shape[1] + bands[b, 0])
                 for j in range(0, n, 64):
                     source = masks.ctypes.data + mask + 2 * j
-                    word = bits_set_i16x32(load_i16x32(source), vector)
-                    word |= bits_set_i16x32(load_i16x32(source + 64), vector) << np.uint64(32)
+                    word = and_nonzero_i16x32(load_i16x32(source), vector)
+                    word |= and_nonzero_i16x32(load_i16x32(source + 64), vector) << np.uint64(32)
                     if fill == 0 and n - j >= 64:
                         store_u64(rows.ctypes.data + lane * rows.shape[1] + at, word)
                         at += 8

@@ -9,7 +9,9 @@ from tqvec.kernels.fwht.avx512 import ROW, aligned_tile, forward_tile_avx512
 from tqvec.kernels.pack.avx512 import pack_tile_avx512
 from tqvec.kernels.quantize.portable import encode_tile_portable, encode_workspace
 from tqvec.kernels.quantize.tile_avx512 import add_products_avx512, finish_sums, load_tile_avx512, load_workspace
-from tqvec.kernels.simd.base import add_where_i32x16, greater_f32x16, load_f32x16, prefetch, zero_i32x16
+from tqvec.kernels.simd.bits import add_where_i32x16
+from tqvec.kernels.simd.floats import greater_f32x16
+from tqvec.kernels.simd.memory import load_f32x16, prefetch, zero_i32x16
 from tqvec.kernels.simd.x86 import permute_f32x16
 
 

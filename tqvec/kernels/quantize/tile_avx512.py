@@ -7,20 +7,10 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.fwht.avx512 import ROW
 from tqvec.kernels.quantize.portable import tree_sum
-from tqvec.kernels.simd.base import (
-    high_f32x8,
-    load_f32x8,
-    load_f64x8,
-    low_f32x8,
-    mul_f64x8,
-    multiply_add_f64x8,
-    narrow_f32x16,
-    splat_load_f64x8,
-    store_f64x8,
-    widen_f64x8,
-    zero_f64x8,
-)
-from tqvec.kernels.simd.rows import store_16, transpose_16
+from tqvec.kernels.simd.floats import mul_f64x8, multiply_add_f64x8, narrow_f32x16, widen_f64x8
+from tqvec.kernels.simd.memory import load_f32x8, load_f64x8, splat_load_f64x8, store_f64x8, zero_f64x8
+from tqvec.kernels.simd.shuffles import extract_high_f32x8, extract_low_f32x8
+from tqvec.kernels.simd.tuples import store_16, transpose_16
 
 TOGETHER = 4  # rows whose lengths are summed side by side
 
@@ -142,8 +132,8 @@ def add_products_avx512(values, level, j, dot, energy):
 
     `values`, `dot` and `energy` are addresses: of 16 float32, of (8, LANES) float64 twice; `level` is a register.
     """
-    low = widen_f64x8(low_f32x8(level))
-    high = widen_f64x8(high_f32x8(level))
+    low = widen_f64x8(extract_low_f32x8(level))
+    high = widen_f64x8(extract_high_f32x8(level))
     part = 8 * LANES * (j & 7)
     _add(dot + part, widen_f64x8(load_f32x8(values)), low)
     _add(dot + part + 64, widen_f64x8(load_f32x8(values + 32)), high)

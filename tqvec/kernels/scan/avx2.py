@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tqvec.kernels._jit import jit
-from tqvec.kernels.simd.base import load_i32x8, splat_load_i32x8, store_i32x8, zero_i32x8
+from tqvec.kernels.simd.memory import load_i32x8, splat_load_i32x8, store_i32x8, zero_i32x8
 from tqvec.kernels.simd.x86 import dot_pairs_i32x8
 
 

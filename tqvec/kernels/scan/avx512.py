@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tqvec.kernels._jit import jit
-from tqvec.kernels.simd.base import add_i32x16, load_i32x16, splat_load_i32x16, store_i32x16, zero_i32x16
+from tqvec.kernels.simd.integers import add_i32x16
+from tqvec.kernels.simd.memory import load_i32x16, splat_load_i32x16, store_i32x16, zero_i32x16
 from tqvec.kernels.simd.x86 import dot_pairs_i32x16
 
 

@@ -7,16 +7,9 @@ and adds, where the pairs as they lie would take two products and two additions 
 from __future__ import annotations
 
 from tqvec.kernels._jit import jit
-from tqvec.kernels.simd.base import (
-    evens_i16x8,
-    load_i16x8,
-    multiply_add_high_i32x4,
-    multiply_add_low_i32x4,
-    odds_i16x8,
-    splat_load_i16x8,
-    store_i32x4,
-    zero_i32x4,
-)
+from tqvec.kernels.simd.integers import multiply_add_high_i32x4, multiply_add_low_i32x4
+from tqvec.kernels.simd.memory import load_i16x8, splat_load_i16x8, store_i32x4, zero_i32x4
+from tqvec.kernels.simd.shuffles import join_evens_i16x8, join_odds_i16x8
 
 
 @jit
@@ -43,10 +36,10 @@ def _one_by_four(tile, query, query_bytes, pairs, out, out_bytes):
         r1 = load_i16x8(at + 16)
         r2 = load_i16x8(at + 32)
         r3 = load_i16x8(at + 48)
-        even0 = evens_i16x8(r0, r1)
-        odd0 = odds_i16x8(r0, r1)
-        even1 = evens_i16x8(r2, r3)
-        odd1 = odds_i16x8(r2, r3)
+        even0 = join_evens_i16x8(r0, r1)
+        odd0 = join_odds_i16x8(r0, r1)
+        even1 = join_evens_i16x8(r2, r3)
+        odd1 = join_odds_i16x8(r2, r3)
         w = query + 4 * p
         x = splat_load_i16x8(w)
         y = splat_load_i16x8(w + 2)
@@ -105,10 +98,10 @@ def _one_by_one(tile, query, pairs, out):
         r1 = load_i16x8(at + 16)
         r2 = load_i16x8(at + 32)
         r3 = load_i16x8(at + 48)
-        even0 = evens_i16x8(r0, r1)
-        odd0 = odds_i16x8(r0, r1)
-        even1 = evens_i16x8(r2, r3)
-        odd1 = odds_i16x8(r2, r3)
+        even0 = join_evens_i16x8(r0, r1)
+        odd0 = join_odds_i16x8(r0, r1)
+        even1 = join_evens_i16x8(r2, r3)
+        odd1 = join_odds_i16x8(r2, r3)
         w = query + 4 * p
         x = splat_load_i16x8(w)
         y = splat_load_i16x8(w + 2)

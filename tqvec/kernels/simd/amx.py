@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.core import types
+
+from tqvec.kernels.simd.vector import call, operation
 
 _BYTE = ir.IntType(8)
-_ADDRESS = ir.IntType(8).as_pointer()
+_VOID = ir.VoidType()
 
 
 def tile_config() -> np.ndarray:
-    """Configuration for `load_config`: palette 1, all tiles 16 rows of 64 bytes; (64,) uint8."""
+    """Return the configuration for `load_config`: palette 1, all tiles 16 rows of 64 bytes; (64,) uint8."""
     config = np.zeros(64, np.uint8)
     config[0] = 1
     config[16:32:2] = 64
@@ -25,75 +26,52 @@ def tile_config() -> np.ndarray:
     return config
 
 
-def _call(context, builder, name, arguments):
-    kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
-    builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.{name}"), arguments)
-    return context.get_dummy_value()
-
-
-@intrinsic
-def load_config(typingctx, address):
+@operation(types.void, (types.intp,))
+def load_config(builder, address):
     """``ldtilecfg``: make the tiles of this thread usable."""
-
-    def codegen(context, builder, signature, args):
-        return _call(context, builder, "ldtilecfg", [builder.inttoptr(args[0], _ADDRESS)])
-
-    return types.void(types.intp), codegen
+    call(builder, "llvm.x86.ldtilecfg", _VOID, builder.inttoptr(address, _BYTE.as_pointer()))
 
 
-@intrinsic
-def release_tiles(typingctx):
+@operation(types.void, ())
+def release_tiles(builder):
     """``tilerelease``: give the tiles back."""
-
-    def codegen(context, builder, signature, args):
-        return _call(context, builder, "tilerelease", [])
-
-    return types.void(), codegen
+    call(builder, "llvm.x86.tilerelease", _VOID)
 
 
 def make_zero(tile: int):
-    """``zero()``: all bytes of the tile become 0."""
+    """Make ``zero()``: all bytes of the tile become 0."""
 
-    @intrinsic
-    def zero(typingctx):
-        def codegen(context, builder, signature, args):
-            return _call(context, builder, "tilezero", [ir.Constant(_BYTE, tile)])
-
-        return types.void(), codegen
+    @operation(types.void, ())
+    def zero(builder):
+        call(builder, "llvm.x86.tilezero", _VOID, _BYTE(tile))
 
     return zero
 
 
 def _make_transfer(tile: int, name: str):
-    @intrinsic
-    def transfer(typingctx, address, stride):
-        def codegen(context, builder, signature, args):
-            place = [builder.inttoptr(args[0], _ADDRESS), args[1]]
-            return _call(context, builder, name, [ir.Constant(_BYTE, tile), *place])
-
-        return types.void(types.intp, types.int64), codegen
+    @operation(types.void, (types.intp, types.int64))
+    def transfer(builder, address, stride):
+        pointer = builder.inttoptr(address, _BYTE.as_pointer())
+        call(builder, f"llvm.x86.{name}", _VOID, _BYTE(tile), pointer, stride)
 
     return transfer
 
 
 def make_load(tile: int):
-    """``load(address, stride)``: rows of 64 bytes, `stride` bytes apart."""
+    """Make ``load(address, stride)``: rows of 64 bytes, `stride` bytes apart."""
     return _make_transfer(tile, "tileloadd64")
 
 
 def make_store(tile: int):
-    """``store(address, stride)``: the inverse of `make_load`."""
+    """Make ``store(address, stride)``, the inverse of `make_load`."""
     return _make_transfer(tile, "tilestored64")
 
 
 def make_dot(sums: int, a: int, b: int):
-    """``dot()``: ``sums[m, n] += Σ a[m, k] b[k // 4, 4 n + k % 4]``, unsigned by signed bytes (``tdpbusd``)."""
+    """Make ``dot()``: ``sums[m, n] += Σ a[m, k] b[k // 4, 4 n + k % 4]``, unsigned by signed bytes (``tdpbusd``)."""
 
-    @intrinsic
-    def dot(typingctx):
-        def codegen(context, builder, signature, args):
-            return _call(context, builder, "tdpbusd", [ir.Constant(_BYTE, t) for t in (sums, a, b)])
-
-        return types.void(), codegen
+    @operation(types.void, ())
+    def dot(builder):
+        call(builder, "llvm.x86.tdpbusd", _VOID, *(_BYTE(tile) for tile in (sums, a, b)))
 
     return dot

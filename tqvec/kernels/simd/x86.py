@@ -3,259 +3,181 @@
 from __future__ import annotations
 
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+from numba.core import types
 
-from tqvec.kernels.simd.vector import f32x16, i8x16, i8x32, i8x64, i16x16, i16x32, i32x8, i32x16, llvm_type, part
+from tqvec.kernels.simd.vector import (
+    INDEX,
+    Vector,
+    broadcast,
+    call,
+    constant,
+    f32x16,
+    i8x16,
+    i8x32,
+    i8x64,
+    i16x16,
+    i16x32,
+    i32x8,
+    i32x16,
+    i64x8,
+    load_from,
+    operation,
+    take,
+    take_from_two,
+)
 
-
-def _declare(builder, name, result, arguments):
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
-
-
-@intrinsic
-def dot_pairs_i32x16(typingctx, acc, a, b):
-    """AVX-512 VNNI ``vpdpwssd``: each lane of `acc` gains the two products of the int16 pairs in `a` and `b`."""
-
-    def codegen(context, builder, signature, args):
-        kind = llvm_type(i32x16)
-        function = _declare(builder, "llvm.x86.avx512.vpdpwssd.512", kind, [kind] * 3)
-        return builder.call(function, args)
-
-    return i32x16(i32x16, i32x16, i32x16), codegen
-
-
-@intrinsic
-def dot_pairs_i32x8(typingctx, acc, a, b):
-    """AVX2 ``vpmaddwd`` and an addition: the 8-lane `dot_pairs_i32x16`."""
-
-    def codegen(context, builder, signature, args):
-        kind = llvm_type(i32x8)
-        halves = ir.VectorType(ir.IntType(16), 16)
-        function = _declare(builder, "llvm.x86.avx2.pmadd.wd", kind, [halves] * 2)
-        products = builder.call(function, [builder.bitcast(args[1], halves), builder.bitcast(args[2], halves)])
-        return builder.add(args[0], products)
-
-    return i32x8(i32x8, i32x8, i32x8), codegen
+# AVX-512
 
 
-def _make_permute(vector, index_vector, name):
-    """``permute(table, index)``: lane i is ``table[index[i] % lanes]``."""
+def make_permute(vector: Vector, index_vector: Vector, name: str):
+    """Make ``permute(table, index) -> vector``: lane i is ``table[index[i] % lanes]``."""
 
-    @intrinsic
-    def permute(typingctx, table, index):
-        def codegen(context, builder, signature, args):
-            kinds = [llvm_type(vector), llvm_type(index_vector)]
-            return builder.call(_declare(builder, name, kinds[0], kinds), args)
-
-        return vector(vector, index_vector), codegen
+    @operation(vector, (vector, index_vector))
+    def permute(builder, table, index):
+        return call(builder, f"llvm.x86.avx512.permvar.{name}.512", vector.llvm, table, index)
 
     return permute
 
 
-permute_i8x64 = _make_permute(i8x64, i8x64, "llvm.x86.avx512.permvar.qi.512")  # VBMI vpermb
-permute_i16x32 = _make_permute(i16x32, i16x32, "llvm.x86.avx512.permvar.hi.512")  # vpermw
-permute_f32x16 = _make_permute(f32x16, i32x16, "llvm.x86.avx512.permvar.sf.512")  # vpermps
+permute_i8x64 = make_permute(i8x64, i8x64, "qi")  # VBMI vpermb
+permute_i16x32 = make_permute(i16x32, i16x32, "hi")  # vpermw
+permute_f32x16 = make_permute(f32x16, i32x16, "sf")  # vpermps
 
 
-@intrinsic
-def permute_two_f32x16(typingctx, a, b, index):
-    """AVX-512 ``vpermt2ps``: lane i is lane ``index[i] % 32`` of `a` and `b` one behind the other."""
+def make_permute_two(vector: Vector, index_vector: Vector, name: str):
+    """Make ``permute_two(a, b, index) -> vector``: lane i is entry ``index[i] % (2 * lanes)`` of `a` and then `b`."""
 
-    def codegen(context, builder, signature, args):
-        kind = llvm_type(f32x16)
-        function = _declare(builder, "llvm.x86.avx512.vpermi2var.ps.512", kind, [kind, llvm_type(i32x16), kind])
-        return builder.call(function, [args[0], args[2], args[1]])
+    @operation(vector, (vector, vector, index_vector))
+    def permute_two(builder, a, b, index):
+        return call(builder, f"llvm.x86.avx512.vpermi2var.{name}.512", vector.llvm, a, index, b)
 
-    return f32x16(f32x16, f32x16, i32x16), codegen
+    return permute_two
 
 
-@intrinsic
-def permute_two_i8x64(typingctx, low, high, index):
-    """VBMI ``vpermi2b``: lane i is entry ``index[i] % 128`` of the two tables, one after the other."""
-
-    def codegen(context, builder, signature, args):
-        kind = llvm_type(i8x64)
-        function = _declare(builder, "llvm.x86.avx512.vpermi2var.qi.512", kind, [kind] * 3)
-        return builder.call(function, [args[0], args[2], args[1]])
-
-    return i8x64(i8x64, i8x64, i8x64), codegen
+permute_two_i8x64 = make_permute_two(i8x64, i8x64, "qi")  # VBMI vpermi2b
+permute_two_f32x16 = make_permute_two(f32x16, i32x16, "ps")  # vpermi2ps
 
 
-@intrinsic
-def select_bit_fields_i8x64(typingctx, low, high):
-    """VBMI ``vpmultishiftqb``: `bit_fields_i8x64`, of whose `high` bits 0 … 6 count.
+@operation(i8x64, (i8x64, i8x64))
+def multishift_i8x64(builder, a, first):
+    """VBMI ``vpmultishiftqb``: byte i is the eight bits from ``first[i] % 64`` on, around the end, of its own 64."""
+    return call(builder, "llvm.x86.avx512.pmultishift.qb.512", i8x64.llvm, first, a)
+
+
+@operation(i8x64, (types.uint64, types.uint64))
+def multishift_fields_i8x64(builder, low, high):
+    """VBMI ``vpmultishiftqb``: `extract_fields_i8x64`, where bits 0 … 6 of `high` count.
 
     A byte takes eight bits of its own 64-bit lane, around its end. So all lanes get `low`, and the last one, the only
     one whose fields reach past bit 63, has the bits of `high` where they come around.
     """
-
-    def codegen(context, builder, signature, args):
-        word, kind = ir.IntType(64), llvm_type(i8x64)
-        words = ir.VectorType(word, 8)
-        nothing, lane = ir.Constant(words, ir.Undefined), ir.IntType(32)
-        last = builder.and_(args[0], ir.Constant(word, 0xFF << 56))
-        last = builder.or_(last, builder.and_(args[1], ir.Constant(word, 0x7F)))
-        first = builder.insert_element(nothing, args[0], ir.Constant(lane, 0))
-        source = builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(lane, 8), [0] * 8))
-        source = builder.insert_element(source, last, ir.Constant(lane, 7))
-        function = _declare(builder, "llvm.x86.avx512.pmultishift.qb.512", kind, [kind] * 2)
-        return builder.call(function, [ir.Constant(kind, list(range(64))), builder.bitcast(source, kind)])
-
-    return i8x64(types.uint64, types.uint64), codegen
+    word = ir.IntType(64)
+    last = builder.and_(low, word(0xFF << 56))
+    last = builder.or_(last, builder.and_(high, word(0x7F)))
+    source = builder.insert_element(broadcast(builder, i64x8, low), last, INDEX(7))
+    first = constant(i8x64, range(64))
+    return call(builder, "llvm.x86.avx512.pmultishift.qb.512", i8x64.llvm, first, builder.bitcast(source, i8x64.llvm))
 
 
-@intrinsic
-def fields_of_words_i8x64(typingctx, a, first):
-    """VBMI ``vpmultishiftqb``: byte i is the eight bits from ``first[i] % 64`` on, around the end, of its own 64."""
-
-    def codegen(context, builder, signature, args):
-        kind = llvm_type(i8x64)
-        function = _declare(builder, "llvm.x86.avx512.pmultishift.qb.512", kind, [kind] * 2)
-        return builder.call(function, [args[1], args[0]])
-
-    return i8x64(i8x64, i8x64), codegen
-
-
-@intrinsic
-def transpose_bits_i8x64(typingctx, a):
+@operation(i8x64, (i8x64,))
+def transpose_bits_i8x64(builder, a):
     """GFNI ``vgf2p8affineqb``: bit i of byte j is bit j of byte 7 - i, in each eight bytes."""
-
-    def codegen(context, builder, signature, args):
-        kind = llvm_type(i8x64)
-        function = _declare(builder, "llvm.x86.vgf2p8affineqb.512", kind, [kind, kind, ir.IntType(8)])
-        one_bit = ir.Constant(kind, [1 << i % 8 for i in range(64)])
-        return builder.call(function, [one_bit, args[0], ir.Constant(ir.IntType(8), 0)])
-
-    return i8x64(i8x64), codegen
+    one_bit = constant(i8x64, [1 << i % 8 for i in range(64)])
+    return call(builder, "llvm.x86.vgf2p8affineqb.512", i8x64.llvm, one_bit, a, ir.IntType(8)(0))
 
 
-@intrinsic
-def dot_bytes_i32x16(typingctx, acc, a, b):
-    """AVX-512 VNNI ``vpdpbusd``: each lane of `acc` gains four products, unsigned bytes of `a` by signed of `b`."""
-
-    def codegen(context, builder, signature, args):
-        sums = llvm_type(i32x16)
-        kind = llvm_type(i8x64)
-        function = _declare(builder, "llvm.x86.avx512.vpdpbusd.512", sums, [sums, kind, kind])
-        return builder.call(function, args)
-
-    return i32x16(i32x16, i8x64, i8x64), codegen
+@operation(i32x16, (i32x16, i8x64, i8x64))
+def dot_bytes_i32x16(builder, acc, a, b):
+    """VNNI ``vpdpbusd``: add four products per lane to `acc`, unsigned bytes of `a` by signed ones of `b`."""
+    return call(builder, "llvm.x86.avx512.vpdpbusd.512", i32x16.llvm, acc, a, b)
 
 
-@intrinsic
-def dot_words_i32x16(typingctx, acc, a, b):
-    """`dot_pairs_i32x16` on vectors of 32 int16."""
-
-    def codegen(context, builder, signature, args):
-        kind = llvm_type(i32x16)
-        function = _declare(builder, "llvm.x86.avx512.vpdpwssd.512", kind, [kind] * 3)
-        return builder.call(function, [args[0], builder.bitcast(args[1], kind), builder.bitcast(args[2], kind)])
-
-    return i32x16(i32x16, i16x32, i16x32), codegen
+@operation(i32x16, (i32x16, i32x16, i32x16))
+def dot_pairs_i32x16(builder, acc, a, b):
+    """VNNI ``vpdpwssd``: add the two products of the int16 pairs in `a` and `b` to each lane of `acc`."""
+    return call(builder, "llvm.x86.avx512.vpdpwssd.512", i32x16.llvm, acc, a, b)
 
 
-def _in_halves(builder, name, element, lanes, args):
-    """An AVX2 function of two vectors of 64 bytes, applied to their halves."""
-    kind = ir.VectorType(ir.IntType(512 // 2 // lanes), lanes)
-    function = _declare(builder, name, ir.VectorType(element, 256 // element.width), [kind] * 2)
+@operation(i32x16, (i32x16, i16x32, i16x32))
+def dot_words_i32x16(builder, acc, a, b):
+    """`dot_pairs_i32x16` of registers of 32 int16."""
+    pairs = (builder.bitcast(words, i32x16.llvm) for words in (a, b))
+    return call(builder, "llvm.x86.avx512.vpdpwssd.512", i32x16.llvm, acc, *pairs)
+
+
+# AVX2
+
+
+@operation(i32x8, (i32x8, i16x16, i16x16))
+def dot_words_i32x8(builder, acc, a, b):
+    """``vpmaddwd`` and an addition: the 8-lane `dot_words_i32x16`."""
+    return builder.add(acc, call(builder, "llvm.x86.avx2.pmadd.wd", i32x8.llvm, a, b))
+
+
+@operation(i32x8, (i32x8, i32x8, i32x8))
+def dot_pairs_i32x8(builder, acc, a, b):
+    """``vpmaddwd`` and an addition: the 8-lane `dot_pairs_i32x16`."""
+    words = (builder.bitcast(pairs, i16x16.llvm) for pairs in (a, b))
+    return builder.add(acc, call(builder, "llvm.x86.avx2.pmadd.wd", i32x8.llvm, *words))
+
+
+@operation(i16x16, (i8x32, i8x32))
+def multiply_bytes_i16x16(builder, a, b):
+    """``vpmaddubsw``: the 32-byte `multiply_bytes_i16x32`."""
+    return call(builder, "llvm.x86.avx2.pmadd.ub.sw", i16x16.llvm, a, b)
+
+
+def _call_on_halves(builder, name, half: Vector, a, b):
+    """Call an AVX2 function of two registers, whose result is a `half`, on both halves of 64 bytes."""
+    lanes = a.type.count // 2
     halves = [
-        builder.call(function, [part(builder, arg, range(first, first + lanes)) for arg in args])
-        for first in (0, lanes)
+        call(builder, f"llvm.x86.avx2.{name}", half.llvm, *(take(builder, arg, part) for arg in (a, b)))
+        for part in (range(lanes), range(lanes, 2 * lanes))
     ]
-    whole = ir.Constant(ir.VectorType(ir.IntType(32), 512 // element.width), list(range(512 // element.width)))
-    return builder.shuffle_vector(*halves, whole)
+    return take_from_two(builder, *halves, range(2 * half.n))
 
 
-@intrinsic
-def lookup_i8x64(typingctx, table, index):
-    """AVX2 ``vpshufb``: lane i is ``table[i // 16 * 16 + index[i]]``, for an index of 0 … 15."""
+@operation(i16x32, (i8x64, i8x64))
+def multiply_bytes_i16x32(builder, a, b):
+    """``vpmaddubsw``: two products per lane, unsigned bytes of `a` by signed ones of `b`; their sum saturates."""
+    return _call_on_halves(builder, "pmadd.ub.sw", i16x16, a, b)
 
-    def codegen(context, builder, signature, args):
-        return _in_halves(builder, "llvm.x86.avx2.pshuf.b", ir.IntType(8), 32, args)
 
-    return i8x64(i8x64, i8x64), codegen
+@operation(i32x16, (i16x32, i16x32))
+def multiply_words_i32x16(builder, a, b):
+    """``vpmaddwd``: each lane is the sum of the two products of the int16 pairs in `a` and `b`."""
+    return _call_on_halves(builder, "pmadd.wd", i32x8, a, b)
+
+
+@operation(i8x64, (i8x64, i8x64))
+def lookup_i8x64(builder, table, index):
+    """``vpshufb``: lane i is ``table[i // 16 * 16 + index[i]]``, for an index of 0 … 15."""
+    return _call_on_halves(builder, "pshuf.b", i8x32, table, index)
 
 
 _TABLE_128 = types.UniTuple(i8x64, 8)
 
 
-@intrinsic
-def load_table_128(typingctx, address):
-    """A table of 128 bytes as `lookup_128_i8x64` takes it: its 16 bytes number i, exclusive or those before them."""
-
-    def codegen(context, builder, signature, args):
-        kind = llvm_type(i8x16)
-        before, registers = ir.Constant(kind, [0] * 16), []
-        for i in range(8):
-            at = builder.inttoptr(builder.add(args[0], ir.Constant(args[0].type, 16 * i)), kind.as_pointer())
-            entries = builder.load(at)
-            entries.align = 1
-            registers.append(part(builder, builder.xor(entries, before), list(range(16)) * 4))
-            before = entries
-        return context.make_tuple(builder, _TABLE_128, registers)
-
-    return _TABLE_128(types.intp), codegen
+@operation(_TABLE_128, (types.intp,))
+def load_table_128(builder, address):
+    """Load a table of 128 bytes as `lookup_128_i8x64` takes it: its 16 bytes number i, exclusive or those before."""
+    before, registers = constant(i8x16, 0), []
+    for i in range(8):
+        entries = load_from(builder, builder.add(address, address.type(16 * i)), i8x16.llvm)
+        registers.append(take(builder, builder.xor(entries, before), [*range(16)] * 4))
+        before = entries
+    return registers
 
 
-@intrinsic
-def lookup_128_i8x64(typingctx, table, index):
-    """AVX2: lane i is entry ``index[i]``, 0 … 127, of a table from `load_table_128`.
+@operation(i8x64, (_TABLE_128, i8x64))
+def lookup_128_i8x64(builder, table, index):
+    """``vpshufb``: lane i is entry ``index[i]``, 0 … 127, of a table from `load_table_128`.
 
     ``vpshufb`` gives 0 where the index is negative. The index is 16 less at each of the eight lookups, so the entries
     up to the last before that are added up without carry, and leave the one that is meant.
     """
-
-    def codegen(context, builder, signature, args):
-        kind = llvm_type(i8x64)
-        total, left = ir.Constant(kind, [0] * 64), args[1]
-        for register in cgutils.unpack_tuple(builder, args[0], 8):
-            found = _in_halves(builder, "llvm.x86.avx2.pshuf.b", ir.IntType(8), 32, [register, left])
-            total = builder.xor(total, found)
-            left = builder.sub(left, ir.Constant(kind, [16] * 64))
-        return total
-
-    return i8x64(_TABLE_128, i8x64), codegen
-
-
-@intrinsic
-def multiply_words_i32x16(typingctx, a, b):
-    """AVX2 ``vpmaddwd``: each lane is the sum of the two products of the int16 pairs in `a` and `b`."""
-
-    def codegen(context, builder, signature, args):
-        return _in_halves(builder, "llvm.x86.avx2.pmadd.wd", ir.IntType(32), 16, args)
-
-    return i32x16(i16x32, i16x32), codegen
-
-
-@intrinsic
-def multiply_bytes_i16x32(typingctx, a, b):
-    """AVX2 ``vpmaddubsw``: two products of unsigned bytes of `a` by signed of `b` a lane; their sum saturates."""
-
-    def codegen(context, builder, signature, args):
-        return _in_halves(builder, "llvm.x86.avx2.pmadd.ub.sw", ir.IntType(16), 32, args)
-
-    return i16x32(i8x64, i8x64), codegen
-
-
-@intrinsic
-def multiply_bytes_i16x16(typingctx, a, b):
-    """The 32-byte `multiply_bytes_i16x32`."""
-
-    def codegen(context, builder, signature, args):
-        kind = llvm_type(i8x32)
-        return builder.call(_declare(builder, "llvm.x86.avx2.pmadd.ub.sw", llvm_type(i16x16), [kind] * 2), args)
-
-    return i16x16(i8x32, i8x32), codegen
-
-
-@intrinsic
-def dot_words_i32x8(typingctx, acc, a, b):
-    """`dot_pairs_i32x8` on vectors of 16 int16."""
-
-    def codegen(context, builder, signature, args):
-        kind = llvm_type(i16x16)
-        function = _declare(builder, "llvm.x86.avx2.pmadd.wd", llvm_type(i32x8), [kind] * 2)
-        return builder.add(args[0], builder.call(function, args[1:]))
-
-    return i32x8(i32x8, i16x16, i16x16), codegen
+    total = constant(i8x64, 0)
+    for register in table:
+        total = builder.xor(total, _call_on_halves(builder, "pshuf.b", i8x32, register, index))
+        index = builder.sub(index, constant(i8x64, 16))
+    return total

@@ -7,18 +7,16 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.allowed import SPARE, allowed_rows
-from tqvec.kernels.simd.base import (
+from tqvec.kernels.simd.bits import find_lowest_bit
+from tqvec.kernels.simd.floats import (
     add_f32x16,
-    at_least_f32x16,
-    load_f32x16,
-    load_i32x16,
-    lowest_bit,
+    convert_f32x16,
+    greater_equal_f32x16,
     min_f32x16,
     mul_f32x16,
-    splat_f32x16,
     sub_f32x16,
-    to_f32x16,
 )
+from tqvec.kernels.simd.memory import load_f32x16, load_i32x16, splat_f32x16
 from tqvec.kernels.staged.full_score import row_dot
 from tqvec.kernels.staged.prefetch import RowList
 from tqvec.kernels.staged.unpack import BandShape
@@ -118,8 +116,8 @@ def search_batch(rows, stages, batch, where, heaps):
                 high_cut = _cut(least + 64, slack + 64, inverse.ctypes.data + 4 * q + 64, few)
                 for v in range(min(PAIR, n - r)):
                     sums = product + 128 * v
-                    passed = at_least_f32x16(to_f32x16(load_i32x16(sums)), low_cut)
-                    passed |= at_least_f32x16(to_f32x16(load_i32x16(sums + 64)), high_cut)
+                    passed = greater_equal_f32x16(convert_f32x16(load_i32x16(sums)), low_cut)
+                    passed |= greater_equal_f32x16(convert_f32x16(load_i32x16(sums + 64)), high_cut)
                     if passed == 0:
                         continue
                     i = row_numbers[r + v]
@@ -127,11 +125,11 @@ def search_batch(rows, stages, batch, where, heaps):
                     shift = splat_f32x16(biases[i] if biases.size > 0 else np.float32(0.0))
                     for h in range(2):
                         half = 64 * h
-                        x = mul_f32x16(to_f32x16(load_i32x16(sums + half)), load_f32x16(weight + half))
+                        x = mul_f32x16(convert_f32x16(load_i32x16(sums + half)), load_f32x16(weight + half))
                         x = add_f32x16(mul_f32x16(add_f32x16(x, load_f32x16(slack + half)), scale), shift)
-                        bits = at_least_f32x16(x, load_f32x16(least + half))
+                        bits = greater_equal_f32x16(x, load_f32x16(least + half))
                         while bits != 0:
-                            best = q + h * LANES + lowest_bit(bits)
+                            best = q + h * LANES + find_lowest_bit(bits)
                             bits &= bits - np.uint64(1)
                             row = codes.ctypes.data + i * codes.shape[1]
                             layout, table = stages.layout.ctypes.data, stages.level_bytes.ctypes.data

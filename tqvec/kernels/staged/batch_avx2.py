@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.simd.base import (
-    add_i16x32,
-    add_i32x16,
-    as_bytes_i8x64,
+from tqvec.kernels.simd.integers import add_i16x32, add_i32x16
+from tqvec.kernels.simd.memory import (
     load_i8x64,
     splat_i16x32,
     splat_load_i32x16,
@@ -17,6 +15,7 @@ from tqvec.kernels.simd.base import (
     zero_i16x32,
     zero_i32x16,
 )
+from tqvec.kernels.simd.shuffles import view_i32x16_as_i8x64
 from tqvec.kernels.simd.x86 import (
     load_table_128,
     lookup_128_i8x64,
@@ -103,10 +102,10 @@ def _four_rows(levels, stride, queries, words, out):
         for k in range(16 * w, 16 * w + 16):
             at = levels + 4 * k
             q = load_i8x64(queries + 64 * k)
-            a16 = add_i16x32(a16, multiply_bytes_i16x32(as_bytes_i8x64(splat_load_i32x16(at)), q))
-            b16 = add_i16x32(b16, multiply_bytes_i16x32(as_bytes_i8x64(splat_load_i32x16(at + stride)), q))
-            c16 = add_i16x32(c16, multiply_bytes_i16x32(as_bytes_i8x64(splat_load_i32x16(at + 2 * stride)), q))
-            d16 = add_i16x32(d16, multiply_bytes_i16x32(as_bytes_i8x64(splat_load_i32x16(at + 3 * stride)), q))
+            a16 = add_i16x32(a16, multiply_bytes_i16x32(view_i32x16_as_i8x64(splat_load_i32x16(at)), q))
+            b16 = add_i16x32(b16, multiply_bytes_i16x32(view_i32x16_as_i8x64(splat_load_i32x16(at + stride)), q))
+            c16 = add_i16x32(c16, multiply_bytes_i16x32(view_i32x16_as_i8x64(splat_load_i32x16(at + 2 * stride)), q))
+            d16 = add_i16x32(d16, multiply_bytes_i16x32(view_i32x16_as_i8x64(splat_load_i32x16(at + 3 * stride)), q))
         a = add_i32x16(a, multiply_words_i32x16(a16, ones))
         b = add_i32x16(b, multiply_words_i32x16(b16, ones))
         c = add_i32x16(c, multiply_words_i32x16(c16, ones))

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.simd.base import (
-    as_bytes_i8x64,
-    load_i8x64,
-    splat_load_i32x16,
-    store_i8x64,
-    store_i32x16,
-    zero_i32x16,
-)
+from tqvec.kernels.simd.memory import load_i8x64, splat_load_i32x16, store_i8x64, store_i32x16, zero_i32x16
+from tqvec.kernels.simd.shuffles import view_i32x16_as_i8x64
 from tqvec.kernels.simd.x86 import dot_bytes_i32x16, permute_i8x64, permute_two_i8x64
 from tqvec.kernels.staged.one_query_avx512 import trellis_codes_avx512
 from tqvec.kernels.staged.prefetch import listed_row
@@ -83,7 +77,7 @@ def end_products_avx512():
 @jit
 def _add(sums, x, queries):
     """Add the products of four levels of a row with those of 32 queries, in two registers."""
-    x = as_bytes_i8x64(x)
+    x = view_i32x16_as_i8x64(x)
     return dot_bytes_i32x16(sums[0], x, queries[0]), dot_bytes_i32x16(sums[1], x, queries[1])
 
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from tqvec.kernels._jit import jit
 from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.simd.base import load_u64, sum_i32x16, zero_i32x16
+from tqvec.kernels.simd.integers import sum_i32x16
+from tqvec.kernels.simd.memory import load_u64, zero_i32x16
 from tqvec.kernels.tables import LAYOUT_FIELDS, TABLE_BYTES
 
 add_dots = kernel("add_dots")

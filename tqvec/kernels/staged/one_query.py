@@ -8,25 +8,25 @@ from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.arguments import Estimator, RowBlocks, SecondStage
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.allowed import POSITIONS
-from tqvec.kernels.simd.base import (
+from tqvec.kernels.simd.bits import count_bits, find_lowest_bit, select_f32x16
+from tqvec.kernels.simd.floats import (
     add_f32x16,
-    add_i32x8,
-    at_least_f32x16,
-    count_bits,
+    convert_f32x16,
+    greater_equal_f32x16,
     greater_f32x16,
+    max_f32x16,
+    mul_f32x16,
+)
+from tqvec.kernels.simd.integers import add_i32x8
+from tqvec.kernels.simd.memory import (
     load_bytes_i32x8,
     load_f32x16,
     load_u64,
-    lowest_bit,
-    max_f32x16,
-    mul_f32x16,
     prefetch,
-    select_f32x16,
     splat_f32x16,
     splat_i32x8,
     store_f32x16,
     store_i32x8,
-    to_f32x16,
 )
 from tqvec.kernels.staged.full_score import row_dot
 from tqvec.kernels.staged.prefetch import AHEAD, prefetch_row
@@ -74,7 +74,7 @@ def _store_estimates(totals, line, rows, row, out):
     """
     slope, shift, width = line
     scales, bias, allowed = rows
-    x = add_f32x16(mul_f32x16(to_f32x16(totals), slope), shift)
+    x = add_f32x16(mul_f32x16(convert_f32x16(totals), slope), shift)
     scale = load_f32x16(scales + 4 * row)
     x = mul_f32x16(x, scale)
     if bias != 0:
@@ -140,7 +140,7 @@ def first_probes(estimates, tops, n, best, rows):
     for group in range(n // ROWS):
         bits = greater_f32x16(load_f32x16(tops.ctypes.data + ROWS * group), splat_f32x16(best[0]))
         while bits != 0:
-            lane = lowest_bit(bits)
+            lane = find_lowest_bit(bits)
             bits &= bits - np.uint64(1)
             topk_push_portable(tops[group, lane], LANES * group + lane, best, rows)
     count = 0
@@ -169,13 +169,13 @@ def candidates(estimates, tops, scales, blocks, n, slack, threshold, out):
     width = splat_f32x16(slack)
     count = 0
     for group in range(0, n, ROWS):
-        if at_least_f32x16(load_f32x16(tops.ctypes.data + group), least) == 0:
+        if greater_equal_f32x16(load_f32x16(tops.ctypes.data + group), least) == 0:
             continue
         for v in range(group, group + ROWS, LANES):
             row = first + v if starts.size == 0 else np.int64(starts[v // LANES])
             scale = load_f32x16(scales.ctypes.data + 4 * row)
             upper = add_f32x16(load_f32x16(estimates.ctypes.data + 4 * v), mul_f32x16(scale, width))
-            bits = at_least_f32x16(upper, least)
+            bits = greater_equal_f32x16(upper, least)
             for part in range(2):
                 eight = (bits >> np.uint64(8 * part)) & np.uint64(255)
                 lanes = load_bytes_i32x8(POSITIONS.ctypes.data + 8 * np.int64(eight))

@@ -5,38 +5,44 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import jit
-from tqvec.kernels.simd.base import (
+from tqvec.kernels.simd.bits import (
+    and_i8x64,
+    drop_lowest_bits_i8x32,
+    extract_fields_i8x64,
+    extract_high_bytes_i16x16,
+    extract_high_nibbles_i8x64,
+    extract_low_nibbles_i8x64,
+    extract_lowest_bits_i8x32,
+    raise_low_bytes_i16x16,
+    select_negative_i8x64,
+)
+from tqvec.kernels.simd.integers import (
     add_halves_i8x32,
     add_i8x64,
     add_i16x16,
     add_i32x16,
     add_pairs_i32x16,
-    and_i8x64,
-    as_words_i16x16,
-    bit_fields_i8x64,
-    high_byte_table_i8x64,
-    high_bytes_i16x16,
-    high_nibbles_i8x64,
-    interleave_high_i16x32,
-    interleave_low_i16x32,
+    sub_i16x16,
+    sum_i32x8,
+)
+from tqvec.kernels.simd.memory import (
     load_i8x32,
     load_i8x64,
     load_i16x32,
     load_u64,
-    low_byte_table_i8x64,
-    low_nibbles_i8x64,
-    lowest_bits_i8x32,
-    next_bits_i8x32,
     prefetch,
-    select_negative_i8x64,
-    shift_bytes_i16x16,
     splat_i8x64,
     splat_i16x16,
-    sub_i16x16,
-    sum_i32x8,
     zero_i16x16,
     zero_i32x8,
     zero_i32x16,
+)
+from tqvec.kernels.simd.shuffles import (
+    interleave_high_i16x32,
+    interleave_low_i16x32,
+    tile_high_bytes_i8x64,
+    tile_low_bytes_i8x64,
+    view_i8x32_as_i16x16,
 )
 from tqvec.kernels.simd.x86 import (
     dot_words_i32x8,
@@ -57,9 +63,9 @@ PREFIX_AXES = (0, 2, 3, 1)  # byte 16 t + v: a lookup within 16 bytes takes one 
 @jit
 def _sums(x, low_table, high_table):
     """For 32 bits of 16 rows: byte v plus byte 16 + v is the sum of the eight table entries of row v."""
-    low = lookup_i8x64(low_table, low_nibbles_i8x64(x))
-    high = lookup_i8x64(high_table, high_nibbles_i8x64(x))
-    return as_words_i16x16(add_halves_i8x32(add_i8x64(low, high)))
+    low = lookup_i8x64(low_table, extract_low_nibbles_i8x64(x))
+    high = lookup_i8x64(high_table, extract_high_nibbles_i8x64(x))
+    return view_i8x32_as_i16x16(add_halves_i8x32(add_i8x64(low, high)))
 
 
 @jit
@@ -83,12 +89,12 @@ def _two_blocks(p0, p1, n0, n1, table, groups):
             prefetch(n1 + 64 * g)
             x = _sums(load_i8x64(p0 + 64 * g), low, high)
             both0 = add_i16x16(both0, x)
-            odd0 = add_i16x16(odd0, high_bytes_i16x16(x))
+            odd0 = add_i16x16(odd0, extract_high_bytes_i16x16(x))
             x = _sums(load_i8x64(p1 + 64 * g), low, high)
             both1 = add_i16x16(both1, x)
-            odd1 = add_i16x16(odd1, high_bytes_i16x16(x))
-        t0 = add_pairs_i32x16(t0, sub_i16x16(both0, shift_bytes_i16x16(odd0)), odd0)
-        t1 = add_pairs_i32x16(t1, sub_i16x16(both1, shift_bytes_i16x16(odd1)), odd1)
+            odd1 = add_i16x16(odd1, extract_high_bytes_i16x16(x))
+        t0 = add_pairs_i32x16(t0, sub_i16x16(both0, raise_low_bytes_i16x16(odd0)), odd0)
+        t1 = add_pairs_i32x16(t1, sub_i16x16(both1, raise_low_bytes_i16x16(odd1)), odd1)
     return t0, t1
 
 
@@ -123,8 +129,8 @@ def plane_dot_avx2(plane, query, size):
             bits = load_i8x32(plane + at // 8)
             for k in range(8):
                 entries = load_i8x32(query + at + 32 * k)
-                sums = add_i16x16(sums, multiply_bytes_i16x16(lowest_bits_i8x32(bits), entries))
-                bits = next_bits_i8x32(bits)
+                sums = add_i16x16(sums, multiply_bytes_i16x16(extract_lowest_bits_i8x32(bits), entries))
+                bits = drop_lowest_bits_i8x32(bits)
         total = dot_words_i32x8(total, sums, ones)
     return sum_i32x8(total)
 
@@ -134,7 +140,7 @@ def trellis_codes_avx2(at, before, plane_bytes, planes, windows):
     """See `trellis_codes_avx512`."""
     bits = load_u64(at + (planes - 1) * plane_bytes)
     low, high = path_stream(bits, before, windows)
-    codes = and_i8x64(bit_fields_i8x64(low, high), splat_i8x64(np.int8((1 << windows) - 1)))
+    codes = and_i8x64(extract_fields_i8x64(low, high), splat_i8x64(np.int8((1 << windows) - 1)))
     return add_subset_bits(codes, at, plane_bytes, planes), bits
 
 
@@ -150,8 +156,8 @@ def _add_words(sums, low, high, query):
 @jit
 def _scalar_dot(sums, row, plane_bytes, planes, table, query, words):
     levels = load_i16x32(table)
-    low = low_byte_table_i8x64(levels)
-    high = high_byte_table_i8x64(levels)
+    low = tile_low_bytes_i8x64(levels)
+    high = tile_high_bytes_i8x64(levels)
     for w in range(words):
         codes = prefix_codes(row + 8 * w, plane_bytes, planes)
         sums = _add_words(sums, lookup_i8x64(low, codes), lookup_i8x64(high, codes), query + 128 * w)

@@ -5,34 +5,32 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import jit
-from tqvec.kernels.simd.base import (
-    add_i32x16,
+from tqvec.kernels.simd.bits import (
     and_i8x64,
-    high_nibbles_i8x64,
-    interleave_high_i16x32,
-    interleave_low_i16x32,
+    extract_high_nibbles_i8x64,
+    extract_low_nibbles_i8x64,
     keep_i8x64,
+    or_i8x64,
+    select_negative_i8x64,
+)
+from tqvec.kernels.simd.integers import add_i32x16, sum_i32x16, widen_high_i16x32, widen_low_i16x32
+from tqvec.kernels.simd.memory import (
     load_i8x64,
     load_i16x32,
     load_u64,
-    low_nibbles_i8x64,
-    or_i8x64,
     prefetch,
-    select_negative_i8x64,
     splat_i8x64,
-    sum_i32x16,
     table_offsets_i8x64,
-    widen_high_i16x32,
-    widen_low_i16x32,
     zero_i32x16,
 )
+from tqvec.kernels.simd.shuffles import interleave_high_i16x32, interleave_low_i16x32
 from tqvec.kernels.simd.x86 import (
     dot_bytes_i32x16,
     dot_words_i32x16,
+    multishift_fields_i8x64,
     permute_i8x64,
     permute_i16x32,
     permute_two_i8x64,
-    select_bit_fields_i8x64,
 )
 from tqvec.kernels.staged.unpack import add_subset_bits, last_path_bits, path_stream, prefix_codes
 
@@ -42,8 +40,8 @@ PREFIX_AXES = (0, 2, 1, 3)  # byte 4 v + t: a byte product adds four of one row
 @jit
 def _add_bits(sums, x, low_table, high_table, offsets, ones):
     """Add the table entries of 32 bits of 16 rows."""
-    low = permute_i8x64(low_table, or_i8x64(low_nibbles_i8x64(x), offsets))
-    high = permute_i8x64(high_table, or_i8x64(high_nibbles_i8x64(x), offsets))
+    low = permute_i8x64(low_table, or_i8x64(extract_low_nibbles_i8x64(x), offsets))
+    high = permute_i8x64(high_table, or_i8x64(extract_high_nibbles_i8x64(x), offsets))
     return dot_bytes_i32x16(dot_bytes_i32x16(sums, low, ones), high, ones)
 
 
@@ -104,7 +102,7 @@ def trellis_codes_avx512(at, before, plane_bytes, planes, windows):
     """
     bits = load_u64(at + (planes - 1) * plane_bytes)
     low, high = path_stream(bits, before, windows)
-    codes = and_i8x64(select_bit_fields_i8x64(low, high), splat_i8x64(np.int8((1 << windows) - 1)))
+    codes = and_i8x64(multishift_fields_i8x64(low, high), splat_i8x64(np.int8((1 << windows) - 1)))
     return add_subset_bits(codes, at, plane_bytes, planes), bits
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tqvec.kernels._jit import jit
-from tqvec.kernels.simd.base import load_i32, prefetch
+from tqvec.kernels.simd.memory import load_i32, prefetch
 
 AHEAD = 16  # rows whose codes are on their way to the cache
 

@@ -8,7 +8,7 @@ from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.arguments import Heap, RowBlocks
 from tqvec.kernels.scan.allowed import WORD, allowed_blocks, word_of
 from tqvec.kernels.scan.queries import integer_queries_portable, query_directions_portable
-from tqvec.kernels.simd.base import count_bits, lowest_bit
+from tqvec.kernels.simd.bits import count_bits, find_lowest_bit
 from tqvec.kernels.staged.one_query import offer_rows, search_one_query
 from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQuery, Z
 
@@ -128,7 +128,7 @@ def _scattered_rows(where):
     for w in range(start // WORD, (stop + WORD - 1) // WORD):
         word = word_of(allowed, w, start, stop)
         while word != 0:
-            row_numbers[rows] = WORD * w + lowest_bit(word)
+            row_numbers[rows] = WORD * w + find_lowest_bit(word)
             word &= word - np.uint64(1)
             rows += 1
     return row_numbers

@@ -7,19 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec.kernels._jit import jit
-from tqvec.kernels.simd.base import (
-    add_where_i8x64,
-    append_bits_i8x64,
-    follow_i64x8,
-    load_i64x8,
-    load_u8,
-    load_u64,
-    shift_join_i64x8,
-    store_i64x8,
-    xor_i64x8,
-    zero_i8x64,
-    zero_i64x8,
-)
+from tqvec.kernels.simd.bits import add_where_i8x64, append_bits_i8x64, funnel_shift_i64x8, xor_i64x8
+from tqvec.kernels.simd.memory import load_i64x8, load_u8, load_u64, store_i64x8, zero_i8x64, zero_i64x8
+from tqvec.kernels.simd.shuffles import prepend_i64x8
 
 
 class BandShape(NamedTuple):
@@ -69,11 +59,11 @@ def parity_plane(row, plane_bytes, planes, mask, out):
     before = last_path_bits(row, plane_bytes, planes)
     for at in range(0, plane_bytes, 64):
         bits = load_i64x8(path + at)
-        previous = follow_i64x8(before, bits)
+        previous = prepend_i64x8(before, bits)
         parities = zero_i64x8()
         for k in range(7):
             if mask >> k & 1:
-                parities = xor_i64x8(parities, shift_join_i64x8(bits, previous, k))
+                parities = xor_i64x8(parities, funnel_shift_i64x8(bits, previous, k))
         store_i64x8(out + at, parities)
         before = load_u64(path + at + 56)
 

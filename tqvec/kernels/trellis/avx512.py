@@ -8,22 +8,24 @@ from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.fwht.avx512 import ROW, aligned_tile, forward_tile_avx512
 from tqvec.kernels.pack.avx512 import pack_tile_avx512
 from tqvec.kernels.quantize.tile_avx512 import add_products_avx512, finish_sums, load_tile_avx512, load_workspace
-from tqvec.kernels.simd.base import (
-    add_i32x16,
+from tqvec.kernels.simd.bits import (
     add_where_i32x16,
     and_i32x16,
-    bits_set_i32x16,
-    greater_f32x16,
+    and_nonzero_i32x16,
+    select_f32x16,
+    select_i32x16,
+    shift_left_i32x16,
+    shift_right_i32x16,
+)
+from tqvec.kernels.simd.floats import greater_f32x16
+from tqvec.kernels.simd.integers import add_i32x16
+from tqvec.kernels.simd.memory import (
     load_bytes_i32x16,
     load_f32x16,
     load_i32x16,
     load_nibbles_i32x16,
     load_words_i32x16,
     prefetch,
-    select_f32x16,
-    select_i32x16,
-    shift_left_i32x16,
-    shift_right_i32x16,
     splat_i32x16,
     store_f32x16,
     store_i32x16,
@@ -99,13 +101,13 @@ def _lookup_32(table, index):
 
 @jit
 def _lookup_64(table, index):
-    upper = bits_set_i32x16(index, splat_i32x16(np.int32(32)))
+    upper = and_nonzero_i32x16(index, splat_i32x16(np.int32(32)))
     return select_f32x16(upper, _lookup_32(table + 128, index), _lookup_32(table, index))
 
 
 @jit
 def _lookup_128(table, index):
-    upper = bits_set_i32x16(index, splat_i32x16(np.int32(64)))
+    upper = and_nonzero_i32x16(index, splat_i32x16(np.int32(64)))
     return select_f32x16(upper, _lookup_64(table + 256, index), _lookup_64(table, index))
 
 
@@ -169,7 +171,7 @@ def _decided(states, decisions, at):
     elif states == 32:
         words = load_i32x16(decisions)
     else:
-        upper = bits_set_i32x16(at, splat_i32x16(np.int32(32)))
+        upper = and_nonzero_i32x16(at, splat_i32x16(np.int32(32)))
         words = select_i32x16(upper, load_i32x16(decisions + 64), load_i32x16(decisions))
         at = and_i32x16(at, splat_i32x16(np.int32(31)))
     return and_i32x16(shift_right_i32x16(words, at), splat_i32x16(np.int32(1)))
@@ -233,7 +235,7 @@ def _back(y, band, nu, nearest, work, masks, levels):
             index = _choose(value, tree, np.int32(32), index, to + 2 * plane)
         if nbits > 1:
             index = _choose(value, tree, np.int32(64), index, to + plane)
-        store_u16(to, bits_set_i32x16(now, splat_i32x16(np.int32(states // 2))))
+        store_u16(to, and_nonzero_i32x16(now, splat_i32x16(np.int32(states // 2))))
         store_f32x16(levels.ctypes.data + ROW * j, _lookup_128(nearest.ctypes.data + 4 * PAIRS, index))
         now = _before(states, nu, higher, now)
 

@@ -14,26 +14,24 @@ from __future__ import annotations
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.fwht.avx512 import ROW
-from tqvec.kernels.simd.base import (
-    add_f32x16,
-    even_quarters_f32x16,
-    greater_f32x16,
-    high_halves_f32x16,
-    interleave_high_f32x16,
-    interleave_low_f32x16,
+from tqvec.kernels.simd.floats import add_f32x16, greater_f32x16, min_f32x16, mul_f32x16, sub_f32x16
+from tqvec.kernels.simd.memory import (
     load_f32x16,
     load_fourfold_f32x16,
     load_halves_f32x16,
     load_i32,
     load_i32x16,
-    low_halves_f32x16,
-    min_f32x16,
-    mul_f32x16,
-    odd_quarters_f32x16,
     splat_load_f32x16,
     store_f32x16,
     store_u16,
-    sub_f32x16,
+)
+from tqvec.kernels.simd.shuffles import (
+    interleave_high_f32x16,
+    interleave_low_f32x16,
+    join_even_quarters_f32x16,
+    join_high_halves_f32x16,
+    join_low_halves_f32x16,
+    join_odd_quarters_f32x16,
 )
 from tqvec.kernels.simd.x86 import permute_f32x16
 
@@ -84,8 +82,8 @@ def _step_4(cost, lower, higher, rows, offsets, y, decisions):
     values = load_fourfold_f32x16(y)
     a = load_halves_f32x16(_row(rows, offsets), _row(rows, offsets + 4))
     b = load_halves_f32x16(_row(rows, offsets + 8), _row(rows, offsets + 12))
-    low = sub_f32x16(values, even_quarters_f32x16(a, b))
-    high = sub_f32x16(values, odd_quarters_f32x16(a, b))
+    low = sub_f32x16(values, join_even_quarters_f32x16(a, b))
+    high = sub_f32x16(values, join_odd_quarters_f32x16(a, b))
     return _advance(cost, lower, higher, low, high, decisions)
 
 
@@ -93,7 +91,7 @@ def _step_4(cost, lower, higher, rows, offsets, y, decisions):
 def _step_8(cost, lower, higher, rows, offsets, y, decisions):
     a = sub_f32x16(splat_load_f32x16(y), load_f32x16(_row(rows, offsets)))
     b = sub_f32x16(splat_load_f32x16(y + 4), load_f32x16(_row(rows, offsets + 4)))
-    return _advance(cost, lower, higher, low_halves_f32x16(a, b), high_halves_f32x16(a, b), decisions)
+    return _advance(cost, lower, higher, join_low_halves_f32x16(a, b), join_high_halves_f32x16(a, b), decisions)
 
 
 @jit

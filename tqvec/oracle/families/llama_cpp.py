@@ -1,6 +1,6 @@
 """Blocks of llama.cpp forks: ``turbo2``, ``turbo3``, ``turbo4``.
 
-Groups of coordinates have a length of their own, and blocks hold their scale. The "turbo" page says what is published.
+Groups of coordinates have a length of their own, and blocks hold their scale. Their page says what is published.
 """
 
 from __future__ import annotations

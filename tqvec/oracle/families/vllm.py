@@ -1,6 +1,7 @@
 """Slots of vLLM's key-value cache: ``vllm_4bit_nc``, ``vllm_k3v4_nc``, ``vllm_3bit_nc``.
 
-Keys are coded by Algorithm 1 with a restored length, values in equal steps. The "vllm" page says what is published.
+Keys are coded by Algorithm 1 with a restored length, values in equal steps.
+The "vLLM's presets" page says what is published.
 """
 
 from __future__ import annotations
