@@ -198,12 +198,9 @@ def test_one_decorator_compiles_everything(path):
     assert not compilers & {name.rsplit(".", 1)[1] for name in names if "." in name}
 
 
-STILL_LONG = {"codec/turboquant.py", "index/index.py", "kernels/simd/base.py", "oracle/mistakes.py"}  # to be cut up
-
-
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_files_are_short(path):
-    limit = 250 if room(path) == "reference" else 800 if name_of(path) in STILL_LONG else 400
+    limit = 250 if room(path) == "reference" else 400
     assert len(path.read_text().splitlines()) <= limit
 
 

@@ -11,8 +11,7 @@ import tqvec
 from tqvec.errors import InputError, LossWarning
 from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import load_sample
-from tqvec.index import index as index_module
-from tqvec.index import training
+from tqvec.index import contents, training
 from tqvec.kernels.dispatch import implementation
 
 SEED = 8
@@ -325,7 +324,7 @@ def test_training_changes_nothing_if_it_does_not_help_or_fails(monkeypatch):
         longest.train(x)
     recode = training.recode
     monkeypatch.setattr(
-        index_module, "recode", lambda rows, *more: recode(rows, *more) if len(rows["scale"]) < 300 else 1 / 0
+        contents, "recode", lambda rows, *more: recode(rows, *more) if len(rows["scale"]) < 300 else 1 / 0
     )
     with pytest.warns(LossWarning), pytest.raises(ZeroDivisionError):
         index.train(x)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,33 +16,23 @@ from tqvec._types import CodebookName, Floats, Ids, MetricName
 from tqvec.codec.bands import Width
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError, LossWarning
+from tqvec.index.contents import Contents
 from tqvec.index.diagnose.diagnosis import Diagnosis, diagnose
 from tqvec.index.errors.rerank import search_reranked
 from tqvec.index.errors.shortlist import search_shortlist
 from tqvec.index.errors.standard_errors import search_with_errors
 from tqvec.index.file import io
 from tqvec.index.metrics import METRICS, Metric
-from tqvec.index.nbytes import IndexBytes, count_bytes
-from tqvec.index.rows import empty_rows, encode_rows
-from tqvec.index.scanner import Scanner
-from tqvec.index.selectors import Filter, allowed_rows, integers
-from tqvec.index.snapshot import Results, Snapshot
-from tqvec.index.store import FULL_BLOCK_ROWS, Blocks, Store, first_id
-from tqvec.index.training import Samples, Training, fit, recode
+from tqvec.index.selectors import Filter
+from tqvec.index.snapshot import Results
+from tqvec.index.store import first_id
+from tqvec.index.training import Samples, Training, fit
 
 _FIRST_HITS = 64  # results of the first round of a range search; each further round asks for four times as many
 _CONFIDENCE = 0.99  # of the shortlist that is reranked
 
 
-class _Core(NamedTuple):
-    """The parts that training replaces, in one assignment: a search takes them once."""
-
-    codec: TurboQuant
-    scanner: Scanner
-    store: Store
-
-
-class Index:
+class Index(Contents):
     """Compressed vectors that can be searched without decompressing them.
 
     No training is needed. `train` fits the codec to the data, for more recall at the same bytes.
@@ -88,8 +77,6 @@ class Index:
     ([0, 1, 2], 36)
     """
 
-    _block_rows = FULL_BLOCK_ROWS
-
     def __init__(
         self,
         d: int,
@@ -101,109 +88,10 @@ class Index:
         kind = Metric(_validate.choice(metric, "metric", METRICS))
         self._start(TurboQuant(d, nbits=nbits, codebook=codebook, seed=seed), kind)
 
-    @classmethod
-    def _from_codec(cls, codec: TurboQuant, metric: Metric) -> Index:
-        """An empty index."""
-        index = cls.__new__(cls)
-        index._start(codec, metric)
-        return index
-
-    def _start(self, codec: TurboQuant, metric: Metric) -> None:
-        self.d, self.nbits = codec.d, codec.nbits
-        self.metric: MetricName = metric.value
-        self._metric = metric
-        self._lock = threading.RLock()  # held by each change, and while ids are looked up
-        self._core = self._empty(codec)
-
-    def _empty(self, codec: TurboQuant) -> _Core:
-        scanner = Scanner(codec, self._metric)
-        return _Core(codec, scanner, Store(empty_rows(codec, self._metric), scanner.prefixes, self._block_rows))
-
-    def _like(self, codec: TurboQuant) -> Index:
-        """An empty index of another codec, all else equal."""
-        return self._from_codec(codec, self._metric)
-
-    def __copy__(self) -> Index:
-        """Return an index of the same vectors; later changes of either don't show in the other."""
-        with self._lock:
-            core = self._core
-            store = core.store.copy()
-        other = self._like(core.codec)
-        other._core = other._core._replace(store=store)
-        return other
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Index:
-        return self.__copy__()
-
-    def __getstate__(self) -> dict[str, Any]:
-        core, blocks, next_id = self._moment()
-        first = first_id(blocks, next_id)
-        parts = [(rows, ids if first is None else None) for rows, ids in core.store.iter_chunks(blocks)]
-        settings = {name: getattr(self, name) for name in ("metric", "d", "nbits")}
-        return settings | {"codec": core.codec, "parts": parts, "first_id": first, "next_id": next_id}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._start(state["codec"], Metric(state["metric"]))
-        store = self._core.store
-        store.next_id = state["first_id"] or 0
-        for rows, ids in state["parts"]:
-            store.append(rows, ids, False)
-        store.next_id = state["next_id"]
-
-    def _moment(self) -> tuple[_Core, Blocks, int]:
-        """Blocks and next id that belong together, and the core that they are from."""
-        with self._lock:
-            core = self._core
-            return core, core.store.blocks, core.store.next_id
-
-    @property
-    def codec(self) -> TurboQuant:
-        """The codec that compresses vectors."""
-        return self._core.codec
-
     def __repr__(self) -> str:
         kind = "codebook='trellis', " if self.codec.codebook == "trellis" else ""
         kind += "" if self.codec.calibration is None else "trained, "
         return f"Index(d={self.d}, nbits={self.nbits}, {kind}metric={self.metric!r}, ntotal={self.ntotal})"
-
-    def __len__(self) -> int:
-        return self.ntotal
-
-    def __contains__(self, one: object) -> bool:
-        if not isinstance(one, (int, np.integer)) or not -(2**63) <= int(one) < 2**63:
-            return False
-        with self._lock:
-            return bool(self._core.store.find(np.array([one], np.int64))[0] >= 0)
-
-    @property
-    def ntotal(self) -> int:
-        """Number of vectors."""
-        return sum(block.live for block in self._core.store.blocks)
-
-    @property
-    def ids(self) -> Ids:
-        """Ids of all vectors, (ntotal,), in the order in which they were added; a copy."""
-        own = [block.ids_of(block.live_rows()) for block in self._core.store.blocks]
-        return np.concatenate([np.zeros(0, np.int64), *own])
-
-    @property
-    def code_size(self) -> int:
-        """Bytes per vector: codes, scale and, for l2, the squared length.
-
-        Ids that are not consecutive take 8 more, and 32 to 64 to find them; `nbytes` counts these too.
-        """
-        return self.codec.code_size + self._metric.extra_bytes
-
-    @property
-    def nbytes(self) -> IndexBytes:
-        """Bytes of memory that the index holds: an int with its parts as attributes.
-
-        The parts are `codes`, `scales`, `ids`, `prefixes`, `rotation` and `spare`; ``nbytes.items()`` is a dictionary
-        of them. `mapped`, the bytes of a mapped file, is not in the sum. Memory that copies of an index share counts in
-        each of them.
-        """
-        with self._lock:
-            return count_bytes(self._core.store, self._core.codec)
 
     def train(
         self,
@@ -258,158 +146,6 @@ class Index:
                     warnings.warn(f"{loss}; hand them over as `vectors` to avoid that", LossWarning, stacklevel=2)
                 self._core = self._recoded(codec, stored, workers)._core
         return training
-
-    def _recoded(self, codec: TurboQuant, vectors: Floats | None, threads: int) -> Index:
-        """An index of the same vectors and ids in another codec; from their codes, if there are no vectors."""
-        other, done = self._like(codec), 0
-        store = self._core.store
-        for rows, ids in store.iter_chunks(store.blocks):
-            if vectors is None:
-                again = recode(rows, self.codec, codec, threads)
-            else:
-                again = encode_rows(codec, self._metric, vectors[done : done + ids.size], threads)
-            other._core.store.append(again, ids, False)
-            done += ids.size
-        other._core.store.next_id = store.next_id
-        return other
-
-    def add(
-        self, x: ArrayLike, ids: ArrayLike | None = None, *, upsert: bool = False, threads: int | None = None
-    ) -> None:
-        """Compress vectors and append them.
-
-        Nothing is added if any row or id is bad. Searches of other threads see all of the vectors or none.
-
-        Parameters
-        ----------
-        x : (n, d) or (d,) float16, float32, float64 or bfloat16
-        ids : (n,) int, optional
-            Distinct, within int64. Default: consecutive, from 0, or after the largest id that was ever in the index.
-        upsert : bool
-            Replace vectors with the same ids. Otherwise an id that is in the index is an error.
-        threads : int, optional
-            Default: ``TQVEC_NUM_THREADS``, or all CPUs.
-
-        Raises
-        ------
-        InputError
-            Wrong type or shape; NaN, Inf or a length beyond float32; an id that is taken or given twice; with the row.
-        """
-        while True:
-            core = self._core
-            rows = encode_rows(core.codec, self._metric, x, threads)
-            distinct = _distinct(ids, rows["scale"].shape[0])
-            with self._lock:
-                if core is self._core:  # or it was trained in the meantime
-                    core.store.append(rows, distinct, upsert)
-                    return
-
-    def update(self, *, ids: ArrayLike, x: ArrayLike, threads: int | None = None) -> None:
-        """Replace vectors: as ``add(x, ids, upsert=True)``, but every id must be in the index.
-
-        Raises
-        ------
-        InputError
-            As `add`; an id that is not in the index.
-        """
-        with self._lock:  # an id that is there now shall still be there when it is replaced
-            self._lookup(ids)
-            self.add(x, ids, upsert=True, threads=threads)
-
-    def remove_ids(self, ids: ArrayLike) -> int:
-        """Remove vectors; ids that are not in the index are passed over.
-
-        The time does not depend on `ntotal`. Memory is freed when more vectors were removed than are left.
-
-        Parameters
-        ----------
-        ids : (n,) int
-
-        Returns
-        -------
-        int
-            Number of removed vectors.
-        """
-        wanted = np.unique(integers(ids, "ids"))
-        with self._lock:
-            return self._core.store.remove(wanted)
-
-    def reset(self) -> None:
-        """Remove all vectors; the calibration of `train` stays."""
-        with self._lock:
-            self._core = self._empty(self.codec)
-
-    def merge_from(self, other: Index) -> None:
-        """Append all vectors of another index of the same codec, as if they had been added to this one.
-
-        If the other's ids are 0, 1, 2, … in order, as they are by default, its vectors get this index's next ids.
-        Otherwise, and once a vector of it was removed, they keep their ids, which must be distinct from those here.
-
-        Raises
-        ------
-        InputError
-            The indexes differ in metric or codec, which the message shows, or share an id. Nothing is merged then.
-        """
-        if not isinstance(other, Index):
-            raise InputError(f"other must be an Index, got {type(other).__name__}")
-        with other._lock:
-            theirs = other._core.codec
-            blocks, renumber = other._core.store.merge_snapshot()
-        with self._lock:
-            core = self._core
-            mine, its = (self.metric, core.codec.fingerprint), (other.metric, theirs.fingerprint)
-            if mine != its:
-                raise InputError(f"indexes of different codecs can't be merged: {mine} and {its} (metric, fingerprint)")
-            core.store.extend(blocks, renumber)
-
-    def reconstruct(self, ids: ArrayLike, *, threads: int | None = None) -> Floats:
-        """Decompress vectors; for metric cosine their directions.
-
-        Parameters
-        ----------
-        ids : (n,) int
-        threads : int, optional
-            Default: ``TQVEC_NUM_THREADS``, or all CPUs.
-
-        Returns
-        -------
-        (n, d) float32
-
-        Raises
-        ------
-        InputError
-            An id is not in the index.
-        """
-        snapshot, rows = self._lookup(ids, threads=threads)
-        return snapshot.decode(rows)
-
-    def _lookup(
-        self, ids: ArrayLike, *, filter: Filter | None = None, threads: int | None = None
-    ) -> tuple[Snapshot, Ids]:
-        """Rows of ids that must be there, and the snapshot that they belong to."""
-        wanted = integers(ids, "ids")
-        with self._lock:
-            core = self._core
-            blocks, rows = core.store.blocks, core.store.find(wanted)
-        if (rows < 0).any():
-            at = int(np.argmax(rows < 0))
-            raise InputError(f"ids row {at}: {wanted[at]} is not in the index")
-        return self._snapshot_of(core, blocks, filter, threads), rows
-
-    def _snapshot(self, *, filter: Filter | None = None, threads: int | None = None) -> Snapshot:
-        """The index as it is now."""
-        core = self._core
-        return self._snapshot_of(core, core.store.blocks, filter, threads)
-
-    def _snapshot_of(self, core: _Core, blocks: Blocks, filter: Filter | None, threads: int | None) -> Snapshot:
-        return Snapshot(
-            codec=core.codec,
-            metric=self._metric,
-            scanner=core.scanner,
-            blocks=blocks,
-            allowed=allowed_rows(blocks, filter),
-            threads=num_threads(threads),
-        )
 
     @overload
     def search(
@@ -659,20 +395,3 @@ class Index:
         index = cls._from_codec(io.codec_of(Path(path), header, calibration), Metric(header.metric))
         index._core.store.load_rows(rows, rows.pop("ids", header.first_id), header.next_id, mmap)
         return index
-
-
-def _distinct(ids: ArrayLike | None, n: int) -> Ids | None:
-    """Checked ids of `n` new rows."""
-    if ids is None:
-        return None
-    new = integers(ids, "ids")
-    if new.size != n:
-        raise InputError(f"ids must be as many as the {n} rows of x, got {new.size}")
-    if np.all(new[1:] > new[:-1]):  # they are distinct, and often come so
-        return new
-    order = np.argsort(new, kind="stable")
-    twice = order[1:][np.diff(new[order]) == 0]
-    if twice.size:
-        at = int(twice.min())
-        raise InputError(f"ids row {at}: id {new[at]} is given twice")
-    return new
