@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 import tqvec
-from tqvec.codec.scales import SCALES
 from tqvec.codec.turboquant import encode_sums
 from tqvec.kvcache.quality import output_errors
 
@@ -30,7 +29,7 @@ def coded(tq: tqvec.TurboQuant, x: Floats, rule: str, mean: bool) -> Floats:
     """Keys or values as they come back."""
     centre = x[:, SINKS : SINKS + MEAN].mean(axis=1, keepdims=True) * np.float32(mean)
     sums = encode_sums(tq, (x - centre).reshape(-1, tq.d))
-    scale = SCALES[rule](sums.norm, sums.dot, sums.energy).astype(np.float32)
+    scale = sums.scale(rule).astype(np.float32)
     out: Floats = tq.decode_unbiased(tqvec.Codes(sums.data, scale)).reshape(x.shape) + centre
     out[:, :SINKS] = x[:, :SINKS]
     return out

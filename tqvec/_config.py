@@ -6,11 +6,11 @@ import os
 
 from tqvec.errors import InputError
 
-_MOST = 1024  # threads: each takes memory for its results
+_MOST = 1024  # threads: each needs memory for its results
 
 
 def num_threads(threads: int | None = None) -> int:
-    """Number of threads to use.
+    """Return the number of threads to use.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from tqvec.errors import InputError
 
 
 def floating(x: ArrayLike, d: int, name: str) -> NDArray:
-    """Anything that NumPy reads as rows of floating-point numbers, in its own type and place.
+    """Read `x` as rows of floating-point numbers, in its own type and memory where possible.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ def floating(x: ArrayLike, d: int, name: str) -> NDArray:
     d : int
         Expected dimension.
     name : str
-        Of the argument, for messages.
+        Name of the argument, for messages.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def floating(x: ArrayLike, d: int, name: str) -> NDArray:
 
 
 def shaped(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
-    """`floating`, as C-contiguous float32; NaN and infinity pass."""
+    """Return `floating` as C-contiguous float32; NaN and infinity pass."""
     array = floating(x, d, name)
     with np.errstate(over="ignore", invalid="ignore"):
         rows: NDArray[np.float32] = np.ascontiguousarray(array, dtype=np.float32)
@@ -52,7 +52,7 @@ def shaped(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
 
 
 def as_array(x: ArrayLike, name: str) -> NDArray:
-    """`x` as NumPy reads it.
+    """Return `x` as NumPy reads it.
 
     Raises
     ------
@@ -66,14 +66,14 @@ def as_array(x: ArrayLike, name: str) -> NDArray:
 
 
 def bad_row(x: ArrayLike, row: int, name: str) -> InputError:
-    """What to raise about a row of `x` that is not finite as float32."""
-    given = np.atleast_2d(np.asarray(x))[row].astype(np.float64)
-    what = "a value too large for float32" if np.isfinite(given).all() else "NaN or Inf"
-    return InputError(f"{name} row {row} holds {what}")
+    """Return the error for a row of `x` that is not finite as float32; the row is read anew, to say why."""
+    values = np.atleast_2d(np.asarray(x))[row].astype(np.float64)
+    fault = "a value too large for float32" if np.isfinite(values).all() else "NaN or Inf"
+    return InputError(f"{name} row {row} holds {fault}")
 
 
 def vectors(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
-    """`shaped`, with every value checked.
+    """Return `shaped`, with every value checked.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def vectors(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
 
 
 def integer(value: object, name: str, low: int, high: int) -> int:
-    """`value` as an int between `low` and `high`, both included; bool is refused."""
+    """Return `value` as an int from `low` to `high`, both included; bool is refused."""
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
@@ -106,27 +106,27 @@ def integer(value: object, name: str, low: int, high: int) -> int:
 
 
 def number(value: object, name: str) -> float:
-    """`value` as a float that is not NaN; infinities pass, bool is refused."""
+    """Return `value` as a float that is not NaN; infinities pass, bool is refused."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise InputError(f"{name} must be a number, got {value!r}")
     try:
-        found = float(value)
+        result = float(value)
     except OverflowError:
         raise InputError(f"{name} must be a number that fits float64") from None
-    if np.isnan(found):
+    if np.isnan(result):
         raise InputError(f"{name} must not be NaN")
-    return found
+    return result
 
 
 def fraction(value: object, name: str) -> float:
-    """`value` as a float above 0 and below 1."""
+    """Return `value` as a float above 0 and below 1."""
     if not isinstance(value, (float, np.floating)) or not 0 < value < 1:
         raise InputError(f"{name} must be a number above 0 and below 1, got {value!r}")
     return float(value)
 
 
 def choice(value: object, name: str, allowed: Iterable[str]) -> str:
-    """`value`, if it is one of the `allowed` strings."""
+    """Return `value` if it is one of the `allowed` strings."""
     names = list(allowed)
     if not isinstance(value, str) or value not in names:
         raise InputError(f"{name} must be one of {', '.join(map(repr, names))}, got {value!r}")

@@ -10,7 +10,7 @@ class TqvecError(Exception):
 
 
 class InputError(TqvecError, ValueError):
-    """An argument has a wrong type, shape or value. The message names the argument and the row to blame, if any."""
+    """An argument has a wrong type, shape or value. The message names the argument and the row, if any."""
 
 
 class FormatError(TqvecError, ValueError):
@@ -18,8 +18,8 @@ class FormatError(TqvecError, ValueError):
 
 
 class UnsupportedError(TqvecError, RuntimeError):
-    """Something asked for is not available on this machine: a SIMD level, an optional package."""
+    """A SIMD level or an optional package is not available on this machine."""
 
 
 class LossWarning(UserWarning):
-    """What was asked for costs accuracy. The message says how much, and what would avoid it."""
+    """A call costs accuracy. The message says how much, and how to avoid it."""

@@ -1,7 +1,7 @@
-"""Attention on codes: the tables of a codec, and the three steps of which attention is made.
+"""Attention on codes: the tables of a codec, and the three steps of attention.
 
 Keys and values of one head are rows of packed codes, (n, code bytes) uint8, with a bfloat16 scale each, (n,) uint16:
-the upper half of a float32. All arrays are C-contiguous. kernels/attend/README.md has the mathematics and the bounds.
+the upper half of a float32. All arrays are C-contiguous.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = ["BLOCK", "Part", "add_values", "attention_tables", "code_scores", "me
 
 _FILLER = np.zeros(128, np.uint8)
 _FILLER[63::64] = 255
-_BYTES_UP_TO = 4  # bits a coordinate: products of bytes are precise enough
+_BYTES_UP_TO = 4  # bits per coordinate: products of bytes are precise enough
 _STEPS = range(96, 128)  # that the largest byte level may have
 
 
 def attention_tables(codec: TurboQuant) -> AttentionTables:
-    """What attention on codes needs to know of a codec; make it once a codec.
+    """Return the tables with which attention reads the codes of a codec; make them once per codec.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def attention_tables(codec: TurboQuant) -> AttentionTables:
     runs, registers = runs_of(codec.bands, quantizer, code_bytes(codec.bands))
 
     def entries(table: NDArray) -> NDArray:
-        """Of each index of each run, (runs, 256)."""
+        """Look up each index of each run in a table by band, (runs, 256)."""
         return np.array([table[tuple(run.entries)] for run in runs], table.dtype).reshape(-1, 256)
 
     return AttentionTables(
@@ -76,21 +76,21 @@ def attention_tables(codec: TurboQuant) -> AttentionTables:
 
 
 def _byte_levels(centroids: NDArray[np.float64]) -> tuple[NDArray[np.uint8], float]:
-    """Levels, (n_bands, 256), in steps, plus 128, and the step: the one that leaves the least squared error."""
+    """Return levels, (n_bands, 256), in steps, plus 128, and the step that leaves the least squared error."""
     largest = float(np.abs(centroids).max())
-    found = []
+    candidates = []
     for steps in _STEPS:
         levels = np.rint(centroids * (steps / largest))
         unit = float(np.sum(levels * centroids) / np.sum(levels * levels))
-        found.append((float(np.sum(np.square(centroids - unit * levels))), unit, levels))
-    _, unit, levels = min(found, key=lambda one: one[0])
+        candidates.append((float(np.sum(np.square(centroids - unit * levels))), unit, levels))
+    _, unit, levels = min(candidates, key=lambda candidate: candidate[0])
     return (levels + 128).astype(np.uint8), unit
 
 
 def code_scores(
     tables: AttentionTables, queries: Floats, codes: NDArray[np.uint8], scale: NDArray[np.uint16], out: Floats
 ) -> None:
-    """Scores of some queries and all rows: ``out[i, t] = scale[t] * <queries[i], c_t>``.
+    """Compute the scores of some queries and all rows: ``out[i, t] = scale[t] * <queries[i], c_t>``.
 
     A score depends on its query and its row alone, not on the other rows.
 
@@ -98,7 +98,7 @@ def code_scores(
     ----------
     tables : AttentionTables
     queries : (g, d) float32
-        Rotated, and multiplied by what scores are to be multiplied by.
+        Rotated, and multiplied by the factor of the scores.
     codes, scale : (n, code bytes) uint8 and (n,) uint16
     out : (g, n) float32
         Filled.
@@ -163,12 +163,12 @@ def add_values(
 
 
 class Part(NamedTuple):
-    """Attention over some of the tokens, not yet divided by its total.
+    """The attention over some of the tokens, not yet divided by its total.
 
     Attributes
     ----------
     largest, total, skipped : (g,) float32
-        Of `softmax_in_place` and `add_values`.
+        Results of `softmax_in_place` and `add_values`.
     out : (g, d) float32
         Sum of values times weights, of all parts in one basis.
     """
@@ -180,7 +180,7 @@ class Part(NamedTuple):
 
 
 def merge(parts: Sequence[Part]) -> tuple[Floats, Floats]:
-    """Attention over the tokens of all parts.
+    """Combine the attention over the tokens of all parts.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def merge(parts: Sequence[Part]) -> tuple[Floats, Floats]:
     out : (g, d) float32
         0 for a query that sees no token.
     skipped : (g,) float32
-        Which share of each query's weights was skipped.
+        Share of each query's weights that was skipped.
     """
     highest = np.max([part.largest for part in parts], axis=0)
     safe = np.where(np.isfinite(highest), highest, np.float32(0))

@@ -31,7 +31,7 @@ class Band(NamedTuple):
 
 
 def parse(nbits: object, d: int) -> tuple[int | float | Pairs, tuple[Band, ...]]:
-    """Width as it is kept, and the bands of `d` coordinates that it stands for.
+    """Return `nbits` in its canonical form, and the bands of `d` coordinates that it stands for.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def parse(nbits: object, d: int) -> tuple[int | float | Pairs, tuple[Band, ...]]
         Anything else, or bands that do not add up to `d`.
     """
     if isinstance(nbits, (list, tuple)):
-        pairs = _explicit(nbits, d)
+        pairs = _check_pairs(nbits, d)
         return pairs, _bands(pairs)
     if isinstance(nbits, float) and nbits in FRACTIONAL:
         narrow, wide = int(nbits), d // 4
@@ -60,11 +60,12 @@ def parse(nbits: object, d: int) -> tuple[int | float | Pairs, tuple[Band, ...]]
     return width, _bands(((d, width),))
 
 
-def _explicit(given: Sequence[object], d: int) -> Pairs:
-    if not 1 <= len(given) <= MAX_BANDS:
-        raise InputError(f"nbits must have 1 to {MAX_BANDS} bands, got {len(given)}")
+def _check_pairs(nbits: Sequence[object], d: int) -> Pairs:
+    """Return the pairs of `nbits` as integers, or raise."""
+    if not 1 <= len(nbits) <= MAX_BANDS:
+        raise InputError(f"nbits must have 1 to {MAX_BANDS} bands, got {len(nbits)}")
     pairs = []
-    for i, pair in enumerate(given):
+    for i, pair in enumerate(nbits):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise InputError(f"nbits[{i}] must be a pair (coordinates, width), got {pair!r}")
         count = _validate.integer(pair[0], f"coordinates of nbits[{i}]", 1, d)
@@ -76,7 +77,7 @@ def _explicit(given: Sequence[object], d: int) -> Pairs:
 
 
 def _bands(pairs: Pairs) -> tuple[Band, ...]:
-    """Bands one after the other, without those of no coordinates."""
+    """Return consecutive bands, without those of no coordinates."""
     bands = []
     start = 0
     for count, width in pairs:
@@ -87,17 +88,17 @@ def _bands(pairs: Pairs) -> tuple[Band, ...]:
 
 
 def mean(d: int, bands: tuple[Band, ...], values: Sequence[float]) -> float:
-    """Mean over all `d` coordinates of what has one value a band, and 0 for coordinates after the last."""
+    """Return the mean over all `d` coordinates of a value per band; coordinates after the last band count as 0."""
     return float(sum((band.stop - band.start) / d * value for band, value in zip(bands, values, strict=True)))
 
 
 def code_bytes(bands: tuple[Band, ...]) -> int:
-    """Bytes of one vector's packed codes."""
+    """Return the bytes of one vector's packed codes."""
     return (sum((b.stop - b.start) * b.nbits for b in bands) + 7) // 8
 
 
 class IntegerLevels(NamedTuple):
-    """Centroids as int16, for the integer scan.
+    """The centroids as int16, for the integer scan.
 
     Attributes
     ----------
@@ -106,7 +107,7 @@ class IntegerLevels(NamedTuple):
     pairs : (n_bands, 256) uint32
         Scalar bands of at most 4 bits: levels of codes c (low half) and e, at index c + 16 e.
     unit : float
-        What an integer level of 1 stands for.
+        Value of an integer level of 1.
     """
 
     levels: NDArray[np.uint32]
@@ -115,7 +116,7 @@ class IntegerLevels(NamedTuple):
 
 
 def integer_steps(d: int, largest: float) -> float:
-    """Steps a unit for levels up to `largest`, as fine as the overflow bound allows."""
+    """Return the integer steps per unit for levels up to `largest`, as many as the overflow bound allows."""
     return float(min(_INT32_HEADROOM / (np.sqrt(d) * largest), 32767 / largest))
 
 

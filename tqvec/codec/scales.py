@@ -1,4 +1,4 @@
-"""The one number kept beside a vector's codes, by three rules.
+"""Scale rules: three ways to compute the one number kept beside a vector's codes.
 
 u = x/‖x‖, ũ its centroids in the rotated basis, `norm` = ‖x‖, `dot` = ⟨u, ũ⟩, `energy` = ‖ũ‖².
 
@@ -21,22 +21,22 @@ from tqvec._types import Doubles
 
 
 def _divide(a: Doubles, b: Doubles) -> Doubles:
-    """a / b, and 0 for the zero vector (whose codes carry nothing)."""
+    """Return a / b, and 0 for the zero vector, whose codes mean nothing."""
     return np.divide(a, b, out=np.zeros_like(a), where=a > 0)
 
 
 def unbiased(norm: Doubles, dot: Doubles, energy: Doubles) -> Doubles:
-    """‖x‖/⟨u, ũ⟩."""
+    """Return ‖x‖/⟨u, ũ⟩."""
     return _divide(norm, dot)
 
 
 def least_squares(norm: Doubles, dot: Doubles, energy: Doubles) -> Doubles:
-    """‖x‖⟨u, ũ⟩/‖ũ‖²."""
+    """Return ‖x‖⟨u, ũ⟩/‖ũ‖²."""
     return _divide(norm * dot, energy)
 
 
 def norm(norm: Doubles, dot: Doubles, energy: Doubles) -> Doubles:
-    """‖x‖."""
+    """Return ‖x‖."""
     return norm
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+
+from tqvec._types import Words
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
 _M2 = np.uint64(0x94D049BB133111EB)
 
 
-def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _mix(z: Words) -> Words:
     z = (z ^ (z >> np.uint64(30))) * _M1
     z = (z ^ (z >> np.uint64(27))) * _M2
     return z ^ (z >> np.uint64(31))
 
 
-def stream(seed: int, number: int, count: int) -> NDArray[np.uint64]:
-    """The first `count` outputs of stream `number` of `seed`.
+def stream(seed: int, number: int, count: int) -> Words:
+    """Return the first `count` outputs of stream `number` of `seed`.
 
     ``key = mix(mix(seed) ^ number)``; output i (from 1) is ``mix(key + i * 0x9E3779B97F4A7C15)``, all modulo 2^64.
     """

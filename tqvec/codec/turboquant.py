@@ -18,7 +18,7 @@ from tqvec.codec.calibration import CalibratedTransform, Calibration
 from tqvec.codec.codebooks.codebook import Codebook, Term
 from tqvec.codec.codebooks.scalar import ScalarCodebook
 from tqvec.codec.codebooks.trellis import TrellisCodebook
-from tqvec.codec.codes import Codes
+from tqvec.codec.codes import Codes, check_codes
 from tqvec.codec.encoded import Encoded
 from tqvec.codec.qjl import PROJECTIONS, QjlCodebook
 from tqvec.codec.scales import SCALES
@@ -74,7 +74,7 @@ class TurboQuant:
     Attributes
     ----------
     d, nbits, mode, codebook, seed, qjl
-        As given; `qjl` is None in mode ``"mse"``.
+        The arguments; `qjl` is None in mode ``"mse"``.
     scale_rule : str
         The `scale` above.
     calibration : Calibration or None
@@ -156,7 +156,7 @@ class TurboQuant:
 
     @property
     def rotation(self) -> str:
-        """The `rotation` that was given, or ``"calibrated"``."""
+        """The argument `rotation`, or ``"calibrated"``."""
         return self.transform.name
 
     @property
@@ -275,7 +275,7 @@ class TurboQuant:
 
     def _sum_terms(self, codes: Codes, shrink: np.float32, by_band: Floats, threads: int | None) -> Floats:
         """Decode, with factors for all scales and for the levels of each band."""
-        self._check(codes)
+        check_codes(codes, code_bytes(self.bands), self.qjl is not None, self)
         n, workers = len(codes), num_threads(threads)
         decode = kernel("decode_rows")
 
@@ -307,7 +307,7 @@ class TurboQuant:
         -------
         (nq, n) float32
         """
-        self._check(codes)
+        check_codes(codes, code_bytes(self.bands), self.qjl is not None, self)
         rows, workers = _validate.vectors(queries, self.d, "queries"), num_threads(threads)
         score = kernel("adc_rows")
 
@@ -330,20 +330,6 @@ class TurboQuant:
             for term in rest:
                 total += function(term)
         return total
-
-    def _check(self, codes: Codes) -> None:
-        if not isinstance(codes, Codes):
-            raise InputError(f"codes must be Codes, as encode returns them, got {type(codes).__name__}")
-        n = np.shape(codes.data)[0] if np.ndim(codes.data) else 0
-        floats = f"({n},) float32"
-        wanted = {
-            "data": f"({n}, {code_bytes(self.bands)}) uint8",
-            "scale": floats,
-            "gamma": "None" if self.qjl is None else floats,
-        }
-        for name, kind in wanted.items():
-            if (got := _kind(getattr(codes, name))) != kind:
-                raise InputError(f"codes.{name} must be {kind} for {self!r}, got {got}")
 
 
 def encode_sums(codec: TurboQuant, x: ArrayLike, *, threads: int | None = None, unit: bool = False) -> Encoded:
@@ -397,10 +383,3 @@ def _options(mode: str, codebook: str, scale: object, qjl: object) -> tuple[str,
     if projection != "gaussian":
         raise InputError(f"qjl belongs to mode='prod', got qjl={qjl!r} with mode={mode!r}")
     return _validate.choice("unbiased" if scale is None else scale, "scale", SCALES), None
-
-
-def _kind(array: object) -> str:
-    """Return the shape and type of an array, for messages."""
-    if isinstance(array, np.ndarray):
-        return f"{array.shape} {array.dtype}"
-    return "None" if array is None else type(array).__name__

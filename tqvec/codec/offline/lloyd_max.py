@@ -6,8 +6,7 @@ smooth system with a tridiagonal Jacobian, so Newton's method reaches rounding e
 iteration would take tens of thousands at 8 bits.
 
 ``python -m tqvec.codec.offline.lloyd_max`` solves for all widths and rewrites ``data/codebooks.safetensors``. Nothing
-else
-calls the solver while encoding: stored bytes depend on the frozen numbers alone.
+else calls the solver: stored bytes depend on the frozen numbers alone.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ import numpy as np
 
 from tqvec._types import Doubles
 
-SMALL_D = 64  # below: a table a dimension; from here on: Chebyshev series in 64/d
+SMALL_D = 64  # below: a table per dimension; from here on: Chebyshev series in 64/d
 DEGREE = 8
 NODES = 32
 MAX_NBITS = 8
 
 
 def _log_norm(d: float) -> float:
-    """log Γ(d/2) − log Γ((d−1)/2) − log √π, the log of the density's factor."""
+    """Return log Γ(d/2) − log Γ((d−1)/2) − log √π, the log of the density's factor."""
     x = (d - 1) / 2
     if x < 32:
         ratio = math.lgamma(x + 0.5) - math.lgamma(x)
@@ -39,20 +38,20 @@ def _density(t: Doubles, d: float) -> Doubles:
 
 
 def tail(t: Doubles, d: float) -> Doubles:
-    """Probability that a coordinate exceeds `t` ≥ 0."""
+    """Return the probability that a coordinate exceeds `t` ≥ 0."""
     from scipy.special import betainc
 
     return betainc((d - 1) / 2, (d - 1) / 2, (1 - t) / 2)
 
 
 def tail_moment(t: Doubles, d: float) -> Doubles:
-    """Integral of s·f(s) from `t` to 1."""
+    """Return the integral of s·f(s) from `t` to 1."""
     with np.errstate(divide="ignore"):
         return np.exp(_log_norm(d) + (d - 1) / 2 * np.log1p(-t * t)) / (d - 1)
 
 
 def cells(c: Doubles, d: float) -> tuple[Doubles, Doubles, Doubles]:
-    """Lower bounds, probabilities and means of the cells of the positive centroids `c`."""
+    """Return the lower bounds, probabilities and means of the cells of the positive centroids `c`."""
     t = np.concatenate([[0.0], (c[1:] + c[:-1]) / 2, [1.0]])
     mass = tail(t, d)
     moment = tail_moment(t, d)
@@ -61,7 +60,7 @@ def cells(c: Doubles, d: float) -> tuple[Doubles, Doubles, Doubles]:
 
 
 def solve(d: float, nbits: int) -> Doubles:
-    """Positive half of the optimal codebook, ascending, in units of 1/√d.
+    """Compute the positive half of the optimal codebook, ascending, in units of 1/√d.
 
     Parameters
     ----------
@@ -114,7 +113,7 @@ def solve(d: float, nbits: int) -> Doubles:
 
 
 def freeze() -> dict[str, Doubles]:
-    """Solve everything that ``codebook.py`` needs.
+    """Compute the arrays of ``data/codebooks.safetensors``.
 
     Returns
     -------

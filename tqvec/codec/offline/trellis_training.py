@@ -6,8 +6,7 @@ labels the subsets by a rate-1/2 convolutional code drawn at random; the best of
 Changing all signs complements path and in-subset bits, so tables are kept antisymmetric.
 
 ``python -m tqvec.codec.offline.trellis_training`` trains all widths and rewrites ``data/trellis.json``, in a few
-minutes.
-Nothing else calls it: stored bytes depend on the frozen numbers alone.
+minutes. Nothing else calls it: stored bytes depend on the frozen numbers alone.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ TEST_SEED = 1504
 DIMS = (*range(1, 17), 20, 24, 32, 48, 64, 96, 128, 256, 1024, 4096)  # where `distortion` is measured
 
 
-class Measured(NamedTuple):
-    """What a table achieves on test vectors.
+class Measurement(NamedTuple):
+    """The error and the statistics of a table on test vectors.
 
     Attributes
     ----------
@@ -48,9 +47,9 @@ class Measured(NamedTuple):
         Correlation of a coordinate with its sign bit as ±1: the most significant bit of its code, at 1 bit the parity
         of `sign_mask`.
     probabilities : (2**(nbits - 1), windows) float64
-        How often each level is chosen.
+        Frequency of each level.
     entropy : float
-        Of a code, in bits.
+        Entropy of a code in bits.
     """
 
     distortion: float
@@ -60,14 +59,14 @@ class Measured(NamedTuple):
 
 
 def parity(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Exclusive or of the bits of small numbers."""
+    """Return the exclusive or of the bits of small numbers."""
     return (values[..., None] >> np.arange(16) & 1).sum(axis=-1) & 1
 
 
 def sign_mask(levels: Doubles) -> tuple[int, bool]:
-    """Path bits of the window whose parity tells the most about a level of 1 bit, and whether parity 1 is negative.
+    """Return the path bits whose parity says most about a level of 1 bit, and whether parity 1 is negative.
 
-    The largest coefficient of the levels' Walsh-Hadamard transform.
+    They belong to the largest coefficient of the levels' Walsh-Hadamard transform.
     """
     windows = np.arange(levels.shape[1])
     coefficients = (2 * parity(windows[:, None] & windows) - 1) @ levels[0]
@@ -76,7 +75,7 @@ def sign_mask(levels: Doubles) -> tuple[int, bool]:
 
 
 def start(nbits: int, nu: int, rng: np.random.Generator) -> Doubles:
-    """Levels whose four subsets are labelled by a random convolutional code.
+    """Return levels whose four subsets are labelled by a random convolutional code.
 
     Ungerboeck's partition: every fourth level of the Lloyd-Max codebook of `nbits` + 1 bits makes a subset, and two
     parities of the window say which (IEEE Trans. IT 28, 1982).
@@ -93,7 +92,7 @@ def start(nbits: int, nu: int, rng: np.random.Generator) -> Doubles:
 
 
 def windows_of(path: NDArray, nu: int) -> NDArray[np.int32]:
-    """State windows of (…, d, LANES) path bits, cyclically (tail-biting)."""
+    """Return the state windows of (…, d, LANES) path bits of a tail-biting path (it closes on itself)."""
     windows = np.zeros(path.shape, np.int32)
     for k in range(nu + 1):
         windows |= np.roll(path, k, axis=-2).astype(np.int32) << k
@@ -101,7 +100,7 @@ def windows_of(path: NDArray, nu: int) -> NDArray[np.int32]:
 
 
 def assign(tiles: Tiles, levels: Doubles) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Codes and windows of (n, d, LANES) tiles."""
+    """Encode (n, d, LANES) tiles; return codes and state windows."""
     tables = TrellisTables(((levels[1:] + levels[:-1]) / 2).astype(np.float32), levels.astype(np.float32))
     codes = np.empty(tiles.shape, np.uint8)
     for tile, out in zip(tiles, codes, strict=True):
@@ -110,14 +109,14 @@ def assign(tiles: Tiles, levels: Doubles) -> tuple[NDArray[np.uint8], NDArray[np
 
 
 def counts(levels: Doubles, codes: NDArray, windows: NDArray, weights: NDArray | None = None) -> Doubles:
-    """Number, or sum of `weights`, of the samples of each level."""
+    """Return the number, or the sum of `weights`, of the samples of each level."""
     index = (codes >> 1) * np.int32(levels.shape[1]) + windows
     flat = None if weights is None else weights.ravel()
     return np.bincount(index.ravel(), flat, levels.size).astype(np.float64).reshape(levels.shape)
 
 
 def refine(levels: Doubles, iterations: int, tiles: int, rng: np.random.Generator) -> Doubles:
-    """Steps of k-means, each on `tiles` · LANES fresh Gaussian vectors and on their mirror images."""
+    """Take steps of k-means, each on `tiles` · LANES fresh Gaussian vectors and on their mirror images."""
     for _ in range(iterations):
         y = rng.standard_normal((tiles, LENGTH, LANES), np.float32)
         codes, windows = assign(y, levels)
@@ -130,12 +129,12 @@ def refine(levels: Doubles, iterations: int, tiles: int, rng: np.random.Generato
 
 
 def unit_tiles(d: int, tiles: int, rng: np.random.Generator) -> Tiles:
-    """(tiles, d, LANES) vectors of length √d, uniform on the sphere."""
+    """Draw (tiles, d, LANES) vectors of length √d, uniform on the sphere."""
     y = rng.standard_normal((tiles, d, LANES))
     return (y * (math.sqrt(d) / np.linalg.norm(y, axis=1, keepdims=True))).astype(np.float32)
 
 
-def measure(levels: Doubles, d: int, tiles: int, seed: int) -> Measured:
+def measure(levels: Doubles, d: int, tiles: int, seed: int) -> Measurement:
     """Encode `tiles` · LANES random unit vectors."""
     error = sign = 0.0
     number = np.zeros(levels.shape)
@@ -152,11 +151,16 @@ def measure(levels: Doubles, d: int, tiles: int, seed: int) -> Measured:
         bits += np.bincount(codes.ravel(), minlength=bits.size)
     p = bits[bits > 0] / bits.sum()
     number = number + number[::-1, ::-1]  # the mirror images
-    return Measured(error / tiles, sign / tiles, number / number.sum(), float(-np.sum(p * np.log2(p))))
+    return Measurement(
+        distortion=error / tiles,
+        sign=sign / tiles,
+        probabilities=number / number.sum(),
+        entropy=float(-np.sum(p * np.log2(p))),
+    )
 
 
 def train(nbits: int, nu: int, seed: int = SEED) -> Doubles:
-    """Best table of many starts.
+    """Train tables from many starts and return the best.
 
     Parameters
     ----------
