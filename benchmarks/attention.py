@@ -181,7 +181,7 @@ def compare(tokens: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Compare at the number of tokens that is asked for."""
+    """Compare at the number of tokens of the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--tokens", type=int, default=TOKENS)
     tokens = parser.parse_args().tokens

@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 
 
 def coded(tq: tqvec.TurboQuant, x: Floats, rule: str, mean: bool) -> Floats:
-    """Keys or values as they come back."""
+    """Return keys or values, coded and decoded."""
     centre = x[:, SINKS : SINKS + MEAN].mean(axis=1, keepdims=True) * np.float32(mean)
     sums = encode_sums(tq, (x - centre).reshape(-1, tq.d))
     scale = sums.scale(rule).astype(np.float32)
@@ -36,14 +36,14 @@ def coded(tq: tqvec.TurboQuant, x: Floats, rule: str, mean: bool) -> Floats:
 
 
 def error(tq: tqvec.TurboQuant, layer: CapturedTensors, side: str, rule: str, mean: bool, queries: int) -> float:
-    """Squared error of one layer's outputs."""
+    """Return the squared error of one layer's outputs."""
     true = layer.keys, layer.values
     other = (coded(tq, true[0], rule, mean), true[1]) if side == "keys" else (true[0], coded(tq, true[1], rule, mean))
     return float(np.square(output_errors(layer.queries[:, -queries:], true, other)).mean())
 
 
 def main() -> None:
-    """Print one row a choice, with the error of each layer."""
+    """Print a row per choice, with the error of each layer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--queries", type=int, default=128)

@@ -175,7 +175,7 @@ def draw(path: str) -> None:
 
 
 def main() -> None:
-    """Run the parts asked for."""
+    """Run the parts of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--resume", action="store_true", help="keep rows that were written before")

@@ -32,7 +32,7 @@ POLICIES = {
 
 
 class Stress:
-    """One run over `n` tokens."""
+    """A stress run over `n` tokens."""
 
     def __init__(self, policy: Policy, n: int, step: int):
         rng = np.random.default_rng(10_900)
@@ -50,16 +50,16 @@ class Stress:
         self._lock = threading.Lock()
 
     def append(self, cache: KVCache, number: int) -> None:
-        """The piece with that number, from 1."""
+        """Append the piece with a number, counted from 1."""
         rows = slice(self.ends[number - 2] if number > 1 else 0, self.ends[number - 1])
         cache.append(0, *self.tokens[:, :, rows], threads=1)
 
     def answer(self, cache: KVCache) -> bytes:
-        """Attention of the one query."""
+        """Return the attention of the query, as bytes."""
         return cache.attend(0, self.query, threads=1).tobytes()
 
     def prepare(self) -> None:
-        """All answers that there may be."""
+        """Compute the right answer after each piece, with a cache that is filled alone."""
         alone = KVCache(1, HEADS, D, self.policy)
         for number in range(1, len(self.ends) + 1):
             self.append(alone, number)
@@ -100,7 +100,7 @@ class Stress:
             self.fail(f"{type(error).__name__}: {error}")
 
     def check_fork(self, fork: KVCache, answer: bytes, rng: np.random.Generator) -> None:
-        """Another fork of it grows and shrinks; it doesn't change."""
+        """Check that a fork does not change while another fork of it grows and shrinks."""
         size, other = fork.nbytes, fork.fork()
         start = int(rng.integers(0, self.n - 500))
         other.append(0, *self.tokens[:, :, start : start + int(rng.integers(1, 500))], threads=1)
@@ -117,12 +117,12 @@ class Stress:
         self.stop.set()
 
     def count(self, what: str) -> None:
-        """One more."""
+        """Add one to a count."""
         with self._lock:
             self.counts[what] += 1
 
     def run(self) -> dict[str, Any]:
-        """Everything; what was done, and what was wrong."""
+        """Run writer and readers; return counts, time and violations."""
         self.prepare()
         start, before = time.perf_counter(), sys.getswitchinterval()
         sys.setswitchinterval(1e-5)

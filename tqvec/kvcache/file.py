@@ -57,7 +57,7 @@ class Shape(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """The hash of the fingerprints of all codecs, in order of layers, tiers, keys and values, groups of heads."""
+        """The hash of all codecs' fingerprints: by layer, coded before recoded tokens, keys before values, by group."""
         digest = hashlib.sha256()
         for codecs in self.codecs:
             for sides in (codecs.coded, codecs.recoded):
@@ -210,7 +210,7 @@ def load(reader: Reader, header: Header, shape: Shape) -> list[State]:
 
 
 def _possible(shape: Shape, number: int, counts: TokenCounts) -> bool:
-    """Return whether a layer can hold so many tokens in each tier."""
+    """Return whether a layer can hold these numbers of tokens."""
     policy, coded = shape.policy, counts.recoded + counts.coded
     if counts.sinks > policy.sinks or (coded + counts.recent and counts.sinks < policy.sinks):
         return False

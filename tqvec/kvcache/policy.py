@@ -62,11 +62,11 @@ class Policy:
     codebook : {"scalar", "trellis"}
         The codebook, as for `TurboQuant`.
     recent : int or None
-        Newest tokens that are never coded. Up to ``chunk - 1`` more tokens wait to be coded. None: no token is coded.
+        Number of newest tokens that are not coded; up to ``chunk - 1`` more wait to be coded. None: no token is coded.
     sinks : int
-        First tokens that are never coded. Models attend to them far more than to others.
+        Number of first tokens that are never coded. Models attend to them far more than to others.
     chunk : int
-        Tokens that are coded together.
+        Number of tokens that are coded together.
     mean_tokens : int
         Tokens after the sinks whose mean key is stored per head and subtracted from all keys before coding. No token
         is coded before there are so many. 0: no mean is subtracted.
@@ -74,8 +74,8 @@ class Policy:
         Whether a mean is subtracted from values too. It helps some layers, and harms those that attend to tokens with
         small values, such as sinks (see the "KV cache" page).
     recode_after : int, optional
-        Coded tokens that stay as they are. Older ones are decoded and coded again with `recoded_key_nbits` and
-        `recoded_value_nbits`, so the errors of both codings add up. Default: no token is recoded.
+        Number of newest coded tokens that stay as they are. Older ones are decoded and coded again with
+        `recoded_key_nbits` and `recoded_value_nbits`, so the errors of both codings add up. Default: none is recoded.
     recoded_key_nbits, recoded_value_nbits : like `key_nbits`, optional
         Bits per coordinate of recoded tokens.
     protected : int

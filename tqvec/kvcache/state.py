@@ -45,7 +45,7 @@ class Uncoded(NamedTuple):
         return self.keys.shape[1]
 
     def extend(self, new: Sequence[Halves], owner: object) -> Uncoded:
-        """Return the tokens and more: keys and values of the new ones, (heads, m, head_dim) each."""
+        """Return the tokens and new ones behind them: keys and values, (heads, m, head_dim) each."""
         keys, values = new
         before, total = slice(0, self.n), self.n + keys.shape[1]
         held = self
@@ -105,7 +105,7 @@ class Segment(NamedTuple):
         return self.keys[0].scales.shape[1]
 
     def extend(self, keys: SideCodes, values: SideCodes, owner: object) -> Segment:
-        """Return the tokens and more, given as codes of keys and of values."""
+        """Return the tokens and new ones behind them: codes of keys and of values."""
         total = self.stop + keys[0].scales.shape[1]
         held = self
         if self.owner is not owner or capacity(total) != self.capacity:
@@ -214,7 +214,7 @@ def concat(parts: Sequence[SideCodes]) -> SideCodes:
 def extend(
     segments: Segments, codecs: KVCodecs, new: tuple[SideCodes, SideCodes], size: int, owner: object
 ) -> Segments:
-    """Return segments of at most `size` tokens with more tokens, given as codes of keys and of values."""
+    """Return the segments and new tokens behind them, codes of keys and of values, in segments of up to `size`."""
     out = list(segments)
     done, n = 0, new[0][0].scales.shape[1]
     while done < n:

@@ -255,21 +255,10 @@ class BlockStore:
         self.traffic[tier] = Traffic(old.down + down, old.up + up, old.blocks + 1)
 
 
-def _born(sequence: BlockSequence, blocks: NDArray[np.int64]) -> float:
-    return float(sequence.born[blocks[0]])
-
-
-def _last(sequence: BlockSequence, blocks: NDArray[np.int64]) -> float:
-    return float(sequence.last)
-
-
-def _next(sequence: BlockSequence, blocks: NDArray[np.int64]) -> float:
-    return -sequence.next
-
-
+# The idle sequence with the smallest key is evicted first; its blocks in the tier are the second argument.
 _KEYS: dict[str, Callable[[BlockSequence, NDArray[np.int64]], float]] = {
-    "oldest": _born,
-    "lru": _last,
-    "window": _last,
-    "belady": _next,
+    "oldest": lambda sequence, blocks: float(sequence.born[blocks[0]]),
+    "lru": lambda sequence, _: float(sequence.last),
+    "window": lambda sequence, _: float(sequence.last),
+    "belady": lambda sequence, _: -sequence.next,
 }
