@@ -9,6 +9,7 @@ import pytest
 
 import tqvec.codec.turboquant
 import tqvec.index.index
+import tqvec.index.selectors
 import tqvec.kvcache.cache
 import tqvec.kvcache.planning.planner
 import tqvec.kvcache.policy
@@ -33,6 +34,7 @@ def test_page(page, tmp_path, monkeypatch):
     [
         tqvec.codec.turboquant,
         tqvec.index.index,
+        tqvec.index.selectors,
         tqvec.kvcache.cache,
         tqvec.kvcache.planning.planner,
         tqvec.kvcache.policy,

@@ -1,4 +1,4 @@
-"""FAISS indexes to measure beside. FAISS is optional: the extras ``bench`` and ``test`` install it."""
+"""FAISS indexes to compare with. FAISS is optional: the extras ``bench`` and ``test`` install it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqvec.errors import UnsupportedError
 
 
 def has_faiss() -> bool:
-    """Whether FAISS is installed."""
+    """Return whether FAISS is installed."""
     return importlib.util.find_spec("faiss") is not None
 
 
@@ -25,9 +25,9 @@ class Built(NamedTuple):
     build_s : float
         Seconds of training and adding.
     train_s : float
-        Of these, training.
+        Seconds of training alone.
     code_size : int
-        Bytes a vector.
+        Bytes per vector.
     """
 
     index: Any
@@ -54,7 +54,7 @@ def build_faiss(
         Vectors to train on; default: `x` itself, which favours trained codecs.
     threads : int
     clock : callable
-        What seconds are taken from.
+        Returns the time in seconds.
 
     Raises
     ------

@@ -22,7 +22,7 @@ class Sample(NamedTuple):
         Unit vectors.
     queries : (500, 384) float16
     base_texts, query_texts : list of str
-        A text a row.
+        The texts of the rows.
     """
 
     base: NDArray[np.float16]
@@ -32,7 +32,7 @@ class Sample(NamedTuple):
 
 
 def sample_folder() -> Path:
-    """Where the sample lies: in the installed package, or in ``datasets/`` of a checkout."""
+    """Return the folder of the sample: in the installed package, or in ``datasets/`` of a checkout."""
     here = Path(__file__).parent
     for folder in (here / "sample", here.parents[1] / "datasets" / "wordnet_minilm" / "sample"):
         if folder.is_dir():
@@ -41,7 +41,7 @@ def sample_folder() -> Path:
 
 
 def load_sample(folder: Path | None = None) -> Sample:
-    """Read the sample, or another folder with the same four files (datasets/README.md tells how to build the full set).
+    """Read the sample, or another folder with the same four files.
 
     Raises
     ------

@@ -122,7 +122,7 @@ class Store:
     def merge_snapshot(self) -> tuple[Blocks, bool]:
         """Return the blocks of now, and whether a store that they are added to shall give them new ids.
 
-        It shall where ids are 0, 1, 2, … in order, as they are without being given, and no row was ever removed.
+        It shall where ids are 0, 1, 2, … in order, as they are by default, and no row was ever removed.
         """
         return self.blocks, _ids_are_range(self.blocks, self.next_id)
 

@@ -1,4 +1,4 @@
-"""A tiny run through every kernel, so that Numba compiles them (or finds them on disk)."""
+"""Tiny runs through every kernel, so that Numba compiles them (or finds them on disk)."""
 
 from __future__ import annotations
 
