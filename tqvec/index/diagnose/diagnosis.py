@@ -148,7 +148,8 @@ def diagnose(snapshot: Snapshot, sample: Floats | None, queries: Floats | None, 
         snapshot, whole = _encode(snapshot, sample), True
     k = min(k, snapshot.ntotal - (queries is None))
     if sample is not None and whole:
-        recall = _measure_on_vectors(snapshot, sample, queries, k, rng)
+        asking, own = _choose_queries(sample, queries, rng)
+        recall = measure_recall(snapshot, sample, asking, own, k)
         estimate = _Estimate(recall.value, recall.variance, f"measured on all {snapshot.ntotal:,} vectors")
     else:
         recall = _estimate_from_codes(snapshot, sample, queries, k, rng)
@@ -205,15 +206,13 @@ def _draw(n: int, count: int, rng: np.random.Generator) -> Ids:
     return np.sort(rng.permutation(n)[:count])
 
 
-def _measure_on_vectors(
-    snapshot: Snapshot, vectors: Floats, queries: Floats | None, k: int, rng: np.random.Generator
-) -> Recall:
-    """Measure recall on an index of these vectors; without queries some of them ask for the others."""
+def _choose_queries(vectors: Floats, queries: Floats | None, rng: np.random.Generator) -> tuple[Floats, Ids | None]:
+    """Return queries for exact search of these vectors; without any, some vectors, with their numbers."""
     count = min(_QUERIES, max(100, _PRODUCTS // vectors.shape[0]))
     if queries is not None:
-        return measure_recall(snapshot, vectors, queries[:count], None, k)
+        return queries[:count], None
     own = _draw(vectors.shape[0], count, rng)
-    return measure_recall(snapshot, vectors, vectors[own], own, k)
+    return vectors[own], own
 
 
 def _estimate_from_codes(
@@ -244,8 +243,7 @@ def _correct(
     vectors = sample[_draw(sample.shape[0], _CHECKED, rng)]
     trial = _encode(snapshot, vectors)
     k = min(k, trial.ntotal - (queries is None))
-    own = _draw(vectors.shape[0], _QUERIES, rng) if queries is None else None
-    asking = vectors[own] if queries is None else queries
+    asking, own = _choose_queries(vectors, queries, rng)
     truth = measure_recall(trial, vectors, asking, own, k)
     guess = _estimate_for(trial, asking, queries is None, k)
     off = truth.by_query[: guess.by_query.size] - guess.by_query
