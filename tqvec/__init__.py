@@ -1,15 +1,15 @@
-"""tqvec: vectors in 1 to 8 bits a coordinate, searched in compressed form.
+"""tqvec: vectors in 1 to 8 bits per coordinate, searched in compressed form.
 
-``float vectors -> rotate -> quantize -> pack -> store -> scan -> (scores, ids)``; the folders are that sentence:
+- `Index` stores vectors and searches them; `selectors` filter by id. `Index.train` and `Index.diagnose` return a
+  `Training` and a `Diagnosis`.
+- `TurboQuant` is the codec alone: it turns vectors into `Codes` and back, with no training.
+- `kvcache.KVCache` keeps keys and values of a transformer in codes, and computes attention on them.
+  `kvcache.planning`, `kvcache.simulation` and `kvcache.quality` tell bytes, time and error beforehand.
+- `oracle.verify` checks a port to another language stage by stage, and says why a stage is wrong.
+- `simd_info` tells which instructions are used, and why.
 
-- ``kernels``: Numba code for each step, arrays in, arrays out.
-- ``codec``: rotation, codebook, bands, scale: `TurboQuant`.
-- ``index``: `Index`, search and files.
-- ``kvcache``: `kvcache.KVCache`, keys and values of a transformer in codes, and attention on them.
-- ``oracle``: `oracle.verify`, which checks a port to another language stage by stage; profiles and golden vectors.
-- ``eval``: recall, baselines, dataset readers.
-- ``cli``: the ``tqvec`` command.
-- ``reference``: the same mathematics in plain NumPy, to test against.
+The command ``tqvec`` does the same from a shell. The module `tqvec.eval` has recall and readers of vector files, and
+`tqvec.integrations` has adapters to frameworks.
 """
 
 from importlib import import_module

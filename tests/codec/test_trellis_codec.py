@@ -157,7 +157,7 @@ def test_vectors_that_rotate_to_few_coordinates(d, nbits):
     y = np.concatenate([np.eye(d), np.eye(d) + np.roll(np.eye(d), 1, axis=1), np.eye(d) - np.roll(np.eye(d), 3, 1)])
     y = np.concatenate([y, np.tril(np.ones((d, d))), np.ones((1, d)), (-1.0) ** np.arange(d)[None]])
     sums = encode_sums(tq, rotation.hadamard_inverse(y, 5).astype(np.float32), threads=1)
-    assert np.all(sums.dot > 1 / math.sqrt(d))  # the scalar codebook's own for one coordinate at 1 bit: .8/√d
+    assert np.all(sums.dot > 1 / math.sqrt(d))  # the scalar codebook's own for one coordinate at 1 bit: 0.8/√d
 
 
 @given(rows, widths, sts.seeds)

@@ -106,7 +106,7 @@ def test_top_k(k):
 
 @pytest.mark.parametrize("cosine", [0.0, 0.6])
 def test_qjl_moments(cosine):
-    """Property 24: mean within 7 σ/√N, variance ratio 1 ± .08, 20,000 pairs (200 a fresh S)."""
+    """Property 24: mean within 7 σ/√N, variance ratio 1 ± 0.08, 20,000 pairs (200 a fresh S)."""
     d, per, draws = 16, 200, 100
     estimates = []
     for draw in range(draws):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
-REACH = 8  # times ν: coordinates on either side of the seam that choose the start state
+REACH = 8  # times ν: coordinates at either end of a tail-biting path that choose its start state
 
 
 def frozen(d: int, nbits: int) -> Array:
@@ -97,9 +97,9 @@ def traced_windows(choices: list[NDArray[np.bool_]], end: Codes) -> Codes:
 
 
 def start_states(y: NDArray, table: NDArray) -> Codes:
-    """State at the seam: free search of the last and the first `REACH` ν coordinates (docs/explanation/trellis.md).
+    """Start state of a tail-biting path: free search of the last and the first `REACH` ν coordinates.
 
-    The cheapest path, of those the one to the lowest state, gives the path bits before the seam. Where the band has
+    The cheapest path, of those the one to the lowest state, gives the path bits before the start. Where the band has
     fewer than ν coordinates, bits repeat with its length.
     """
     n, count = y.shape[1], table.shape[1] // 2

@@ -82,7 +82,7 @@ def test_half():
 
 
 def test_the_interval_covers_the_shift():
-    """Trials that succeed from a random ρ on, codes .1 later: 95 % intervals hold .1 in most of 40 experiments."""
+    """Trials that succeed from a random ρ on, codes 0.1 later: 95 % intervals hold 0.1 in most of 40 experiments."""
     rng = np.random.default_rng(10_503)
     rhos = np.linspace(0, 1, 21)
     held = 0
