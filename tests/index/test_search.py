@@ -211,8 +211,8 @@ def test_a_spawned_process_can_search(tmp_path):
     assert np.array_equal(found, index.search(x[:4], k=5)[1])
 
 
-# The sample is 10,000 x 384 with 500 queries. Measured with seed 0: 0.743, 0.863, 0.962, 0.997; one binomial standard error
-# over seeds is below 0.005.
+# The sample is 10,000 x 384 with 500 queries. Measured with seed 0: 0.743, 0.863, 0.962, 0.997; one binomial standard
+# error over seeds is below 0.005.
 @pytest.mark.parametrize(("nbits", "floor"), [(1, 0.72), (2, 0.845), (3, 0.91), (4, 0.95), (8, 0.99)])
 def test_recall_on_real_embeddings(nbits, floor):
     from tqvec.eval.recall import exact_search, recall
