@@ -133,7 +133,14 @@ def _time(name: str, code_size: float, build_s: float, search: Search, queries: 
         start = time.perf_counter()
         search(query[None, :])
         singles.append(time.perf_counter() - start)
-    return Row(name, code_size, build_s, 1e3 * float(np.median(batches)), 1e3 * float(np.median(singles)), ids)
+    return Row(
+        name=name,
+        code_size=code_size,
+        build_s=build_s,
+        batch_ms=1e3 * float(np.median(batches)),
+        single_ms=1e3 * float(np.median(singles)),
+        ids=ids,
+    )
 
 
 def _table(rows: list[Row], d: int) -> Table:

@@ -92,7 +92,7 @@ def compose(first: RotationTables, second: RotationTables) -> RotationTables:
         columns = rotate(first.columns, second)
         return first._replace(matrix=np.ascontiguousarray(columns.T), columns=columns)
     perm, mult = np.concatenate([first.perm, second.perm]), np.concatenate([first.mult, second.mult])
-    return RotationTables(perm, mult, first.blocks, second.matrix, second.columns)
+    return RotationTables(perm=perm, mult=mult, blocks=first.blocks, matrix=second.matrix, columns=second.columns)
 
 
 ROTATIONS: dict[str, Callable[[int, int], RotationTables]] = {"hadamard": hadamard, "haar": haar}

@@ -78,7 +78,7 @@ def open_vectors(path: str | os.PathLike[str]) -> Stream:
     file, name = split_name(path)
     if file.suffix == ".parquet":
         column = _Column(file, name)
-        return Stream(file, name, column.n, column.d, column.parts)
+        return Stream(path=file, name=name, n=column.n, d=column.d, parts=column.parts)
     if file.suffix in HDF5:
         return _hdf5(file, name or "train")
     x = read_vectors(file)
@@ -89,7 +89,7 @@ def open_vectors(path: str | os.PathLike[str]) -> Stream:
             yield x[row : row + rows]
             release_pages(x)
 
-    return Stream(file, None, n, d, parts)
+    return Stream(path=file, name=None, n=n, d=d, parts=parts)
 
 
 def _hdf5(path: Path, name: str) -> Stream:
@@ -103,7 +103,7 @@ def _hdf5(path: Path, name: str) -> Stream:
             for row in range(start, n, rows):
                 yield x[row : row + rows]
 
-    return Stream(path, name, n, d, parts)
+    return Stream(path=path, name=name, n=n, d=d, parts=parts)
 
 
 class _Column:

@@ -87,7 +87,9 @@ class Block(NamedTuple):
             alive[: n // 64] = self.alive[: n // 64]
             if n % 64:
                 alive[n // 64] &= self.alive[n // 64] | ~ones(n)[-1]
-        return Block(stored, total, self._joined_ids(ids, total, capacity), alive, self.prefixes)
+        return Block(
+            rows=stored, n=total, ids=self._joined_ids(ids, total, capacity), alive=alive, prefixes=self.prefixes
+        )
 
     def _joined_ids(self, ids: Ids | int, total: int, capacity: int) -> Ids | int:
         """Ids of these rows and of new ones; they are one number as long as they are consecutive."""
@@ -116,7 +118,7 @@ def empty_block(like: Rows, prefixes: PrefixBlocks) -> Block:
         Of the same codec.
     """
     rows = {name: np.zeros((0, *array.shape[1:]), array.dtype) for name, array in like.items()}
-    return Block(rows, 0, 0, ALL, prefixes.fresh())
+    return Block(rows=rows, n=0, ids=0, alive=ALL, prefixes=prefixes.fresh())
 
 
 def split_into_blocks(rows: Rows, ids: Ids | int, prefixes: PrefixBlocks, block_rows: int, mapped: bool) -> list[Block]:
@@ -131,7 +133,9 @@ def split_into_blocks(rows: Rows, ids: Ids | int, prefixes: PrefixBlocks, block_
     for start in range(0, kept, block_rows):
         part = {name: array[start:] for name, array in rows.items()}
         first = ids + start if isinstance(ids, int) else ids[start:]
-        blocks.append(Block(part, min(block_rows, kept - start), first, ALL, prefixes.fresh()))
+        blocks.append(
+            Block(rows=part, n=min(block_rows, kept - start), ids=first, alive=ALL, prefixes=prefixes.fresh())
+        )
     rest = {name: array[kept:] for name, array in rows.items()}
     blocks.append(empty_block(rows, prefixes).extended(rest, ids + kept if isinstance(ids, int) else ids[kept:]))
     return blocks

@@ -115,7 +115,13 @@ class Scanner:
         integers = np.empty((queries.shape[0], padded), np.int16)
         kernel("integer_queries")(directions, self._bands, 8, integers)
         search = kernel("search_rows")
-        tables = ScanTables(self._bands, self._windows, self._levels.levels, self._levels.pairs, SPREAD)
+        tables = ScanTables(
+            bands=self._bands,
+            windows=self._windows,
+            levels=self._levels.levels,
+            pairs=self._levels.pairs,
+            spread=SPREAD,
+        )
 
         def scan(block: Block, base: int, where: RowRange, heaps: Heap) -> None:
             search(self._rows(block, base), tables, integers, unit, where, heaps)

@@ -175,7 +175,13 @@ class State(NamedTuple):
     @property
     def counts(self) -> TokenCounts:
         """Tokens in each place."""
-        return TokenCounts(self.sinks.n, count(self.recoded), count(self.coded), self.recent.n, self.evicted)
+        return TokenCounts(
+            sinks=self.sinks.n,
+            recoded=count(self.recoded),
+            coded=count(self.coded),
+            recent=self.recent.n,
+            evicted=self.evicted,
+        )
 
     @property
     def n(self) -> int:
@@ -234,7 +240,7 @@ def _empty_segment(codecs: KVCodecs, owner: object) -> Segment:
         return GroupCodes(np.empty((heads, 0, group.code_bytes), np.uint8), np.empty((heads, 0), np.uint16))
 
     keys, values = (tuple(empty(group) for group in side.groups) for side in codecs)
-    return Segment(keys, values, 0, 0, owner)
+    return Segment(keys=keys, values=values, start=0, stop=0, owner=owner)
 
 
 def drop_first(segments: Segments, n: int) -> Segments:

@@ -114,7 +114,14 @@ def from_object(thing: Any, name: str) -> Port:
     if dtype not in DTYPES:
         raise InputError(f"DTYPE of port {name} must be one of {', '.join(DTYPES)}, got {dtype!r}")
     profiles, dims = tuple(getattr(thing, "PROFILES", ())), tuple(getattr(thing, "DIMS", ()))
-    return Port(name, stages, profiles, dims, dtype, getattr(thing, "asarray", np.asarray))
+    return Port(
+        name=name,
+        stages=stages,
+        profiles=profiles,
+        dims=dims,
+        dtype=dtype,
+        asarray=getattr(thing, "asarray", np.asarray),
+    )
 
 
 def from_oracle(codec: Instance, dtype: str = "float32") -> Port:
@@ -125,7 +132,13 @@ def from_oracle(codec: Instance, dtype: str = "float32") -> Port:
             outputs = zip(codec.stages[stage].outputs, codec.outputs(stage, np.dtype(dtype), *inputs), strict=True)
             return tuple(array.astype(codec.type_of(name)) for name, array in outputs)
 
-    return Port("oracle", {stage: partial(call, stage) for stage in codec.stages}, (codec.profile.name,), (), dtype)
+    return Port(
+        name="oracle",
+        stages={stage: partial(call, stage) for stage in codec.stages},
+        profiles=(codec.profile.name,),
+        dims=(),
+        dtype=dtype,
+    )
 
 
 def from_file(path: Path) -> Port:
@@ -175,12 +188,12 @@ def from_command(text: str) -> Port:
         about = json.loads(_run(command, "describe"))
         stages: dict[str, Callable[..., Any]] = {name: partial(_run_stage, command, name) for name in about["stages"]}
         profiles, dims = tuple(about.get("profiles", ())), tuple(about.get("dims", ()))
-        return Port(text, stages, profiles, dims, about.get("dtype", "float32"))
+        return Port(name=text, stages=stages, profiles=profiles, dims=dims, dtype=about.get("dtype", "float32"))
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{text} describe' must print a JSON object with stages: {error}") from error
 
 
-def load(port: Any) -> Port:
+def load(port: object) -> Port:
     """Make a port of a Python file, a command, a module or an object; a `Port` stays as it is.
 
     Raises

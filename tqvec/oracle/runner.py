@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +89,7 @@ def verify_stages(port: Port, codec: Instance, quick: bool = False) -> Result:
     return Result(codec.profile.name, codec.d, tuple(verdicts))
 
 
-def verify(port: Any, *, profiles: Iterable[str] = (), dims: Iterable[int] = (), quick: bool = False) -> Report:
+def verify(port: object, *, profiles: Iterable[str] = (), dims: Iterable[int] = (), quick: bool = False) -> Report:
     """Verify a port, stage by stage.
 
     Parameters

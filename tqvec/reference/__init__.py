@@ -1,7 +1,7 @@
 """The oracle: TurboQuant's mathematics in plain NumPy, one function a formula, slow and obvious.
 
-Written from docs/format.md and the paper (arXiv 2504.19874), apart from the code it judges: it imports nothing from
-``codec`` or ``kernels``, and only tests and the conformance runner import it.
+Written from the "File format" page and the paper (arXiv 2504.19874), apart from the code it judges: it imports nothing
+from ``codec`` or ``kernels``, and only tests and the conformance runner import it.
 
 - ``splitmix``: random 64-bit words, in Python integers.
 - ``rotation``: Haar by QR, and the randomised Hadamard rotation, forwards, backwards and as a matrix.

@@ -16,7 +16,7 @@ def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def levels(data: NDArray[np.uint8], d: int, bands: packing.Bands, kind: str) -> Array:
-    """Levels (n, d) of packed codes of codebook `kind` (docs/format.md sections 3, 4 and 7)."""
+    """Levels (n, d) of packed codes of codebook `kind` ("File format" page, sections 3, 4 and 7)."""
     codes = packing.unpack(data, bands)
     out = np.zeros((len(data), d))
     for first, end, width in bands:
@@ -29,7 +29,7 @@ def levels(data: NDArray[np.uint8], d: int, bands: packing.Bands, kind: str) -> 
 
 
 def scores(queries: NDArray, rows: Array, scale: NDArray) -> Array:
-    """scale_t ⟨q_i, c_t⟩, (g, n) (docs/format.md section 5, Scores)."""
+    """scale_t ⟨q_i, c_t⟩, (g, n) ("File format" page, section 5, Scores)."""
     return np.asarray(queries.astype(np.float64) @ rows.T * scale.astype(np.float64))
 
 

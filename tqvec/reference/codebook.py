@@ -116,7 +116,7 @@ def cdf(t: Array, d: int) -> Array:
 
 
 def frozen(d: int, nbits: int) -> Array:
-    """The format's own 2^nbits centroids, float64, from the data file (docs/format.md sections 3 and 6)."""
+    """The format's own 2^nbits centroids, float64, from the data file ("File format" page, sections 3 and 6)."""
     if nbits == 0:
         return np.zeros(1)
     blob = files("tqvec").joinpath("codec/data/codebooks.safetensors").read_bytes()
@@ -141,5 +141,5 @@ def frozen(d: int, nbits: int) -> Array:
 
 
 def thresholds(centroids: Array) -> Array:
-    """Midpoints of neighbouring centroids (docs/format.md section 3, codebook)."""
+    """Midpoints of neighbouring centroids ("File format" page, section 3, codebook)."""
     return (centroids[1:] + centroids[:-1]) / 2

@@ -13,7 +13,7 @@ from tqvec.reference.splitmix import word
 
 Array = NDArray[np.float64]
 
-STRUCTURED = 4  # first round of the structured S (docs/format.md section 2)
+STRUCTURED = 4  # first round of the structured S ("File format" page, section 2)
 
 
 class Prod(NamedTuple):
@@ -74,7 +74,7 @@ def qjl_variance(s: float, d: int) -> float:
 
 
 def structured(d: int, seed: int) -> Array:
-    """S = √d · O of ``qjl="hadamard"``, for the rotated basis (docs/format.md section 6)."""
+    """S = √d · O of ``qjl="hadamard"``, for the rotated basis ("File format" page, section 6)."""
     return math.sqrt(d) * rotation.hadamard(np.eye(d), seed, first=STRUCTURED).T
 
 
@@ -94,7 +94,7 @@ def structured_error(d: int) -> float:
 
 
 def encode_rows(x: NDArray[np.float32], bands: packing.Bands, seed: int) -> tuple[NDArray[np.int64], Array, Array]:
-    """Codes with their QJL bit, ‖x‖ and γ of rows, bit by bit as the format has them (docs/format.md section 6)."""
+    """Codes with their QJL bit, ‖x‖ and γ of rows, by bits ("File format" page, section 6)."""
     y = rotation.hadamard(quantize.directions(x), seed, np.float32)
     codes, levels = quantize.banded(y, [(first, end, width - 1) for first, end, width in bands])
     residual = y - levels

@@ -1,4 +1,4 @@
-"""Algorithm 1 of arXiv 2504.19874, with the scale rules and the order of operations of docs/format.md section 3."""
+"""Algorithm 1 of arXiv 2504.19874, with the scale rules and order of operations of the "File format" page, section 3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 
 class Quantized(NamedTuple):
-    """Codes (n, d), and ‖x‖, ⟨u, ũ⟩ and ‖ũ‖² of each row (docs/format.md section 3)."""
+    """Codes (n, d), and ‖x‖, ⟨u, ũ⟩ and ‖ũ‖² of each row ("File format" page, section 3)."""
 
     codes: NDArray[np.int64]
     norm: Array
@@ -23,7 +23,7 @@ class Quantized(NamedTuple):
 
 
 def lane_sum(terms: Array) -> Array:
-    """Sum of each row of (n, d) float64 terms in the format's order (docs/format.md section 3, step 1)."""
+    """Sum of each row of (n, d) float64 terms in the format's order ("File format" page, section 3, step 1)."""
     p = [np.zeros(len(terms)) for _ in range(8)]
     for j in range(terms.shape[1]):
         p[j % 8] = p[j % 8] + terms[:, j]
@@ -31,18 +31,18 @@ def lane_sum(terms: Array) -> Array:
 
 
 def lengths(x: NDArray[np.float32]) -> Array:
-    """‖x‖ of each row (docs/format.md section 3, step 1)."""
+    """‖x‖ of each row ("File format" page, section 3, step 1)."""
     return np.sqrt(lane_sum(x.astype(np.float64) ** 2))
 
 
 def directions(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """x/‖x‖, and 0 for the zero vector (docs/format.md section 3, step 2)."""
+    """x/‖x‖, and 0 for the zero vector ("File format" page, section 3, step 2)."""
     inverse = np.array([1 / norm if norm > 0 else 0.0 for norm in lengths(x).tolist()])
     return (x.astype(np.float64) * inverse[:, None]).astype(np.float32)
 
 
 def count_thresholds(y: NDArray, thresholds: NDArray) -> NDArray[np.int64]:
-    """Codes: the number of thresholds less than each value (docs/format.md section 3, step 4)."""
+    """Codes: the number of thresholds less than each value ("File format" page, section 3, step 4)."""
     codes = np.zeros(y.shape, np.int64)
     for threshold in thresholds:
         codes += y > threshold
@@ -57,7 +57,7 @@ def nearest(y: NDArray, centroids: NDArray) -> NDArray[np.int64]:
 def encode(
     x: NDArray[np.float32], nbits: int, seed: int, dtype: DTypeLike = np.float32, centroids: Array | None = None
 ) -> Quantized:
-    """Encode rows (docs/format.md section 3; arXiv 2504.19874 Algorithm 1, QUANT).
+    """Encode rows ("File format" page, section 3; arXiv 2504.19874 Algorithm 1, QUANT).
 
     Parameters
     ----------
@@ -74,13 +74,13 @@ def encode(
 
 
 def encode_bands(x: NDArray[np.float32], bands: packing.Bands, seed: int) -> Quantized:
-    """Encode rows whose bands have codebooks of their own (docs/format.md section 3); else as `encode`, in float32."""
+    """Encode rows whose bands have codebooks of their own ("File format" page, section 3); as `encode`, in float32."""
     y = rotation.hadamard(directions(x), seed, np.float32)
     return _with_sums(x, y, *banded(y, bands))
 
 
 def encode_trellis(x: NDArray[np.float32], bands: packing.Bands, seed: int) -> Quantized:
-    """Encode rows by the trellis codebook (docs/format.md section 7)."""
+    """Encode rows by the trellis codebook ("File format" page, section 7)."""
     y = rotation.hadamard(directions(x), seed, np.float32)
     tables = [trellis.frozen(x.shape[1], width).astype(np.float32) for _, _, width in bands]
     codes = [trellis.encode(y[:, first:end], table) for (first, end, _), table in zip(bands, tables, strict=True)]
@@ -89,14 +89,14 @@ def encode_trellis(x: NDArray[np.float32], bands: packing.Bands, seed: int) -> Q
 
 
 def banded(y: NDArray, bands: packing.Bands) -> tuple[NDArray[np.int64], NDArray]:
-    """Codes and centroids of rotated rows, each band by its own codebook (docs/format.md section 3, step 4)."""
+    """Codes and centroids of rotated rows, each band by its own codebook ("File format" page, section 3, step 4)."""
     parts = [codes_and_levels(y[:, first:end], codebook.frozen(y.shape[1], width)) for first, end, width in bands]
     codes, levels = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
     return codes, levels
 
 
 def codes_and_levels(y: NDArray, centroids: Array) -> tuple[NDArray[np.int64], NDArray]:
-    """Codes of values and what they stand for (docs/format.md section 3, steps 4 and 5)."""
+    """Codes of values and what they stand for ("File format" page, section 3, steps 4 and 5)."""
     codes = count_thresholds(y, codebook.thresholds(centroids).astype(y.dtype))
     return codes, centroids.astype(y.dtype)[codes]
 

@@ -1,4 +1,4 @@
-"""Random rotations of rows. Sources: arXiv 2504.19874 section 3.1 (Haar), docs/format.md section 2 (Hadamard)."""
+"""Random rotations of rows. Sources: arXiv 2504.19874 section 3.1 (Haar), "File format" page, section 2 (Hadamard)."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ def haar(d: int, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def block_sizes(d: int) -> list[int]:
-    """Powers of two in the binary digits of `d`, largest first (docs/format.md section 2)."""
+    """Powers of two in the binary digits of `d`, largest first ("File format" page, section 2)."""
     return [1 << bit for bit in reversed(range(d.bit_length())) if d >> bit & 1]
 
 
 def rounds(d: int) -> int:
-    """Number of rounds R (docs/format.md section 2)."""
+    """Number of rounds R ("File format" page, section 2)."""
     return 3 if d >= 128 else 4
 
 
 def permutation(d: int, seed: int, r: int) -> list[int]:
-    """π of round `r` (docs/format.md section 2, step 1)."""
+    """π of round `r` ("File format" page, section 2, step 1)."""
     return sorted(range(d), key=lambda i: (word(seed, 2 * r, i + 1), i))
 
 
 def factors(d: int, seed: int, r: int, dtype: DTypeLike) -> NDArray:
-    """m of round `r`: sign over the root of the block's size (docs/format.md section 2, steps 2 and 3)."""
+    """m of round `r`: sign over the root of the block's size ("File format" page, section 2, steps 2 and 3)."""
     sizes = [size for size in block_sizes(d) for _ in range(size)]
     signs = [-1.0 if word(seed, 2 * r + 1, j + 1) >> 63 else 1.0 for j in range(d)]
     return np.array([s / math.sqrt(size) for s, size in zip(signs, sizes, strict=True)]).astype(dtype)
 
 
 def transform_blocks(w: NDArray, sizes: list[int]) -> NDArray:
-    """Unnormalised Walsh-Hadamard transform of each block of the last axis (docs/format.md section 2, step 4)."""
+    """Unnormalised Walsh-Hadamard transform of each block of the last axis ("File format" page, section 2, step 4)."""
     parts = []
     start = 0
     for size in sizes:
@@ -59,7 +59,7 @@ def transform_blocks(w: NDArray, sizes: list[int]) -> NDArray:
 
 
 def hadamard(x: NDArray, seed: int, dtype: DTypeLike = np.float64, first: int = 0) -> NDArray:
-    """Rotate rows by the randomised Hadamard rotation (docs/format.md section 2).
+    """Rotate rows by the randomised Hadamard rotation ("File format" page, section 2).
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ Array = NDArray[np.float64]
 
 
 def scores(rotated: Array, levels: Array, scale: Array) -> Array:
-    """scale_i Σ_j q′_j c_ij, (nq, n), of rotated queries and centroids (docs/format.md section 5, last line)."""
+    """scale_i Σ_j q′_j c_ij, (nq, n), of rotated queries and centroids ("File format" page, section 5, last line)."""
     return np.asarray((rotated.astype(np.float64) @ levels.astype(np.float64).T) * scale.astype(np.float64))
 
 
@@ -29,7 +29,7 @@ def error_bar(cosine: Array, tangent: Array, d: int) -> Array:
 
 
 def top_k(values: NDArray, k: int) -> tuple[NDArray, NDArray[np.int64]]:
-    """The `k` largest of each row and their columns, best first, ties to the smaller column (docs/format.md 5)."""
+    """The `k` largest of each row and their columns, best first; ties: smaller first ("File format" page, section 5)."""
     columns = np.broadcast_to(np.arange(values.shape[1]), values.shape)
     order = np.lexsort((columns, -values), axis=1)[:, :k]
     return np.take_along_axis(values, order, axis=1), order

@@ -1,7 +1,7 @@
 """The trellis codebook: levels of codes, Viterbi's algorithm, and exhaustive search over all codes of a short vector.
 
 Codes are 2 s + p: in-subset bits s and a path bit p. Window w_j holds the path bits of coordinates j, j−1, …, j−ν, the
-newest lowest, indices modulo the length n of the band. `table[s, w]` is the level (docs/explanation/trellis.md).
+newest lowest, indices modulo the length n of the band. `table[s, w]` is the level (the "Trellis codebook" page).
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ REACH = 8  # times ν: coordinates at either end of a tail-biting path that choo
 
 
 def frozen(d: int, nbits: int) -> Array:
-    """The format's own levels, (2^(b−1), 2^(ν+1)) float64, from the data file (docs/explanation/trellis.md)."""
+    """The format's own levels, (2^(b−1), 2^(ν+1)) float64, from the data file (the "Trellis codebook" page)."""
     width = json.loads(files("tqvec").joinpath("codec/data/trellis.json").read_bytes())["widths"][str(nbits)]
     return np.array([[float.fromhex(level) for level in row] for row in width["levels"]]) / math.sqrt(d)
 
 
 def thresholds(table: Array) -> Array:
-    """Midpoints between the levels of each window (docs/explanation/trellis.md, nearest level)."""
+    """Midpoints between the levels of each window (the "Trellis codebook" page, nearest level)."""
     return (table[1:] + table[:-1]) / 2
 
 
 def windows(path: Codes, nu: int) -> Codes:
-    """w_j = Σ_k p_(j−k mod n) 2^k, k = 0 … ν, of path bits (rows, n) (docs/explanation/trellis.md, definition)."""
+    """w_j = Σ_k p_(j−k mod n) 2^k, k = 0 … ν, of path bits (rows, n) (the "Trellis codebook" page, definition)."""
     n = path.shape[1]
     before = (np.arange(n)[:, None] - np.arange(nu + 1)) % n
     return np.asarray(path[:, before] @ (1 << np.arange(nu + 1)), np.int64)
 
 
 def levels(codes: Codes, table: NDArray) -> NDArray:
-    """table[s_j, w_j] of codes (rows, n) (docs/explanation/trellis.md, definition)."""
+    """table[s_j, w_j] of codes (rows, n) (the "Trellis codebook" page, definition)."""
     nu = table.shape[1].bit_length() - 2
     return np.asarray(table[codes >> 1, windows(codes & 1, nu)])
 
 
 def nearest_level(y: NDArray, limits: NDArray) -> Codes:
-    """In-subset bits of values (rows,) in every window: thresholds below the value (docs/explanation/trellis.md)."""
+    """In-subset bits of values (rows,) in every window: thresholds below the value (the "Trellis codebook" page)."""
     return np.asarray((y[:, None, None] > limits).sum(axis=1), np.int64)
 
 
@@ -111,7 +111,7 @@ def start_states(y: NDArray, table: NDArray) -> Codes:
 
 
 def closed_codes(y: NDArray, table: NDArray, start: Codes) -> Codes:
-    """Best codes (rows, n) of the paths that start and end in states `start` (docs/explanation/trellis.md)."""
+    """Best codes (rows, n) of the paths that start and end in states `start` (the "Trellis codebook" page)."""
     rows = np.arange(len(y))
     cost = np.full((len(y), table.shape[1] // 2), np.inf, y.dtype)
     cost[rows, start] = 0
@@ -122,7 +122,7 @@ def closed_codes(y: NDArray, table: NDArray, start: Codes) -> Codes:
 
 
 def encode(y: NDArray, table: NDArray) -> Codes:
-    """Codes of rows (docs/explanation/trellis.md); float32 `y` and `table` give the format's bits."""
+    """Codes of rows (the "Trellis codebook" page); float32 `y` and `table` give the format's bits."""
     return closed_codes(y, table, start_states(y, table))
 
 

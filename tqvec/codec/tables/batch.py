@@ -71,7 +71,14 @@ def byte_levels(d: int, nbits: int, windows: int, steps: int) -> ByteLevels:
     overlap = float(d * np.sum(p * c * spread))  # E<c, levels>, and E|levels|² below: exact, their rounding included
     energy = float(d * np.sum(p * spread * spread))
     unit = full / overlap
-    return ByteLevels(planes, levels, steps + 1, unit, max(0.0, unit * unit * energy - full) / d, energy)
+    return ByteLevels(
+        planes=planes,
+        levels=levels,
+        zero=steps + 1,
+        unit=unit,
+        variance=max(0.0, unit * unit * energy - full) / d,
+        energy=energy,
+    )
 
 
 def _rounded(padded: NDArray[np.float32], steps: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -49,7 +49,13 @@ def candidates_of_queries(snapshot: Snapshot, queries: Floats, m: int, leave_out
         own = encode_rows(snapshot.codec, snapshot.metric, queries)
         copies = _find_copies(snapshot, rows, own["codes"], own["scale"])
         scores, rows = drop_one(copies & (np.cumsum(copies, axis=1) == 1), scores, rows)
-    return Candidates(queries, snapshot.metric.sign * scores.astype(np.float64), rows, np.zeros(rows.shape, bool), None)
+    return Candidates(
+        queries=queries,
+        scores=snapshot.metric.sign * scores.astype(np.float64),
+        rows=rows,
+        copies=np.zeros(rows.shape, bool),
+        query_error=None,
+    )
 
 
 def candidates_of_rows(snapshot: Snapshot, asking: Ids, m: int) -> Candidates:

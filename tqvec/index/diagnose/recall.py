@@ -86,7 +86,9 @@ def measure_recall(snapshot: Snapshot, vectors: Floats, queries: Floats, own: Id
         depths[m] += k - ranks.size
     rows = live[ids]
     no_copies = np.zeros(ids.shape, bool)
-    posterior = positions_from_exact(snapshot, Candidates(queries, scores, rows, no_copies, None), k)
+    posterior = positions_from_exact(
+        snapshot, Candidates(queries=queries, scores=scores, rows=rows, copies=no_copies, query_error=None), k
+    )
     return Recall(
         by_query=by_query,
         variance=float(by_query.var() / by_query.size),
