@@ -16,7 +16,7 @@ ALL = np.zeros(0, np.uint64)  # a mask of every row
 
 
 class Block(NamedTuple):
-    """Some rows of an index at one moment.
+    """A run of rows of an index, as it is at one moment.
 
     Attributes
     ----------

@@ -165,7 +165,7 @@ class Store:
         self._compact()
 
     def _may_extend(self, block: Block, ids: Ids | int, table: IdTable | None) -> bool:
-        """Whether more rows may go into the last block, which is owned: it is not full, and their ids are found there.
+        """Return whether more rows may go into the last block, which is owned: it is not full, and their ids are findable.
 
         Without a table, ids are consecutive in every block.
         """
@@ -266,7 +266,7 @@ def _table_of(blocks: Blocks) -> IdTable:
 
 
 def _ids_are_range(blocks: Blocks, next_id: int) -> bool:
-    """Whether ids are 0, 1, 2, … in order up to the one before `next_id`, and no row was removed."""
+    """Return whether ids are 0, 1, 2, … in order up to the one before `next_id`, and no row was removed."""
     start = 0
     for block in blocks:
         if block.alive.size or not np.array_equal(block.ids_of(np.arange(block.n)), np.arange(start, start + block.n)):
@@ -276,7 +276,7 @@ def _ids_are_range(blocks: Blocks, next_id: int) -> bool:
 
 
 def _consecutive(ids: Ids, first: int) -> bool:
-    """Whether ids are `first` and the following; one beyond the last of them must be an int64 too."""
+    """Return whether ids are `first` and the following; one beyond the last of them must be an int64 too."""
     return bool(ids[0] == first and first + ids.size <= _LARGEST_ID and np.all(np.diff(ids) == 1))
 
 

@@ -73,7 +73,7 @@ class Split(NamedTuple):
 
 
 class Score(NamedTuple):
-    """How well codes represent held-out vectors.
+    """The accuracy of codes of held-out vectors.
 
     Attributes
     ----------

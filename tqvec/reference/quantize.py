@@ -1,4 +1,4 @@
-"""Algorithm 1 of arXiv 2504.19874, with the scale rules and order of operations of the "File format" page, section 3."""
+"""Algorithm 1 of arXiv 2504.19874, with scale rules and order of operations of the "File format" page, section 3."""
 
 from __future__ import annotations
 

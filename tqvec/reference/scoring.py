@@ -29,7 +29,7 @@ def error_bar(cosine: Array, tangent: Array, d: int) -> Array:
 
 
 def top_k(values: NDArray, k: int) -> tuple[NDArray, NDArray[np.int64]]:
-    """The `k` largest of each row and their columns, best first; ties: smaller first ("File format" page, section 5)."""
+    """The `k` largest of each row and their columns, best first, ties by column ("File format" page, section 5)."""
     columns = np.broadcast_to(np.arange(values.shape[1]), values.shape)
     order = np.lexsort((columns, -values), axis=1)[:, :k]
     return np.take_along_axis(values, order, axis=1), order

@@ -15,7 +15,7 @@ EMPTY_ID = np.iinfo(np.int64).max  # of an empty heap entry; any candidate is be
 
 @jit
 def _worse(score, row, other_score, other_row):
-    """Whether (score, row) comes after (other_score, other_row)."""
+    """Return whether (score, row) comes after (other_score, other_row)."""
     return score < other_score or (score == other_score and row > other_row)
 
 
