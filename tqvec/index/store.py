@@ -165,7 +165,7 @@ class Store:
         self._compact()
 
     def _may_extend(self, block: Block, ids: Ids | int, table: IdTable | None) -> bool:
-        """Return whether more rows may go into the last block, which is owned: it is not full, and their ids are findable.
+        """Return whether more rows may go into the last block, which is owned: it has space, and can find their ids.
 
         Without a table, ids are consecutive in every block.
         """
