@@ -51,3 +51,14 @@ def test_every_page_is_on_the_front_page():
         assert name in navigation, f"mkdocs.yml lacks {name}"
         if name != "index.md" and not name.startswith("spec/"):
             assert f"({name})" in front, f"docs/index.md lacks {name}"
+
+
+def test_docstrings_name_pages_by_their_titles():
+    titles = {page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(":")[0] for page in PAGES[1:]}
+    named = {
+        (path.name, " ".join(title.split()))
+        for path in PACKAGE.rglob("*.py")
+        for title in re.findall(r'"([^"]+)"\s+page\b', path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 10
+    assert {(name, title) for name, title in named if title not in titles} == set()

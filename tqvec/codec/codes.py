@@ -17,7 +17,7 @@ class Codes:
     Attributes
     ----------
     data : (n, code bytes) uint8
-        Packed codes in the canonical layout (see the "Format" page): bit planes, the most significant first.
+        Packed codes in the canonical layout (see the "File format" page): bit planes, the most significant first.
     scale : (n,) float32
         One factor per vector, by the codec's scale rule.
     gamma : (n,) float32 or None

@@ -325,7 +325,7 @@ class Index(Contents):
         k: int = 10,
         threads: int | None = None,
     ) -> Diagnosis:
-        """Estimate the recall k@k of this index on these data, its causes and alternatives; see the "Diagnosis" page.
+        """Estimate the recall k@k of this index on these data, its causes and alternatives; see the "Diagnose" page.
 
         Recall is measured if the `sample` is the stored vectors, or none are stored. Otherwise it is estimated from the
         codes, by the standard errors of scores and their gaps; a sample of other vectors then corrects the estimate.

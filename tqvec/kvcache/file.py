@@ -1,4 +1,4 @@
-"""Cache files. The "Format" page, section 10, specifies them; `tqvec._safetensors` has the container."""
+"""Cache files. The "File format" page, section 10, specifies them; `tqvec._safetensors` has the container."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _Shapes = dict[str, tuple[str, tuple[int, ...]]]
 
 
 class Header(NamedTuple):
-    """The fields of a cache file; the "Format" page has the meaning of each."""
+    """The fields of a cache file; the "File format" page has the meaning of each."""
 
     version: int
     policy: str

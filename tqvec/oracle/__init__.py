@@ -19,7 +19,7 @@ False
 >>> report.results[0].summary
 'quantize: a value on a threshold (and so zero) gets the code on the other side'
 
-The oracle is plain NumPy on top of `tqvec.reference`. "The oracle" page has the stages, the rules and the protocol of
+The oracle is plain NumPy on top of `tqvec.reference`. "Oracle" page has the stages, the rules and the protocol of
 commands; `tqvec verify` and the pytest option ``--tqvec-port`` call `verify`.
 """
 

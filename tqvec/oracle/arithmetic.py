@@ -15,7 +15,7 @@ from tqvec.reference import quantize
 
 
 def total(terms: NDArray) -> NDArray:
-    """Sum each row: float64 in the lanes of the "Format" page, section 3, other types from left to right."""
+    """Sum each row: float64 in the lanes of the "File format" page, section 3, other types from left to right."""
     if terms.dtype == np.float64:
         return quantize.lane_sum(terms)
     return np.asarray(np.add.accumulate(terms, axis=1, dtype=terms.dtype)[:, -1])

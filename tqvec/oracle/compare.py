@@ -1,4 +1,4 @@
-"""The rules by which a port's output is right. "The oracle" page has the reasons.
+"""The rules by which a port's output is right. "Oracle" page has the reasons.
 
 - Bytes and unpacked codes: equal.
 - Codes: equal, unless every threshold between the two is nearer to the value than ε. ε comes from rounding alone: it is

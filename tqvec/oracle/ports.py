@@ -162,7 +162,7 @@ def _run(command: Sequence[str], *arguments: str) -> str:
 
 
 def _run_stage(command: Sequence[str], name: str, view: View, *inputs: NDArray) -> Arrays:
-    """Run a stage as ``COMMAND STAGE IN OUT``; "The oracle" page has the protocol."""
+    """Run a stage as ``COMMAND STAGE IN OUT``; "Oracle" page has the protocol."""
     stage = FAMILIES[PROFILES[view.profile].family][name]
     tensors = dict(zip(stage.inputs, inputs, strict=True))
     tensors |= {f"table.{name}": table for name, table in view.tables.items()}
@@ -176,7 +176,7 @@ def _run_stage(command: Sequence[str], name: str, view: View, *inputs: NDArray) 
 
 
 def from_command(text: str) -> Port:
-    """Make a port of a command that speaks the protocol of "The oracle" page.
+    """Make a port of a command that speaks the protocol of "Oracle" page.
 
     Raises
     ------

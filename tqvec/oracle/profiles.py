@@ -23,7 +23,7 @@ class Profile:
     nbits : int
         Bits of a code, the QJL bit included.
     rotation : str
-        "hadamard" ("Format" page, section 2), "dense" (the same matrix, written out in float32) or "signed_wht"
+        "hadamard" ("File format" page, section 2), "dense" (the same matrix, written out in float32) or "signed_wht"
         (signs, transform, signs in blocks).
     seed : int
         Seed of the rotation and of S, the projection of the second stage.

@@ -2,7 +2,7 @@
 
 Every table has the type in which it is defined, so a port may take it as it is: a float32 table is exact. Tables come
 from integers and correctly rounded operations. The one exception is the factor 1 − D: the last bit of its functions may
-differ between machines, so it is rounded to float32 (see "The oracle" page).
+differ between machines, so it is rounded to float32 (see "Oracle" page).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def near_normal(seed: int, number: int, shape: tuple[int, ...]) -> NDArray[np.fl
 
 
 def hadamard(profile: Profile, d: int) -> Tables:
-    """Return permutations, signs and block sizes of the rounds ("Format" page, section 2)."""
+    """Return permutations, signs and block sizes of the rounds ("File format" page, section 2)."""
     seed, rounds = profile.seed, range(rotation.rounds(d))
     signs = [np.sign(rotation.factors(d, seed, r, np.float64)) for r in rounds]
     return {
@@ -164,7 +164,7 @@ def scalar_levels(profile: Profile, d: int) -> Tables:
 
 
 def distortion(profile: Profile, d: int) -> float:
-    """Return D, the expected squared error of a unit vector in the first stage ("Format" page, "Vectors")."""
+    """Return D, the expected squared error of a unit vector in the first stage ("File format" page, "Vectors")."""
     if profile.codebook == "trellis":
         frozen = json.loads(files("tqvec").joinpath("codec/data/trellis.json").read_bytes())
         inverse = 1 / np.array(frozen["dims"][::-1], np.float64)

@@ -1,6 +1,6 @@
 """The header of an index file: its fields, and the tensors that follow from them.
 
-The "Format" page is the specification. Nothing here reads or writes a file.
+The "File format" page is the specification. Nothing here reads or writes a file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _VALUES = {
 
 
 class Header(NamedTuple):
-    """The fields of an index file; the "Format" page has the meaning of each."""
+    """The fields of an index file; the "File format" page has the meaning of each."""
 
     version: int
     d: int

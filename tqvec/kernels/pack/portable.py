@@ -1,7 +1,7 @@
 """The canonical layout of codes: bit planes, most significant plane first, band after band, no padding inside a row.
 
 Bit ``i`` of a row is bit ``i % 8`` (least significant first) of byte ``i // 8``. Eight codes are handled at a time as
-one 64-bit word, one code per byte. The "Format" page is normative.
+one 64-bit word, one code per byte. The "File format" page is normative.
 """
 
 from __future__ import annotations
