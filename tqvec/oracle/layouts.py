@@ -20,7 +20,7 @@ class Layout(NamedTuple):
 
 
 def pack_planes(codes: NDArray, nbits: int) -> Bytes:
-    """Pack bit planes, the most significant first; each fills bytes from the lowest bit ("File format" page, section 4)."""
+    """Pack bit planes, the most significant first. Each fills bytes from the lowest bit ("File format", section 4)."""
     return packing.pack(codes, [(0, codes.shape[1], nbits)])
 
 

@@ -1,6 +1,6 @@
 """Index files, written part by part, and read or mapped.
 
-The "File format" page is the specification. `tqvec.index.file.header` has the fields, `tqvec._safetensors` the container.
+The "File format" page specifies it. `tqvec.index.file.header` has the fields, `tqvec._safetensors` the container.
 """
 
 from __future__ import annotations
