@@ -16,3 +16,4 @@ Flags: TypeAlias = NDArray[np.bool_]
 
 MetricName: TypeAlias = Literal["ip", "cosine", "l2"]
 CodebookName: TypeAlias = Literal["scalar", "trellis"]
+ScaleName: TypeAlias = Literal["unbiased", "least_squares", "norm"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tqvec.errors import InputError
+
+Name = TypeVar("Name", bound=str)
 
 
 def floating(x: ArrayLike, d: int, name: str) -> NDArray:
@@ -125,7 +128,7 @@ def fraction(value: object, name: str) -> float:
     return float(value)
 
 
-def choice(value: object, name: str, allowed: Iterable[str]) -> str:
+def choice(value: object, name: str, allowed: Iterable[Name]) -> Name:
     """Return `value` if it is one of the `allowed` strings."""
     names = list(allowed)
     if not isinstance(value, str) or value not in names:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tqvec._types import Bytes, Doubles, Floats
+from tqvec._types import Bytes, Doubles, Floats, ScaleName
 from tqvec.codec import error_byte
 from tqvec.codec.codes import Codes
 from tqvec.codec.scales import SCALES
@@ -29,14 +29,14 @@ class Encoded:
     """
 
     transform: Transform
-    scale_rule: str
+    scale_rule: ScaleName
     threads: int
     data: Bytes
     norm: Doubles
     dot: Doubles
     energy: Doubles
 
-    def scale(self, rule: str) -> Doubles:
+    def scale(self, rule: ScaleName) -> Doubles:
         """Return the scales by a rule, (n,) float64, not yet rounded to the type that is stored."""
         return SCALES[rule](self.norm, self.dot, self.energy)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tqvec._types import Doubles
+from tqvec._types import Doubles, ScaleName
 
 
 def _divide(a: Doubles, b: Doubles) -> Doubles:
@@ -40,7 +40,7 @@ def norm(norm: Doubles, dot: Doubles, energy: Doubles) -> Doubles:
     return norm
 
 
-SCALES: dict[str, Callable[[Doubles, Doubles, Doubles], Doubles]] = {
+SCALES: dict[ScaleName, Callable[[Doubles, Doubles, Doubles], Doubles]] = {
     "unbiased": unbiased,
     "least_squares": least_squares,
     "norm": norm,

@@ -6,13 +6,14 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tqvec import _threads, _validate
 from tqvec._config import num_threads
-from tqvec._types import Doubles, Floats
+from tqvec._types import CodebookName, Doubles, Floats, ScaleName
 from tqvec.codec.bands import Band, Width, code_bytes, mean, parse
 from tqvec.codec.calibration import CalibratedTransform, Calibration
 from tqvec.codec.codebooks.codebook import Codebook, Term
@@ -31,7 +32,10 @@ from tqvec.kernels.tables import QuantizerTables
 
 MAX_D = 65536
 CODEC_VERSION = 1  # part of the fingerprint; grows when the same input would give other bytes
-_CODEBOOKS: dict[str, type[ScalarCodebook | TrellisCodebook]] = {"scalar": ScalarCodebook, "trellis": TrellisCodebook}
+_CODEBOOKS: dict[CodebookName, type[ScalarCodebook | TrellisCodebook]] = {
+    "scalar": ScalarCodebook,
+    "trellis": TrellisCodebook,
+}
 
 
 class TurboQuant:
@@ -105,12 +109,12 @@ class TurboQuant:
         d: int,
         nbits: Width = 4,
         *,
-        mode: str = "mse",
-        codebook: str = "scalar",
-        rotation: str = "hadamard",
+        mode: Literal["mse", "prod"] = "mse",
+        codebook: CodebookName = "scalar",
+        rotation: Literal["hadamard", "haar"] = "hadamard",
         seed: int = 0,
-        scale: str | None = None,
-        qjl: str = "gaussian",
+        scale: ScaleName | None = None,
+        qjl: Literal["gaussian", "hadamard"] = "gaussian",
     ):
         self.d = _validate.integer(d, "d", 1, MAX_D)
         self.nbits, bands = parse(nbits, self.d)
@@ -374,7 +378,7 @@ def encode_sums(codec: TurboQuant, x: ArrayLike, *, threads: int | None = None, 
     )
 
 
-def _options(mode: str, codebook: str, scale: object, qjl: object) -> tuple[str, str | None]:
+def _options(mode: str, codebook: str, scale: object, qjl: object) -> tuple[ScaleName, str | None]:
     """Return the scale rule and the projection of a mode, or raise for those that it does not have."""
     projection = _validate.choice(qjl, "qjl", PROJECTIONS)
     if mode == "prod":

@@ -8,14 +8,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._types import Bytes, Floats
+from tqvec._types import Bytes, CodebookName, Floats, ScaleName
 from tqvec.codec.bands import code_bytes
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.kvcache.half_precision import to_float32, to_half
 from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
-KEY_SCALE, VALUE_SCALE = "least_squares", "unbiased"  # docs/explanation/kv-cache.md has the measurement
+KEY_SCALE: ScaleName = "least_squares"  # the "KV cache" page has the measurement
+VALUE_SCALE: ScaleName = "unbiased"
 
 
 class GroupCodes(NamedTuple):
@@ -99,7 +100,7 @@ class LayerCodecs(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _codec(d: int, width: Width, codebook: str, seed: int, scale: str) -> TurboQuant:
+def _codec(d: int, width: Width, codebook: CodebookName, seed: int, scale: ScaleName) -> TurboQuant:
     nbits = tuple(width) if isinstance(width, tuple) else width
     return TurboQuant(d, nbits, codebook=codebook, seed=seed, scale=scale)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from tqvec import _safetensors
 from tqvec._safetensors import Tensor, integer, string
+from tqvec._types import CodebookName
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, Width, code_bytes, parse
 from tqvec.codec.turboquant import MAX_D, TurboQuant
 from tqvec.errors import InputError
@@ -41,7 +42,7 @@ class Header(NamedTuple):
     nbits: Width
     bands: tuple[Band, ...]
     mode: str
-    codebook: str
+    codebook: CodebookName
     rotation: str
     seed: int
     metric: str
