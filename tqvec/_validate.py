@@ -37,7 +37,7 @@ def floating(x: ArrayLike, d: int, name: str) -> NDArray:
         Wrong type or shape.
     """
     array = as_array(x, name)
-    if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
+    if not (array.dtype.kind == "f" or array.dtype.name == "bfloat16"):
         raise InputError(f"{name} must hold floating-point numbers, got dtype {array.dtype}; convert it with astype")
     if array.ndim == 1:
         array = array[None, :]
@@ -49,8 +49,10 @@ def floating(x: ArrayLike, d: int, name: str) -> NDArray:
 def shaped(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
     """Return `floating` as C-contiguous float32; NaN and infinity pass."""
     array = floating(x, d, name)
-    with np.errstate(over="ignore", invalid="ignore"):
-        rows: NDArray[np.float32] = np.ascontiguousarray(array, dtype=np.float32)
+    if array.dtype != np.float32:
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = array.astype(np.float32)
+    rows: NDArray[np.float32] = np.ascontiguousarray(array)
     return rows if rows.flags.writeable else rows.copy()  # Numba would compile anew for a read-only array
 
 

@@ -57,6 +57,14 @@ class Scanner:
             self._stages = stage_tables(*known, self._levels.levels, counts)
             planes = prefix_planes(codec.bands, self._windows, counts)
         self.prefixes = PrefixBlocks(planes)
+        self._queries = QueryTables(codec.transform.tables, self._bands, self._metric.score_scale, self._levels.unit)
+        self._scan = ScanTables(
+            bands=self._bands,
+            windows=self._windows,
+            levels=self._levels.levels,
+            pairs=self._levels.pairs,
+            spread=SPREAD,
+        )
 
     def search(
         self, blocks: Sequence[Block], allowed: Sequence[Words], ntotal: int, queries: Floats, k: int, threads: int
@@ -115,26 +123,19 @@ class Scanner:
         integers = np.empty((queries.shape[0], padded), np.int16)
         kernel("integer_queries")(directions, self._bands, 8, integers)
         search = kernel("search_rows")
-        tables = ScanTables(
-            bands=self._bands,
-            windows=self._windows,
-            levels=self._levels.levels,
-            pairs=self._levels.pairs,
-            spread=SPREAD,
-        )
 
         def scan(block: Block, base: int, where: RowRange, heaps: Heap) -> None:
-            search(self._rows(block, base), tables, integers, unit, where, heaps)
+            search(self._rows(block, base), self._scan, integers, unit, where, heaps)
 
         return scan
 
     def _few(self, queries: Floats) -> Scan:
-        search, tables = kernel("search_few"), self._query_tables()
+        search = kernel("search_few")
 
         def scan(block: Block, base: int, where: RowRange, heaps: Heap) -> None:
             workspace = _threads.scratch((where.stop - where.start) * 21 // 16 + 3 * SPARE_ROWS)
             prefixes = block.prefixes.of(block.rows["codes"], block.n)
-            search(self._rows(block, base), prefixes, queries, tables, self._stages, workspace, where, heaps)
+            search(self._rows(block, base), prefixes, queries, self._queries, self._stages, workspace, where, heaps)
 
         return scan
 
@@ -147,15 +148,11 @@ class Scanner:
 
         return scan
 
-    def _query_tables(self) -> QueryTables:
-        scale = self._metric.score_scale
-        return QueryTables(self._codec.transform.tables, self._bands, scale, self._levels.unit)
-
     def _directions(self, queries: Floats) -> tuple[Floats, NDArray[np.float64], Floats]:
         """Rotated queries of length 1, factors of their scores, and units of their integer products."""
         nq = queries.shape[0]
         out = np.empty_like(queries), np.empty(nq), np.empty(nq, np.float32)
-        kernel("query_directions")(queries, self._query_tables(), *out)
+        kernel("query_directions")(queries, self._queries, *out)
         return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -166,8 +167,7 @@ class Snapshot:
         ids = np.full(rows.shape, -1, np.int64)
         for start, block in zip(self._starts, self.blocks, strict=False):
             mine = (rows >= start) & (rows < start + block.n)
-            if mine.any():
-                ids[mine] = block.ids_of(rows[mine] - start)
+            ids[mine] = block.ids_of(rows[mine] - start)
         return ids
 
     def plain(self) -> TurboQuant:
@@ -178,9 +178,9 @@ class Snapshot:
         return TurboQuant(codec.d, codec.nbits, codebook=codec.codebook, seed=codec.seed)
 
     @property
-    def _starts(self) -> Ids:
+    def _starts(self) -> list[int]:
         """Number of the first row of each block, and of all rows."""
-        return np.cumsum([0, *(block.n for block in self.blocks)])
+        return list(accumulate((block.n for block in self.blocks), initial=0))
 
 
 def centre_scores(codec: TurboQuant, metric: str, queries: Floats) -> Doubles:
