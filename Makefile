@@ -9,10 +9,10 @@ demo: $(VENV)/ready
 	$(BIN)/tqvec demo
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: lint
-	$(BIN)/python -m pytest -n auto -m 'not slow'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ from tqvec.cli import app as application
 
 
 def run(*arguments):
-    result = CliRunner().invoke(application.app, [str(a) for a in arguments], env={"COLUMNS": "300"})
+    result = CliRunner().invoke(application.app, [str(a) for a in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

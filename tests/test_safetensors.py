@@ -21,7 +21,7 @@ from tqvec import _safetensors
 from tqvec.errors import FormatError
 from tqvec.index.file import header as index_header
 from tqvec.index.file import io
-from tqvec.index.rows import encoded
+from tqvec.index.rows import encode_rows
 from tqvec.kvcache import KVCache, Policy
 from tqvec.kvcache import file as cache_file
 
@@ -32,13 +32,13 @@ INDEXES = Path(__file__).parent / "golden" / "indexes"
 def codec():
     """A calibrated one: its files have every kind of tensor."""
     index = tqvec.Index(16, nbits=2, metric="l2")
-    assert index.train((normal(400, 16, 10_010) / np.arange(1, 17)).astype(np.float32)).used
+    assert index.train((normal(400, 16, 10_010) / np.arange(1, 17)).astype(np.float32)).accepted
     return index.codec
 
 
 def write_index(path):
     """A file with several blocks, of metric l2, with ids."""
-    rows = encoded(codec(), "l2", normal(6, 16, 10_011)) | {"ids": np.arange(6)[::-1] * 3}
+    rows = encode_rows(codec(), "l2", normal(6, 16, 10_011)) | {"ids": np.arange(6)[::-1] * 3}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index_header, "CHECKSUM_ROWS", 4)
         io.save(path, codec(), "l2", 6, [rows], None, 1200)
@@ -111,6 +111,7 @@ def refuse(path, kind, loads=None):
     return reasons.pop()
 
 
+@pytest.mark.slow
 @kinds
 def test_every_flipped_bit_is_found(path, kind):
     kind.write(path)

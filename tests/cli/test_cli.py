@@ -133,6 +133,7 @@ def test_a_build_takes_memory_of_a_part(tmp_path, monkeypatch):
     assert peaks[2] < 40_000 * 36 / 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_large_files_need_little_memory(tmp_path):
     """128 MiB of vectors, in files with holes, and their codes; mapped pages count."""
@@ -205,6 +206,7 @@ def uneven(n, d):
     return x.astype(np.float32)
 
 
+@pytest.mark.slow
 def test_training_on_rows_from_everywhere_in_the_file(tmp_path, monkeypatch):
     """The first rows say nothing of the last; the index is that of the rows drawn."""
     monkeypatch.setattr("tqvec.cli.build._SAMPLE", 1200)
@@ -244,10 +246,12 @@ def test_info_of_the_codecs():
     assert large.count("prod") == 4  # no dense matrices
 
 
+@pytest.mark.slow
 def test_warmup():
     assert re.search(r"kernels for level \w+ ready", run("warmup").output)
 
 
+@pytest.mark.slow
 def test_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_module, "has_faiss", lambda: False)
     output = run("demo", "--plot", tmp_path / "demo.png").output

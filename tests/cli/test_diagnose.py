@@ -46,6 +46,7 @@ def test_vectors(files):
             assert f"│ {cause.name}" in output
 
 
+@pytest.mark.slow
 def test_an_index_file(files):
     for arguments, (queries, sample) in (
         ((), (None, None)),

@@ -195,6 +195,7 @@ def errors_of(tq, x, y):
     return estimate - np.einsum("ij,ij->i", y, x, dtype=np.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("qjl", KINDS)
 @pytest.mark.parametrize("nbits", [1, 2, 4])
 @pytest.mark.parametrize("cosine", [0.0, 0.6, 1.0])
@@ -221,6 +222,7 @@ def test_qjl_alone(cosine):
     assert abs(values.var() / variance - 1) <= 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("nbits", "expected"), [(1, 2.75), (2, 4.29), (3, 5.16), (4, 5.66)])
 def test_variance_over_that_of_the_unbiased_scale(nbits, expected):
     """Section 3 of the specification, Gaussian S at s = 0, within 8 %; an orthogonal S is 2.75 times better."""

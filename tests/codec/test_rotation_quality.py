@@ -64,6 +64,7 @@ def ratios(d, seeds, rounds=None):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", SEEDS)
 def test_structured_inputs(d):
     found = ratios(d, SEEDS[d])

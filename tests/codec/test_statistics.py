@@ -71,6 +71,7 @@ def test_mean_distortion_of_the_trellis(d, nbits):
     assert tq.distortion == pytest.approx(sum(shares), rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cosine", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize(("codebook", "nbits"), WIDTHS)
 @pytest.mark.parametrize("d", [64, 128])
@@ -84,6 +85,7 @@ def test_unbiased_scores_and_their_error_bars(d, codebook, nbits, cosine):
     assert_unbiased(sts.diagonal_scores(tq, y, sums.codes()) - cosine, sigma)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codebook", ["scalar", "trellis"])
 @pytest.mark.parametrize("nbits", [1, 2, 3])
 def test_fresh_rotations(nbits, codebook):
@@ -99,6 +101,7 @@ def test_fresh_rotations(nbits, codebook):
     assert_unbiased(errors, sigmas)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cosine", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize(
     ("codebook", "d", "nbits", "rest"),

@@ -21,6 +21,7 @@ def test_equals_the_reference(d):
     assert np.abs(y - rotation.hadamard(x, 7)).max() <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hadamard", "haar"])
 @pytest.mark.parametrize("d", [d for d in sts.ODD_DIMS if d <= 384])
 def test_orthogonal(d, kind):
@@ -54,6 +55,7 @@ def test_seeds_give_different_rotations():
     assert len({TurboQuant(64, seed=seed).transform.rotate(x).tobytes() for seed in seeds}) == len(seeds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("d", "where"), [(64, 0), (100, 99), (128, 5), (200, 199)])
 def test_one_coordinate_over_independent_rotations(d, where):
     """sup|F_n − F_Beta| ≤ √(10.71/n), of a generic vector: one fixed coordinate, a new seed each time."""

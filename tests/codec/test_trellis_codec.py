@@ -42,6 +42,7 @@ def levels(tq, codes):
     return np.concatenate(parts, axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("d", "nbits"), CASES)
 def test_bytes_vectors_and_scores_equal_the_reference(d, nbits):
     """Property 18 with the rest: what is stored bit for bit, what is computed from it closely."""

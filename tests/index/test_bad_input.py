@@ -516,6 +516,7 @@ def test_bad_gamma(gamma):
             call(tqvec.Codes(codes.data, codes.scale, gamma))
 
 
+@pytest.mark.slow
 def test_odd_codes():
     codec = tqvec.TurboQuant(8)
     vectors, products = codec.decode(CODES), codec.inner_product(GOOD, CODES)

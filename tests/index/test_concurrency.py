@@ -185,6 +185,7 @@ class Run:
         return self.wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filler", [0, 2000])
 def test_every_answer_is_that_of_one_moment(filler, monkeypatch):
     """Without other vectors removed rows are dropped again and again; among many the search goes in stages."""

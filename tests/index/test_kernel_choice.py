@@ -43,6 +43,7 @@ def check_all(index, queries, monkeypatch):
         check(full, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 @pytest.mark.parametrize(
     ("codebook", "nbits"), [*(("scalar", b) for b in (1, 2, 3, 4, 5, 8)), *(("trellis", b) for b in (1, 2, 3, 4, 5))]
@@ -54,6 +55,7 @@ def test_real_embeddings(metric, codebook, nbits, monkeypatch):
     check_all(index, sample.queries[:200], monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("d", "codebook", "nbits"),
     [*((d, "scalar", 4) for d in (64, 72, 256, 768)), *((d, "trellis", b) for d in (64, 200) for b in (1, 2, 3, 5))],
@@ -67,6 +69,7 @@ def test_isotropic_vectors(d, codebook, nbits, monkeypatch):
     check_all(index, queries, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 @pytest.mark.parametrize(
     ("codebook", "nbits"), [*(("scalar", b) for b in (1, 2, 4)), *(("trellis", b) for b in (1, 2, 4))]
@@ -99,6 +102,7 @@ BANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 @pytest.mark.parametrize(("d", "codebook", "nbits"), BANDS)
 def test_bands_of_real_embeddings(d, codebook, nbits, metric, monkeypatch):
@@ -125,6 +129,7 @@ def test_bands_of_isotropic_vectors(d, codebook, nbits, monkeypatch):
     check_all(index, queries, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codebook", "nbits"), [("scalar", 1), ("scalar", 2), ("trellis", 1), ("trellis", 2)])
 def test_one_trained_band_of_some_axes(codebook, nbits, monkeypatch):
     """Half of the axes carry nearly all: they get all bits, in one band whose levels have a factor of their own."""

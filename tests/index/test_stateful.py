@@ -228,5 +228,5 @@ class Machine(RuleBasedStateMachine):
             assert all((i in index) == (i in naive.vectors) for i in (0, 7, 31, *ENDS))
 
 
-TestIndex = Machine.TestCase
+TestIndex = pytest.mark.slow(Machine.TestCase)
 TestIndex.settings = settings(max_examples=100, stateful_step_count=40)

@@ -47,6 +47,7 @@ def recall_after_adding(index, x, queries, truth):
 
 
 # Measured with 8,000 rows to train on, mean of three seeds: see docs/explanation/calibration.md.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nbits", "codebook", "gain"),
     [(1, "scalar", 0.04), (2, "scalar", 0.03), (2, "trellis", 0.02), (4, "scalar", 0.005)],
@@ -118,6 +119,7 @@ def zeros(n, d):
 KINDS = (isotropic, one_hot, sparse, constant, few, duplicates, outliers, clustered, half, zeros)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_training_never_costs_recall(kind, metric):
@@ -167,6 +169,7 @@ def test_reports():
     assert "would not help" in str(again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codebook", ["scalar", "trellis"])
 @pytest.mark.parametrize("nbits", [1, 4, 2.5])
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
@@ -245,6 +248,7 @@ def test_training_after_adding_with_the_vectors():
         assert np.array_equal(one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codebook", ["scalar", "trellis"])
 @pytest.mark.parametrize("nbits", [1, 3])
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])

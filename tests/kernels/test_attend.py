@@ -41,6 +41,7 @@ def weights_of(g, n, seed=5):
     return sts.rng(seed).random((g, n)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", SCORES)
 @pytest.mark.parametrize(("kind", "nbits"), WIDTHS)
 @pytest.mark.parametrize("d", DIMS)
@@ -52,6 +53,7 @@ def test_scores(level, kind, nbits, d):
         assert np.all(error <= rows.score_bound(queries, level))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", VALUES)
 @pytest.mark.parametrize(("kind", "nbits"), WIDTHS)
 @pytest.mark.parametrize("d", DIMS)
@@ -133,6 +135,7 @@ def test_all_rows_may_be_skipped(level):
     assert not skipped.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", SOFTMAX)
 def test_exponentials(level):
     x = np.linspace(-100, 0, 200_001, dtype=np.float32)[None]

@@ -29,6 +29,7 @@ def probe(**environment):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level(level):
     if any(name in os.environ for name in SETTINGS) or level not in available_levels():
@@ -38,6 +39,7 @@ def test_every_level(level):
     assert result["worst"] < (1e-5 if level in ("avx2", "portable", "neon") else 2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the name of an x86 processor")
 def test_a_lowered_target():
     if any(name in os.environ for name in SETTINGS) or "avx2" not in available_levels():

@@ -164,6 +164,7 @@ def check(actual, dense, mask, k):
         np.testing.assert_array_equal(same, np.arange(count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("name", CODECS)
@@ -244,6 +245,7 @@ def test_the_worst_scores_are_found(mask, kind):
         check(finished(heaps), dense, mask, k)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [level for level in features.LEVELS if level != "neon"])
 def test_lower_levels(level):
     below = features.available_levels()[features.available_levels().index(features.level()) + 1 :]

@@ -161,6 +161,7 @@ def compile_operation(op):
     return numba.njit(scope["run"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("row", "kind", "op"), CASES)
 def test_operation(row, kind, op):
     needs(row.needs)

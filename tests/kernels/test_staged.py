@@ -110,6 +110,7 @@ def test_sign_blocks_are_the_sign_plane():
     assert actual.shape[0] % 4 == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("groups", [1, 2, 3, 12, 255, 256, 257, 600])
 def test_sign_totals(groups, level):
@@ -257,6 +258,7 @@ def test_first_probes(probes):
     np.testing.assert_array_equal(np.sort(estimates[rows[:count]]), np.sort(best_of_each)[-count:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("d", [*DIMS, 20_000])
 def test_plane_dots(d, level):
@@ -283,6 +285,7 @@ def bytes_of(count):
     return sts.rng(7).integers(0, 256, count).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("d", [*DIMS, 192, 320])
 def test_full_dots(d, level):
@@ -308,6 +311,7 @@ def test_full_dots(d, level):
             assert run(before, data, i, d // 8, nbits, table, query) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("d", DIMS)
 def test_unpacked_levels(d, level):

@@ -58,6 +58,7 @@ def rows_of(codebook, n):
     return bands, windows, np.concatenate([data, sts.rng(9).integers(0, 256, (64, data.shape[1]), np.uint8)]), indices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("codebook", PAIRS)
 def test_full_scores(codebook, level):
@@ -105,6 +106,7 @@ def own_row_dot():
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("codebook", PAIRS)
 def test_unpacked_levels(codebook, level):

@@ -50,6 +50,7 @@ def test_plane_order(windows):
     assert plane_order(windows).tolist() == [reverse(index) for index in range(128)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("d", DIMS)
 @pytest.mark.parametrize("nbits", WIDTHS)
@@ -76,6 +77,7 @@ def test_full_dots(d, nbits, level):
         assert run(before, data, i, d // 8, nbits, table, query) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("d", DIMS)
 @pytest.mark.parametrize("nbits", WIDTHS)
@@ -97,6 +99,7 @@ def test_unpacked_levels(d, nbits, level):
     np.testing.assert_array_equal(actual[:, :d], table[index[1:]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [0b0110010, 0b0101111, 0b1010111, 1])
 @pytest.mark.parametrize("d", [*DIMS, 1000])
 @pytest.mark.parametrize("nbits", [1, 2])

@@ -73,6 +73,7 @@ def as_bytes(arrays):
     return [array.tobytes() for array in arrays]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("nbits", WIDTHS)
 @pytest.mark.parametrize("d", DIMS)
@@ -82,6 +83,7 @@ def test_dimensions(level, d, nbits):
     assert encoded(level, x, rotation, bands, tables) == expected(x, rotation, bands, tables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", BANDS)
 @pytest.mark.parametrize("rotation", ROTATIONS)

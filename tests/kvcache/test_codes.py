@@ -30,6 +30,7 @@ def test_any_cut_gives_the_same_bytes(policy, tmp_path):
     assert len(files) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_is_what_a_naive_cache_has(policy):
     k, v = tokens(300)

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 import strategies as sts
 from cache_policies import POLICIES, D, tokens
 from hypothesis import settings
@@ -109,5 +110,5 @@ class Machine(RuleBasedStateMachine):
                 assert size.items() == byte_model.layer_nbytes(self.policy, widths, D, n).items()
 
 
-TestCache = Machine.TestCase
+TestCache = pytest.mark.slow(Machine.TestCase)
 TestCache.settings = settings(max_examples=60, stateful_step_count=25)

@@ -28,6 +28,7 @@ def first_broken(broken, s):
     return result.first_broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("profile", "name"), PLANTED, ids=lambda value: value.replace(" ", "-"))
 def test_a_planted_mistake_is_found(profile, name):
     s = instantiate(PROFILES[profile], DIMS[profile])
@@ -41,6 +42,7 @@ def test_nine_in_ten_reasons_come_first():
     assert sum(NAMED) >= 0.9 * len(NAMED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ports.DTYPES)
 @pytest.mark.parametrize(
     "name", ["no signs", "rotation transposed", "ties flipped", "uniform levels", "planes swapped"]

@@ -25,6 +25,7 @@ WIDE += [("turbo3@32", 1536), ("turbo4@128", 384), ("vllm_3bit_nc", 256)]
 WIDE += [("tqvec_trellis@4", d) for d in DIMS[:6]] + [("paper_prod@3", d) for d in DIMS[:6]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ports.DTYPES)
 @pytest.mark.parametrize("name", [name for name in PROFILES if "trellis" not in name])
 def test_the_oracle_passes_in_either_precision(name, dtype):
@@ -43,6 +44,7 @@ def test_trellis_in_either_precision(nbits, dtype):
     assert runner.verify_stages(ports.from_oracle(s, dtype), s, quick=True).passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "d"), WIDE)
 def test_dimensions(name, d):
     s = instantiate(PROFILES[name], d)
@@ -72,6 +74,7 @@ def score(view, queries, packed, scale):
 OWN = SimpleNamespace(encode=encode, decode=decode, score=score, PROFILES=["tqvec_scalar", "tqvec_trellis"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("d", DIMS)
 @pytest.mark.parametrize("name", ["tqvec_scalar@1", "tqvec_scalar@3", "tqvec_trellis@2", "tqvec_trellis@4"])
 def test_turboquant_is_a_port_that_passes_bit_by_bit(name, d):

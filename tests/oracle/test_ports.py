@@ -45,6 +45,7 @@ def c_port(tmp_path_factory):
     return str(built)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("nbits", "d"), [(1, 64), (2, 100), (3, 80), (4, 1536)])
 def test_the_port_in_c(c_port, nbits, d):
     report = oracle.verify(c_port, profiles=[f"tqvec_scalar@{nbits}"], dims=[d], quick=d != 100)

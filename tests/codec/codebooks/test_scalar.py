@@ -44,6 +44,7 @@ def test_centroids_are_the_means_of_their_cells(d, nbits):
     assert np.abs(half - reference.cell_means(half, d)).max() <= 1e-9 / math.sqrt(d)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nbits", WIDTHS)
 @pytest.mark.parametrize("d", [2, 3, 7, 33, 64, 96, 128, 1536])
 def test_equals_lloyds_iteration(d, nbits):

@@ -55,6 +55,7 @@ def test_kernels_and_reference_take_the_same_numbers(d, nbits):
     assert tables.thresholds.tobytes() == reference.thresholds(table.astype(np.float64)).astype(np.float32).tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nbits", WIDTHS)
 @pytest.mark.parametrize(("d", "n"), [(64, 4096), (100, 2560), (128, 2048), (384, 640), (1536, 160)])
 def test_distortion(d, n, nbits):

@@ -86,6 +86,7 @@ def texts_of(causes):
 # ---- recall ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_measured_recall_is_the_true_one(metric):
     x, queries = sts.normal(450, 24), sts.normal(60, 24, seed=1)
@@ -98,6 +99,7 @@ def test_measured_recall_is_the_true_one(metric):
         assert tqvec.Index(24, 2, metric).diagnose(queries=asking, sample=x, k=7).recall == report.recall
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nbits", "codebook", "train"), [(1, "scalar", False), (2, "trellis", False), (2, "scalar", True)]
 )
@@ -120,6 +122,7 @@ def test_estimates_on_glosses(nbits, codebook, train):
     assert corrected.recall == pytest.approx(true, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("make", [sts.normal, uneven])
 def test_estimates_on_made_data(metric, make):
@@ -131,6 +134,7 @@ def test_estimates_on_made_data(metric, make):
     assert index.diagnose().recall == pytest.approx(among, abs=0.04)
 
 
+@pytest.mark.slow
 def test_other_k():
     x, queries = glosses()
     index = built(x, 2, "cosine")
@@ -141,6 +145,7 @@ def test_other_k():
         assert ("roughly" in report.method) == (k == 1)  # one neighbour is easily hidden
 
 
+@pytest.mark.slow
 def test_a_sample_of_other_rows_is_not_taken_for_what_is_stored(few_queries):
     x = sts.normal(800, 16)
     index = built(x)
@@ -162,6 +167,7 @@ def test_removed_rows_and_ids_in_small_blocks(small_blocks, few_queries):
     assert index.diagnose().recall == fresh.diagnose().recall
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_index_stays_as_it_was_and_answers_are_the_same(metric, few_queries):
     x, queries = sts.normal(700, 32), sts.normal(30, 32, seed=1)
@@ -181,6 +187,7 @@ def test_the_index_stays_as_it_was_and_answers_are_the_same(metric, few_queries)
 # ---- causes and alternatives --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_causes_on_isotropic_data():
     low = built(sts.normal(2000, 16)).diagnose()
     assert {"near-ties", "dimension"} <= set(names_of(low.causes))
@@ -193,6 +200,7 @@ def test_causes_on_isotropic_data():
     assert fine.causes[0].cost == pytest.approx(1 - fine.recall)
 
 
+@pytest.mark.slow
 def test_anisotropy_is_named_and_what_training_would_add():
     x = uneven(3000, 64)
     index = built(x, 2)
@@ -216,6 +224,7 @@ def test_lengths_are_named(metric, few_queries):
     assert ("lengths" in names) == (metric == "ip")  # l2 finds short rows, whose errors are small
 
 
+@pytest.mark.slow
 def test_duplicates_are_named():
     x = np.repeat(sts.normal(200, 32), 5, axis=0)
     report = built(x, metric="cosine").diagnose()
@@ -223,6 +232,7 @@ def test_duplicates_are_named():
     assert text == "70.0 % of the results have the same codes as another."  # 4 copies, then two groups of 5, in part
 
 
+@pytest.mark.slow
 def test_alternatives_are_near_what_such_indexes_have():
     x, queries = glosses()
     report = built(x, 2, "cosine").diagnose(queries=queries, sample=x)
@@ -257,6 +267,7 @@ def test_alternatives_at_the_ends_of_the_widths(few_queries):
     assert names == ["2.5 bits (now)", "2 bits", "3 bits"]
 
 
+@pytest.mark.slow
 def test_the_shortlist_holds_what_it_promises():
     x, queries = glosses()
     index = built(x, 1, "cosine")
@@ -322,6 +333,7 @@ def test_zero_rows_alone_are_all_found(metric, few_queries):
         assert names_of(report.causes) == ["duplicates"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_copies_tie(metric):
     """Of 12 copies of each row any 10 are right; codes alone tell most of it."""

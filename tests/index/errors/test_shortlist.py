@@ -21,6 +21,7 @@ def whole(ids, truth, scores):
     return np.sum(found & (ids >= 0), axis=1) >= truth.shape[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(("nbits", "codebook"), [(1, "scalar"), (2, "trellis"), (4, "scalar")])
 def test_the_promise_is_kept_on_real_embeddings(nbits, codebook, metric):
@@ -40,6 +41,7 @@ def test_the_promise_is_kept_on_real_embeddings(nbits, codebook, metric):
     assert kept < 1 or nbits > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steep", "k"), [(0.2, 1), (0.2, 10), (0.7, 1), (0.7, 10), (0.7, 100), (1.5, 1)])
 def test_lists_of_simulated_tails(steep, k):
     """True scores with an exponential tail, of which the fetched part is all that is known; σ is 1."""

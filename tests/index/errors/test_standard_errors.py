@@ -41,6 +41,7 @@ def all_errors(index, x, queries):
     return scores - np.take_along_axis(true_scores(index.metric, queries, x), ids, axis=1), sigma
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
     ("nbits", "codebook"),
@@ -58,6 +59,7 @@ def test_errors_of_all_scores(nbits, codebook, metric):
     assert abs(np.mean(ratios) - 1) <= 0.015 + 4 * np.std(ratios) / np.sqrt(8)
 
 
+@pytest.mark.slow
 def test_trained_errors_of_all_scores():
     """What the tables expect of each band and of axes without bits; near neighbours are another matter."""
     x, queries = anisotropic(4000, 128), anisotropic(200, 128, seed=1)
@@ -71,6 +73,7 @@ def test_trained_errors_of_all_scores():
         assert np.mean(np.square(error / sigma)) == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.slow
 def test_expected_tangents():
     """Those of the tables are the mean of what vectors have."""
     x = sts.normal(2000, 128)
@@ -105,6 +108,7 @@ def coverage(index, x, queries, k):
 
 
 # Trained at 1 bit scores lean by more than their standard deviation: no error around them is right at all levels.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nbits", "codebook", "trained", "slack"),
     [
@@ -260,6 +264,7 @@ def test_selection_bias_is_no_more_than_the_largest_error():
     assert np.all(lean <= true.std * np.sqrt(2 * np.log(500)) * 1.01)
 
 
+@pytest.mark.slow
 def test_training_measures_near_neighbours():
     index = tqvec.Index(384, nbits=1, metric="cosine")
     index.train(BASE[:4000])

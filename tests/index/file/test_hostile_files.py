@@ -53,6 +53,7 @@ def refuse(path, **options):
     return reasons.pop()
 
 
+@pytest.mark.slow
 def test_what_is_always_verified(tmp_path, monkeypatch, codec):
     """Every byte of a file, one at a time, but those of codes, scales and squared lengths: they wait for `verify`."""
     monkeypatch.setattr(header_module, "CHECKSUM_ROWS", 4)

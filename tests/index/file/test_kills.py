@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_kills(tmp_path):
     command = [sys.executable, str(Path(__file__).with_name("kills.py")), str(tmp_path)]

@@ -169,6 +169,7 @@ GROWTHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GROWTHS)
 def test_the_longest_sequence_fits_at_every_moment(name):
     model, policy = GROWTHS[name]
