@@ -3,6 +3,9 @@
 from typer.testing import CliRunner
 
 from tqvec.cli import app as application
+from tqvec.cli._console import console
+
+console.width = 300  # long paths of temporary folders shall not break lines
 
 
 def run(*arguments):
