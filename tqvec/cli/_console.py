@@ -1,4 +1,4 @@
-"""What the verbs print through."""
+"""The console that the verbs print to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``tqvec`` command: one file a verb."""
+"""The ``tqvec`` command: one file per verb."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tqvec.cli import build, check, demo, diagnose, info, kv, merge, oracle, sea
 from tqvec.errors import TqvecError
 
 app = typer.Typer(
-    help="Vectors in 1 to 8 bits a coordinate, searched in compressed form.",
+    help="Compress vectors to 1–8 bits per coordinate, and search them in compressed form.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

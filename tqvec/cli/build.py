@@ -38,12 +38,12 @@ def build(
     vectors: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs, .hdf5:NAME (default: train), .parquet:COLUMN")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write")],
     nbits: Annotated[
-        float, typer.Option(parser=parse_width, metavar="BITS", help="Per coordinate: 1 to 8, 2.5, 3.5")
+        float, typer.Option(parser=parse_width, metavar="BITS", help="Bits per coordinate: 1 to 8, 2.5, 3.5")
     ] = 4,
     codebook: Annotated[str, typer.Option(help="scalar or trellis")] = "scalar",
     metric: Annotated[str, typer.Option(help="ip, cosine or l2")] = "ip",
     seed: Annotated[int, typer.Option(help="Seed of the rotation")] = 0,
-    train: Annotated[bool, typer.Option("--train", help="Fit the codec to a sample of the rows first")] = False,
+    train: Annotated[bool, typer.Option("--train", help="Fit the codec to a sample first, if that helps")] = False,
     threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
 ) -> None:
     """Compress a file of vectors into an index file; it may be larger than memory.

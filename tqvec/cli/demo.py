@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 def demo(
     plot: Annotated[Path | None, typer.Option(help="Also draw recall against bytes: .png, .svg or .pdf")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the full set (datasets/README.md)")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the full WordNet set")] = None,
     threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
 ) -> None:
     """Index real text embeddings at 1, 2 and 4 bits and compare with exact search and FAISS PQ."""
@@ -176,7 +176,7 @@ def _show_texts(sample: Sample, truth: NDArray[np.int64], index: Index, queries:
 
 
 def _draw(rows: list[Row], path: Path) -> None:
-    """Recall 10@10 against bytes a vector."""
+    """Recall 10@10 against bytes per vector."""
     figure, axes = pyplot().subplots(figsize=(7, 4.5), layout="constrained")
     truth = rows[0].ids
     ours = [row for row in rows if row.name.startswith("tqvec")]
@@ -193,7 +193,7 @@ def _draw(rows: list[Row], path: Path) -> None:
                 textcoords="offset points",
                 ha="center",
             )
-    axes.set(xlabel="bytes a vector, scale included", ylabel="recall 10@10", title="WordNet glosses, MiniLM, d=384")
+    axes.set(xlabel="bytes per vector, scale included", ylabel="recall 10@10", title="WordNet glosses, MiniLM, d=384")
     axes.margins(0.12)
     axes.grid(alpha=0.3)
     axes.legend()

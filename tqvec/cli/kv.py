@@ -15,14 +15,14 @@ from tqvec.errors import InputError
 from tqvec.kvcache import planning, quality, simulation
 from tqvec.kvcache.simulation import WORKLOADS, Request, SimulationReport
 
-app = typer.Typer(help="Keys and values of a transformer: bytes, time and error.", no_args_is_help=True)
+app = typer.Typer(help="Plan and simulate a transformer's KV cache: bytes, time and error.", no_args_is_help=True)
 _TOKENS = "100k"  # of a generated trace
 
 
 @app.command()
 def plan(
     model: Annotated[str, typer.Option(help="Name of a model, or a Hugging Face config.json")],
-    memory: Annotated[str | None, typer.Option(help="With its unit: 8GiB, 16GB")] = None,
+    memory: Annotated[str | None, typer.Option(help="Size of the memory with its unit: 8GiB, 16GB")] = None,
     policy: Annotated[str, typer.Option(help="Name of a policy, or of another engine's format")] = "turbo3",
     context: Annotated[str | None, typer.Option(help="Tokens, or 128k; default: the model's own")] = None,
     weights: Annotated[str, typer.Option(help="Bytes of the memory that the weights take, with a unit")] = "0B",
@@ -40,13 +40,15 @@ def simulate(
     model: Annotated[str, typer.Option(help="Name of a model, or a Hugging Face config.json")],
     tier: Annotated[list[str], typer.Option(help="name:capacity[:bandwidth[:latency]]; the first is the memory")],
     trace: Annotated[
-        str, typer.Option(help="JSON lines; or chat, documents, shared, as chat:1M for 1M tokens")
+        str, typer.Option(help="File of JSON lines; or chat, documents, shared with a number of tokens: chat:1M")
     ] = "chat",
     policy: Annotated[list[str] | None, typer.Option(help="Names of policies; default: exact, turbo4, turbo3")] = None,
     eviction: Annotated[str, typer.Option(help="lru, oldest, belady, or window:4096")] = "lru",
-    prefill: Annotated[float, typer.Option(help="Tokens of a prompt that the model computes per s")] = float("inf"),
-    tensors: Annotated[Path | None, typer.Option(help="Captured q, k, v, .safetensors; default: synthetic")] = None,
-    output: Annotated[list[Path] | None, typer.Option("--output", "-o", help=".json, .png, .svg or .pdf")] = None,
+    prefill: Annotated[float, typer.Option(help="Prompt tokens that the model computes per second")] = float("inf"),
+    tensors: Annotated[Path | None, typer.Option(help="Captured q, k and v: .safetensors; default: synthetic")] = None,
+    output: Annotated[
+        list[Path] | None, typer.Option("--output", "-o", help="Reports: .json, .png, .svg or .pdf")
+    ] = None,
 ) -> None:
     """Simulate a server: bytes, time and error of each policy. Rates are measured on this machine first."""
     outputs = output or []

@@ -12,7 +12,7 @@ from tqvec.index.file.merge import merge as merge_files
 
 
 def merge(
-    files: Annotated[list[Path], typer.Argument(metavar="INDEX...", help="Of one codec and metric")],
+    files: Annotated[list[Path], typer.Argument(metavar="INDEX...", help="Index files of one codec and metric")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write")],
 ) -> None:
     """Join index files into one, as if their vectors had been compressed together; automatic ids are numbered anew."""

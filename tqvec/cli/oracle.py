@@ -13,7 +13,7 @@ from tqvec.oracle import describe, golden
 from tqvec.oracle.families.registry import instantiate
 from tqvec.oracle.profiles import PROFILES, find
 
-app = typer.Typer(help="Profiles that ports are compared with, and their golden vectors.", no_args_is_help=True)
+app = typer.Typer(help="Show the profiles of ports, and export golden vectors.", no_args_is_help=True)
 
 
 @app.command()
@@ -40,10 +40,10 @@ def show(
 
 @app.command()
 def export(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to")],
     profile: Annotated[list[str] | None, typer.Option(help="Name or family; may be repeated; default: all")] = None,
     d: Annotated[list[int] | None, typer.Option("-d", help="Dimension; may be repeated; default: 64, 100, 128")] = None,
-    raw: Annotated[bool, typer.Option(help="Also each tensor as a .bin file, with JSON beside")] = False,
+    raw: Annotated[bool, typer.Option(help="Also write each tensor as a .bin file, with a JSON file of all")] = False,
 ) -> None:
     """Write golden vectors: tables, inputs and outputs of every stage, with a manifest of SHA-256."""
     chosen = [each for name in (profile or sorted({p.split("@")[0] for p in PROFILES})) for each in find(name)]

@@ -21,9 +21,9 @@ _SHOWN = 5  # queries in the table
 def search(
     index_file: Annotated[Path, typer.Argument(metavar="INDEX", help="File that `tqvec build` wrote")],
     queries: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs, or .hdf5:NAME (default: test)")],
-    k: Annotated[int, typer.Option("-k", help="Results a query")] = 10,
-    errors: Annotated[bool, typer.Option(help="Standard errors of the scores too")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help=".npz: scores, ids, error")] = None,
+    k: Annotated[int, typer.Option("-k", help="Results per query")] = 10,
+    errors: Annotated[bool, typer.Option(help="Print standard errors of the scores too")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write scores, ids and error: .npz")] = None,
     threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
 ) -> None:
     """Search an index file; print the first results, and write all of them with -o."""

@@ -13,8 +13,10 @@ from tqvec.cli._console import console
 
 
 def verify(
-    port: Annotated[str, typer.Argument(metavar="PORT", help="A Python file, or a command (see the oracle page)")],
-    profile: Annotated[list[str] | None, typer.Option(help="Default: what the port names; may be repeated")] = None,
+    port: Annotated[str, typer.Argument(metavar="PORT", help="A Python file, or a command (see the Oracle page)")],
+    profile: Annotated[
+        list[str] | None, typer.Option(help="Profile; may be repeated; default: those of the port")
+    ] = None,
     d: Annotated[list[int] | None, typer.Option("-d", help="Dimension; may be repeated")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the statistics, which need many vectors")] = False,
     json: Annotated[Path | None, typer.Option(help="Write the report as JSON")] = None,

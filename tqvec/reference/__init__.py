@@ -1,4 +1,4 @@
-"""The oracle: TurboQuant's mathematics in plain NumPy, one function a formula, slow and obvious.
+"""The oracle: TurboQuant's mathematics in plain NumPy, one function per formula, slow and obvious.
 
 Written from the "File format" page and the paper (arXiv 2504.19874), apart from the code it judges: it imports nothing
 from ``codec`` or ``kernels``, and only tests and the conformance runner import it.
