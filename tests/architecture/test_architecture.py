@@ -276,3 +276,32 @@ def test_importing_loads_nothing_that_only_some_calls_need():
     code = f"import sys, tqvec; print([name for name in {late} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def is_record(node):
+    """Whether a class is a named tuple or a dataclass."""
+    marks = [ast.unparse(mark) for mark in (*node.bases, *node.decorator_list)]
+    return any("NamedTuple" in mark or "dataclass" in mark for mark in marks)
+
+
+CLASSES = {path: [n for n in ast.walk(TREES[path]) if isinstance(n, ast.ClassDef)] for path in MODULES}
+LONG_RECORDS = {
+    node.name
+    for nodes in CLASSES.values()
+    for node in nodes
+    if is_record(node) and sum(isinstance(field, ast.AnnAssign) for field in node.body) > 4
+}
+TABLES = {"Mistake", "Profile"}  # many rows of one kind, which read as a table
+
+
+@pytest.mark.parametrize("path", OUTSIDE_KERNELS, ids=name_of)
+def test_long_records_are_made_by_keyword(path):
+    """Nobody can review a swap of two floats."""
+    calls = [n for n in ast.walk(TREES[path]) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    assert [n.lineno for n in calls if n.func.id in LONG_RECORDS - TABLES and len(n.args) > 4] == []
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=name_of)
+def test_a_class_name_stands_for_one_class_in_a_folder(folder):
+    names = [node.name for path in MODULES if path.parent == folder for node in CLASSES[path]]
+    assert sorted(names) == sorted(set(names))
