@@ -151,7 +151,7 @@ def test_every_field_is_checked(tmp_path, monkeypatch, codec):
         ({"near": np.array([0, np.nan], np.float32)}, "near holds NaN or Inf"),
         (
             {"near": np.array([0, -1], np.float32)},
-            "near_error of a calibration must be a mean and a standard dev",
+            "near_error of a calibration must be a mean and a standard deviation",
         ),
         ({"near": None}, "crc32"),
         ({"spreads": "zero"}, "band_std of a calibration must be positive"),
