@@ -81,13 +81,10 @@ class Score(NamedTuple):
         Recall 10@10.
     noise : float
         Variance of the error of a query's scores near the top, for the median query.
-    squared_error : float
-        Squared error of decoded vectors relative to their squared length.
     """
 
     recall: float
     noise: float
-    squared_error: float
 
 
 class Loss(NamedTuple):
@@ -188,17 +185,20 @@ def fit(
     candidate = codec.calibrated(_calibrate(codec, split.training))
     plain_rows, calibrated_rows = (encode_rows(each, metric, split.base, threads) for each in (codec, candidate))
     exact = _exact_scores(split.base, split.queries, metric)
-    before = evaluate(snapshot_of_rows(codec, metric, plain_rows, threads), split, exact)
-    after = evaluate(snapshot_of_rows(candidate, metric, calibrated_rows, threads), split, exact)
+    plain = snapshot_of_rows(codec, metric, plain_rows, threads)
+    calibrated = snapshot_of_rows(candidate, metric, calibrated_rows, threads)
+    before, after = evaluate(plain, split, exact), evaluate(calibrated, split, exact)
     accepted = decide(before, after, split.queries.shape[0])
     reason = "it helps at equal bytes" if accepted else "it would not help: the index stays as it was"
     loss = None
     if from_codes:
-        recoded_rows = recode(plain_rows, codec, candidate, threads)
-        middle = evaluate(snapshot_of_rows(candidate, metric, recoded_rows, threads), split, exact)
+        recoded = snapshot_of_rows(candidate, metric, recode(plain_rows, codec, candidate, threads), threads)
+        error_before, error_recoded, error_after = (
+            _squared_error(each, split.base) for each in (plain, recoded, calibrated)
+        )
         loss = Loss(
-            recall=(before.recall, middle.recall, after.recall),
-            error=(before.squared_error, middle.squared_error, after.squared_error),
+            recall=(before.recall, evaluate(recoded, split, exact).recall, after.recall),
+            error=(error_before, error_recoded, error_after),
         )
         reason += " what is added from now on" if accepted else ""
     final = refit(codec, candidate, metric, split, samples.queries, threads)
@@ -234,13 +234,13 @@ def evaluate(snapshot: Snapshot, split: Split, exact: Doubles) -> Score:
     np.put_along_axis(estimates, ids, snapshot.metric.sign * scores.astype(np.float64), axis=1)
     near = best[:, :_NEAR]
     errors = np.take_along_axis(estimates, near, axis=1) - np.take_along_axis(exact, near, axis=1)
-    decoded = snapshot.decode(snapshot.live_rows())
-    lost = np.square(decoded - split.base, dtype=np.float64).sum()
-    return Score(
-        recall=float(hits.any(axis=2).mean()),
-        noise=float(np.median(np.var(errors, axis=1))),
-        squared_error=float(lost / max(np.square(split.base, dtype=np.float64).sum(), 1e-300)),
-    )
+    return Score(recall=float(hits.any(axis=2).mean()), noise=float(np.median(np.var(errors, axis=1))))
+
+
+def _squared_error(snapshot: Snapshot, vectors: Floats) -> float:
+    """Return the squared error of the decoded rows of `vectors`, as a share of their squared length."""
+    error = np.square(snapshot.decode(snapshot.live_rows()) - vectors, dtype=np.float64).sum()
+    return float(error / max(np.square(vectors, dtype=np.float64).sum(), 1e-300))
 
 
 def decide(before: Score, after: Score, nq: int) -> bool:
