@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import threading
+import copy
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tqvec._config import num_threads
+from tqvec._fixed import Fixed
+from tqvec._locks import ForkLock
 from tqvec._types import Floats, Ids, MetricName
+from tqvec.codec.bands import Pairs
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
 from tqvec.index.metrics import Metric
@@ -32,9 +35,10 @@ class _Core(NamedTuple):
     store: Store
 
 
-class Contents:
+class Contents(Fixed):
     """The vectors of an index, which can be added, replaced, removed and decompressed."""
 
+    _fixed = frozenset({"_metric", "_lock"})
     _block_rows = FULL_BLOCK_ROWS
 
     @classmethod
@@ -45,10 +49,8 @@ class Contents:
         return index
 
     def _start(self, codec: TurboQuant, metric: Metric) -> None:
-        self.d, self.nbits = codec.d, codec.nbits
-        self.metric: MetricName = metric.value
         self._metric = metric
-        self._lock = threading.RLock()  # held by each change, and while ids are looked up
+        self._lock = ForkLock()  # held by each change, and while ids are looked up
         self._core = self._empty(codec)
 
     def _empty(self, codec: TurboQuant) -> _Core:
@@ -66,19 +68,33 @@ class Contents:
             store = core.store.copy()
         other = self._like(core.codec)
         other._core = other._core._replace(store=store)
+        vars(other).update(self._own_attributes())
         return other
 
     def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
-        return self.__copy__()
+        memo[id(self)] = other = self.__copy__()  # attributes of a subclass may refer to the index itself
+        vars(other).update(copy.deepcopy(self._own_attributes(), memo))
+        return other
+
+    def _own_attributes(self) -> dict[str, Any]:
+        """The attributes that a user or a subclass added."""
+        return {name: value for name, value in vars(self).items() if name not in ("_metric", "_lock", "_core")}
 
     def __getstate__(self) -> dict[str, Any]:
         core, blocks, next_id = self._moment()
         first = first_id(blocks, next_id)
         parts = [(rows, ids if first is None else None) for rows, ids in core.store.iter_chunks(blocks)]
-        settings = {name: getattr(self, name) for name in ("metric", "d", "nbits")}
-        return settings | {"codec": core.codec, "parts": parts, "first_id": first, "next_id": next_id}
+        return {
+            "attributes": self._own_attributes(),
+            "metric": self._metric.value,
+            "codec": core.codec,
+            "parts": parts,
+            "first_id": first,
+            "next_id": next_id,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state["attributes"])
         self._start(state["codec"], Metric(state["metric"]))
         store = self._core.store
         store.next_id = state["first_id"] or 0
@@ -90,7 +106,23 @@ class Contents:
         """Blocks and next id that belong together, and the core that they are from."""
         with self._lock:
             core = self._core
+            core.store.settle()
             return core, core.store.blocks, core.store.next_id
+
+    @property
+    def d(self) -> int:
+        """Dimension."""
+        return self._core.codec.d
+
+    @property
+    def nbits(self) -> int | float | Pairs:
+        """Bits per coordinate, as given."""
+        return self._core.codec.nbits
+
+    @property
+    def metric(self) -> MetricName:
+        """``"ip"``, ``"cosine"`` or ``"l2"``."""
+        return self._metric.value
 
     @property
     def codec(self) -> TurboQuant:
@@ -123,7 +155,7 @@ class Contents:
 
         Ids that are not consecutive take 8 more, and 32 to 64 to find them; `nbytes` counts these too.
         """
-        return self.codec.code_size + self._metric.extra_bytes
+        return self._core.codec.code_size + self._metric.extra_bytes
 
     @property
     def nbytes(self) -> IndexBytes:
@@ -200,7 +232,7 @@ class Contents:
     def reset(self) -> None:
         """Remove all vectors; the calibration of `train` stays."""
         with self._lock:
-            self._core = self._empty(self.codec)
+            self._core = self._empty(self._core.codec)
 
     def merge_from(self, other: Contents) -> None:
         """Append all vectors of another index of the same codec, as if they had been added to this one.
@@ -220,7 +252,8 @@ class Contents:
             blocks, renumber = other._core.store.merge_snapshot()
         with self._lock:
             core = self._core
-            mine, its = (self.metric, core.codec.fingerprint), (other.metric, theirs.fingerprint)
+            mine = self._metric.value, core.codec.fingerprint
+            its = other._metric.value, theirs.fingerprint
             if mine != its:
                 raise InputError(f"indexes of different codecs can't be merged: {mine} and {its} (metric, fingerprint)")
             core.store.extend(blocks, renumber)
@@ -231,7 +264,7 @@ class Contents:
         store = self._core.store
         for rows, ids in store.iter_chunks(store.blocks):
             if vectors is None:
-                again = recode(rows, self.codec, codec, threads)
+                again = recode(rows, self._core.codec, codec, threads)
             else:
                 again = encode_rows(codec, self._metric, vectors[done : done + ids.size], threads)
             other._core.store.append(again, ids, False)

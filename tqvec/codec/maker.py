@@ -1,0 +1,57 @@
+"""What codes know of the codec that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from tqvec._types import Floats
+from tqvec.codec.bands import Band
+from tqvec.errors import InputError
+
+CODEC_VERSION = 1  # part of the fingerprint; grows when the same input would give other bytes
+
+
+class Maker(NamedTuple):
+    """The codec that made codes, in the words of its arguments."""
+
+    fingerprint: str
+    d: int
+    nbits: Any
+    mode: str
+    codebook: str
+    rotation: str
+    seed: int
+    qjl: str | None
+    scale: str
+
+    def check(self, other: Maker) -> None:
+        """Refuse codes that `other` made, unless this codec reads them the same.
+
+        Raises
+        ------
+        InputError
+            The message says in what the codecs differ.
+        """
+        if (self.fingerprint, self.scale) == (other.fingerprint, other.scale):
+            return
+        pairs = zip(self._fields[1:], self[1:], other[1:], strict=True)
+        found = [f"{name}={theirs!r} in place of {name}={mine!r}" for name, mine, theirs in pairs if mine != theirs]
+        kind = "another calibration" if self.rotation == "calibrated" else "other random numbers"
+        raise InputError(
+            f"codes were made by another codec, with {', '.join(found) or kind}; read them with the codec that "
+            "made them, or encode the vectors again"
+        )
+
+
+def fingerprint(settings: dict[str, Any], bands: tuple[Band, ...], arrays: Iterable[Floats]) -> str:
+    """Return the hash of a codec's arguments, bands and tables: of everything that decides the bytes of codes."""
+    header = {"version": CODEC_VERSION, "bands": bands} | settings
+    if header["qjl"] is None:
+        del header["qjl"]
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for array in arrays:
+        digest.update(array.astype("<f4").tobytes())
+    return digest.hexdigest()[:32]
