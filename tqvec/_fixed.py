@@ -36,7 +36,7 @@ class Fixed:
             or isinstance(other, cached_property)
             or (isinstance(other, property) and other.fset is None)
         ):
-            raise AttributeError(f"{name} of a {kind.__name__} can't be changed; make a new {kind.__name__}")
+            raise AttributeError(f"{kind.__name__}.{name} can't be changed; make a new {kind.__name__} instead")
 
 
 Tables = TypeVar("Tables", bound=tuple[Any, ...])

@@ -52,8 +52,8 @@ class Codes:
         return self.data.nbytes + self.scale.nbytes + (0 if self.gamma is None else self.gamma.nbytes)
 
 
-def checked(codes: object, n_bytes: int, gamma: bool, codec: object) -> Codes:
-    """Return codes with arrays as kernels take them; refuse arrays of other shapes and types.
+def checked(codes: object, n_bytes: int, gamma: bool, codec: object, maker: Maker) -> Codes:
+    """Return codes with arrays as kernels take them; refuse those of another codec, or of other shapes and types.
 
     What is checked is what is returned: later changes of the shapes of the arrays given don't reach it.
 
@@ -66,21 +66,27 @@ def checked(codes: object, n_bytes: int, gamma: bool, codec: object) -> Codes:
         Whether there must be gammas, or must not.
     codec : object
         Named in messages.
+    maker : Maker
+        Of this codec.
 
     Raises
     ------
     InputError
-        The message names the array.
+        The message names the array, or says in what the codecs differ.
     """
     if not isinstance(codes, Codes):
         raise InputError(f"codes must be Codes, as encode returns them, got {type(codes).__name__}")
     arrays = {name: _view(getattr(codes, name)) for name in ("data", "scale", "gamma")}
+    difference = "" if codes.maker is None else maker.difference(codes.maker)
     n = np.shape(arrays["data"])[0] if np.ndim(arrays["data"]) else 0
     floats = f"({n},) float32"
     wanted = {"data": f"({n}, {n_bytes}) uint8", "scale": floats, "gamma": floats if gamma else "None"}
     for name, kind in wanted.items():
         if (actual := _kind(arrays[name])) != kind:
-            raise InputError(f"codes.{name} must be {kind} for {codec!r}, got {actual}")
+            why = difference and f"; {difference}"
+            raise InputError(f"codes.{name} must be {kind} for {codec!r}, got {actual}{why}")
+    if difference:
+        raise InputError(difference)
     return Codes(maker=codes.maker, **arrays)
 
 

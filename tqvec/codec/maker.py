@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from tqvec._types import Floats
 from tqvec.codec.bands import Band
-from tqvec.errors import InputError
 
 CODEC_VERSION = 1  # part of the fingerprint; grows when the same input would give other bytes
 
@@ -27,22 +26,17 @@ class Maker(NamedTuple):
     qjl: str | None
     scale: str
 
-    def check(self, other: Maker) -> None:
-        """Refuse codes that `other` made, unless this codec reads them the same.
-
-        Raises
-        ------
-        InputError
-            The message says in what the codecs differ.
-        """
+    def difference(self, other: object) -> str:
+        """Return why this codec can't read what `other` made, for messages; "" if it can."""
+        if not isinstance(other, Maker):
+            return f"codes.maker must be a codec's, got {type(other).__name__}"
         if (self.fingerprint, self.scale) == (other.fingerprint, other.scale):
-            return
+            return ""
         pairs = zip(self._fields[1:], self[1:], other[1:], strict=True)
         found = [f"{name}={theirs!r} in place of {name}={mine!r}" for name, mine, theirs in pairs if mine != theirs]
         kind = "another calibration" if self.rotation == "calibrated" else "other random numbers"
-        raise InputError(
-            f"codes were made by another codec, with {', '.join(found) or kind}; read them with the codec that "
-            "made them, or encode the vectors again"
+        return (
+            f"codes were made by another codec, with {', '.join(found) or kind}; that one reads them"
         )
 
 

@@ -136,7 +136,7 @@ class TurboQuant(Fixed):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is made when it is needed."""
-        return {name: value for name, value in vars(self).items() if name not in ("calibration", "_maker")}
+        return {name: value for name, value in vars(self).items() if name != "_maker"}
 
     def __repr__(self) -> str:
         kind = "codebook='trellis', " if self.codebook == "trellis" else ""
@@ -164,7 +164,7 @@ class TurboQuant(Fixed):
         vars(other).update(_calibration=own, _codebook=codebook, _transform=CalibratedTransform(own, codebook))
         return other
 
-    @cached_property
+    @property
     def calibration(self) -> Calibration | None:
         """Centre, axes and bands learned from data (`calibrated`); its arrays can't be written to."""
         return None if self._calibration is None else read_only_fields(self._calibration)
@@ -299,10 +299,7 @@ class TurboQuant(Fixed):
     def _check(self, codes: Codes) -> Codes:
         """Return codes as the kernels take them, or raise for those that this codec can't read."""
         codebook = self._codebook
-        own = checked(codes, code_bytes(codebook.bands), isinstance(codebook, QjlCodebook), self)
-        if own.maker is not None:
-            self._maker.check(own.maker)
-        return own
+        return checked(codes, code_bytes(codebook.bands), isinstance(codebook, QjlCodebook), self, self._maker)
 
     def _sum_terms(self, codes: Codes, shrink: np.float32, by_band: Floats, threads: int | None) -> Floats:
         """Decode, with factors for all scales and for the levels of each band."""
