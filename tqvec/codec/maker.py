@@ -35,9 +35,7 @@ class Maker(NamedTuple):
         pairs = zip(self._fields[1:], self[1:], other[1:], strict=True)
         found = [f"{name}={theirs!r} in place of {name}={mine!r}" for name, mine, theirs in pairs if mine != theirs]
         kind = "another calibration" if self.rotation == "calibrated" else "other random numbers"
-        return (
-            f"codes were made by another codec, with {', '.join(found) or kind}; that one reads them"
-        )
+        return f"codes were made by another codec, with {', '.join(found) or kind}; that one reads them"
 
 
 def fingerprint(settings: dict[str, Any], bands: tuple[Band, ...], arrays: Iterable[Floats]) -> str:
