@@ -175,12 +175,16 @@ def allowed_rows(blocks: Sequence[Block], filter: Filter | None) -> list[Words]:
     Raises
     ------
     InputError
-        `filter` is no filter, or a mask of another length.
+        `filter` is no filter, a mask of another length, or a selector of the user's that makes such masks.
     """
     if filter is None:
         return [block.alive for block in blocks]
-    masks = zip(blocks, _selector(filter).masks(blocks), strict=True)
-    return [block.alive if mask.all() else intersect(pack_mask(mask), block.alive) for block, mask in masks]
+    masks = _selector(filter).masks(blocks)
+    kinds = [(np.shape(mask), getattr(mask, "dtype", None)) for mask in masks]
+    if kinds != [((block.n,), np.bool_) for block in blocks]:  # kernels read a bit per row
+        raise InputError("masks of a selector must be boolean arrays with an entry per row of each block")
+    pairs = zip(blocks, masks, strict=True)
+    return [block.alive if mask.all() else intersect(pack_mask(mask), block.alive) for block, mask in pairs]
 
 
 def integers(values: ArrayLike, name: str) -> IdArray:
