@@ -79,12 +79,18 @@ def checked(codes: object, n_bytes: int, gamma: bool, codec: object, maker: Make
     arrays = {name: _view(getattr(codes, name)) for name in ("data", "scale", "gamma")}
     difference = "" if codes.maker is None else maker.difference(codes.maker)
     n = np.shape(arrays["data"])[0] if np.ndim(arrays["data"]) else 0
-    floats = f"({n},) float32"
-    wanted = {"data": f"({n}, {n_bytes}) uint8", "scale": floats, "gamma": floats if gamma else "None"}
-    for name, kind in wanted.items():
-        if (actual := _kind(arrays[name])) != kind:
+    wanted: list[tuple[str, tuple[int, ...] | None, type]] = [
+        ("data", (n, n_bytes), np.uint8),
+        ("scale", (n,), np.float32),
+        ("gamma", (n,) if gamma else None, np.float32),
+    ]
+    for name, shape, kind in wanted:
+        array = arrays[name]
+        fits = isinstance(array, np.ndarray) and array.shape == shape and array.dtype == kind
+        if not (array is None if shape is None else fits):
+            must = "None" if shape is None else f"{shape} {np.dtype(kind)}"
             why = difference and f"; {difference}"
-            raise InputError(f"codes.{name} must be {kind} for {codec!r}, got {actual}{why}")
+            raise InputError(f"codes.{name} must be {must} for {codec!r}, got {_kind(array)}{why}")
     if difference:
         raise InputError(difference)
     return Codes(maker=codes.maker, **arrays)

@@ -118,7 +118,7 @@ class Snapshot:
             )
         if l2:
             return (squared_norms(shifted)[:, None] - scores.astype(np.float64)).astype(np.float32), rows
-        if self.codec.calibration is None:
+        if self.codec.rotation != "calibrated":
             return scores, rows
         return (scores + centre_scores(self.codec, self.metric, shifted)[:, None]).astype(np.float32), rows
 
