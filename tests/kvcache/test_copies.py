@@ -221,3 +221,13 @@ def test_a_fork_of_the_process_while_another_thread_appends():
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_copies_of_policies(policy):
+    for protocol in range(2, 6):
+        assert pickle.loads(pickle.dumps(policy, protocol)) == policy
+    assert copy.copy(policy) == copy.deepcopy(policy) == policy
+    assert hash(copy.deepcopy(policy)) == hash(policy)
+    with pytest.raises(AttributeError):
+        copy.copy(policy).sinks = 9
