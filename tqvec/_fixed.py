@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -31,24 +30,20 @@ class Fixed:
     def _refuse_change(self, name: str) -> None:
         kind = type(self)
         other = getattr(kind, name, None)
-        if (
-            (name in kind._fixed and name in vars(self))
-            or isinstance(other, cached_property)
-            or (isinstance(other, property) and other.fset is None)
-        ):
+        if (name in kind._fixed and name in vars(self)) or (isinstance(other, property) and other.fset is None):
             raise AttributeError(f"{kind.__name__}.{name} can't be changed; make a new {kind.__name__} instead")
 
 
 Tables = TypeVar("Tables", bound=tuple[Any, ...])
 
 
-def read_only(array: NDArray) -> NDArray:
+def protect(array: NDArray) -> NDArray:
     """Return a view of an array that can't be written to, and whose shape is its own."""
     view = array.view()
     view.flags.writeable = False
     return view
 
 
-def read_only_fields(tables: Tables) -> Tables:
-    """Return a named tuple with `read_only` views of its arrays."""
-    return type(tables)(*(read_only(field) if isinstance(field, np.ndarray) else field for field in tables))
+def protect_fields(tables: Tables) -> Tables:
+    """Return a named tuple with views of its arrays, as `protect` makes them."""
+    return type(tables)(*(protect(field) if isinstance(field, np.ndarray) else field for field in tables))

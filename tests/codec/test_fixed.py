@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_no_attribute_can_be_changed(codec):
     before = codec.encode(X)
     for holder in (codec, codec.transform):
         names = [name for name in dir(holder) if not name.startswith("__") and not callable(getattr(holder, name))]
-        for name in set(names) - {"_fixed"}:
+        for name in set(names) - {"_fixed", "_maker"}:
             value = getattr(holder, name)
             for change in (lambda: setattr(holder, name, value), lambda: delattr(holder, name)):  # noqa: B023
                 with pytest.raises(AttributeError, match=rf"\w+\.{name} can't be changed; make a new \w+ instead"):
@@ -88,6 +89,21 @@ def test_attributes_of_a_subclass_are_kept(protocol):
 
 class Named(TurboQuant):
     """A user's codec."""
+
+    @cached_property
+    def costly(self):
+        """Made when it is needed, and forgotten by `del`."""
+        return [self.d]
+
+
+def test_what_a_subclass_keeps_is_its_own():
+    one = Named(D)
+    first = one.costly
+    del one.costly
+    assert one.costly == first
+    assert one.costly is not first
+    one.costly = 3
+    assert copy.copy(one).costly == 3
 
 
 def test_a_calibration_is_copied():
@@ -211,6 +227,13 @@ def test_bad_codes_by_hand(change):
     for read in (tq.decode, tq.decode_unbiased, lambda c: tq.inner_product(X[:2], c)):
         with pytest.raises(InputError, match="codes"):
             read(bad)
+
+
+def test_codes_are_fixed():
+    codes = TurboQuant(D).encode(X)
+    for name in ("data", "scale", "gamma", "maker", "fingerprint"):
+        with pytest.raises(AttributeError):
+            setattr(codes, name, None)
 
 
 def test_codes_whose_array_was_reshaped():

@@ -52,7 +52,7 @@ class Codes:
         return self.data.nbytes + self.scale.nbytes + (0 if self.gamma is None else self.gamma.nbytes)
 
 
-def checked(codes: object, n_bytes: int, gamma: bool, codec: object, maker: Maker) -> Codes:
+def check_codes(codes: object, n_bytes: int, gamma: bool, codec: object, maker: Maker) -> Codes:
     """Return codes with arrays as kernels take them; refuse those of another codec, or of other shapes and types.
 
     What is checked is what is returned: later changes of the shapes of the arrays given don't reach it.

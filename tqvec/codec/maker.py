@@ -38,7 +38,7 @@ class Maker(NamedTuple):
         return f"codes were made by another codec, with {', '.join(found) or kind}; that one reads them"
 
 
-def fingerprint(settings: dict[str, Any], bands: tuple[Band, ...], arrays: Iterable[Floats]) -> str:
+def hash_codec(settings: dict[str, Any], bands: tuple[Band, ...], arrays: Iterable[Floats]) -> str:
     """Return the hash of a codec's arguments, bands and tables: of everything that decides the bytes of codes."""
     header = {"version": CODEC_VERSION, "bands": bands} | settings
     if header["qjl"] is None:

@@ -133,7 +133,7 @@ class QjlCodebook(Codebook):
         return Codes(data, scales_as_float32(norm), scales_as_float32(norm * residual))
 
 
-def options(mode: str, codebook: str, scale: object, qjl: object) -> tuple[ScaleName, str | None]:
+def check_options(mode: str, codebook: str, scale: object, qjl: object) -> tuple[ScaleName, str | None]:
     """Return the scale rule and the projection of a mode, or raise for those that it does not have."""
     projection = _validate.choice(qjl, "qjl", PROJECTIONS)
     if mode == "prod":

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tqvec._fixed import Fixed, read_only, read_only_fields
+from tqvec._fixed import Fixed, protect, protect_fields
 from tqvec._types import Bytes, Doubles, Floats
 from tqvec.codec.bands import mean
 from tqvec.codec.codebooks.codebook import Codebook
@@ -136,17 +136,17 @@ class Transform(Fixed):
     @property
     def tables(self) -> RotationTables:
         """The rotation; its arrays can't be written to."""
-        return read_only_fields(self._tables)
+        return protect_fields(self._tables)
 
     @property
     def centre(self) -> Floats:
         """Subtracted from vectors, (d,); 0 without a calibration."""
-        return read_only(self._centre)
+        return protect(self._centre)
 
     @property
     def band_std(self) -> Floats:
         """Factor of the levels of each band, (n_bands,); 1 without a calibration."""
-        return read_only(self._band_std)
+        return protect(self._band_std)
 
     @property
     def learned(self) -> tuple[Floats, ...]:

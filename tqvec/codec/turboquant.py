@@ -13,17 +13,17 @@ from numpy.typing import ArrayLike
 
 from tqvec import _threads, _validate
 from tqvec._config import num_threads
-from tqvec._fixed import Fixed, read_only_fields
+from tqvec._fixed import Fixed, protect_fields
 from tqvec._types import CodebookName, Doubles, Floats, ScaleName
 from tqvec.codec.bands import Band, Width, code_bytes, mean, parse
 from tqvec.codec.calibration import CalibratedTransform, Calibration
 from tqvec.codec.codebooks.codebook import Codebook, Term
 from tqvec.codec.codebooks.scalar import ScalarCodebook
 from tqvec.codec.codebooks.trellis import TrellisCodebook
-from tqvec.codec.codes import Codes, checked
+from tqvec.codec.codes import Codes, check_codes
 from tqvec.codec.encoded import Encoded, encode
-from tqvec.codec.maker import Maker, fingerprint
-from tqvec.codec.qjl import PROJECTIONS, QjlCodebook, options
+from tqvec.codec.maker import Maker, hash_codec
+from tqvec.codec.qjl import PROJECTIONS, QjlCodebook, check_options
 from tqvec.codec.transforms import ROTATIONS, Transform, rotate
 from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
@@ -122,7 +122,7 @@ class TurboQuant(Fixed):
         self.codebook: Final = _validate.choice(codebook, "codebook", _CODEBOOKS)
         kind = _validate.choice(rotation, "rotation", ROTATIONS)
         self.seed: Final = _validate.integer(seed, "seed", 0, 2**64 - 1)
-        rule, projection = options(self.mode, self.codebook, scale, qjl)
+        rule, projection = check_options(self.mode, self.codebook, scale, qjl)
         self.scale_rule: Final = rule
         self.qjl: Final = projection
         self._calibration: Calibration | None = None
@@ -167,7 +167,7 @@ class TurboQuant(Fixed):
     @property
     def calibration(self) -> Calibration | None:
         """Centre, axes and bands learned from data (`calibrated`); its arrays can't be written to."""
-        return None if self._calibration is None else read_only_fields(self._calibration)
+        return None if self._calibration is None else protect_fields(self._calibration)
 
     @property
     def transform(self) -> Transform:
@@ -197,7 +197,7 @@ class TurboQuant(Fixed):
     @property
     def quantizer(self) -> QuantizerTables:
         """Levels by code; in mode ``"prod"`` those of the first stage. The arrays can't be written to."""
-        return read_only_fields(self._codebook.tables)
+        return protect_fields(self._codebook.tables)
 
     @property
     def shrinkage(self) -> Doubles:
@@ -236,7 +236,7 @@ class TurboQuant(Fixed):
         settings = {name: getattr(self, name) for name in names}
         codebook, transform = self._codebook, self._transform
         arrays = (codebook.tables.centroids, transform.tables.matrix, *transform.learned, *codebook.drawn)
-        hashed = fingerprint(settings, codebook.bands, arrays)
+        hashed = hash_codec(settings, codebook.bands, arrays)
         return Maker(fingerprint=hashed, nbits=self.nbits, scale=self.scale_rule, **settings)
 
     def encode(self, x: ArrayLike, *, threads: int | None = None) -> Codes:
@@ -299,7 +299,7 @@ class TurboQuant(Fixed):
     def _check(self, codes: Codes) -> Codes:
         """Return codes as the kernels take them, or raise for those that this codec can't read."""
         codebook = self._codebook
-        return checked(codes, code_bytes(codebook.bands), isinstance(codebook, QjlCodebook), self, self._maker)
+        return check_codes(codes, code_bytes(codebook.bands), isinstance(codebook, QjlCodebook), self, self._maker)
 
     def _sum_terms(self, codes: Codes, shrink: np.float32, by_band: Floats, threads: int | None) -> Floats:
         """Decode, with factors for all scales and for the levels of each band."""
