@@ -81,4 +81,4 @@ def test_after_a_warmup_another_process_compiles_nothing():
     counted = subprocess.run([sys.executable, "-c", COUNT], check=True, capture_output=True, text=True)
     hits, misses = map(int, counted.stdout.split())
     assert misses == 0
-    assert hits > 50
+    assert hits > 20  # what kernels inline is part of them
