@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint bench docs clean
+.PHONY: demo test check lint bounds bench docs clean
 
 demo: $(VENV)/ready
 	$(BIN)/tqvec demo
@@ -19,6 +19,11 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The oldest versions that are allowed; those of make test are the newest.
+bounds: $(VENV)-lowest/ready
+	$(VENV)-lowest/bin/python -m pytest tests/test_safetensors.py tests/golden tests/cli/test_cli.py \
+		tests/codec/test_turboquant.py tests/kernels/test_jit.py -m 'not slow'
+
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/distortion.py
 	$(BIN)/python benchmarks/family.py
@@ -33,6 +38,11 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
 	touch $@
 
+$(VENV)-lowest/ready: pyproject.toml tests/lowest.txt
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --editable . pytest hypothesis -r tests/lowest.txt
+	touch $@
+
 $(VENV)/bench: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	touch $@
@@ -42,4 +52,4 @@ $(VENV)/docs: $(VENV)/ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest site .pytest_cache .mypy_cache .ruff_cache .hypothesis

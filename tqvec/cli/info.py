@@ -18,6 +18,7 @@ from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
 from tqvec.index.file import io
 from tqvec.index.metrics import Metric
+from tqvec.kernels._jit import Folder, folders
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "safetensors", "faiss-cpu", "matplotlib")
 # The rows of ``--codecs``: a name, and the arguments of `TurboQuant` beside d.
@@ -107,7 +108,17 @@ def _describe_installation() -> dict[str, str]:
         "cpu (Numba's target)": simd["cpu"],
         "SIMD level": f"{simd['level']} ({simd['reason']}; available: {', '.join(simd['available'])})",
         "threads": str(num_threads()),
+        "compiled kernels": "\n".join(map(_describe_folder, folders()))
+        or "kept nowhere: no home folder is known, or NUMBA_DISABLE_JIT is set",
     }
+
+
+def _describe_folder(folder: Folder) -> str:
+    """Return what a folder of compiled kernels holds, and whether more can be kept there."""
+    content = f"{folder.kept:,} kept, {folder.nbytes / 1e6:,.1f} MB" if folder.kept else "none kept"
+    if folder.ignored:
+        content += f", {folder.ignored:,} ignored (another user's, or not readable)"
+    return f"{folder.path}: {content}, {'writable' if folder.problem is None else f'not writable: {folder.problem}'}"
 
 
 def _version(package: str) -> str:
