@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tqvec._config import num_threads
+from tqvec._safetensors import Seen
 from tqvec._types import Floats, Ids, MetricName
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
+from tqvec.index.differences import describe_difference
 from tqvec.index.metrics import Metric
 from tqvec.index.nbytes import IndexBytes, count_bytes
 from tqvec.index.rows import empty_rows, encode_rows
@@ -49,6 +51,7 @@ class Contents:
         self.metric: MetricName = metric.value
         self._metric = metric
         self._lock = threading.RLock()  # held by each change, and while ids are looked up
+        self._seen: Seen = {}
         self._core = self._empty(codec)
 
     def _empty(self, codec: TurboQuant) -> _Core:
@@ -66,6 +69,7 @@ class Contents:
             store = core.store.copy()
         other = self._like(core.codec)
         other._core = other._core._replace(store=store)
+        other._seen = dict(self._seen)
         return other
 
     def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
@@ -75,11 +79,12 @@ class Contents:
         core, blocks, next_id = self._moment()
         first = first_id(blocks, next_id)
         parts = [(rows, ids if first is None else None) for rows, ids in core.store.iter_chunks(blocks)]
-        settings = {name: getattr(self, name) for name in ("metric", "d", "nbits")}
+        settings = {name: getattr(self, name) for name in ("metric", "d", "nbits")} | {"seen": dict(self._seen)}
         return settings | {"codec": core.codec, "parts": parts, "first_id": first, "next_id": next_id}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._start(state["codec"], Metric(state["metric"]))
+        self._seen = state["seen"]
         store = self._core.store
         store.next_id = state["first_id"] or 0
         for rows, ids in state["parts"]:
@@ -211,7 +216,8 @@ class Contents:
         Raises
         ------
         InputError
-            The indexes differ in metric or codec, which the message shows, or share an id. Nothing is merged then.
+            The indexes differ in metric or codec, and the message says in what; or they share an id. Nothing is merged
+            then.
         """
         if not isinstance(other, Contents):
             raise InputError(f"other must be an Index, got {type(other).__name__}")
@@ -220,9 +226,12 @@ class Contents:
             blocks, renumber = other._core.store.merge_snapshot()
         with self._lock:
             core = self._core
-            mine, its = (self.metric, core.codec.fingerprint), (other.metric, theirs.fingerprint)
-            if mine != its:
-                raise InputError(f"indexes of different codecs can't be merged: {mine} and {its} (metric, fingerprint)")
+            difference = describe_difference((core.codec, self.metric), (theirs, other.metric))
+            if difference is not None:
+                raise InputError(
+                    f"indexes of different codecs can't be merged: {difference}; add the vectors of one to an index "
+                    "like the other instead"
+                )
             core.store.extend(blocks, renumber)
 
     def _recoded(self: Self, codec: TurboQuant, vectors: Floats | None, threads: int) -> Self:

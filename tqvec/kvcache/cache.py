@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tqvec import _validate
+from tqvec import _safetensors, _validate
 from tqvec._config import num_threads
+from tqvec._output import Output, as_path
+from tqvec._safetensors import Seen
 from tqvec._types import Floats
 from tqvec.codec.turboquant import MAX_D
 from tqvec.errors import FormatError, InputError
@@ -66,6 +67,7 @@ class KVCache:
         if not isinstance(policy, Policy):
             raise InputError(f"policy must be a Policy or the name of one, got {type(policy).__name__}")
         self.policy = policy
+        self._seen: Seen = {}
         self._layers = tuple(
             Layer(
                 policy,
@@ -79,7 +81,7 @@ class KVCache:
         """Return a cache of the same shape and policy with these layers."""
         cache = KVCache.__new__(KVCache)
         cache.n_layers, cache.n_kv_heads, cache.head_dim = self.n_layers, self.n_kv_heads, self.head_dim
-        cache.policy, cache._layers = self.policy, layers
+        cache.policy, cache._layers, cache._seen = self.policy, layers, dict(self._seen)
         return cache
 
     def __repr__(self) -> str:
@@ -242,12 +244,29 @@ class KVCache:
         """Return a cache with the same tokens, in shared memory; later changes to either don't show in the other."""
         return self._from_layers(tuple(layer.fork() for layer in self._layers))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the cache to a safetensors file with checksums; an old file stays until the new one is complete.
 
-        Tokens that other threads append meanwhile may be in the file or not, layer by layer.
+        Tokens that other threads append meanwhile may be in the file or not, layer by layer. The "Files" page says how
+        files are replaced.
+
+        Parameters
+        ----------
+        path : path
+            Also a device or FIFO.
+        overwrite : bool
+            Replace a file that is not a cache of tqvec, is read-only, or has changed since this cache was loaded from
+            it or saved to it.
+
+        Raises
+        ------
+        InputError
+            There is a file that only `overwrite` replaces.
+        OSError
+            A folder; a path that this process can't write to; a full disk. The old file stays.
         """
-        cache_file.save(Path(path), self._shape(), [layer.state for layer in self._layers])
+        output = Output(path, cache_file.KIND, overwrite=overwrite, seen=self._seen)
+        cache_file.save(output, self._shape(), [layer.state for layer in self._layers])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> KVCache:
@@ -260,10 +279,8 @@ class KVCache:
         FormatError
             The file is damaged, truncated, foreign or newer than this version of tqvec.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no such file: {path}")
-        with path.open("rb") as file:
+        path = as_path(path)
+        with _safetensors.open_file(path) as file:
             reader, header = cache_file.read_header(path, file)
             try:
                 policy = Policy.from_json(header.policy)
@@ -273,6 +290,7 @@ class KVCache:
             loaded = cache_file.load(reader, header, cache._shape())
         for layer, state in zip(cache._layers, loaded, strict=True):
             layer.state = state
+        cache._seen[os.path.realpath(path)] = reader.digest
         return cache
 
     def _shape(self) -> cache_file.Shape:
