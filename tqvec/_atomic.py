@@ -49,10 +49,13 @@ def _longest_name(folder: Path) -> int:
         return 255
 
 
-def create(path: Path) -> BinaryIO:
-    """Open a new file that is to become `path`, and delete those that killed processes left behind."""
+def create(path: Path, mode: int | None = None) -> BinaryIO:
+    """Open a new file that is to become `path`, and delete those that killed processes left behind.
+
+    `mode` is `first_mode` by default.
+    """
     remove_stale(path)
-    mode = first_mode(path)
+    mode = first_mode(path) if mode is None else mode
     while True:
         name = name_beside(path, f".{secrets.token_hex(4)}.tmp")
         file = open(name, "xb+", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
@@ -70,6 +73,9 @@ def open_exclusive(path: Path, mode: int = 0o666) -> BinaryIO | None:
     """Open a file, or create it, that outlives the process; return None while another process has it open so."""
     extra = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     file = open(path, "r+b", opener=lambda name, flags: os.open(name, flags | extra, mode))  # noqa: SIM115
+    if mode == _PRIVATE and fcntl is not None:
+        with suppress(OSError):
+            os.fchmod(file.fileno(), mode)  # it may be of a time when more was allowed
     if try_lock(file, without_locks=True):
         return file
     file.close()

@@ -95,6 +95,7 @@ class Output:
     ):
         self.path, self.overwrite, self.remedy = as_path(path), overwrite, remedy
         self._seen = seen
+        self._first_mode: int | None = None
         try:
             mode: int | None = self.path.stat().st_mode
         except FileNotFoundError:
@@ -167,12 +168,13 @@ class Output:
         side = Output(path, kind, overwrite=self.overwrite or known, remedy=self.remedy)
         if side.is_stream:
             raise InputError(f"{path}: is a device or FIFO; delete it, since {self.path} is made there")
+        side._first_mode = _atomic.first_mode(self.target)
         return side
 
     def create(self) -> BinaryIO:
         """Open a new file, to write and to read, for `publish` or `_atomic.discard`."""
         with self.naming():
-            return tempfile.TemporaryFile() if self.is_stream else _atomic.create(self.target)
+            return tempfile.TemporaryFile() if self.is_stream else _atomic.create(self.target, self._first_mode)
 
     def publish(self, file: BinaryIO) -> None:
         """Give a complete file its name, or copy it to the device or FIFO.
