@@ -13,9 +13,11 @@ import typer
 from tqvec._random import generator
 from tqvec._types import CodebookName, MetricName
 from tqvec.cli._console import console, progress
+from tqvec.cli._output import plan_output, with_force
 from tqvec.errors import InputError
-from tqvec.eval.readers import float_rows
+from tqvec.eval.readers import float_rows, split_name
 from tqvec.eval.streams import Stream, open_vectors
+from tqvec.index.file.header import KIND
 from tqvec.index.file.io import Writer
 from tqvec.index.file.resume import Journal
 from tqvec.index.index import Index
@@ -34,6 +36,7 @@ def parse_width(text: object) -> float:
     return float(str(text)) if "." in str(text) else int(str(text))
 
 
+@with_force
 def build(
     vectors: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs, .hdf5:NAME (default: train), .parquet:COLUMN")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write")],
@@ -50,17 +53,16 @@ def build(
 
     If the command is killed, the same command goes on where it stopped.
     """
+    target = plan_output(output, KIND, [split_name(vectors)[0]])
     stream = open_vectors(vectors)
     if stream.n == 0:
         raise InputError(f"{vectors}: holds no vectors")
-    if not output.resolve().parent.is_dir():
-        raise InputError(f"{output}: its folder does not exist")
     codes, scores = cast(CodebookName, codebook), cast(MetricName, metric)
     index = Index(stream.d, nbits=nbits, metric=scores, codebook=codes, seed=seed)
     settings = {"nbits": nbits, "codebook": codebook, "metric": metric, "seed": seed, "train": train}
     request = _describe_source(stream) | settings
     start = time.perf_counter()
-    with Journal(output, request) as journal:
+    with Journal(target, request) as journal:
         writer = journal.resume()
         if writer is None:
             if train:
@@ -78,7 +80,7 @@ def build(
     code_size = writer.codec.code_size + Metric(metric).extra_bytes
     console.print(
         f"{output}: {stream.n:,} vectors of d={stream.d} at {nbits} bits, {code_size} bytes each "
-        f"({stream.d * 4 / code_size:.1f} times smaller than float32), {output.stat().st_size:,} bytes, "
+        f"({stream.d * 4 / code_size:.1f} times smaller than float32), {writer.header.file_bytes:,} bytes, "
         f"{seconds:.1f} s",
         highlight=False,
     )

@@ -10,9 +10,11 @@ import typer
 from numpy.typing import NDArray
 from rich.table import Table
 
+from tqvec._output import Output
 from tqvec._random import generator
 from tqvec.cli._console import console, progress
-from tqvec.cli._plot import pyplot
+from tqvec.cli._output import with_force
+from tqvec.cli._plot import plan_plot, pyplot, save_plot
 from tqvec.cli.build import parse_width
 from tqvec.errors import InputError
 from tqvec.eval.readers import HDF5, float_rows, read_vectors, split_name
@@ -26,6 +28,7 @@ _DRAWN = 65536  # rows are drawn at random
 _ROWS = 16384  # read and compressed at a time
 
 
+@with_force
 def diagnose(
     file: Annotated[Path, typer.Argument(help="Vectors, as `tqvec build` takes them, or an index file")],
     sample: Annotated[Path | None, typer.Option(help="Vectors of the index file, or vectors like them")] = None,
@@ -47,8 +50,8 @@ def diagnose(
     and corrected by measuring a part. The recall of an index file is estimated from its codes, or measured if --sample
     holds the same vectors.
     """
-    if plot is not None:
-        pyplot()
+    inputs = [split_name(path)[0] for path in (file, sample, queries) if path is not None]
+    target = None if plot is None else plan_plot(plot, inputs)
     options = {"nbits": nbits, "codebook": codebook, "metric": metric}
     settings = {name: value for name, value in options.items() if value is not None}
     asking = None if queries is None else float_rows(read_vectors(queries, "test"))
@@ -66,8 +69,8 @@ def diagnose(
         others = None if sample is None else _sample(open_vectors(sample))
         diagnosis = index.diagnose(queries=asking, sample=others, k=k)
     _show(diagnosis, str(file))
-    if plot is not None:
-        _draw(diagnosis, file.name, plot)
+    if target is not None:
+        _draw(diagnosis, file.name, target)
         console.print(f"written: {plot}", highlight=False)
 
 
@@ -117,7 +120,7 @@ def _show(diagnosis: Diagnosis, name: str) -> None:
             console.print(table)
 
 
-def _draw(diagnosis: Diagnosis, name: str, path: Path) -> None:
+def _draw(diagnosis: Diagnosis, name: str, output: Output) -> None:
     """Plot recall against bytes per vector, and the share of queries by their gaps."""
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     low, high = diagnosis.interval
@@ -138,4 +141,4 @@ def _draw(diagnosis: Diagnosis, name: str, path: Path) -> None:
     right.set(xlim=(0, widest), ylim=(0, 1), title="near-ties: left of the line")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    save_plot(figure, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,14 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
+from tqvec._output import Kind, Output
 from tqvec.cli._console import console, progress
-from tqvec.cli._plot import pyplot
+from tqvec.cli._output import plan_output, with_force
+from tqvec.cli._plot import SUFFIXES, plan_plot, pyplot, save_plot
 from tqvec.errors import InputError
 from tqvec.kvcache import planning, quality, simulation
 from tqvec.kvcache.simulation import WORKLOADS, Request, SimulationReport
 
 app = typer.Typer(help="Plan and simulate a transformer's KV cache: bytes, time and error.", no_args_is_help=True)
 _TOKENS = "100k"  # of a generated trace
+_REPORT = Kind("a report of `tqvec kv simulate`", re.compile(rb'\A\s*[\[{]\s*\{?\s*"model":'))
 
 
 @app.command()
@@ -36,6 +40,7 @@ def plan(
 
 
 @app.command()
+@with_force
 def simulate(
     model: Annotated[str, typer.Option(help="Name of a model, or a Hugging Face config.json")],
     tier: Annotated[list[str], typer.Option(help="name:capacity[:bandwidth[:latency]]; the first is the memory")],
@@ -51,12 +56,7 @@ def simulate(
     ] = None,
 ) -> None:
     """Simulate a server: bytes, time and error of each policy. Rates are measured on this machine first."""
-    outputs = output or []
-    for path in outputs:
-        if path.suffix not in (".json", ".png", ".svg", ".pdf"):
-            raise InputError(f"{path}: must be .json, .png, .svg or .pdf")
-    if any(path.suffix != ".json" for path in outputs):
-        pyplot("a plot as --output")
+    outputs = _plan_outputs(output or [], [Path(model), Path(trace), *([tensors] if tensors else [])])
     kind, _, size = eviction.partition(":")
     window = {"window": planning.parse_tokens(size, "window")} if size else {}
     server = simulation.Server([simulation.MemoryTier.parse(text) for text in tier], kind, prefill=prefill, **window)
@@ -69,12 +69,27 @@ def simulate(
             advance = partial(bar.advance, task)
             reports.append(simulation.simulate(requests, model, name, server, tensors=layers, progress=advance))
     console.print(simulation.format_reports(reports), highlight=False, soft_wrap=True)
-    for path in outputs:
-        if path.suffix == ".json":
-            path.write_text("".join(report.to_json() + "\n" for report in reports), encoding="utf-8")
+    for each in outputs:
+        if each.path.suffix == ".json":
+            with each.open() as file:
+                file.write("".join(report.to_json() + "\n" for report in reports).encode())
         else:
-            _draw(reports, path)
-        console.print(f"written: {path}", highlight=False)
+            _draw(reports, each)
+        console.print(f"written: {each.path}", highlight=False)
+
+
+def _plan_outputs(paths: Sequence[Path], inputs: Sequence[Path]) -> list[Output]:
+    """Return the outputs of all reports, which must be different files."""
+    outputs = []
+    for i, path in enumerate(paths):
+        if path.suffix not in (".json", *SUFFIXES):
+            raise InputError(f"{path}: must be .json, .png, .svg or .pdf")
+        others = [*inputs, *paths[:i]]
+        if path.suffix == ".json":
+            outputs.append(plan_output(path, _REPORT, others))
+        else:
+            outputs.append(plan_plot(path, others, "a plot as --output"))
+    return outputs
 
 
 def _requests(trace: str) -> list[Request]:
@@ -89,7 +104,7 @@ def _requests(trace: str) -> list[Request]:
     return simulation.read_trace(trace)
 
 
-def _draw(reports: Sequence[SimulationReport], path: Path) -> None:
+def _draw(reports: Sequence[SimulationReport], output: Output) -> None:
     """Draw time per token against its context, and error against bytes."""
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(10, 4.5), layout="constrained")
     for report in reports:
@@ -103,4 +118,4 @@ def _draw(reports: Sequence[SimulationReport], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(f"{reports[0].model}, {reports[0].requests:,} requests, {reports[0].tokens:,} tokens")
-    figure.savefig(path, dpi=150)
+    save_plot(figure, output)

@@ -8,17 +8,20 @@ from typing import Annotated
 import typer
 
 from tqvec.cli._console import console
+from tqvec.cli._output import plan_output, with_force
+from tqvec.index.file.header import KIND
 from tqvec.index.file.merge import merge as merge_files
 
 
+@with_force
 def merge(
     files: Annotated[list[Path], typer.Argument(metavar="INDEX...", help="Index files of one codec and metric")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write, none of the others")],
 ) -> None:
     """Join index files into one, as if their vectors had been compressed together; automatic ids are numbered anew."""
-    header = merge_files(files, output)
+    header = merge_files(files, plan_output(output, KIND, files))
     ids = "each its own" if "ids" in header.crc32 else f"from {header.first_id}"
     console.print(
-        f"{output}: {header.ntotal:,} vectors of d={header.d}, ids {ids}, {output.stat().st_size:,} bytes",
+        f"{output}: {header.ntotal:,} vectors of d={header.d}, ids {ids}, {header.file_bytes:,} bytes",
         highlight=False,
     )

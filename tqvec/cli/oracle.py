@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from tqvec.cli._console import console
+from tqvec.cli._output import REMEDY, check_name, force, with_force
 from tqvec.oracle import describe, golden
 from tqvec.oracle.families.registry import instantiate
 from tqvec.oracle.profiles import PROFILES, find
@@ -39,6 +40,7 @@ def show(
 
 
 @app.command()
+@with_force
 def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to")],
     profile: Annotated[list[str] | None, typer.Option(help="Name or family; may be repeated; default: all")] = None,
@@ -46,6 +48,7 @@ def export(
     raw: Annotated[bool, typer.Option(help="Also write each tensor as a .bin file, with a JSON file of all")] = False,
 ) -> None:
     """Write golden vectors: tables, inputs and outputs of every stage, with a manifest of SHA-256."""
+    check_name(output)
     chosen = [each for name in (profile or sorted({p.split("@")[0] for p in PROFILES})) for each in find(name)]
-    manifest = golden.export(chosen, d or (64, 100, 128), output, raw)
+    manifest = golden.export(chosen, d or (64, 100, 128), output, raw, overwrite=force(), remedy=REMEDY)
     console.print(f"{output}: {len(manifest)} files and {golden.MANIFEST}", highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,15 @@ import typer
 from rich.text import Text
 
 from tqvec import oracle
+from tqvec._output import Kind
 from tqvec.cli._console import console
+from tqvec.cli._output import plan_output, with_force
+
+_JSON = Kind("a report of `tqvec verify`", re.compile(rb'\A\s*\{\s*"port":'))
+_JUNIT = Kind("a report of `tqvec verify`", re.compile(rb'<testsuite name="tqvec verify'))
 
 
+@with_force
 def verify(
     port: Annotated[str, typer.Argument(metavar="PORT", help="A Python file, or a command (see the Oracle page)")],
     profile: Annotated[
@@ -23,13 +30,18 @@ def verify(
     junit: Annotated[Path | None, typer.Option(help="Write the report as JUnit XML")] = None,
 ) -> None:
     """Verify a port stage by stage; exit status 1 if any stage is wrong."""
+    others, outputs = [Path(port)], []
+    for path, kind in ((json, _JSON), (junit, _JUNIT)):
+        if path is not None:
+            outputs.append((plan_output(path, kind, others), kind))
+            others.append(path)
     report = oracle.verify(port, profiles=profile or (), dims=d or (), quick=quick)
     text = Text(str(report))
     text.highlight_regex(r"✓|\bpassed\b", "green")
     text.highlight_regex(r"✗|\bfailed\b", "red")
     console.print(text, soft_wrap=True)
-    for path, write in ((json, report.to_json), (junit, report.to_junit)):
-        if path is not None:
-            path.write_text(write(), encoding="utf-8")
+    for output, kind in outputs:
+        with output.open() as file:
+            file.write((report.to_json() if kind is _JSON else report.to_junit()).encode())
     if not report.passed:
         raise typer.Exit(1)

@@ -11,10 +11,12 @@ from numpy.typing import ArrayLike
 from tqvec._config import num_threads
 from tqvec._fixed import Fixed
 from tqvec._locks import ForkLock
+from tqvec._safetensors import Seen
 from tqvec._types import Floats, Ids, MetricName
 from tqvec.codec.bands import Pairs
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
+from tqvec.index.differences import describe_difference
 from tqvec.index.metrics import Metric
 from tqvec.index.nbytes import IndexBytes, count_bytes
 from tqvec.index.rows import empty_rows, encode_rows
@@ -51,6 +53,7 @@ class Contents(Fixed):
     def _start(self, codec: TurboQuant, metric: Metric) -> None:
         self._metric = metric
         self._lock = ForkLock()  # held by each change, and while ids are looked up
+        self._seen: Seen = {}
         self._core = self._empty(codec)
 
     def _empty(self, codec: TurboQuant) -> _Core:
@@ -68,6 +71,7 @@ class Contents(Fixed):
             store = core.store.copy()
         other = self._like(core.codec)
         other._core = other._core._replace(store=store)
+        other._seen = dict(self._seen)
         vars(other).update(self._own_attributes())
         return other
 
@@ -78,7 +82,7 @@ class Contents(Fixed):
 
     def _own_attributes(self) -> dict[str, Any]:
         """The attributes that a user or a subclass added."""
-        return {name: value for name, value in vars(self).items() if name not in ("_metric", "_lock", "_core")}
+        return {name: value for name, value in vars(self).items() if name not in ("_metric", "_lock", "_seen", "_core")}
 
     def __getstate__(self) -> dict[str, Any]:
         core, blocks, next_id = self._moment()
@@ -86,6 +90,7 @@ class Contents(Fixed):
         parts = [(rows, ids if first is None else None) for rows, ids in core.store.iter_chunks(blocks)]
         return {
             "attributes": self._own_attributes(),
+            "seen": dict(self._seen),
             "metric": self._metric.value,
             "codec": core.codec,
             "parts": parts,
@@ -96,6 +101,7 @@ class Contents(Fixed):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state["attributes"])
         self._start(state["codec"], Metric(state["metric"]))
+        self._seen = state["seen"]
         store = self._core.store
         store.next_id = state["first_id"] or 0
         for rows, ids in state["parts"]:
@@ -243,7 +249,8 @@ class Contents(Fixed):
         Raises
         ------
         InputError
-            The indexes differ in metric or codec, which the message shows, or share an id. Nothing is merged then.
+            The indexes differ in metric or codec, and the message says in what; or they share an id. Nothing is merged
+            then.
         """
         if not isinstance(other, Contents):
             raise InputError(f"other must be an Index, got {type(other).__name__}")
@@ -252,10 +259,12 @@ class Contents(Fixed):
             blocks, renumber = other._core.store.merge_snapshot()
         with self._lock:
             core = self._core
-            mine = self._metric.value, core.codec.fingerprint
-            its = other._metric.value, theirs.fingerprint
-            if mine != its:
-                raise InputError(f"indexes of different codecs can't be merged: {mine} and {its} (metric, fingerprint)")
+            difference = describe_difference((core.codec, self._metric.value), (theirs, other._metric.value))
+            if difference is not None:
+                raise InputError(
+                    f"indexes of different codecs can't be merged: {difference}; add the vectors of one to an index "
+                    "like the other instead"
+                )
             core.store.extend(blocks, renumber)
 
     def _recoded(self: Self, codec: TurboQuant, vectors: Floats | None, threads: int) -> Self:

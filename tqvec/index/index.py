@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from pathlib import Path
-from typing import Literal, TypeVar, overload
+from typing import Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,25 +14,21 @@ from tqvec._types import CodebookName, Floats, Ids, MetricName
 from tqvec.codec.bands import Width
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError, LossWarning
-from tqvec.index.contents import Contents
 from tqvec.index.diagnose.diagnosis import Diagnosis, diagnose
 from tqvec.index.errors.rerank import search_reranked
 from tqvec.index.errors.shortlist import search_shortlist
 from tqvec.index.errors.standard_errors import search_with_errors
-from tqvec.index.file import io
 from tqvec.index.metrics import METRICS, Metric
+from tqvec.index.saved import Saved
 from tqvec.index.selectors import Filter
 from tqvec.index.snapshot import Results
-from tqvec.index.store import first_id
 from tqvec.index.training import Samples, Training, fit
 
 _FIRST_HITS = 64  # results of the first round of a range search; each further round asks for four times as many
-Self = TypeVar("Self", bound="Index")
-
 _CONFIDENCE = 0.99  # of the shortlist that is reranked
 
 
-class Index(Contents):
+class Index(Saved):
     """Compressed vectors that can be searched without decompressing them.
 
     No training is needed. `train` fits the codec to the data, for more recall at the same bytes.
@@ -351,40 +345,3 @@ class Index(Contents):
         rows = None if sample is None else _validate.vectors(sample, self._core.codec.d, "sample")
         own = None if queries is None else _validate.vectors(queries, self._core.codec.d, "queries")
         return diagnose(self._snapshot(threads=threads), rows, own, k)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to one safetensors file, which any framework can open; see the "File format" page.
-
-        The file appears under its name when it is complete: a crash leaves the old file or none.
-        """
-        core, blocks, next_id = self._moment()
-        first = first_id(blocks, next_id)
-        n = sum(block.live for block in blocks)
-        chunks = core.store.iter_chunks(blocks)
-        rows_of = (rows if first is not None else rows | {"ids": ids} for rows, ids in chunks)
-        io.save(Path(path), core.codec, self._metric.value, n, rows_of, first, next_id)
-
-    @classmethod
-    def load(cls: type[Self], path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = False) -> Self:
-        """Read an index that `save` wrote. Called on a subclass, it returns one, without a call of its constructor.
-
-        Parameters
-        ----------
-        path : path
-        mmap : bool
-            Map the file: codes are read when a search needs them, and processes share them. Vectors can be added to a
-            mapped index, and removed; the file stays as it is. It may be replaced meanwhile, but not changed in place.
-        verify : bool
-            Compare the checksums of the vectors too, not only those of the header, the ids and the calibration.
-
-        Raises
-        ------
-        FormatError
-            The file is damaged, truncated, not a tqvec index, or of a newer version.
-        FileNotFoundError
-            There is no such file.
-        """
-        header, rows, calibration = io.load(Path(path), mmap, verify)
-        index = cls._from_codec(io.codec_of(Path(path), header, calibration), Metric(header.metric))
-        index._core.store.load_rows(rows, rows.pop("ids", header.first_id), header.next_id, mmap)
-        return index

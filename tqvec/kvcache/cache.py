@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import math
 import os
-from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tqvec import _validate
+from tqvec import _safetensors, _validate
 from tqvec._config import num_threads
 from tqvec._fixed import Fixed
+from tqvec._output import Output, as_path
+from tqvec._safetensors import Seen
 from tqvec._types import Floats
 from tqvec.codec.turboquant import MAX_D
 from tqvec.errors import FormatError, InputError
@@ -78,6 +79,7 @@ class KVCache(Fixed):
         if not isinstance(policy, Policy):
             raise InputError(f"policy must be a Policy or the name of one, got {type(policy).__name__}")
         self.policy: Final = policy
+        self._seen: Seen = {}
         self._layers = self._make_layers()
 
     def _make_layers(self) -> tuple[Layer, ...]:
@@ -98,7 +100,7 @@ class KVCache(Fixed):
 
     def _own_attributes(self) -> dict[str, Any]:
         """The attributes that a user or a subclass added."""
-        return {name: value for name, value in vars(self).items() if name not in {*KVCache._fixed, "_layers"}}
+        return {name: value for name, value in vars(self).items() if name not in {*KVCache._fixed, "_seen", "_layers"}}
 
     def __getstate__(self) -> dict[str, Any]:
         shape = self._shape()
@@ -284,15 +286,33 @@ class KVCache(Fixed):
         It has the class and the attributes of this one.
         """
         other = self.__class__.__new__(self.__class__)
-        vars(other).update(vars(self), _layers=tuple(layer.fork() for layer in self._layers))
+        layers = tuple(layer.fork() for layer in self._layers)
+        vars(other).update(vars(self), _seen=dict(self._seen), _layers=layers)
         return other
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the cache to a safetensors file with checksums; an old file stays until the new one is complete.
 
-        Tokens that other threads append meanwhile may be in the file or not, layer by layer.
+        Tokens that other threads append meanwhile may be in the file or not, layer by layer. The "Files" page says how
+        files are replaced.
+
+        Parameters
+        ----------
+        path : path
+            Also a device or FIFO.
+        overwrite : bool
+            Replace a file that is not a cache of tqvec, is read-only, or has changed since this cache was loaded from
+            it or saved to it.
+
+        Raises
+        ------
+        InputError
+            There is a file that only `overwrite` replaces.
+        OSError
+            A folder; a path that this process can't write to; a full disk. The old file stays.
         """
-        cache_file.save(Path(path), self._shape(), [layer.state for layer in self._layers])
+        output = Output(path, cache_file.KIND, overwrite=overwrite, seen=self._seen)
+        cache_file.save(output, self._shape(), [layer.state for layer in self._layers])
 
     @classmethod
     def load(cls: type[Self], path: str | os.PathLike[str]) -> Self:
@@ -307,10 +327,8 @@ class KVCache(Fixed):
         FormatError
             The file is damaged, truncated, foreign or newer than this version of tqvec.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no such file: {path}")
-        with path.open("rb") as file:
+        path = as_path(path)
+        with _safetensors.open_file(path) as file:
             reader, header = cache_file.read_header(path, file)
             try:
                 policy = Policy.from_json(header.policy)
@@ -321,6 +339,7 @@ class KVCache(Fixed):
             loaded = cache_file.load(reader, header, cache._shape())
         for layer, state in zip(cache._layers, loaded, strict=True):
             layer.state = state
+        cache._seen[os.path.realpath(path)] = reader.digest
         return cache
 
     def _shape(self) -> cache_file.Shape:
