@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from tqvec.errors import UnsupportedError
+from tqvec import _present
 
 
 def pyplot(option: str = "--plot") -> Any:
-    """`matplotlib.pyplot`, drawing into files, as an option asks for.
+    """Return `matplotlib.pyplot`, drawing into files, as an option asks for.
 
     Raises
     ------
     UnsupportedError
         It is not installed.
     """
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise UnsupportedError(f"{option} needs matplotlib: pip install 'tqvec[plot]'") from error
-    matplotlib.use("agg")
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
+    _present.import_optional("matplotlib", option, "plot").use("agg")
+    return _present.pyplot(option)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec import _threads
+from tqvec._present import brief
 from tqvec._types import Bytes, Doubles, Floats, Ids
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band
 from tqvec.codec.codebooks import scalar, trellis
@@ -54,6 +55,9 @@ class Calibration(NamedTuple):
     bands: tuple[Band, ...]
     band_std: Floats
     near_error: Floats = np.array([0, 1], np.float32)
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def check(self, d: int) -> None:
         """Refuse a calibration that no codec of dimension `d` can use.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tqvec._present import brief
 from tqvec._types import Bytes, Flags, Floats, Ids
 from tqvec.errors import InputError
 
@@ -27,6 +28,9 @@ class Codes:
     data: Bytes
     scale: Floats
     gamma: Floats | None = None
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def __len__(self) -> int:
         return self.data.shape[0]
