@@ -21,7 +21,25 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 _PATIENCE = 2.0  # seconds of compiling that need no word
 _CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # the base of its errors, which typer does not export
 
+_GROUPS = {"kv": kv.app, "oracle": oracle.app}
+
+
+class _Verbs(typer.core.TyperGroup):
+    """The verbs; the options of groups are built when one is used, since that takes time and memory."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in _GROUPS and cmd_name not in self.commands:
+            group = typer.main.get_command(_GROUPS[cmd_name])
+            group.name = cmd_name
+            self.add_command(group)
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *(name for name in _GROUPS if name not in self.commands)]
+
+
 app = typer.Typer(
+    cls=_Verbs,
     help="Compress vectors to 1–8 bits per coordinate, and search them in compressed form.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -35,9 +53,7 @@ app.command()(info.info)
 app.command()(check.check)
 app.command()(merge.merge)
 app.command()(warmup.warmup)
-app.add_typer(kv.app, name="kv")
 app.command()(verify.verify)
-app.add_typer(oracle.app, name="oracle")
 
 
 def _show_version(wanted: bool) -> None:
