@@ -10,8 +10,8 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import IO, Annotated, Any
 
 import typer
@@ -66,6 +66,12 @@ class _Console(Console):
     def __init__(self, stderr: bool = False):
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
 
+    def on_broken_pipe(self) -> None:
+        """End the program quietly where standard output has no reader; rich would do so with status 1."""
+        _discard(self.file)
+        if not self.stderr:
+            raise SystemExit(BROKEN_PIPE)
+
     @property  # type: ignore[misc]
     def size(self) -> ConsoleDimensions:
         """The columns and lines of the stream."""
@@ -111,7 +117,8 @@ def show_json(command: str, document: Mapping[str, Any]) -> None:
     content = {"schema": SCHEMA, "command": command} | {name: to_plain(value) for name, value in document.items()}
     if sys.stdout is None:
         raise OSError("standard output is closed")
-    _write(json.dumps(content, allow_nan=False) + "\n")
+    with _guarded_output():
+        console.file.write(json.dumps(content, allow_nan=False) + "\n")
 
 
 def note(text: str, to: Console = notes) -> None:
@@ -172,16 +179,16 @@ codecs.register_error(FALLBACK, _to_ascii)
 
 
 def _render(content: Any, soft_wrap: bool = False) -> None:
-    with console.capture() as captured:
+    with _guarded_output():
         console.print(content, soft_wrap=soft_wrap)
-    _write(captured.get())
 
 
-def _write(text: str) -> None:
-    """Write to standard output; a reader that has gone ends the program quietly."""
-    stream = console.file  # that takes everything and keeps nothing, if standard output is closed
+@contextmanager
+def _guarded_output() -> Iterator[None]:
+    """Name standard output in an error of writing to it; a reader that has gone ends the program quietly."""
+    stream = console.file  # takes everything and keeps nothing, if standard output is closed
     try:
-        stream.write(text)
+        yield
         stream.flush()
     except BrokenPipeError:
         _discard(stream)

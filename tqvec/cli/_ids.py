@@ -86,7 +86,7 @@ def read_id_column(path: Path, name: str) -> NDArray[Any]:
     InputError
         It has no such column, or that holds something else, or nulls.
     """
-    file = import_optional("pyarrow.parquet", "--id-column", "parquet").ParquetFile(path)
+    file = import_optional("pyarrow.parquet", "--id-column", "parquet").ParquetFile(path.absolute())
     if name not in file.schema_arrow.names:
         raise InputError(f"{path}: no column {name!r}; it has {', '.join(file.schema_arrow.names)}")
     column = file.read([name]).column(0)

@@ -8,7 +8,6 @@ from typing import Annotated, Any, NamedTuple, cast
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from tqvec._random import generator
 from tqvec._types import CodebookName, MetricName
@@ -150,25 +149,26 @@ def _describe_file(path: Path) -> dict[str, object]:
 
 
 def _compress(stream: Stream, writer: Writer, journal: Journal, numbering: Numbering, threads: int | None) -> None:
-    """Write the rows that the writer lacks, and say after Ctrl-C what is kept."""
-    noted, time_noted = writer.rows, time.monotonic()
+    """Write the rows that the writer lacks, and say after Ctrl-C how many are kept."""
+    noted, time_noted, writing = writer.rows, time.monotonic(), False
     try:
         with progress() as bar:
             task = bar.add_task("compressing", total=stream.n, completed=writer.rows)
             for x in stream.parts(writer.rows, max(1, min(_ROWS, _NUMBERS // stream.d))):
                 try:
-                    _write(writer, x, numbering, threads)
+                    rows = encode_rows(writer.codec, writer.header.metric, float_rows(x), threads)
                 except InputError as error:
                     raise InputError(f"{stream.path}, rows from {writer.rows}: {error}") from error
+                writing = True
+                writer.write(rows | numbering.of_rows(writer.rows, len(x)))
+                writing = False
                 if time.monotonic() - time_noted >= _SECONDS:
                     journal.note(writer)
                     noted, time_noted = writer.rows, time.monotonic()
                 bar.update(task, completed=writer.rows)
     except KeyboardInterrupt:
+        if not writing:  # or the checksums may count rows that are not written
+            journal.note(writer)
+            noted = writer.rows
         note(f"{noted:,} of {stream.n:,} vectors are kept: the same command goes on behind them")
         raise
-
-
-def _write(writer: Writer, x: NDArray[Any], numbering: Numbering, threads: int | None) -> None:
-    rows = encode_rows(writer.codec, writer.header.metric, float_rows(x), threads)
-    writer.write(rows | numbering.of_rows(writer.rows, len(x)))

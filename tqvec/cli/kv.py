@@ -134,6 +134,7 @@ def simulate(
         show_json("kv simulate", {"reports": reports, "outputs": outputs})
         return
     show(simulation.format_reports(reports))
+    show(simulation.format_legend())
     for path in outputs:
         show(f"written: {path}")
 

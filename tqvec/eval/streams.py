@@ -122,7 +122,8 @@ class _Column:
         self._path, self._name = path, name
         self._damage = (pa.ArrowException, OSError)
         try:
-            self._file = ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)  # else whole groups of rows are held
+            # Absolute: a relative path with a colon is read as a URI. pre_buffer would hold whole groups of rows.
+            self._file = ParquetFile(path.absolute(), buffer_size=_BUFFER, pre_buffer=False)
         except self._damage as error:
             raise FormatError(f"{path}: not a Parquet file, or damaged ({error})") from error
         schema = self._file.schema_arrow

@@ -83,7 +83,7 @@ class SimulationReport(Presented):
         return json.dumps(fields, allow_nan=False)
 
     def __str__(self) -> str:
-        return format_reports([self])
+        return "\n".join([format_reports([self]), *_legend()])
 
     def _sheet(self) -> Sheet:
         total, moved = max(1, self.context), sum(sum(sizes.values()) for sizes in self.moved.values())
@@ -92,7 +92,7 @@ class SimulationReport(Presented):
         loss = None if self.loss is None else self.loss.mean
         held = next(iter(self.peak.values()), 0)
         return Sheet(
-            columns=tuple(_COLUMNS),
+            columns=tuple(COLUMNS),
             rows=[(self.policy, self.bytes_per_token, held, *shares, *times, moved, loss)],
             title=f"{self.model}, {self.requests:,} requests, {self.tokens:,} tokens",
             notes=_legend(),
@@ -119,7 +119,7 @@ def summarise(values: Doubles, counts: Doubles) -> dict[str, float]:
     return {"mean": float(np.average(values, weights=counts)), **percentiles}
 
 
-_COLUMNS = {
+COLUMNS = {
     "policy": "name of the policy",
     "bytes per token": "bytes of a further token of a long sequence",
     "memory": "most bytes held in the first tier",
@@ -132,11 +132,12 @@ _COLUMNS = {
     "moved": "bytes moved between tiers, or read from others than the first",
     "error": "mean relative error of attention, by the codec and by tokens not attended to",
 }
+"""The columns of the table of reports, and what they are."""
 
 
 def format_reports(reports: Sequence[SimulationReport]) -> str:
-    """Format reports as a table with a line per report, and explain its columns."""
-    rows = [list(_COLUMNS)]
+    """Format reports as a table with a line per report; `COLUMNS` says what its columns are."""
+    rows = [list(COLUMNS)]
     for report in reports:
         ((policy, per_token, held, *shares, first, following, moved, loss),) = report._sheet().rows
         rows.append(
@@ -151,7 +152,7 @@ def format_reports(reports: Sequence[SimulationReport]) -> str:
                 "" if loss is None else f"{loss:.3f}",
             ]
         )
-    return "\n".join([*format_columns(rows), "", *_legend()])
+    return "\n".join(format_columns(rows))
 
 
 def plot_reports(reports: Sequence[SimulationReport]) -> Any:
@@ -179,7 +180,11 @@ def plot_reports(reports: Sequence[SimulationReport]) -> Any:
     return axes
 
 
+def format_legend() -> str:
+    """Format `COLUMNS`, a line per column but the first."""
+    return "\n".join(_legend())
+
+
 def _legend() -> tuple[str, ...]:
-    """Return a line per column but the first that explains it."""
-    width = max(map(len, _COLUMNS))
-    return tuple(f"{name.ljust(width)}  {text}" for name, text in list(_COLUMNS.items())[1:])
+    width = max(map(len, COLUMNS))
+    return tuple(f"{name.ljust(width)}  {text}" for name, text in list(COLUMNS.items())[1:])
