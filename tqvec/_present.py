@@ -225,5 +225,6 @@ def _shorten(value: Any) -> str:
     if type(value) is tuple and len(value) <= _SHOWN and all(isinstance(each, (int, float, str)) for each in value):
         return f"({', '.join(map(_shorten, value))})"
     if isinstance(value, (Sequence, Mapping)) and not hasattr(value, "_fields"):
-        return f"<{len(value)} items>"
-    return f"<{type(value).__name__}>"
+        return f"<{len(value)} item{'' if len(value) == 1 else 's'}>"
+    text = repr(value) if type(value).__repr__ is not object.__repr__ else ""
+    return text if 0 < len(text) <= _TEXT and "\n" not in text else f"<{type(value).__name__}>"

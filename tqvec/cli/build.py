@@ -170,5 +170,6 @@ def _compress(stream: Stream, writer: Writer, journal: Journal, numbering: Numbe
         if not writing:  # or the checksums may count rows that are not written
             journal.note(writer)
             noted = writer.rows
-        note(f"{noted:,} of {stream.n:,} vectors are kept: the same command goes on behind them")
+        if noted:
+            note(f"{noted:,} of {stream.n:,} vectors are kept: the same command goes on behind them")
         raise

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tqvec._present import Presented, Sheet, format_value
+from tqvec._present import Presented, Sheet, brief, format_value
 from tqvec.kvcache.byte_model import Nbytes
 from tqvec.kvcache.planning.models import LayerKind, Model
 from tqvec.kvcache.planning.units import format_bytes, format_columns
@@ -31,6 +31,9 @@ class PlanPart(NamedTuple):
     tokens: int
     nbytes: Nbytes
     widths: str
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def state(self) -> int:

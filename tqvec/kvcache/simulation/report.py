@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tqvec._present import Presented, Sheet, pyplot
+from tqvec._present import Presented, Sheet, brief, pyplot
 from tqvec._types import Doubles
 from tqvec.kvcache.planning.units import format_bytes, format_columns, format_seconds
 from tqvec.kvcache.quality.captured import AttentionLoss
@@ -81,6 +81,9 @@ class SimulationReport(Presented):
         fields = self.to_dict()
         del fields["steps"]
         return json.dumps(fields, allow_nan=False)
+
+    def __repr__(self) -> str:
+        return brief(self, ("model", "policy", "eviction", "bytes_per_token", "requests", "tokens", "attended"))
 
     def __str__(self) -> str:
         return "\n".join([format_reports([self]), *_legend()])
