@@ -226,5 +226,6 @@ def _shorten(value: Any) -> str:
         return f"({', '.join(map(_shorten, value))})"
     if isinstance(value, (Sequence, Mapping)) and not hasattr(value, "_fields"):
         return f"<{len(value)} item{'' if len(value) == 1 else 's'}>"
-    text = repr(value) if type(value).__repr__ is not object.__repr__ else ""
-    return text if 0 < len(text) <= _TEXT and "\n" not in text else f"<{type(value).__name__}>"
+    text = repr(value)
+    short = len(text) <= _TEXT and "\n" not in text and " object at 0x" not in text
+    return text if short else f"<{type(value).__name__}>"

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import run
-from rich.console import Console
 
 import tqvec
 from tqvec._present import Presented
@@ -95,6 +94,14 @@ def test_every_verb_prints_json(files):
     assert json_of("oracle", "export", "--profile", "tqvec_scalar@2", "-d", 16, "-o", "golden")["files"]
 
 
+def test_descriptions_as_json(files):
+    assert json_of("info")["tqvec"] == tqvec.__version__
+    assert json_of("info", "x.tqv")["metric"] == "ip"
+    codecs = json_of("info", "--codecs", "-d", 64)["codecs"]
+    assert codecs[0]["codec"] == "scalar"
+    assert codecs[0]["distortion"] == pytest.approx(tqvec.TurboQuant(64, nbits=1).distortion)
+
+
 def test_a_damaged_file_is_a_result(files):
     content = bytearray(Path("x.tqv").read_bytes())
     content[-1] ^= 1
@@ -114,7 +121,7 @@ def test_lists_of_models_and_policies():
 
 
 def test_names_are_not_markup(files):
-    for name in ("a[red]b.npy", ":smile:.npy", "[/x].npy", "a\x1b[1mb.npy"):
+    for name in ("a[red]b.npy", ":smile:.npy", "[bold].npy", "a\x1b[1mb.npy"):
         np.save(name, X)
         shown = name.replace("\x1b", "\\x1b")
         assert f"{shown}.tqv: 300 vectors" in run("build", name, "-o", f"{name}.tqv").output
@@ -188,10 +195,9 @@ def test_tables_in_files_have_no_width(files, monkeypatch):
     lines = run("search", "x.tqv", "q.npy", "-k", 5).output.splitlines()
     assert len(lines[2]) > 70
     assert len([line for line in lines if line.startswith("│")]) == 5
-    with monkeypatch.context() as patch:
-        patch.setattr(Console, "is_terminal", True)
-        patch.setattr(_console.console, "_file", type("Terminal", (Full,), {"isatty": lambda self: True})())
-        assert _console.console.width == 30
+    terminal = _console._Console()
+    terminal.file = type("Terminal", (Full,), {"isatty": lambda self: True})()
+    assert terminal.width == 30
 
 
 def test_statuses(files, capsys, monkeypatch):
@@ -227,9 +233,7 @@ def test_ctrl_c_says_what_is_kept(files, capsys, monkeypatch):
         if self.rows == 200:
             raise KeyboardInterrupt
         write(self, rows)
-        self_noted.append(self.rows)
 
-    self_noted = []
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "write", some)
         patch.setattr("tqvec.cli.build._SECONDS", 0.0)
@@ -254,7 +258,7 @@ def test_ids(files, monkeypatch):
         (IDS / 2, "ids must be integers, got float64"),
         (IDS.astype("U"), "ids must be integers, got <U"),
         (IDS - 6, "id of row 0 must be from 0"),
-        (IDS // 4, "id of row 1, 2, is given twice" if IDS[1] // 4 == IDS[0] // 4 else "is given twice"),
+        (IDS // 4, "is given twice"),
         (IDS[:, None], "expected a 1-D .npy array of integers"),
     ):
         np.save("wrong.npy", wrong)
@@ -275,10 +279,11 @@ def test_a_build_that_was_stopped_goes_on_with_the_same_ids(files, monkeypatch):
                 raise OSError("full")
             write(self, rows)
 
-        with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        with monkeypatch.context() as patch:
             patch.setattr(Writer, "write", some)
             patch.setattr("tqvec.cli.build._SECONDS", 0.0)
-            run("build", "x.npy", "-o", "y.tqv", "--ids", "ids.npy")
+            with pytest.raises(OSError, match="full"):
+                run("build", "x.npy", "-o", "y.tqv", "--ids", "ids.npy")
 
     stop()
     assert json_of("build", "x.npy", "-o", "y.tqv", "--ids", "ids.npy")["resumed"] == 200
@@ -300,7 +305,7 @@ def test_parquet_of_any_name_with_ids_and_queries(files):
     for path in (folder / "x.parquet", folder / "X.PARQUET"):
         parquet.write_table(pa.table({"e:1": X.tolist(), "id": IDS, "name": ["a"] * 300}), path)
         name = f"run.parquet:1/{path.name}:e:1"
-        run("build", name, "-o", "y.tqv", "--id-column", "id")
+        run("build", name, "-o", "y.tqv", "--id-column", "id", "--metric", "cosine")
         assert np.array_equal(Index.load("y.tqv").ids, IDS)
         assert [row[0] for row in json_of("search", "y.tqv", name, "-k", 1)["ids"]] == IDS.tolist()
     for column, message in (("name", "ids must be integers"), ("no", "no column 'no'; it has e:1, id, name")):

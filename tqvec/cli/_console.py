@@ -88,7 +88,9 @@ def show(text: str | Text) -> None:
     _render(plain, soft_wrap=True)
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", right: str = "") -> None:
+def show_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", right: str = "", headings: bool = True
+) -> None:
     """Print a table.
 
     Parameters
@@ -100,9 +102,11 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: 
         A line above it.
     right : str
         Headings, separated by commas, of columns that are aligned to the right.
+    headings : bool
+        Whether the headings are shown.
     """
-    numbers = {name.strip() for name in right.split(",")}
-    table = Table()
+    numbers = {name.strip() for name in right.split(",") if name}
+    table = Table(show_header=headings)
     for name in columns:
         table.add_column(printable(name), justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:
