@@ -128,7 +128,10 @@ def show_json(command: str, document: Mapping[str, Any]) -> None:
 def note(text: str, to: Console = notes) -> None:
     """Print a note while there is work to do, by default to standard error; where it can't be written, it is lost."""
     with suppress(OSError):
-        print(printable(text, to.file), file=to.file, flush=True)
+        if to.is_terminal:  # above a bar that is being drawn
+            to.print(Text(printable(text, to.file)), soft_wrap=True)
+        else:
+            print(printable(text, to.file), file=to.file, flush=True)
 
 
 def show_error(text: str) -> None:
