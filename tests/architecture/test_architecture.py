@@ -25,12 +25,13 @@ FLOORS = {
         ),
         0,
     ),
-    **dict.fromkeys(("_random", "_fixed", "_locks"), 0),
+    **dict.fromkeys(("_random", "_fixed", "_locks", "_present"), 0),
     **dict.fromkeys(("reference", "kernels"), 1),
     "codec": 2,
     **dict.fromkeys(("index", "kvcache", "oracle"), 3),
     **dict.fromkeys(("store", "eval"), 4),
     **dict.fromkeys(("cli", "integrations"), 5),
+    "__main__": 6,
 }
 FACE = 4  # tqvec/__init__.py shows names of floors 0 to 3, so only what lies above them may import from it
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -115,12 +116,13 @@ def test_numba_stays_in_kernels(path):
 
 
 FILES = ("_safetensors", "_signatures", "_mmap", "_atomic", "_output")  # what the oracle's files need
+NEEDING_NUMPY = [path for path in MODULES if room(path) in ("oracle", "_present", *FILES)]
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room(p) in ("oracle", *FILES)], ids=name_of)
+@pytest.mark.parametrize("path", NEEDING_NUMPY, ids=name_of)
 def test_the_oracle_needs_numpy_alone(path):
     """It runs on GPU machines that have nothing else, and shares no code with the codec that it verifies."""
-    allowed = {"tqvec._types", "tqvec._safetensors", "tqvec._output", "tqvec.errors", "tqvec.oracle"}
+    allowed = {"tqvec._types", "tqvec._safetensors", "tqvec._output", "tqvec._present", "tqvec.errors", "tqvec.oracle"}
     allowed |= {"tqvec.reference"} if room(path) == "oracle" else {f"tqvec.{name}" for name in FILES}
     for name in imports(TREES[path]):
         top = name.split(".")[0]
@@ -288,7 +290,7 @@ def test_packages_only_show_names(path):
 
 def test_importing_loads_nothing_that_only_some_calls_need():
     """Special functions, plots, FAISS: what they take would show in every start."""
-    late = ("scipy.special", "matplotlib", "faiss", "torch", "pyarrow", "h5py", "tqvec.oracle")
+    late = ("scipy.special", "matplotlib", "pandas", "faiss", "torch", "pyarrow", "h5py", "tqvec.oracle")
     code = f"import sys, tqvec; print([name for name in {late} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
@@ -306,6 +308,12 @@ LONG_RECORDS = {
     for nodes in CLASSES.values()
     for node in nodes
     if is_record(node) and sum(isinstance(field, ast.AnnAssign) for field in node.body) > 4
+}
+LONG_RECORDS |= {
+    node.name
+    for nodes in CLASSES.values()
+    for node in nodes
+    if any(ast.unparse(base) in LONG_RECORDS for base in node.bases)
 }
 TABLES = {"Mistake", "Profile"}  # many rows of one kind, which read as a table
 

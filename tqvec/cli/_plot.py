@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tqvec import _present
 from tqvec._output import Kind, Output
 from tqvec.cli._output import plan_output
-from tqvec.errors import InputError, UnsupportedError
+from tqvec.errors import InputError
 
 SUFFIXES = (".png", ".svg", ".pdf")
 _STAMP = "made by tqvec"
@@ -40,18 +41,12 @@ def save_plot(figure: Any, output: Output) -> None:
 
 
 def pyplot(option: str = "--plot") -> Any:
-    """`matplotlib.pyplot`, drawing into files, as an option asks for.
+    """Return `matplotlib.pyplot`, drawing into files, as an option asks for.
 
     Raises
     ------
     UnsupportedError
         It is not installed.
     """
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise UnsupportedError(f"{option} needs matplotlib: pip install 'tqvec[plot]'") from error
-    matplotlib.use("agg")
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
+    _present.import_optional("matplotlib", option, "plot").use("agg")
+    return _present.pyplot(option)

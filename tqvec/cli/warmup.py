@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 
-from tqvec.cli._console import console, progress
+from tqvec.cli._console import Json, progress, show, show_json
 from tqvec.errors import CacheWarning, UnsupportedError
 from tqvec.index import warmup as index
 from tqvec.kernels._jit import cache_dir, unkept
@@ -13,7 +13,7 @@ from tqvec.kernels.features import level
 from tqvec.kvcache import warmup as kvcache
 
 
-def warmup() -> None:
+def warmup(json: Json = False) -> None:
     """Compile all kernels and keep them on disk, so that later processes start without compiling."""
     start = time.perf_counter()
     with warnings.catch_warnings(), progress() as bar:
@@ -31,4 +31,7 @@ def warmup() -> None:
     folder = cache_dir()
     if folder is None:
         raise UnsupportedError("nothing was compiled, so nothing is kept: NUMBA_DISABLE_JIT is set")
-    console.print(f"kernels for level {level()} ready after {seconds:.1f} s, kept in {folder}", highlight=False)
+    if json:
+        show_json("warmup", {"level": level(), "seconds": seconds, "folder": folder})
+    else:
+        show(f"kernels for level {level()} ready after {seconds:.1f} s, kept in {folder}")

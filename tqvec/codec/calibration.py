@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec import _threads
+from tqvec._present import brief
 from tqvec._types import Bytes, Doubles, Floats, Ids
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, code_bytes
 from tqvec.codec.codebooks import scalar, trellis
@@ -66,6 +67,9 @@ class Calibration(NamedTuple):
             return self._replace(bands=tuple(Band(*map(operator.index, band)) for band in self.bands), **arrays)
         except (TypeError, ValueError) as error:
             raise InputError(f"calibration must have arrays of numbers, and bands of integers: {error}") from error
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def check(self, d: int) -> None:
         """Refuse a calibration that no codec of dimension `d` can use.

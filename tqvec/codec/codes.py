@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._present import brief
 from tqvec._types import Bytes, Flags, Floats, Ids
 from tqvec.codec.maker import Maker
 from tqvec.errors import InputError
@@ -33,6 +34,9 @@ class Codes:
     scale: Floats
     gamma: Floats | None = None
     maker: Maker | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def __len__(self) -> int:
         return self.data.shape[0]

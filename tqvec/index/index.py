@@ -22,7 +22,8 @@ from tqvec.index.metrics import METRICS, Metric
 from tqvec.index.saved import Saved
 from tqvec.index.selectors import Filter
 from tqvec.index.snapshot import Results
-from tqvec.index.training import Samples, Training, fit
+from tqvec.index.training import Samples, fit
+from tqvec.index.training_result import Training
 
 _FIRST_HITS = 64  # results of the first round of a range search; each further round asks for four times as many
 _CONFIDENCE = 0.99  # of the shortlist that is reranked

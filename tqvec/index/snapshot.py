@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._present import brief
 from tqvec._types import Doubles, Floats, Ids, Words
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
@@ -39,6 +40,9 @@ class Results(NamedTuple):
     scores: Floats
     rows: Ids
     error: Floats | None = None
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def padded(self, k: int, worst: float) -> Results:
         """Return at least `k` columns; empty entries have the score `worst`."""
@@ -76,6 +80,9 @@ class Snapshot:
     blocks: tuple[Block, ...]
     allowed: list[Words]
     threads: int
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @cached_property
     def ntotal(self) -> int:

@@ -70,18 +70,21 @@ class Journal:
                 return None
             header = parse_fields(path, notes["header"])
             codec = codec_of(path, header, read_calibration(self._file, header))
-            writer = Writer(self._output, codec, header.metric, header.ntotal, file=self._file)
+            first = None if "ids" in header.crc32 else header.first_id
+            writer = Writer(self._output, codec, header.metric, header.ntotal, first, header.next_id, file=self._file)
             writer.resume(notes["rows"], header)
         except (OSError, ValueError, KeyError, TypeError):  # a FormatError is a ValueError
             return None
         return writer
 
-    def start(self, codec: TurboQuant, metric: str, n: int) -> Writer:
-        """Return a writer of `n` rows, noted at once: a calibration takes long to fit."""
+    def start(
+        self, codec: TurboQuant, metric: str, n: int, first_id: int | None = 0, next_id: int | None = None
+    ) -> Writer:
+        """Return a writer of `n` rows, noted at once: a calibration takes long to fit; ids are those of `Writer`."""
         if self._file is not None:
             self._notes.target.unlink(missing_ok=True)
             self._file.truncate(0)
-        writer = Writer(self._output, codec, metric, n, file=self._file)
+        writer = Writer(self._output, codec, metric, n, first_id, next_id, file=self._file)
         self.note(writer)
         return writer
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqvec import _validate
+from tqvec._present import brief
 from tqvec.errors import InputError
 from tqvec.kvcache.planning.architectures import (
     ARCHITECTURES,
@@ -84,6 +85,9 @@ class Model(NamedTuple):
     context: int
     layers: tuple[LayerKind, ...]
     source: str
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 @lru_cache(maxsize=1)
