@@ -12,7 +12,7 @@ FLOORS = {
     **dict.fromkeys(
         ("errors", "_types", "_validate", "_config", "_threads", "_mmap", "_atomic", "_safetensors", "exact"), 0
     ),
-    "_random": 0,
+    **dict.fromkeys(("_random", "_arrays", "_vectors"), 0),
     **dict.fromkeys(("reference", "kernels"), 1),
     "codec": 2,
     **dict.fromkeys(("index", "kvcache", "oracle"), 3),

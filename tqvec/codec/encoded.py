@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tqvec._types import Bytes, Doubles, Floats, ScaleName
+from tqvec._vectors import RowNames
 from tqvec.codec import error_byte
 from tqvec.codec.codes import Codes
 from tqvec.codec.scales import SCALES
@@ -26,6 +27,8 @@ class Encoded:
     threads : int
     data : (n, code bytes) uint8
     norm, dot, energy : (n,) float64
+    names : RowNames
+        Of the vectors, for messages.
     """
 
     transform: Transform
@@ -35,6 +38,7 @@ class Encoded:
     norm: Doubles
     dot: Doubles
     energy: Doubles
+    names: RowNames
 
     def scale(self, rule: ScaleName) -> Doubles:
         """Return the scales by a rule, (n,) float64, not yet rounded to the type that is stored."""
@@ -57,14 +61,14 @@ class Encoded:
         InputError
             A scale is beyond float32.
         """
-        scale = scales_as_float32(self.scale(self.scale_rule))
+        scale = scales_as_float32(self.scale(self.scale_rule), self.names)
         if with_error_byte:
             scale = error_byte.with_error_byte(scale, self.tan_theta())
         return Codes(self.data, scale)
 
 
-def scales_as_float32(scale: Doubles) -> Floats:
-    """Round the scales of rows of `x` to the type that is stored.
+def scales_as_float32(scale: Doubles, names: RowNames) -> Floats:
+    """Round the scales of rows to the type that is stored.
 
     Raises
     ------
@@ -75,5 +79,5 @@ def scales_as_float32(scale: Doubles) -> Floats:
         stored: Floats = scale.astype(np.float32)
     if not np.isfinite(stored).all():
         row = int(np.flatnonzero(~np.isfinite(stored))[0])
-        raise InputError(f"x row {row} is too long: its scale does not fit float32")
+        raise InputError(f"{names.of(row)} is too long: its scale does not fit float32")
     return stored

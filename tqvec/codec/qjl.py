@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec import _threads
-from tqvec._types import Floats
+from tqvec._vectors import Vectors
 from tqvec.codec import transforms
 from tqvec.codec.bands import Band, code_bytes
 from tqvec.codec.codebooks import scalar
@@ -119,9 +119,9 @@ class QjlCodebook(Codebook):
             scale = np.asarray(codes.gamma) * np.float32(self.projection.factor)
         return [*super().terms(codes, rotation), Term(scale, self._basis, self._signs)]
 
-    def encode(self, x: Floats, rotation: RotationTables, threads: int) -> Codes:
-        """Encode checked rows: codes with QJL bits, lengths, and the lengths of the residuals."""
-        n = x.shape[0]
+    def encode(self, vectors: Vectors, rotation: RotationTables, threads: int) -> Codes:
+        """Encode vectors: codes with QJL bits, lengths, and the lengths of the residuals."""
+        x, n = vectors.checked(), len(vectors)
         data, norm, residual = np.empty((n, code_bytes(self.bands)), np.uint8), np.empty(n), np.empty(n)
         encode, out = kernel(self.encoder), EncodedProducts(data, norm, residual)
 
@@ -129,4 +129,4 @@ class QjlCodebook(Codebook):
             encode(x, rotation, *self.encoder_tables, start, stop, out)
 
         _threads.over_rows(task, n, _threads.GRAIN, threads)
-        return Codes(data, scales_as_float32(norm), scales_as_float32(norm * residual))
+        return Codes(data, *(scales_as_float32(scale, vectors.names) for scale in (norm, norm * residual)))

@@ -14,12 +14,13 @@ from numpy.typing import ArrayLike
 from tqvec import _threads, _validate
 from tqvec._config import num_threads
 from tqvec._types import CodebookName, Doubles, Floats, ScaleName
+from tqvec._vectors import Vectors
 from tqvec.codec.bands import Band, Width, code_bytes, mean, parse
 from tqvec.codec.calibration import CalibratedTransform, Calibration
 from tqvec.codec.codebooks.codebook import Codebook, Term
 from tqvec.codec.codebooks.scalar import ScalarCodebook
 from tqvec.codec.codebooks.trellis import TrellisCodebook
-from tqvec.codec.codes import Codes, check_codes
+from tqvec.codec.codes import Codes, check_codes, join_codes
 from tqvec.codec.encoded import Encoded
 from tqvec.codec.qjl import PROJECTIONS, QjlCodebook
 from tqvec.codec.scales import SCALES
@@ -249,10 +250,13 @@ class TurboQuant:
         InputError
             Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
         """
+        vectors = Vectors(x, self.d, "x")
+        return join_codes([self._encode_part(part, threads) for part in vectors.parts(whole=self.calibration is None)])
+
+    def _encode_part(self, vectors: Vectors, threads: int | None) -> Codes:
         if isinstance(self._codebook, QjlCodebook):
-            rows = _validate.vectors(x, self.d, "x")
-            return self._codebook.encode(rows, self.transform.tables, num_threads(threads))
-        return encode_sums(self, x, threads=threads).codes()
+            return self._codebook.encode(vectors, self.transform.tables, num_threads(threads))
+        return encode_sums(self, vectors, threads=threads).codes()
 
     def decode(self, codes: Codes, *, threads: int | None = None) -> Floats:
         """Reconstruct vectors with the least-squares scale (see `scale` above); in mode ``"prod"``, without bias.
@@ -336,7 +340,9 @@ class TurboQuant:
         return total
 
 
-def encode_sums(codec: TurboQuant, x: ArrayLike, *, threads: int | None = None, unit: bool = False) -> Encoded:
+def encode_sums(
+    codec: TurboQuant, x: ArrayLike | Vectors, *, threads: int | None = None, unit: bool = False
+) -> Encoded:
     """Compress vectors, and keep the sums from which scales and error bars are computed.
 
     Arguments and errors are those of `TurboQuant.encode`.
@@ -345,13 +351,15 @@ def encode_sums(codec: TurboQuant, x: ArrayLike, *, threads: int | None = None, 
     ----------
     codec : TurboQuant
         Of mode ``"mse"``.
-    x : (n, d) or (d,) float16, float32, float64 or bfloat16
+    x : (n, d) or (d,) array_like, or Vectors
+        Float32 of all rows is held at once.
     threads : int, optional
     unit : bool
         Take the direction of each vector: its length counts as 1.
     """
     codebook, transform, workers = codec._codebook, codec.transform, num_threads(threads)
-    rows = transform.subtract_centre(_validate.shaped(x, codec.d, "x"), unit)
+    vectors = x if isinstance(x, Vectors) else Vectors(x, codec.d, "x")
+    rows = transform.subtract_centre(vectors.float32(), unit)
     n = rows.shape[0]
     data = np.empty((n, code_bytes(codec.bands)), np.uint8)
     norm, dot, energy = np.empty(n), np.empty(n), np.empty(n)
@@ -366,7 +374,7 @@ def encode_sums(codec: TurboQuant, x: ArrayLike, *, threads: int | None = None, 
     if good.min() < n:
         # The kernel computes lengths anyway, so there NaN and Inf are found at no cost; a check before it would read
         # all rows once more. Why the row is bad only the input tells: `rows` may be rounded, or less the centre.
-        raise _validate.bad_row(x, int(good.min()), "x")
+        raise vectors.bad_row(int(good.min()))
     return Encoded(
         transform=transform,
         scale_rule=codec.scale_rule,
@@ -375,6 +383,7 @@ def encode_sums(codec: TurboQuant, x: ArrayLike, *, threads: int | None = None, 
         norm=transform.code_lengths(norm, unit),
         dot=dot,
         energy=energy,
+        names=vectors.names,
     )
 
 

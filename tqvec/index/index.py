@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, overload
 
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike
 from tqvec import _validate
 from tqvec._config import num_threads
 from tqvec._types import CodebookName, Floats, Ids, MetricName
+from tqvec._vectors import Vectors
 from tqvec.codec.bands import Width
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError, LossWarning
@@ -28,7 +30,6 @@ from tqvec.index.snapshot import Results
 from tqvec.index.store import first_id
 from tqvec.index.training import Samples, Training, fit
 
-_FIRST_HITS = 64  # results of the first round of a range search; each further round asks for four times as many
 _CONFIDENCE = 0.99  # of the shortlist that is reranked
 
 
@@ -131,13 +132,15 @@ class Index(Contents):
             Bad vectors, or values above 10¹⁸ in a `sample` or `queries` for ip or l2, with the row; no queries in
             `queries`; not as many `vectors` as are stored; `d` above 8,192.
         """
-        rows = _validate.vectors(sample, self.d, "sample")
+        rows = Vectors(sample, self.d, "sample")
         held_out = None if queries is None else _validate.vectors(queries, self.d, "queries")
-        stored = None if vectors is None else _validate.vectors(vectors, self.d, "vectors")
+        stored = None if vectors is None else Vectors(vectors, self.d, "vectors")
         samples, workers = Samples(rows, held_out), num_threads(threads)
         with self._lock:
-            if stored is not None and stored.shape[0] != self.ntotal:
-                raise InputError(f"vectors must be the {self.ntotal} that were added, got {stored.shape[0]} rows")
+            if stored is not None:
+                if len(stored) != self.ntotal:
+                    raise InputError(f"vectors must be the {self.ntotal} that were added, got {len(stored)} rows")
+                stored.check()
             from_codes = stored is None and self.ntotal > 0
             codec, training = fit(self.codec, self._metric, samples, workers, from_codes)
             if training.accepted:
@@ -157,7 +160,7 @@ class Index(Contents):
         threads: int | None = None,
         return_error: Literal[False] = False,
         confidence: float | None = None,
-        rerank: ArrayLike | None = None,
+        rerank: ArrayLike | Callable[[Ids], ArrayLike] | None = None,
     ) -> tuple[Floats, Ids]: ...
 
     @overload
@@ -170,7 +173,7 @@ class Index(Contents):
         threads: int | None = None,
         return_error: Literal[True],
         confidence: float | None = None,
-        rerank: ArrayLike | None = None,
+        rerank: ArrayLike | Callable[[Ids], ArrayLike] | None = None,
     ) -> tuple[Floats, Ids, Floats]: ...
 
     @overload
@@ -183,7 +186,7 @@ class Index(Contents):
         threads: int | None = None,
         return_error: bool,
         confidence: float | None = None,
-        rerank: ArrayLike | None = None,
+        rerank: ArrayLike | Callable[[Ids], ArrayLike] | None = None,
     ) -> tuple[Floats, Ids] | tuple[Floats, Ids, Floats]: ...
 
     def search(
@@ -195,7 +198,7 @@ class Index(Contents):
         threads: int | None = None,
         return_error: bool = False,
         confidence: float | None = None,
-        rerank: ArrayLike | None = None,
+        rerank: ArrayLike | Callable[[Ids], ArrayLike] | None = None,
     ) -> tuple[Floats, Ids] | tuple[Floats, Ids, Floats]:
         """Return the `k` best vectors for each query.
 
@@ -208,7 +211,7 @@ class Index(Contents):
         queries : (nq, d) or (d,) float16, float32, float64 or bfloat16
             A 1-D query counts as one row.
         k : int
-            Results per query, at least 1.
+            Results per query, at least 1. Above 2²⁰, at most as many as vectors may be returned.
         filter : optional
             The vectors that may be returned: a boolean array in the order of `ids`, an array of ids, a ``range`` of
             ids, or a selector of `tqvec.selectors`.
@@ -219,14 +222,16 @@ class Index(Contents):
         confidence : float, optional
             Above 0 and below 1: return as many results as hold all of the true best `k` with this probability. All
             queries return the same number of columns, m. Shorter lists are padded with id −1.
-        rerank : (ntotal, d) array, optional
-            The vectors in the order of `ids`. The shortlist of `confidence`, by default 0.99, is ordered by exact
-            scores, and the `k` best are returned. Only rows of the shortlist are read, so a memory map will do.
+        rerank : (ntotal, d) array or callable, optional
+            The vectors in the order of `ids`, or a function that returns those of ids (m,) int64, called for each
+            query. The shortlist of `confidence`, by default 0.99, is ordered by exact scores, and the `k` best are
+            returned. Only rows of the shortlist are read, so a memory map will do.
 
         Returns
         -------
         scores : (nq, k) float32
-            Best first. Where there are fewer than `k` vectors: -inf (l2: +inf). With `confidence` alone (nq, m), m ≥ k.
+            Best first; cosines are clipped to ±1. Where there are fewer than `k` vectors: -inf (l2: +inf). With
+            `confidence` alone (nq, m), m ≥ k.
         ids : (nq, k) int64
             Where there are fewer than `k` vectors: -1.
         error : (nq, k) float32
@@ -237,11 +242,13 @@ class Index(Contents):
         ------
         InputError
             Bad queries (see `add`), `k` is not a positive integer, `filter` is none of these, `confidence` is not
-            between 0 and 1, `rerank` has another shape or type, or NaN or Inf in a row that is read.
+            between 0 and 1, `rerank` has another shape or type, NaN or Inf in a row that is read, or vectors of other
+            rows; a score is beyond float32.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
         rows = _validate.vectors(queries, self.d, "queries")
         snapshot = self._snapshot(filter=filter, threads=threads)
+        k = snapshot.columns(k)
         n = min(k, snapshot.ntotal)
         if rerank is not None or confidence is not None:
             share = _validate.fraction(_CONFIDENCE if confidence is None else confidence, "confidence")
@@ -282,16 +289,7 @@ class Index(Contents):
         radius = np.float64(_validate.number(radius, "radius"))  # a Python float would be rounded to float32
         rows = _validate.vectors(queries, self.d, "queries")
         snapshot = self._snapshot(filter=filter, threads=threads)
-        hits: list[tuple[Floats, Ids]] = [(np.zeros(0, np.float32), np.zeros(0, np.int64))] * rows.shape[0]
-        pending, k = np.arange(rows.shape[0]), _FIRST_HITS
-        while pending.size and snapshot.ntotal:
-            k = min(k, snapshot.ntotal)
-            scores, numbers = snapshot.best(rows[pending], k)
-            inside = scores > radius if self._metric.larger_is_better else scores < radius
-            for q, score, row, good in zip(pending, scores, numbers, inside, strict=True):
-                hits[q] = score[good], row[good]
-            pending = pending[inside[:, -1]] if k < snapshot.ntotal else pending[:0]
-            k *= 4
+        hits = snapshot.within(rows, radius)
         lims = np.cumsum([0, *(score.size for score, _ in hits)])
         ids = snapshot.ids_of(np.concatenate([np.zeros(0, np.int64), *(row for _, row in hits)]))
         return lims, np.concatenate([np.zeros(0, np.float32), *(score for score, _ in hits)]), ids
@@ -310,6 +308,7 @@ class Index(Contents):
         """
         k = _validate.integer(k, "k", 1, 2**31 - 2)
         snapshot, rows = self._lookup(ids, filter=filter, threads=threads)
+        k = snapshot.columns(k)
         best = snapshot.best(snapshot.decode(rows), min(k + 1, snapshot.ntotal))
         scores, numbers, _ = Results(*best).padded(k + 1, self._metric.worst)
         own = numbers == rows[:, None]
@@ -355,7 +354,7 @@ class Index(Contents):
             above 10¹⁸ in a sample, or in queries beside one, for ip or l2.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
-        rows = None if sample is None else _validate.vectors(sample, self.d, "sample")
+        rows = None if sample is None else Vectors(sample, self.d, "sample")
         own = None if queries is None else _validate.vectors(queries, self.d, "queries")
         return diagnose(self._snapshot(threads=threads), rows, own, k)
 
