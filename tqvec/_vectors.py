@@ -89,7 +89,8 @@ class Vectors:
         step = n if whole and self._is_ready() else min(_PART // (4 * self.d), n if most is None else most)
         for start in range(0, max(1, n), max(1, step)):
             yield self.some(slice(start, start + max(1, step)))
-            self._release()
+            if step < n:
+                self._release()
 
     def float32(self) -> Floats:
         """Return all rows; NaN and infinity pass."""

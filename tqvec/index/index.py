@@ -135,12 +135,12 @@ class Index(Contents):
         rows = Vectors(sample, self.d, "sample")
         held_out = None if queries is None else _validate.vectors(queries, self.d, "queries")
         stored = None if vectors is None else Vectors(vectors, self.d, "vectors")
+        if stored is not None:
+            stored.check()
         samples, workers = Samples(rows, held_out), num_threads(threads)
         with self._lock:
-            if stored is not None:
-                if len(stored) != self.ntotal:
-                    raise InputError(f"vectors must be the {self.ntotal} that were added, got {len(stored)} rows")
-                stored.check()
+            if stored is not None and len(stored) != self.ntotal:
+                raise InputError(f"vectors must be the {self.ntotal} that were added, got {len(stored)} rows")
             from_codes = stored is None and self.ntotal > 0
             codec, training = fit(self.codec, self._metric, samples, workers, from_codes)
             if training.accepted:
