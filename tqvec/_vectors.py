@@ -128,6 +128,8 @@ class Vectors:
         rows = self._source
         if not isinstance(rows, np.ndarray) or rows.dtype != np.float32 or not isinstance(self._rows, range):
             return False
+        if self._map() is not None:  # the codes of a large file shall be made part by part too
+            return False
         return rows.flags.c_contiguous and rows.flags.writeable and rows.flags.aligned
 
     def _read_rows(self) -> NDArray[Any]:
@@ -152,8 +154,13 @@ class Vectors:
 
     def _release(self) -> None:
         """Give pages of a file that is mapped to be read back to the system: they don't count as this process's."""
+        owner = self._map()
+        if owner is not None and owner.mode == "r":
+            release_pages(owner)
+
+    def _map(self) -> np.memmap[Any, Any] | None:
+        """Return the mapped file that the vectors lie in."""
         owner = self._source
         while isinstance(owner, np.ndarray) and not isinstance(owner, np.memmap):
             owner = owner.base
-        if isinstance(owner, np.memmap) and owner.mode == "r":
-            release_pages(owner)
+        return owner if isinstance(owner, np.memmap) else None

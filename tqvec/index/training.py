@@ -24,6 +24,7 @@ from tqvec.index.snapshot import Snapshot, snapshot_of_rows
 
 MIN_ROWS = 200  # distinct rows of a sample: the quarter held out of fewer proves nothing
 _MAX_ROWS = 65536  # rows of a sample that are used
+_COMPARED = 4096  # of these are compared with their neighbours at a time
 _MAX_VALUE = 1e18  # whose square still fits float32
 _MAX_HELD_OUT = 2000  # rows
 _MAX_QUERIES = 200
@@ -336,8 +337,13 @@ def _distinct(rows: Floats, metric: Metric) -> Floats:
     """Return distinct rows; for metric "cosine" their directions, without zero rows."""
     if metric.unit_rows:
         rows = _directions(rows)
-    whole = np.ascontiguousarray(rows).view(np.dtype((np.void, 4 * rows.shape[1])))
-    return rows[np.unique(whole.ravel(), return_index=True)[1]]
+    whole = np.ascontiguousarray(rows).view(np.dtype((np.void, 4 * rows.shape[1]))).ravel()
+    order = np.argsort(whole, kind="stable")
+    new = np.ones(order.size, bool)
+    for start in range(1, order.size, _COMPARED):  # `np.unique` would copy all rows
+        part = order[start - 1 : start + _COMPARED]
+        new[start : start + _COMPARED] = whole[part[1:]] != whole[part[:-1]]
+    return rows[order[new]]
 
 
 def _directions(rows: Floats) -> Floats:
