@@ -129,6 +129,8 @@ class NaiveIndex:
         signed, true = scores, exact
         if self.metric == "l2":
             signed, limit, true = -scores, -limit, np.minimum(exact, 0)
+        if self.metric == "cosine":
+            true = np.clip(exact, -1, 1)
         assert np.all(np.abs(signed - true[at]) <= error[at])
         step = np.diff(signed)
         assert np.all(step <= 0), "not the best first"

@@ -17,7 +17,8 @@ def search(x: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
     keep: tqvec.Filter = selectors.Range(0, 100) & ~selectors.Ids([3])
     scores, ids = index.search(x[:2], k=3, filter=keep)
     _, _, error = index.search(x[:2], k=3, return_error=True)
-    scores, ids = index.search(x[:2], k=3, rerank=x, confidence=0.9)
+    scores, ids = index.search(x[:2], k=3, rerank=x[index.ids], confidence=0.9)
+    scores, ids = index.search(x[:2], k=3, rerank=lambda ids: x[ids])
     limits, scores, ids = index.range_search(x[:2], 0.5, filter=range(50))
     diagnosis: tqvec.Diagnosis = index.diagnose(queries=x[:20], sample=x)
     causes: list[str] = [cause.name for cause in diagnosis.causes]

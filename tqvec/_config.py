@@ -15,8 +15,8 @@ def num_threads(threads: int | None = None) -> int:
     Parameters
     ----------
     threads : int or None
-        None takes ``TQVEC_NUM_THREADS``, and without it the CPUs that this process may run on. More than 1,024 count
-        as 1,024.
+        None takes ``TQVEC_NUM_THREADS``. Without it, or where it is empty, it takes the CPUs that this process may run
+        on. More than 1,024 count as 1,024.
 
     Raises
     ------
@@ -27,8 +27,8 @@ def num_threads(threads: int | None = None) -> int:
     value: object = threads
     if threads is None:
         source = "TQVEC_NUM_THREADS"
-        value = os.environ.get(source)
-        if value is None:
+        value = os.environ.get(source, "").strip()
+        if not value:
             return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     try:
         count = int(str(value))

@@ -20,11 +20,19 @@ class ForkLock:
         self._lock = threading.RLock()
         _locks.add(self)
 
+    def acquire(self, blocking: bool = True) -> bool:
+        """Take the lock, and return whether it was taken; without `blocking` only if it is free."""
+        return self._lock.acquire(blocking)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
+
     def __enter__(self) -> None:
-        self._lock.acquire()
+        self.acquire()
 
     def __exit__(self, *error: object) -> None:
-        self._lock.release()
+        self.release()
 
 
 _locks: WeakSet[ForkLock] = WeakSet()

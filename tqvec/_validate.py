@@ -10,17 +10,86 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tqvec._arrays import as_array
 from tqvec.errors import InputError
 
 Name = TypeVar("Name", bound=str)
 
 
-def floating(x: ArrayLike, d: int, name: str) -> NDArray:
-    """Read `x` as rows of floating-point numbers, in its own type and memory where possible.
+def numbers(x: ArrayLike, name: str) -> NDArray:
+    """Read `x` as floating-point numbers, or integers that are exact as float32, in its own type and memory.
+
+    Integers of up to 16 bits are exact, and so are those of a list that float32 can hold. Other integers are refused:
+    they are ids or tokens more often than vectors.
 
     Parameters
     ----------
-    x : (n, d) or (d,) float16, float32, float64 or bfloat16
+    x : array_like
+        As `as_array` takes it.
+    name : str
+        Name of the argument, for messages.
+
+    Raises
+    ------
+    InputError
+        It can't be read, or holds anything else.
+    """
+    array = as_array(x, name)
+    kind, whole = array.dtype.kind, array.dtype.kind in "iu"
+    if kind == "f" or array.dtype.name == "bfloat16" or (whole and array.dtype.itemsize <= 2):
+        return array
+    if whole and _is_list(x):
+        single = array.astype(np.float32)
+        if (single == array).all():
+            return single
+    raise InputError(f"{name} must hold floating-point numbers, got {_describe(x, array)}; {_remedy(x, array)}")
+
+
+def _is_list(x: object) -> bool:
+    """Return whether integers in `x` have the type that NumPy chose, not their owner."""
+    return isinstance(x, (list, tuple)) or str(getattr(x, "dtype", "")) == "object"
+
+
+def _describe(x: object, array: NDArray) -> str:
+    """Return what was given, for messages."""
+    if array.dtype != object or isinstance(x, (np.ndarray, list, tuple)):
+        return f"dtype {array.dtype}"
+    return "None" if x is None else f"a {type(x).__name__}"
+
+
+def _remedy(x: object, array: NDArray) -> str:
+    """Return what to do with something that holds no floating-point numbers."""
+    kind = array.dtype.kind
+    if kind in "SU":
+        return "make vectors of text with an embedding model"
+    if kind == "c":
+        return "take its real part, or the real and the imaginary parts side by side"
+    if array.dtype.names:
+        return "convert it with numpy.lib.recfunctions.structured_to_unstructured"
+    if kind != "O" or array.ndim:
+        return "convert it with astype(np.float32), if it holds numbers"
+    if hasattr(x, "toarray"):
+        return "convert it with toarray()"
+    if hasattr(x, "collect"):
+        return "convert it with collect()"
+    if hasattr(x, "values"):
+        return "convert it with np.array(list(x.values()))"
+    return "convert it with np.array(list(x))" if isinstance(x, Iterable) else "hand over an array of them"
+
+
+def check_shape(shape: tuple[int, ...], d: int, name: str) -> None:
+    """Refuse the shape of what are neither rows of `d` numbers nor one of them."""
+    if len(shape) not in (1, 2) or shape[-1] != d:
+        hint = f"; no vectors at all are np.zeros((0, {d}))" if shape == (0,) else ""
+        raise InputError(f"{name} must have shape (n, {d}) or ({d},), got {shape}{hint}")
+
+
+def floating(x: ArrayLike, d: int, name: str) -> NDArray:
+    """Read `x` as rows of `numbers`, in its own type and memory where possible.
+
+    Parameters
+    ----------
+    x : (n, d) or (d,) array_like
     d : int
         Expected dimension.
     name : str
@@ -36,19 +105,13 @@ def floating(x: ArrayLike, d: int, name: str) -> NDArray:
     InputError
         Wrong type or shape.
     """
-    array = as_array(x, name)
-    if not (array.dtype.kind == "f" or array.dtype.name == "bfloat16"):
-        raise InputError(f"{name} must hold floating-point numbers, got dtype {array.dtype}; convert it with astype")
-    if array.ndim == 1:
-        array = array[None, :]
-    if array.ndim != 2 or array.shape[1] != d:
-        raise InputError(f"{name} must have shape (n, {d}) or ({d},), got {np.shape(x)}")
-    return array
+    array = numbers(x, name)
+    check_shape(array.shape, d, name)
+    return array[None, :] if array.ndim == 1 else array
 
 
-def shaped(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
-    """Return `floating` as C-contiguous float32; NaN and infinity pass."""
-    array = floating(x, d, name)
+def as_float32(array: NDArray) -> NDArray[np.float32]:
+    """Return C-contiguous float32 that may be written to; NaN and infinity pass."""
     if array.dtype != np.float32:
         with np.errstate(over="ignore", invalid="ignore"):
             array = array.astype(np.float32)
@@ -56,44 +119,36 @@ def shaped(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
     return rows if rows.flags.carray else rows.copy()  # Numba would compile anew for a read-only or unaligned array
 
 
-def as_array(x: ArrayLike, name: str) -> NDArray:
-    """Return `x` as NumPy reads it.
-
-    Raises
-    ------
-    InputError
-        It is a list of lists of unequal lengths.
-    """
-    try:
-        return np.asarray(x)
-    except ValueError as error:
-        raise InputError(f"{name} can't be read as an array: {error}") from error
+def row_error(row: NDArray, where: str) -> InputError:
+    """Return the error for a row that is not finite as float32, as it was before its conversion."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(row.astype(np.float64)).all()
+    return InputError(f"{where} holds {'a value too large for float32' if finite else 'NaN or Inf'}")
 
 
-def bad_row(x: ArrayLike, row: int, name: str) -> InputError:
-    """Return the error for a row of `x` that is not finite as float32; the row is read anew, to say why."""
-    values = np.atleast_2d(np.asarray(x))[row].astype(np.float64)
-    fault = "a value too large for float32" if np.isfinite(values).all() else "NaN or Inf"
-    return InputError(f"{name} row {row} holds {fault}")
+def first_bad_row(rows: NDArray[np.float32]) -> int | None:
+    """Return the number of the first row that holds NaN or infinity."""
+    numbers = rows.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if math.isfinite(np.dot(numbers, numbers)):  # squares don't cancel: every value is finite, as nearly always
+            return None
+        suspects = np.flatnonzero(~np.isfinite(rows.sum(axis=1)))
+    return next((int(row) for row in suspects if not np.isfinite(rows[row]).all()), None)  # a sound sum may overflow
 
 
 def vectors(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
-    """Return `shaped`, with every value checked.
+    """Return `floating` as C-contiguous float32, with every value checked.
 
     Raises
     ------
     InputError
         Wrong type or shape, NaN, infinity, or a value that float32 can't hold; the message names the first such row.
     """
-    rows = shaped(x, d, name)
-    numbers = rows.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if math.isfinite(np.dot(numbers, numbers)):  # squares don't cancel: every value is finite, as nearly always
-            return rows
-        suspects = np.flatnonzero(~np.isfinite(rows.sum(axis=1)))
-    for row in suspects:  # the sum of a sound row may overflow too
-        if not np.isfinite(rows[row]).all():
-            raise bad_row(x, int(row), name)
+    array = floating(x, d, name)
+    rows = as_float32(array)
+    bad = first_bad_row(rows)
+    if bad is not None:
+        raise row_error(array[bad], f"{name} row {bad}")
     return rows
 
 

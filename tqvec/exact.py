@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from tqvec._types import Doubles, Floats, Ids
+from tqvec._vectors import Vectors
 
-_BLOCK = 8192  # rows multiplied at a time
+_BLOCK = 2048  # rows multiplied at a time
 
 
 def squared_norms(rows: Floats) -> Doubles:
@@ -71,7 +72,12 @@ def scores_of_query(metric: str, query: Doubles, rows: Doubles) -> Doubles:
 
 
 def best(
-    metric: str, queries: Floats, rows: Floats, m: int, own: Ids | None = None, dtype: DTypeLike = np.float64
+    metric: str,
+    queries: Floats,
+    rows: Floats | Vectors,
+    m: int,
+    own: Ids | None = None,
+    dtype: DTypeLike = np.float64,
 ) -> tuple[NDArray, Ids]:
     """Return the `m` best rows for each query, best first; of equal scores the smaller row number comes first.
 
@@ -79,7 +85,8 @@ def best(
     ----------
     metric : {"ip", "cosine", "l2"}
     queries : (nq, d) float32
-    rows : (n, d) float32
+    rows : (n, d) float32, or Vectors
+        Vectors are read part by part.
     m : int
         At most n, or n − 1 with `own`.
     own : (nq,) int64, optional
@@ -93,8 +100,9 @@ def best(
     rows : (nq, m) int64
     """
     top, ids = np.empty((queries.shape[0], 0), dtype), np.empty((queries.shape[0], 0), np.int64)
-    for first in range(0, rows.shape[0], _BLOCK):
-        part = scores(metric, queries, rows[first : first + _BLOCK], dtype)
+    vectors, first = rows if isinstance(rows, Vectors) else Vectors(rows, queries.shape[1], "rows"), 0
+    for block in vectors.parts(most=_BLOCK):
+        part = scores(metric, queries, block.float32(), dtype)
         if own is not None:
             here = np.flatnonzero((own >= first) & (own < first + part.shape[1]))
             part[here, own[here] - first] = -np.inf
@@ -103,5 +111,6 @@ def best(
         if top.shape[1] > m:
             kept = np.argpartition(-top, m - 1, axis=1)[:, :m]
             top, ids = np.take_along_axis(top, kept, axis=1), np.take_along_axis(ids, kept, axis=1)
+        first += part.shape[1]
     order = np.lexsort((ids, -top), axis=1)
     return np.take_along_axis(top, order, axis=1), np.take_along_axis(ids, order, axis=1)

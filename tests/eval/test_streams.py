@@ -128,6 +128,15 @@ def test_columns_that_are_not_vectors(tmp_path):
     pa = pytest.importorskip("pyarrow")
     with pytest.raises(InputError, match="not lists of floats"):
         open_vectors(write_parquet(path, pa.array([["a"]])))
+    with pytest.raises(InputError, match="not lists of floats"):
+        open_vectors(write_parquet(path, pa.array([[1, 2]], pa.list_(pa.int32()))))
+
+
+def test_columns_of_integers_that_float32_holds(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    for kind in (pa.uint8(), pa.int16()):
+        stream = open_vectors(write_parquet(tmp_path / "x.parquet", pa.array([[1, 2], [3, 4]], pa.list_(kind))))
+        assert stream.take(np.array([1])).tolist() == [[3, 4]]
 
 
 def test_damaged_parquet(tmp_path):

@@ -12,7 +12,7 @@ from tqvec.errors import InputError
 from tqvec.index.metrics import METRICS
 
 GOOD = np.random.default_rng(10_001).standard_normal((4, 8)).astype(np.float32)
-IDS = [30, -1, 10, 2]
+IDS = [30, -7, 10, 2]
 CODES = tqvec.TurboQuant(8).encode(GOOD)
 
 
@@ -191,9 +191,19 @@ def test_ids_twice(index):
         index.update(ids=[30, 2, 30, 2], x=GOOD)
 
 
+def test_the_id_of_no_result(index):
+    for call in TAKE_NEW_IDS:
+        with pytest.raises(InputError, match="^ids row 2: -1 can't be an id, since results use it for nothing"):
+            call(index, [5, 6, -1, 8])
+    with pytest.raises(InputError, match="^ids row 0: -1 is not in the index"):
+        index.update(ids=[-1], x=GOOD[0])
+    assert index.remove_ids([-1]) == 0
+    assert index.search(GOOD, k=1, filter=-1)[1].tolist() == [[-1]] * 4
+
+
 def test_ids_that_are_taken_or_not_there(index):
-    with pytest.raises(InputError, match="^ids row 3: id -1 is in the index"):
-        index.add(GOOD, ids=[5, 6, 7, -1])
+    with pytest.raises(InputError, match="^ids row 3: id -7 is in the index"):
+        index.add(GOOD, ids=[5, 6, 7, -7])
     for ids, row in (([30, 3, 10, 2], 1), ([2**63 - 1, 30, 2, -(2**63)], 0), ([30, 2, 10, -2], 3)):
         for call in TAKE_KNOWN_IDS:
             with pytest.raises(InputError, match=f"^ids row {row}: {ids[row]} is not in the index"):
@@ -246,6 +256,12 @@ def test_threads_from_the_environment(monkeypatch, index):
     for call in TAKE_THREADS:
         with pytest.raises(InputError, match="^TQVEC_NUM_THREADS"):
             call(index, None)
+
+
+@pytest.mark.parametrize("value", ["", "  ", " 2 "])
+def test_an_empty_number_of_threads_in_the_environment_is_none(monkeypatch, value):
+    monkeypatch.setenv("TQVEC_NUM_THREADS", value)
+    tqvec.Index(8).add(GOOD)
 
 
 @pytest.mark.parametrize("threads", [1, np.int8(3), 64, 10**6, 2**40, 2**70, "2"])
@@ -398,10 +414,10 @@ def test_odd_ids(index, ids):
         assert np.array_equal(found, expected)
     other = copy.copy(index)
     other.update(ids=ids, x=GOOD[:2])
-    assert other.ids.tolist() == [-1, 10, 30, 2]
+    assert other.ids.tolist() == [-7, 10, 30, 2]
     assert other.remove_ids(ids) == 2
     other.add(GOOD[:2], ids=ids)
-    assert other.ids.tolist() == [-1, 10, 30, 2]
+    assert other.ids.tolist() == [-7, 10, 30, 2]
 
 
 @pytest.mark.parametrize("one", [30, np.int64(30), np.uint8(30), np.array(30), [30], np.array([30], np.int16)])
@@ -412,7 +428,7 @@ def test_a_single_id(index, one):
     other.update(ids=one, x=GOOD[0])
     assert other.remove_ids(one) == 1
     other.add(GOOD[0], ids=one)
-    assert other.ids.tolist() == [-1, 10, 2, 30]
+    assert other.ids.tolist() == [-7, 10, 2, 30]
 
 
 @pytest.mark.parametrize("none", [[], (), np.zeros(0), np.zeros(0, np.int8), range(0), np.zeros((0, 3))], ids=range(6))

@@ -51,10 +51,11 @@ def test_sizes_come_from_the_tables(d):
     """A subclass that says another dimension, or one bent by force, gives an error at most."""
     claiming = type("Claiming", (tqvec.Index,), {"d": property(lambda self: d)})(D)
     forced = tqvec.Index(D)
+    for index in (claiming, forced):
+        index.add(X)
     vars(forced.codec)["d"] = d
     wrong = sts.normal(300, d, 12_101)
     for index in (claiming, forced):
-        index.add(X)
         for call in (
             lambda: index.add(wrong),  # noqa: B023
             lambda: index.search(wrong[:2]),  # noqa: B023

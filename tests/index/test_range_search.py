@@ -9,7 +9,6 @@ import strategies as sts
 from naive_index import NaiveIndex
 
 import tqvec
-from tqvec.index import index as index_module
 from tqvec.index import snapshot
 
 D = 32
@@ -35,7 +34,7 @@ def filled(codebook="scalar", metric="ip", trained=False, n=420):
     """An index with removed rows and ids in no order, and the naive one."""
     index = copy.copy(empty(codebook, metric, trained))
     naive = NaiveIndex(index)
-    ids = sts.rng(1).permutation(n) - 50
+    ids = sts.rng(1).permutation(n) - 500
     for start in range(0, n, 60):
         x = sts.normal(60, D, start)
         index.add(x, ids=ids[start : start + 60])
@@ -116,7 +115,7 @@ def test_no_queries_and_no_vectors():
 
 def test_many_queries_with_few_and_with_all_vectors_in_range(monkeypatch):
     """Queries whose range is exhausted drop out; the others go on, in batches of what fits the memory."""
-    monkeypatch.setattr(index_module, "_FIRST_HITS", 3)
+    monkeypatch.setattr(snapshot, "_FIRST_HITS", 3)
     monkeypatch.setattr(snapshot, "_HEAP_ENTRIES", 1000)
     index, naive = filled()
     queries = np.concatenate([sts.normal(20, D, seed=6) * np.float32(s) for s in (1e-3, 0.3, 1, 30)])

@@ -1,5 +1,11 @@
 """Filters of all kinds against plain sets of ids, on blocks of 100 rows with removed ones among them."""
 
+import copy
+import gc
+import pickle
+import threading
+import weakref
+
 import numpy as np
 import pytest
 import strategies as sts
@@ -34,7 +40,8 @@ def scattered(metric="ip"):
     """An index of ids in no order, from one end of int64 to the other."""
     index = tqvec.Index(D, nbits=2, metric=metric, seed=3)
     naive = NaiveIndex(index)
-    ids = np.concatenate([sts.rng(1).permutation(600)[:350] - 300, [2**63 - 1, -(2**63), 10**12, -(10**12)]])
+    few = sts.rng(1).permutation(600)[:350] - 300
+    ids = np.concatenate([few[few != -1], [2**63 - 1, -(2**63), 10**12, -(10**12)]])
     for start in range(0, ids.size, 90):
         part = ids[start : start + 90]
         index.add(sts.normal(part.size, D, start), ids=part)
@@ -265,29 +272,137 @@ def test_staged_and_batched_search_through_many_blocks(share, metric, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "mask",
+    "bits",
     [
-        lambda n: np.ones(n - 1, bool),
-        lambda n: np.ones(10**5, bool),
-        lambda n: np.ones((n, 1), bool),
-        lambda n: np.ones(n, np.uint8),
-        lambda n: np.True_,
-        lambda n: [True] * n,
+        lambda n: np.ones(-(-n // 64) - 1, np.uint64),
+        lambda n: np.ones(10**4, np.uint64),
+        lambda n: np.ones((-(-n // 64), 1), np.uint64),
+        lambda n: np.ones(n, bool),
+        lambda n: np.uint64(1),
+        lambda n: [1] * -(-n // 64),
         lambda n: None,
     ],
 )
-def test_masks_of_a_users_selector_are_checked(mask):
+def test_bits_of_a_users_selector_are_checked(bits):
     """Kernels read a bit of them for each row."""
 
     class Mine(Selector):
-        def masks(self, blocks):
-            return [mask(block.n) for block in blocks]
+        def rows_of(self, moment):
+            return [bits(block.n) for block in moment.blocks]
 
     class Short(Selector):
-        def masks(self, blocks):
-            return [np.ones(block.n, bool) for block in blocks][1:]
+        def rows_of(self, moment):
+            return [np.ones(-(-block.n // 64), np.uint64) for block in moment.blocks][1:]
 
     index, _ = counting()
     for filter in (Mine(), Short()):
-        with pytest.raises(InputError, match="masks of a selector must be boolean arrays"):
+        with pytest.raises(InputError, match="rows_of of a selector must return a uint64 array"):
             index.search(QUERIES, filter=filter)
+
+
+# ---- what looks like another filter, and what is kept ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.int32])
+def test_a_mask_of_integers_is_refused_and_the_remedies_help(dtype):
+    index, naive = counting(removed=False)
+    mask = (np.arange(460) >= 300).astype(dtype)
+    for filter in (mask, mask.tolist(), 1 - mask, np.zeros(460, dtype), np.ones(460, dtype), mask[:77], [1, 1], [0, 0]):
+        with pytest.raises(InputError, match="^filter holds nothing but 0 and 1, so it looks like a mask: "):
+            index.search(QUERIES, filter=filter)
+        with pytest.raises(InputError, match="^filter holds nothing but 0 and 1, so it looks like a mask: "):
+            Range(0, 9) & filter
+    compare(index, naive, np.asarray(mask, bool), range(300, 460))
+    compare(index, naive, Ids(mask), [0, 1])
+    for ids in ([0], [1], [0, 1], [1, 0], [0, 1, 2], [0, 0, 2], [-1, 0, 1]):
+        compare(index, naive, ids, set(ids))
+
+
+def test_results_of_a_search_are_a_filter():
+    """The id -1, of empty entries, chooses nothing."""
+    index, naive = scattered()
+    found = index.search(QUERIES[0], k=20, filter=index.ids[5:9])[1][0]
+    assert -1 in found
+    compare(index, naive, found, found[found != -1])
+
+
+def counted(monkeypatch, kind=Ids):
+    """The calls in which selectors of a kind choose rows anew."""
+    calls, choose = [], kind._choose
+
+    def count(self, moment):
+        calls.append(moment)
+        return choose(self, moment)
+
+    monkeypatch.setattr(kind, "_choose", count)
+    return calls
+
+
+@pytest.mark.parametrize("build", [counting, scattered])
+def test_selectors_and_arrays_that_come_again_are_not_looked_up_again(build, monkeypatch):
+    index, naive = build()
+    ids = index.ids[::3].copy()
+    keep = ~Ids(ids) & Range(-50, 300)
+    wanted = {i for i in naive.ids if i not in set(ids.tolist()) and -50 <= i < 300}
+    calls = counted(monkeypatch)
+    for _ in range(2):
+        compare(index, naive, keep, wanted)
+    assert len(calls) == 1
+    for _ in range(2):
+        compare(index, naive, ids, ids)
+        compare(index, naive, ids.tolist(), ids)
+    assert len(calls) == 2
+    ids[0] = index.ids[1]
+    compare(index, naive, ids, ids)
+    assert len(calls) == 3
+    compare(index, naive, keep, wanted)
+    index.remove_ids(index.ids[::2])
+    naive.remove(sorted(naive.ids)[:0] or [i for i in naive.ids if i not in index])
+    compare(index, naive, keep, wanted)
+    assert len(calls) == 4
+    other, twin = build()
+    compare(other, twin, keep, wanted)
+
+
+def test_a_mask_that_is_changed_later_chooses_what_it_did():
+    index, naive = counting()
+    mask = sts.rng(3).random(index.ntotal) < 0.5
+    keep, chosen = Mask(mask), index.ids[mask]
+    compare(index, naive, keep, chosen)
+    mask[:] = True
+    compare(index, naive, keep, chosen)
+    compare(index, naive, mask, naive.ids)
+
+
+def test_selectors_hold_no_index_alive_and_can_be_copied():
+    index, naive = scattered()
+    keep = Ids(index.ids[:50]) | Range(0, 30)
+    ids = {*index.ids[:50].tolist(), *(i for i in naive.ids if 0 <= i < 30)}
+    compare(index, naive, keep, ids)
+    for other in (copy.copy(keep), copy.deepcopy(keep), pickle.loads(pickle.dumps(keep))):
+        compare(index, naive, other, ids)
+    scale = weakref.ref(index._core.store.blocks[0].rows["scale"])
+    del index
+    gc.collect()
+    assert scale() is None
+
+
+def test_a_filter_does_not_wait_for_a_change():
+    index, naive = scattered()
+    ids = index.ids[::3]
+    done = threading.Event()
+
+    def hold():
+        with index._lock:
+            held.set()
+            done.wait(60)
+
+    held, holder = threading.Event(), threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(60)
+    try:
+        compare(index, naive, ids, ids)
+        compare(index, naive, ~Ids(ids), set(naive.ids) - set(ids.tolist()))
+    finally:
+        done.set()
+        holder.join()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,19 @@ class Codes:
     def nbytes(self) -> int:
         """Bytes of codes, scales and, if any, gammas."""
         return self.data.nbytes + self.scale.nbytes + (0 if self.gamma is None else self.gamma.nbytes)
+
+
+def join_codes(parts: list[Codes]) -> Codes:
+    """Return the codes of parts of one codec as one, in order; there is at least one part."""
+    if len(parts) == 1:
+        return parts[0]
+    gammas = [part.gamma for part in parts if part.gamma is not None]
+    return replace(
+        parts[0],
+        data=np.concatenate([part.data for part in parts]),
+        scale=np.concatenate([part.scale for part in parts]),
+        gamma=np.concatenate(gammas) if gammas else None,
+    )
 
 
 def check_codes(codes: object, n_bytes: int, gamma: bool, codec: object, maker: Maker) -> Codes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from tqvec import _threads, _validate
+from tqvec import _threads
 from tqvec._types import Bytes, Doubles, Floats, ScaleName
+from tqvec._vectors import RowNames, Vectors
 from tqvec.codec import error_byte
 from tqvec.codec.bands import code_bytes
 from tqvec.codec.codebooks.codebook import Codebook
@@ -32,6 +32,8 @@ class Encoded:
     threads : int
     data : (n, code bytes) uint8
     norm, dot, energy : (n,) float64
+    names : RowNames
+        Of the vectors, for messages.
     """
 
     transform: Transform
@@ -41,6 +43,7 @@ class Encoded:
     norm: Doubles
     dot: Doubles
     energy: Doubles
+    names: RowNames
 
     def scale(self, rule: ScaleName) -> Doubles:
         """Return the scales by a rule, (n,) float64, not yet rounded to the type that is stored."""
@@ -63,20 +66,20 @@ class Encoded:
         InputError
             A scale is beyond float32.
         """
-        scale = scales_as_float32(self.scale(self.scale_rule))
+        scale = scales_as_float32(self.scale(self.scale_rule), self.names)
         if with_error_byte:
             scale = error_byte.with_error_byte(scale, self.tan_theta())
         return Codes(self.data, scale)
 
 
 def encode(
-    x: ArrayLike, codebook: Codebook, transform: Transform, scale_rule: ScaleName, threads: int, unit: bool
+    vectors: Vectors, codebook: Codebook, transform: Transform, scale_rule: ScaleName, threads: int, unit: bool
 ) -> Encoded:
     """Compress vectors, as `tqvec.codec.turboquant.encode_sums` says.
 
     All sizes are those of the codebook, for which the kernel's tables were made.
     """
-    rows = transform.subtract_centre(_validate.shaped(x, codebook.d, "x"), unit)
+    rows = transform.subtract_centre(vectors.float32(), unit)
     n = rows.shape[0]
     data = np.empty((n, code_bytes(codebook.bands)), np.uint8)
     norm, dot, energy = np.empty(n), np.empty(n), np.empty(n)
@@ -91,7 +94,7 @@ def encode(
     if good.min() < n:
         # The kernel computes lengths anyway, so there NaN and Inf are found at no cost; a check before it would read
         # all rows once more. Why the row is bad only the input tells: `rows` may be rounded, or less the centre.
-        raise _validate.bad_row(x, int(good.min()), "x")
+        raise vectors.bad_row(int(good.min()))
     return Encoded(
         transform=transform,
         scale_rule=scale_rule,
@@ -100,11 +103,12 @@ def encode(
         norm=transform.code_lengths(norm, unit),
         dot=dot,
         energy=energy,
+        names=vectors.names,
     )
 
 
-def scales_as_float32(scale: Doubles) -> Floats:
-    """Round the scales of rows of `x` to the type that is stored.
+def scales_as_float32(scale: Doubles, names: RowNames) -> Floats:
+    """Round the scales of rows to the type that is stored.
 
     Raises
     ------
@@ -115,5 +119,5 @@ def scales_as_float32(scale: Doubles) -> Floats:
         stored: Floats = scale.astype(np.float32)
     if not np.isfinite(stored).all():
         row = int(np.flatnonzero(~np.isfinite(stored))[0])
-        raise InputError(f"x row {row} is too long: its scale does not fit float32")
+        raise InputError(f"{names.of(row)} is too long: its scale does not fit float32")
     return stored

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec import _threads, _validate
-from tqvec._types import Floats, ScaleName
+from tqvec._types import ScaleName
+from tqvec._vectors import Vectors
 from tqvec.codec import transforms
 from tqvec.codec.bands import Band, code_bytes
 from tqvec.codec.codebooks import scalar
@@ -120,9 +121,9 @@ class QjlCodebook(Codebook):
             scale = np.asarray(codes.gamma) * np.float32(self.projection.factor)
         return [*super().terms(codes, rotation), Term(scale, self._basis, self._signs)]
 
-    def encode(self, x: Floats, rotation: RotationTables, threads: int) -> Codes:
-        """Encode checked rows: codes with QJL bits, lengths, and the lengths of the residuals."""
-        n = x.shape[0]
+    def encode(self, vectors: Vectors, rotation: RotationTables, threads: int) -> Codes:
+        """Encode vectors: codes with QJL bits, lengths, and the lengths of the residuals."""
+        x, n = vectors.checked(), len(vectors)
         data, norm, residual = np.empty((n, code_bytes(self.bands)), np.uint8), np.empty(n), np.empty(n)
         encode, out = kernel(self.encoder), EncodedProducts(data, norm, residual)
 
@@ -130,7 +131,8 @@ class QjlCodebook(Codebook):
             encode(x, rotation, *self.encoder_tables, start, stop, out)
 
         _threads.over_rows(task, n, _threads.GRAIN, threads)
-        return Codes(data, scales_as_float32(norm), scales_as_float32(norm * residual))
+        scale, gamma = (scales_as_float32(each, vectors.names) for each in (norm, norm * residual))
+        return Codes(data, scale, gamma)
 
 
 def check_options(mode: str, codebook: str, scale: object, qjl: object) -> tuple[ScaleName, str | None]:

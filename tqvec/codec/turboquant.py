@@ -15,12 +15,13 @@ from tqvec import _threads, _validate
 from tqvec._config import num_threads
 from tqvec._fixed import Fixed, protect_fields
 from tqvec._types import CodebookName, Doubles, Floats, ScaleName
+from tqvec._vectors import Vectors
 from tqvec.codec.bands import Band, Width, code_bytes, mean, parse
 from tqvec.codec.calibration import CalibratedTransform, Calibration
 from tqvec.codec.codebooks.codebook import Codebook, Term
 from tqvec.codec.codebooks.scalar import ScalarCodebook
 from tqvec.codec.codebooks.trellis import TrellisCodebook
-from tqvec.codec.codes import Codes, check_codes
+from tqvec.codec.codes import Codes, check_codes, join_codes
 from tqvec.codec.encoded import Encoded, encode
 from tqvec.codec.maker import Maker, hash_codec
 from tqvec.codec.qjl import PROJECTIONS, QjlCodebook, check_options
@@ -260,13 +261,14 @@ class TurboQuant(Fixed):
         InputError
             Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
         """
-        codebook = self._codebook
-        if isinstance(codebook, QjlCodebook):
-            rows = _validate.vectors(x, codebook.d, "x")
-            codes = codebook.encode(rows, self._transform._tables, num_threads(threads))
-        else:
-            codes = encode_sums(self, x, threads=threads).codes()
-        return replace(codes, maker=self._maker)
+        vectors = Vectors(x, self._codebook.d, "x")
+        parts = vectors.parts(whole=self.calibration is None)
+        return replace(join_codes([self._encode_part(part, threads) for part in parts]), maker=self._maker)
+
+    def _encode_part(self, vectors: Vectors, threads: int | None) -> Codes:
+        if isinstance(self._codebook, QjlCodebook):
+            return self._codebook.encode(vectors, self._transform._tables, num_threads(threads))
+        return encode_sums(self, vectors, threads=threads).codes()
 
     def decode(self, codes: Codes, *, threads: int | None = None) -> Floats:
         """Reconstruct vectors with the least-squares scale (see `scale` above); in mode ``"prod"``, without bias.
@@ -370,7 +372,9 @@ def kernel_tables(codec: TurboQuant) -> tuple[RotationTables, QuantizerTables]:
     return codec._transform._tables, codec._codebook.tables
 
 
-def encode_sums(codec: TurboQuant, x: ArrayLike, *, threads: int | None = None, unit: bool = False) -> Encoded:
+def encode_sums(
+    codec: TurboQuant, x: ArrayLike | Vectors, *, threads: int | None = None, unit: bool = False
+) -> Encoded:
     """Compress vectors, and keep the sums from which scales and error bars are computed.
 
     Arguments and errors are those of `TurboQuant.encode`.
@@ -379,9 +383,11 @@ def encode_sums(codec: TurboQuant, x: ArrayLike, *, threads: int | None = None, 
     ----------
     codec : TurboQuant
         Of mode ``"mse"``.
-    x : (n, d) or (d,) float16, float32, float64 or bfloat16
+    x : (n, d) or (d,) array_like, or Vectors
+        Float32 of all rows is held at once.
     threads : int, optional
     unit : bool
         Take the direction of each vector: its length counts as 1.
     """
-    return encode(x, codec._codebook, codec._transform, codec.scale_rule, num_threads(threads), unit)
+    vectors = x if isinstance(x, Vectors) else Vectors(x, codec._codebook.d, "x")
+    return encode(vectors, codec._codebook, codec._transform, codec.scale_rule, num_threads(threads), unit)

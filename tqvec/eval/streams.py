@@ -132,7 +132,8 @@ class _Column:
             raise InputError(f"{path}: {fault}; it has {', '.join(schema.names)}")
         kind, types = schema.field(name).type, pa.types
         lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-        if not (lists and types.is_floating(kind.value_type)):
+        exact = lists and types.is_integer(kind.value_type) and kind.value_type.bit_width <= 16  # as float32
+        if not exact and not (lists and types.is_floating(kind.value_type)):
             raise InputError(f"{path}: column {name!r} holds {kind}, not lists of floats")
         self.n = self._file.metadata.num_rows
         self.d = len(next(self._lists(0, 1))[1][0].as_py() or ()) if self.n else 0

@@ -13,20 +13,25 @@ from tqvec._fixed import Fixed
 from tqvec._locks import ForkLock
 from tqvec._safetensors import Seen
 from tqvec._types import Floats, Ids, MetricName
+from tqvec._vectors import Vectors
 from tqvec.codec.bands import Pairs
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
 from tqvec.index.differences import describe_difference
 from tqvec.index.metrics import Metric
 from tqvec.index.nbytes import IndexBytes, count_bytes
+from tqvec.index.origin import warn_if_far
 from tqvec.index.rows import empty_rows, encode_rows
 from tqvec.index.scanner import Scanner
-from tqvec.index.selectors import Filter, allowed_rows, integers
+from tqvec.index.selectors import Filter, Moment, Selector, allowed_rows, as_selector, integers
 from tqvec.index.snapshot import Snapshot
 from tqvec.index.store import FULL_BLOCK_ROWS, Blocks, Store, first_id
 from tqvec.index.training import recode
 
+NO_ID = -1  # in results
+
 Self = TypeVar("Self", bound="Contents")
+_OWN = {"_metric", "_lock", "_seen", "_selector", "_is_far", "_core"}  # what `Contents._start` sets
 
 
 class _Core(NamedTuple):
@@ -54,6 +59,8 @@ class Contents(Fixed):
         self._metric = metric
         self._lock = ForkLock()  # held by each change, and while ids are looked up
         self._seen: Seen = {}
+        self._selector: Selector | None = None  # of the last filter, which often comes again
+        self._is_far = False  # from the origin, as a warning said
         self._core = self._empty(codec)
 
     def _empty(self, codec: TurboQuant) -> _Core:
@@ -82,7 +89,7 @@ class Contents(Fixed):
 
     def _own_attributes(self) -> dict[str, Any]:
         """The attributes that a user or a subclass added."""
-        return {name: value for name, value in vars(self).items() if name not in ("_metric", "_lock", "_seen", "_core")}
+        return {name: value for name, value in vars(self).items() if name not in _OWN}
 
     def __getstate__(self) -> dict[str, Any]:
         core, blocks, next_id = self._moment()
@@ -183,9 +190,11 @@ class Contents(Fixed):
 
         Parameters
         ----------
-        x : (n, d) or (d,) float16, float32, float64 or bfloat16
+        x : (n, d) or (d,) array_like
+            Floats or integers of up to 16 bits; see the "What you can hand over" page. A file is read part by part.
         ids : (n,) int, optional
-            Distinct, within int64. Default: consecutive, from 0, or after the largest id that was ever in the index.
+            Distinct, within int64, and not -1, which stands for no result. Default: consecutive, from 0, or after the
+            largest id that was ever in the index.
         upsert : bool
             Replace vectors with the same ids. Otherwise an id that is in the index is an error.
         threads : int, optional
@@ -195,11 +204,19 @@ class Contents(Fixed):
         ------
         InputError
             Wrong type or shape; NaN, Inf or a length beyond float32; an id that is taken or given twice; with the row.
+
+        Warns
+        -----
+        LossWarning
+            Vectors for l2 lie so far from the origin that an index that is not trained can't tell them apart.
         """
+        vectors = Vectors(x, self._core.codec.d, "x")
+        distinct = _distinct(ids, len(vectors))
         while True:
             core = self._core
-            rows = encode_rows(core.codec, self._metric, x, threads)
-            distinct = _distinct(ids, rows["scale"].shape[0])
+            rows = encode_rows(core.codec, self._metric, vectors, threads)
+            if self._metric is Metric.L2 and core.codec.calibration is None and not self._is_far:
+                self._is_far = warn_if_far(core.codec, vectors, stacklevel=2)
             with self._lock:
                 if core is self._core:  # or it was trained in the meantime
                     core.store.append(rows, distinct, upsert)
@@ -267,7 +284,7 @@ class Contents(Fixed):
                 )
             core.store.extend(blocks, renumber)
 
-    def _recoded(self: Self, codec: TurboQuant, vectors: Floats | None, threads: int) -> Self:
+    def _recoded(self: Self, codec: TurboQuant, vectors: Vectors | None, threads: int) -> Self:
         """An index of the same vectors and ids in another codec; from their codes, if there are no vectors."""
         other, done = self._like(codec), 0
         store = self._core.store
@@ -275,7 +292,7 @@ class Contents(Fixed):
             if vectors is None:
                 again = recode(rows, self._core.codec, codec, threads)
             else:
-                again = encode_rows(codec, self._metric, vectors[done : done + ids.size], threads)
+                again = encode_rows(codec, self._metric, vectors.some(slice(done, done + ids.size)), threads)
             other._core.store.append(again, ids, False)
             done += ids.size
         other._core.store.next_id = store.next_id
@@ -308,25 +325,35 @@ class Contents(Fixed):
         """Rows of ids that must be there, and the snapshot that they belong to."""
         wanted = integers(ids, "ids")
         with self._lock:
-            core = self._core
-            blocks, rows = core.store.blocks, core.store.find(wanted)
+            snapshot = self._snapshot(filter=filter, threads=threads)
+            rows = self._core.store.find(wanted)
         if (rows < 0).any():
             at = int(np.argmax(rows < 0))
             raise InputError(f"ids row {at}: {wanted[at]} is not in the index")
-        return self._snapshot_of(core, blocks, filter, threads), rows
+        return snapshot, rows
 
     def _snapshot(self, *, filter: Filter | None = None, threads: int | None = None) -> Snapshot:
-        """The index as it is now."""
-        core = self._core
-        return self._snapshot_of(core, core.store.blocks, filter, threads)
+        """The index as it is now.
 
-    def _snapshot_of(self, core: _Core, blocks: Blocks, filter: Filter | None, threads: int | None) -> Snapshot:
+        The table of ids may change while another thread holds the lock. A filter then does without: no search waits.
+        """
+        selector = None if filter is None else as_selector(filter, self._selector)
+        if selector is not None:
+            self._selector = selector
+        locked = selector is not None and self._lock.acquire(blocking=False)
+        try:
+            core = self._core
+            blocks = core.store.blocks
+            allowed = allowed_rows(Moment(blocks, core.store.find if locked else None), selector)
+        finally:
+            if locked:
+                self._lock.release()
         return Snapshot(
             codec=core.codec,
             metric=self._metric,
             scanner=core.scanner,
             blocks=blocks,
-            allowed=allowed_rows(blocks, filter),
+            allowed=allowed,
             threads=num_threads(threads),
         )
 
@@ -336,6 +363,9 @@ def _distinct(ids: ArrayLike | None, n: int) -> Ids | None:
     if ids is None:
         return None
     new = integers(ids, "ids")
+    if (new == NO_ID).any():
+        row = int(np.argmax(new == NO_ID))
+        raise InputError(f"ids row {row}: -1 can't be an id, since results use it for nothing; take any other integer")
     if new.size != n:
         raise InputError(f"ids must be as many as the {n} rows of x, got {new.size}")
     if np.all(new[1:] > new[:-1]):  # they are distinct, and often come so

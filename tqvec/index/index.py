@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Literal, overload
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 from tqvec import _validate
 from tqvec._config import num_threads
 from tqvec._types import CodebookName, Floats, Ids, MetricName
+from tqvec._vectors import Vectors
 from tqvec.codec.bands import Width
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError, LossWarning
@@ -25,7 +27,6 @@ from tqvec.index.snapshot import Results
 from tqvec.index.training import Samples, fit
 from tqvec.index.training_result import Training
 
-_FIRST_HITS = 64  # results of the first round of a range search; each further round asks for four times as many
 _CONFIDENCE = 0.99  # of the shortlist that is reranked
 
 
@@ -119,13 +120,15 @@ class Index(Saved):
             Bad vectors, or values above 10¹⁸ in a `sample` or `queries` for ip or l2, with the row; no queries in
             `queries`; not as many `vectors` as are stored; `d` above 8,192.
         """
-        rows = _validate.vectors(sample, self._core.codec.d, "sample")
+        rows = Vectors(sample, self._core.codec.d, "sample")
         held_out = None if queries is None else _validate.vectors(queries, self._core.codec.d, "queries")
-        stored = None if vectors is None else _validate.vectors(vectors, self._core.codec.d, "vectors")
+        stored = None if vectors is None else Vectors(vectors, self._core.codec.d, "vectors")
+        if stored is not None:
+            stored.check()
         samples, workers = Samples(rows, held_out), num_threads(threads)
         with self._lock:
-            if stored is not None and stored.shape[0] != self.ntotal:
-                raise InputError(f"vectors must be the {self.ntotal} that were added, got {stored.shape[0]} rows")
+            if stored is not None and len(stored) != self.ntotal:
+                raise InputError(f"vectors must be the {self.ntotal} that were added, got {len(stored)} rows")
             from_codes = stored is None and self.ntotal > 0
             codec, training = fit(self._core.codec, self._metric, samples, workers, from_codes)
             if training.accepted:
@@ -145,7 +148,7 @@ class Index(Saved):
         threads: int | None = None,
         return_error: Literal[False] = False,
         confidence: float | None = None,
-        rerank: ArrayLike | None = None,
+        rerank: ArrayLike | Callable[[Ids], ArrayLike] | None = None,
     ) -> tuple[Floats, Ids]: ...
 
     @overload
@@ -158,7 +161,7 @@ class Index(Saved):
         threads: int | None = None,
         return_error: Literal[True],
         confidence: float | None = None,
-        rerank: ArrayLike | None = None,
+        rerank: ArrayLike | Callable[[Ids], ArrayLike] | None = None,
     ) -> tuple[Floats, Ids, Floats]: ...
 
     @overload
@@ -171,7 +174,7 @@ class Index(Saved):
         threads: int | None = None,
         return_error: bool,
         confidence: float | None = None,
-        rerank: ArrayLike | None = None,
+        rerank: ArrayLike | Callable[[Ids], ArrayLike] | None = None,
     ) -> tuple[Floats, Ids] | tuple[Floats, Ids, Floats]: ...
 
     def search(
@@ -183,7 +186,7 @@ class Index(Saved):
         threads: int | None = None,
         return_error: bool = False,
         confidence: float | None = None,
-        rerank: ArrayLike | None = None,
+        rerank: ArrayLike | Callable[[Ids], ArrayLike] | None = None,
     ) -> tuple[Floats, Ids] | tuple[Floats, Ids, Floats]:
         """Return the `k` best vectors for each query.
 
@@ -196,7 +199,7 @@ class Index(Saved):
         queries : (nq, d) or (d,) float16, float32, float64 or bfloat16
             A 1-D query counts as one row.
         k : int
-            Results per query, at least 1.
+            Results per query, at least 1. Above 2²⁰, at most as many as vectors may be returned.
         filter : optional
             The vectors that may be returned: a boolean array in the order of `ids`, an array of ids, a ``range`` of
             ids, or a selector of `tqvec.selectors`.
@@ -207,14 +210,16 @@ class Index(Saved):
         confidence : float, optional
             Above 0 and below 1: return as many results as hold all of the true best `k` with this probability. All
             queries return the same number of columns, m. Shorter lists are padded with id −1.
-        rerank : (ntotal, d) array, optional
-            The vectors in the order of `ids`. The shortlist of `confidence`, by default 0.99, is ordered by exact
-            scores, and the `k` best are returned. Only rows of the shortlist are read, so a memory map will do.
+        rerank : (ntotal, d) array or callable, optional
+            The vectors in the order of `ids`, or a function that returns those of ids (m,) int64, called for each
+            query. The shortlist of `confidence`, by default 0.99, is ordered by exact scores, and the `k` best are
+            returned. Only rows of the shortlist are read, so a memory map will do.
 
         Returns
         -------
         scores : (nq, k) float32
-            Best first. Where there are fewer than `k` vectors: -inf (l2: +inf). With `confidence` alone (nq, m), m ≥ k.
+            Best first; cosines are clipped to ±1. Where there are fewer than `k` vectors: -inf (l2: +inf). With
+            `confidence` alone (nq, m), m ≥ k.
         ids : (nq, k) int64
             Where there are fewer than `k` vectors: -1.
         error : (nq, k) float32
@@ -225,11 +230,13 @@ class Index(Saved):
         ------
         InputError
             Bad queries (see `add`), `k` is not a positive integer, `filter` is none of these, `confidence` is not
-            between 0 and 1, `rerank` has another shape or type, or NaN or Inf in a row that is read.
+            between 0 and 1, `rerank` has another shape or type, NaN or Inf in a row that is read, or vectors of other
+            rows; a score is beyond float32.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
         rows = _validate.vectors(queries, self._core.codec.d, "queries")
         snapshot = self._snapshot(filter=filter, threads=threads)
+        k = snapshot.columns(k)
         n = min(k, snapshot.ntotal)
         if rerank is not None or confidence is not None:
             share = _validate.fraction(_CONFIDENCE if confidence is None else confidence, "confidence")
@@ -270,16 +277,7 @@ class Index(Saved):
         radius = np.float64(_validate.number(radius, "radius"))  # a Python float would be rounded to float32
         rows = _validate.vectors(queries, self._core.codec.d, "queries")
         snapshot = self._snapshot(filter=filter, threads=threads)
-        hits: list[tuple[Floats, Ids]] = [(np.zeros(0, np.float32), np.zeros(0, np.int64))] * rows.shape[0]
-        pending, k = np.arange(rows.shape[0]), _FIRST_HITS
-        while pending.size and snapshot.ntotal:
-            k = min(k, snapshot.ntotal)
-            scores, numbers = snapshot.best(rows[pending], k)
-            inside = scores > radius if self._metric.larger_is_better else scores < radius
-            for q, score, row, good in zip(pending, scores, numbers, inside, strict=True):
-                hits[q] = score[good], row[good]
-            pending = pending[inside[:, -1]] if k < snapshot.ntotal else pending[:0]
-            k *= 4
+        hits = snapshot.within(rows, radius)
         lims = np.cumsum([0, *(score.size for score, _ in hits)])
         ids = snapshot.ids_of(np.concatenate([np.zeros(0, np.int64), *(row for _, row in hits)]))
         return lims, np.concatenate([np.zeros(0, np.float32), *(score for score, _ in hits)]), ids
@@ -298,6 +296,7 @@ class Index(Saved):
         """
         k = _validate.integer(k, "k", 1, 2**31 - 2)
         snapshot, rows = self._lookup(ids, filter=filter, threads=threads)
+        k = snapshot.columns(k)
         best = snapshot.best(snapshot.decode(rows), min(k + 1, snapshot.ntotal))
         scores, numbers, _ = Results(*best).padded(k + 1, self._metric.worst)
         own = numbers == rows[:, None]
@@ -343,6 +342,6 @@ class Index(Saved):
             above 10¹⁸ in a sample, or in queries beside one, for ip or l2.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
-        rows = None if sample is None else _validate.vectors(sample, self._core.codec.d, "sample")
+        rows = None if sample is None else Vectors(sample, self._core.codec.d, "sample")
         own = None if queries is None else _validate.vectors(queries, self._core.codec.d, "queries")
         return diagnose(self._snapshot(threads=threads), rows, own, k)

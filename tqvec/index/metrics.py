@@ -32,6 +32,11 @@ class Metric(str, Enum):
         return -self.sign * np.inf
 
     @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Least and largest score of any vectors, which estimates are clipped to; None for inner products."""
+        return {Metric.IP: None, Metric.COSINE: (-1.0, 1.0), Metric.L2: (0.0, np.inf)}[self]
+
+    @property
     def stores_norm(self) -> bool:
         """Whether a row keeps its squared length."""
         return self is Metric.L2

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from tqvec._vectors import Vectors
 from tqvec.codec.bands import code_bytes
 from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.errors import InputError
@@ -33,14 +34,14 @@ def empty_rows(codec: TurboQuant, metric: str) -> Rows:
     return rows
 
 
-def encode_rows(codec: TurboQuant, metric: str, x: ArrayLike, threads: int | None = None) -> Rows:
-    """Compress vectors to rows of an index.
+def encode_rows(codec: TurboQuant, metric: str, x: ArrayLike | Vectors, threads: int | None = None) -> Rows:
+    """Compress vectors to rows of an index, part by part: what lies in a file needs memory for its codes alone.
 
     Parameters
     ----------
     codec : TurboQuant
     metric : {"ip", "cosine", "l2"}
-    x : (n, d) or (d,) float16, float32, float64 or bfloat16
+    x : (n, d) or (d,) array_like, or Vectors
     threads : int, optional
         Default: ``TQVEC_NUM_THREADS``, or all CPUs.
 
@@ -54,13 +55,29 @@ def encode_rows(codec: TurboQuant, metric: str, x: ArrayLike, threads: int | Non
     InputError
         Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
     """
-    sums = encode_sums(codec, x, threads=threads, unit=Metric(metric).unit_rows)
+    vectors = x if isinstance(x, Vectors) else Vectors(x, codec.d, "x")
+    rows: Rows = {}
+    done = 0
+    for part in vectors.parts(whole=codec.calibration is None):
+        coded = _encode_part(codec, Metric(metric), part, threads)
+        if len(part) == len(vectors):
+            return coded
+        for name, array in coded.items():
+            if not done:
+                rows[name] = np.empty((len(vectors), *array.shape[1:]), array.dtype)
+            rows[name][done : done + len(part)] = array
+        done += len(part)
+    return rows
+
+
+def _encode_part(codec: TurboQuant, metric: Metric, vectors: Vectors, threads: int | None) -> Rows:
+    sums = encode_sums(codec, vectors, threads=threads, unit=metric.unit_rows)
     codes = sums.codes(with_error_byte=True)
     rows: Rows = {"codes": codes.data, "scale": codes.scale}
-    if Metric(metric).stores_norm:
+    if metric.stores_norm:
         with np.errstate(over="ignore"):
             rows["squared_norm"] = np.square(sums.norm).astype(np.float32)
         bad = np.flatnonzero(~np.isfinite(rows["squared_norm"]))
         if bad.size:
-            raise InputError(f"x row {bad[0]} is too long: its squared length does not fit float32")
+            raise InputError(f"{vectors.names.of(int(bad[0]))} is too long: its squared length does not fit float32")
     return rows

@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+import weakref
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tqvec._arrays import as_array
 from tqvec._types import Flags, Words
 from tqvec._types import Ids as IdArray
-from tqvec._validate import as_array, integer
+from tqvec._validate import integer
 from tqvec.errors import InputError
-from tqvec.index.blocks import Block, intersect, pack_mask
+from tqvec.index.blocks import Block, intersect, ones, pack_mask
+
+
+class Moment(NamedTuple):
+    """The rows of an index at one moment, which a selector chooses among.
+
+    Attributes
+    ----------
+    blocks : sequence of Block
+    find : callable, optional
+        Returns the row of each id, counted through all blocks, -1 where there is none. Without it ids are looked for
+        among those of the blocks, which takes longer.
+    """
+
+    blocks: Sequence[Block]
+    find: Callable[[IdArray], IdArray] | None = None
+
+
+class _Memory(NamedTuple):
+    """The rows that a selector chose last, and the blocks that it chose them from, which it keeps no memory of."""
+
+    rows: list[Words]
+    blocks: list[tuple[weakref.ref[Any], int, weakref.ref[Any]]]
+
+    def is_of(self, blocks: Sequence[Block]) -> bool:
+        """Return whether these are the blocks: of a block of the same arrays only the number of rows may differ."""
+        return len(blocks) == len(self.blocks) and all(
+            scale() is block.rows["scale"] and n == block.n and alive() is block.alive
+            for block, (scale, n, alive) in zip(blocks, self.blocks, strict=True)
+        )
 
 
 class Selector:
     """A set of vectors: the base of `Mask`, `Ids` and `Range`.
 
-    Selectors compose with each other, and with arrays and ranges that a search takes as a filter.
+    Selectors compose with each other, and with arrays and ranges that a search takes as a filter. A selector that is
+    used again keeps what it found out, until the index changes.
 
     Examples
     --------
@@ -31,17 +63,29 @@ class Selector:
     [-1, -1, -1, -1, -1, 2, 4, 5]
     """
 
-    def masks(self, blocks: Sequence[Block]) -> list[Flags]:
-        """Return a boolean array of the rows of each block; removed rows may be either."""
+    _memory: _Memory | None = None
+
+    def rows_of(self, moment: Moment) -> list[Words]:
+        """Return the bits of the chosen rows of each block; those of removed rows may be either."""
+        memory, blocks = self._memory, moment.blocks
+        if memory is None or not memory.is_of(blocks):
+            known = [(weakref.ref(block.rows["scale"]), block.n, weakref.ref(block.alive)) for block in blocks]
+            memory = self._memory = _Memory(self._choose(moment), known)
+        return memory.rows
+
+    def _choose(self, moment: Moment) -> list[Words]:
         raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_memory"}
 
     __array_ufunc__ = None  # so that arrays leave ``array & selector`` to it
 
     def __and__(self, other: Filter) -> Selector:
-        return _Pair(self, other, np.logical_and)
+        return _Pair(self, other, np.bitwise_and)
 
     def __or__(self, other: Filter) -> Selector:
-        return _Pair(self, other, np.logical_or)
+        return _Pair(self, other, np.bitwise_or)
 
     __rand__, __ror__ = __and__, __or__
 
@@ -59,20 +103,19 @@ class Mask(Selector):
     """
 
     def __init__(self, keep: ArrayLike):
-        self._keep = as_array(keep, "a mask")
+        self._keep = as_array(keep, "a mask").copy()  # what was found out stays true if the user's array changes
         if self._keep.dtype != np.bool_ or self._keep.ndim != 1:
             raise InputError(f"a mask must be a 1-D boolean array, got {self._keep.dtype} of shape {self._keep.shape}")
 
     def __repr__(self) -> str:
         return f"Mask(<{np.count_nonzero(self._keep):,} of {self._keep.size:,}>)"
 
-    def masks(self, blocks: Sequence[Block]) -> list[Flags]:
-        """Return a mask per block, or raise `InputError` for another number of vectors."""
-        total = sum(block.live for block in blocks)
+    def _choose(self, moment: Moment) -> list[Words]:
+        total = sum(block.live for block in moment.blocks)
         if self._keep.size != total:
             raise InputError(f"a mask must have one entry for each of the {total} vectors, got {self._keep.size}")
-        masks, at = [], 0
-        for block in blocks:
+        chosen, at = [], 0
+        for block in moment.blocks:
             if block.alive.size == 0:
                 rows = self._keep[at : at + block.n]
             else:
@@ -80,8 +123,8 @@ class Mask(Selector):
                 live = block.live_rows()
                 rows[live] = self._keep[at : at + live.size]
             at += block.live
-            masks.append(rows)
-        return masks
+            chosen.append(pack_mask(rows))
+        return chosen
 
 
 class Ids(Selector):
@@ -93,24 +136,28 @@ class Ids(Selector):
     """
 
     def __init__(self, ids: ArrayLike):
-        chosen = integers(ids, "ids")
-        self._ids = chosen if (chosen[1:] >= chosen[:-1]).all() else np.sort(chosen)
+        self._ids = integers(ids, "ids")
 
     def __repr__(self) -> str:
         return f"Ids(<{self._ids.size:,}>)"
 
-    def masks(self, blocks: Sequence[Block]) -> list[Flags]:
-        """Return a mask per block."""
-        return [self._of(block) for block in blocks]
+    def holds(self, ids: IdArray) -> bool:
+        """Return whether these ids were given, in this order."""
+        return np.array_equal(self._ids, ids)
+
+    def _choose(self, moment: Moment) -> list[Words]:
+        blocks = moment.blocks
+        if moment.find is None or all(isinstance(block.ids, int) for block in blocks):
+            return [pack_mask(self._of(block)) for block in blocks]
+        flags = np.zeros(sum(block.n for block in blocks) + 1, bool)
+        flags[moment.find(self._ids)] = True  # -1, of an id that isn't there, is the entry after the last row
+        return [pack_mask(rows) for rows in np.split(flags[:-1], np.cumsum([block.n for block in blocks])[:-1])]
 
     def _of(self, block: Block) -> Flags:
         if not isinstance(block.ids, int):
-            own = block.ids[: block.n]
-            at = np.searchsorted(self._ids, own)
-            return self._ids[np.minimum(at, self._ids.size - 1)] == own if self._ids.size else np.zeros(block.n, bool)
-        rows = np.zeros(block.n, bool)
-        low, high = np.searchsorted(self._ids, [block.ids, block.ids + block.n])
-        rows[self._ids[low:high] - block.ids] = True
+            return np.isin(block.ids[: block.n], self._ids)
+        rows, numbers = np.zeros(block.n, bool), self._ids - block.ids
+        rows[numbers[numbers.view(np.uint64) < block.n]] = True  # negative numbers are large ones then
         return rows
 
 
@@ -131,9 +178,8 @@ class Range(Selector):
     def __repr__(self) -> str:
         return f"Range({self._start}, {self._stop}" + (")" if self._step == 1 else f", {self._step})")
 
-    def masks(self, blocks: Sequence[Block]) -> list[Flags]:
-        """Return a mask per block."""
-        return [self._of(block) for block in blocks]
+    def _choose(self, moment: Moment) -> list[Words]:
+        return [pack_mask(self._of(block)) for block in moment.blocks]
 
     def _of(self, block: Block) -> Flags:
         start, stop, step = self._start, self._stop, self._step
@@ -149,15 +195,15 @@ class Range(Selector):
 
 class _Pair(Selector):
     def __init__(self, one: Selector, other: Filter, combine: np.ufunc):
-        self._both, self._combine = (one, _selector(other)), combine
+        self._both, self._combine = (one, as_selector(other)), combine
 
     def __repr__(self) -> str:
         one, other = self._both
-        return f"({one!r} {'&' if self._combine is np.logical_and else '|'} {other!r})"
+        return f"({one!r} {'&' if self._combine is np.bitwise_and else '|'} {other!r})"
 
-    def masks(self, blocks: Sequence[Block]) -> list[Flags]:
-        masks = (one.masks(blocks) for one in self._both)
-        return [self._combine(a, b) for a, b in zip(*masks, strict=True)]
+    def _choose(self, moment: Moment) -> list[Words]:
+        chosen = (one.rows_of(moment) for one in self._both)
+        return [self._combine(a, b) for a, b in zip(*chosen, strict=True)]
 
 
 class _Not(Selector):
@@ -167,40 +213,57 @@ class _Not(Selector):
     def __repr__(self) -> str:
         return f"~{self._one!r}"
 
-    def masks(self, blocks: Sequence[Block]) -> list[Flags]:
-        return [~rows for rows in self._one.masks(blocks)]
+    def _choose(self, moment: Moment) -> list[Words]:
+        chosen = zip(moment.blocks, self._one.rows_of(moment), strict=True)
+        return [~rows & ones(block.n) for block, rows in chosen]
 
 
 Filter: TypeAlias = Selector | range | ArrayLike  # a mask or ids as an array, a range of ids, or a selector
 
 
-def _selector(filter: Filter) -> Selector:
-    """The selector of a filter."""
+def as_selector(filter: Filter, last: Selector | None = None) -> Selector:
+    """Return the selector of a filter: the `last` one, and what it found out, for an array of the same ids.
+
+    Raises
+    ------
+    InputError
+        `filter` is no filter, or looks like a mask of integers.
+    """
     if isinstance(filter, Selector):
         return filter
     if isinstance(filter, range):
         rising = filter if filter.step > 0 else filter[::-1]
         return Range(rising.start, rising.stop, rising.step)
     array = as_array(filter, "filter")
-    return Mask(array) if array.dtype == np.bool_ else Ids(integers(filter, "filter"))
+    if array.dtype == np.bool_:
+        return Mask(array)
+    ids = integers(filter, "filter")
+    if ids.size > 1 and ids.min() >= 0 and ids.max() <= 1 and (ids.size > 2 or ids[0] == ids[1]):
+        raise InputError(
+            "filter holds nothing but 0 and 1, so it looks like a mask: hand over np.asarray(filter, bool), "
+            "or selectors.Ids(filter) if these are ids"
+        )
+    return last if isinstance(last, Ids) and last.holds(ids) else Ids(ids)
 
 
-def allowed_rows(blocks: Sequence[Block], filter: Filter | None) -> list[Words]:
+def allowed_rows(moment: Moment, selector: Selector | None) -> list[Words]:
     """Return the bits of the rows of each block that may be returned; `ALL` for every row.
 
     Raises
     ------
     InputError
-        `filter` is no filter, a mask of another length, or a selector of the user's that makes such masks.
+        A mask has another length, or a selector of the user's makes bits for other rows.
     """
-    if filter is None:
-        return [block.alive for block in blocks]
-    masks = _selector(filter).masks(blocks)
-    kinds = [(np.shape(mask), getattr(mask, "dtype", None)) for mask in masks]
-    if kinds != [((block.n,), np.bool_) for block in blocks]:  # kernels read a bit per row
-        raise InputError("masks of a selector must be boolean arrays with an entry per row of each block")
-    pairs = zip(blocks, masks, strict=True)
-    return [block.alive if mask.all() else intersect(pack_mask(mask), block.alive) for block, mask in pairs]
+    if selector is None:
+        return [block.alive for block in moment.blocks]
+    chosen = selector.rows_of(moment)
+    kinds = [(np.shape(rows), getattr(rows, "dtype", None)) for rows in chosen]
+    if kinds != [(ones(block.n).shape, np.uint64) for block in moment.blocks]:  # kernels read a bit per row
+        raise InputError("rows_of of a selector must return a uint64 array with a bit per row for each block")
+    pairs = zip(moment.blocks, chosen, strict=True)
+    return [
+        block.alive if np.array_equal(rows, ones(block.n)) else intersect(rows, block.alive) for block, rows in pairs
+    ]
 
 
 def integers(values: ArrayLike, name: str) -> IdArray:
@@ -215,14 +278,15 @@ def integers(values: ArrayLike, name: str) -> IdArray:
     if array.size == 0:
         return np.zeros(0, np.int64)
     if array.ndim == 1 and np.issubdtype(array.dtype, np.integer):
-        beyond = np.flatnonzero(array > 2**63 - 1)
+        beyond = np.flatnonzero(array > 2**63 - 1) if array.dtype == np.uint64 else np.zeros(0, np.int64)
         if beyond.size:
             raise InputError(f"{name} row {beyond[0]} is beyond int64: {array[beyond[0]]}")
         return array.astype(np.int64)
     for row, value in enumerate(values if isinstance(values, (list, tuple)) else ()):
         if isinstance(value, int) and not -(2**63) <= value < 2**63:  # NumPy made floats or objects of them all
             raise InputError(f"{name} row {row} is beyond int64: {value}")
-    raise InputError(f"{name} must be a 1-D array of integers, got {array.dtype} of shape {array.shape}")
+    remedy = f"; make a list of it, list({name})" if isinstance(values, Collection) and array.dtype == object else ""
+    raise InputError(f"{name} must be a 1-D array of integers, got {array.dtype} of shape {array.shape}{remedy}")
 
 
 __all__ = ["Filter", "Ids", "Mask", "Range", "Selector"]

@@ -15,12 +15,15 @@ from tqvec._present import brief
 from tqvec._types import Doubles, Floats, Ids, Words
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
+from tqvec.errors import InputError
 from tqvec.exact import squared_norms
 from tqvec.index.blocks import ALL, Block, empty_block
 from tqvec.index.metrics import Metric
 from tqvec.index.rows import Rows
 from tqvec.index.scanner import Scanner
 
+_FIRST_HITS = 64  # results of the first round of a range search; each further round asks for four times as many
+_MOST_PADDED = 1 << 20  # results up to which missing ones are padded: a larger k means all that there are
 _HEAP_ENTRIES = 1 << 24  # results that all threads hold for one batch of queries
 
 
@@ -105,14 +108,26 @@ class Snapshot:
         Returns
         -------
         scores : (nq, k) float32
-            As `Index.search` returns them, best first.
+            As `Index.search` returns them, best first: in the order of the estimates, within the bounds of the metric.
         rows : (nq, k) int64
+
+        Raises
+        ------
+        InputError
+            A score is beyond float32.
         """
         scores, rows = self.estimates(queries, k)
-        return scores if self.metric.larger_is_better else np.maximum(scores, 0.0), rows
+        if not np.isfinite(scores).all():
+            query = int(np.argmin(np.isfinite(scores).all(axis=1)))
+            raise InputError(
+                f"queries row {query} is too long: its scores are beyond float32, so their order is lost; scale "
+                "queries or stored vectors down, or if they are short, load the file with verify=True"
+            )
+        bounds = self.metric.bounds
+        return scores if bounds is None else np.clip(scores, *bounds), rows
 
     def estimates(self, queries: Floats, k: int) -> tuple[Floats, Ids]:
-        """Return the same as `best`, but squared distances without bias: small ones may be below 0."""
+        """Return the same as `best` without bias: cosines may be above 1, squared distances below 0, all infinite."""
         l2 = self.metric is Metric.L2
         shifted = queries - self.codec.centre if l2 else queries  # distances don't change
         nq = shifted.shape[0]
@@ -124,10 +139,30 @@ class Snapshot:
                 self.blocks, self.allowed, self.ntotal, shifted[part], k, self.threads
             )
         if l2:
-            return (squared_norms(shifted)[:, None] - scores.astype(np.float64)).astype(np.float32), rows
+            with np.errstate(over="ignore"):
+                return (squared_norms(shifted)[:, None] - scores.astype(np.float64)).astype(np.float32), rows
         if self.codec.rotation != "calibrated":
             return scores, rows
-        return (scores + centre_scores(self.codec, self.metric, shifted)[:, None]).astype(np.float32), rows
+        with np.errstate(over="ignore"):
+            return (scores + centre_scores(self.codec, self.metric, shifted)[:, None]).astype(np.float32), rows
+
+    def within(self, queries: Floats, radius: float) -> list[tuple[Floats, Ids]]:
+        """Return scores and rows of all rows that are better than `radius`, best first, for each query."""
+        hits: list[tuple[Floats, Ids]] = [(np.zeros(0, np.float32), np.zeros(0, np.int64))] * queries.shape[0]
+        pending, k = np.arange(queries.shape[0]), _FIRST_HITS
+        while pending.size and self.ntotal:
+            k = min(k, self.ntotal)
+            scores, numbers = self.best(queries[pending], k)
+            inside = scores > radius if self.metric.larger_is_better else scores < radius
+            for q, score, row, good in zip(pending, scores, numbers, inside, strict=True):
+                hits[q] = score[good], row[good]
+            pending = pending[inside[:, -1]] if k < self.ntotal else pending[:0]
+            k *= 4
+        return hits
+
+    def columns(self, k: int) -> int:
+        """Return the number of results per query that a search for the best `k` returns, missing ones included."""
+        return k if k <= _MOST_PADDED else max(1, min(k, self.ntotal))
 
     def gather(self, rows: Ids, names: Iterable[str]) -> Rows:
         """Return some of the stored arrays for row numbers of any shape; -1 gives any row, and no blocks zeros."""

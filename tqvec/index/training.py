@@ -9,6 +9,7 @@ import numpy as np
 
 from tqvec._random import generator
 from tqvec._types import Doubles, Floats
+from tqvec._vectors import RowNames, Vectors
 from tqvec.codec import error_byte
 from tqvec.codec.bands import Band, parse
 from tqvec.codec.calibration import MAX_D, Budget, Calibration, calibrate, spatial_median
@@ -24,6 +25,7 @@ from tqvec.index.training_result import Loss, Training
 
 MIN_ROWS = 200  # distinct rows of a sample: the quarter held out of fewer proves nothing
 _MAX_ROWS = 65536  # rows of a sample that are used
+_COMPARED = 4096  # of these are compared with their neighbours at a time
 _MAX_VALUE = 1e18  # whose square still fits float32
 _MAX_HELD_OUT = 2000  # rows
 _MAX_QUERIES = 200
@@ -37,9 +39,9 @@ _MAX_RATIO = 0.9  # of the squared errors of scores, with and without a calibrat
 
 
 class Samples(NamedTuple):
-    """Checked vectors to learn from and, optionally, queries to judge by."""
+    """Vectors to learn from and, optionally, checked queries to judge by."""
 
-    sample: Floats
+    sample: Vectors
     queries: Floats | None
 
 
@@ -108,9 +110,12 @@ def fit(
     InputError
         As `Index.train` says.
     """
-    _check(codec.d, metric, samples)
+    _check(codec.d, metric, samples.queries)
     rng = generator(codec.seed, "training: order of the sample")
-    rows = _distinct(samples.sample[rng.permutation(samples.sample.shape[0])[:_MAX_ROWS]], metric)
+    drawn = rng.permutation(len(samples.sample))[:_MAX_ROWS]
+    rows = samples.sample.take(drawn)
+    check_lengths(metric, rows, samples.sample.some(drawn).names)
+    rows = _distinct(rows, metric)
     if rows.shape[0] < MIN_ROWS:
         reason = f"a sample needs at least {MIN_ROWS} distinct rows"
         return codec, Training(accepted=False, reason=reason, rows=rows.shape[0])
@@ -230,15 +235,16 @@ def recode(rows: Rows, old: TurboQuant, new: TurboQuant, threads: int) -> Rows:
     return again
 
 
-def _check(d: int, metric: Metric, samples: Samples) -> None:
+def _check(d: int, metric: Metric, queries: Floats | None) -> None:
     if d > MAX_D:
         raise InputError(f"d must be at most {MAX_D} to train, got {d}")
-    if samples.queries is not None and samples.queries.shape[0] == 0:
-        raise InputError("queries must have at least one row, or be None")
-    check_lengths(metric, samples)
+    if queries is not None:
+        if queries.shape[0] == 0:
+            raise InputError("queries must have at least one row, or be None")
+        check_lengths(metric, queries, RowNames("queries"))
 
 
-def check_lengths(metric: Metric, samples: Samples) -> None:
+def check_lengths(metric: Metric, rows: Floats, names: RowNames) -> None:
     """Check that products of all rows fit float32.
 
     Raises
@@ -246,12 +252,10 @@ def check_lengths(metric: Metric, samples: Samples) -> None:
     InputError
         They do not; it names the first row.
     """
-    if metric.unit_rows:
-        return
-    for name, rows in samples._asdict().items():
-        if rows is not None and rows.size and np.abs(rows).max() > _MAX_VALUE:
-            row = int(np.argmax(np.abs(rows).max(axis=1) > _MAX_VALUE))
-            raise InputError(f"{name} row {row} is too long to train with: it has a value above {_MAX_VALUE:g}")
+    if not metric.unit_rows and rows.size and max(rows.max(), -rows.min()) > _MAX_VALUE:
+        too_long = np.flatnonzero(np.abs(rows).max(axis=1) > _MAX_VALUE)
+        row = min(too_long.tolist(), key=lambda row: names.numbers[row])
+        raise InputError(f"{names.of(row)} is too long to train with: it has a value above {_MAX_VALUE:g}")
 
 
 def _calibrate(codec: TurboQuant, rows: Floats, bands: Sequence[Band] | None = None) -> Calibration:
@@ -266,8 +270,13 @@ def _distinct(rows: Floats, metric: Metric) -> Floats:
     """Return distinct rows; for metric "cosine" their directions, without zero rows."""
     if metric.unit_rows:
         rows = _directions(rows)
-    whole = np.ascontiguousarray(rows).view(np.dtype((np.void, 4 * rows.shape[1])))
-    return rows[np.unique(whole.ravel(), return_index=True)[1]]
+    whole = np.ascontiguousarray(rows).view(np.dtype((np.void, 4 * rows.shape[1]))).ravel()
+    order = np.argsort(whole, kind="stable")
+    new = np.ones(order.size, bool)
+    for start in range(1, order.size, _COMPARED):  # `np.unique` would copy all rows
+        part = order[start - 1 : start + _COMPARED]
+        new[start : start + _COMPARED] = whole[part[1:]] != whole[part[:-1]]
+    return rows[order[new]]
 
 
 def _directions(rows: Floats) -> Floats:

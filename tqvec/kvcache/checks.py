@@ -15,14 +15,6 @@ _PART = 1024  # tokens checked at a time
 _FLOAT16_ENDS = 1e5
 
 
-def _as_floats(x: ArrayLike, name: str) -> NDArray:
-    """Return an array of floating-point numbers."""
-    array = _validate.as_array(x, name)
-    if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"):
-        raise InputError(f"{name} must hold floating-point numbers, got dtype {array.dtype}; convert it with astype")
-    return array
-
-
 def _check(rows: NDArray, name: str, largest: float, where: str) -> None:
     """Refuse numbers above `largest`, NaN and infinity, and name the head and the row: `where` is a format of both."""
     for start in range(0, rows.shape[1], _PART):
@@ -62,7 +54,7 @@ def tokens(x: ArrayLike, name: str, shape: tuple[int, int], dtype: str, layer: i
     InputError
         Wrong type or shape, NaN, Inf, or a number that the type can't hold.
     """
-    array = _as_floats(x, name)
+    array = _validate.numbers(x, name)
     heads, d = shape
     if array.ndim != 3 or (array.shape[0], array.shape[2]) != shape:
         raise InputError(f"{name} must have shape ({heads}, n_tokens, {d}), got {array.shape}")
@@ -87,7 +79,7 @@ def queries(x: ArrayLike, shape: tuple[int, int], factor: float, layer: int) -> 
     InputError
         Wrong type or shape, NaN, Inf, or a number so large that scores would overflow.
     """
-    array = _as_floats(x, "q")
+    array = _validate.numbers(x, "q")
     heads, d = shape
     if array.ndim != 3 or array.shape[0] % heads or array.shape[0] == 0 or array.shape[2] != d:
         raise InputError(f"q must have shape (multiple of {heads}, n_queries, {d}), got {array.shape}")

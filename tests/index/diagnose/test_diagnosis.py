@@ -11,6 +11,7 @@ from scipy.special import ndtr
 
 import tqvec
 from tqvec import exact
+from tqvec._vectors import Vectors
 from tqvec.errors import InputError
 from tqvec.eval.sample import load_sample
 from tqvec.index.diagnose import diagnosis
@@ -483,7 +484,7 @@ def test_dimensions_of_a_flat_spectrum(part):
     x = np.zeros((3000, 64), np.float32)
     x[:, :part] = sts.normal(3000, part)
     snapshot = built(x, 2)._snapshot(threads=1)
-    assert _dimensions(snapshot, x) == pytest.approx(part, rel=0.05)
+    assert _dimensions(snapshot, Vectors(x, 64, "sample")) == pytest.approx(part, rel=0.05)
     assert _dimensions(snapshot, None) == pytest.approx(part, rel=0.1)
 
 

@@ -75,7 +75,7 @@ def test_fewer_vectors_than_k():
     [
         (np.zeros((9, 16), np.float32), "rerank must have the 10 vectors that were added, got 9 rows"),
         (np.zeros((10, 15), np.float32), "rerank must have shape"),
-        (np.zeros((10, 16), np.int8), "rerank must hold floating-point numbers"),
+        (np.zeros((10, 16), np.int32), "rerank must hold floating-point numbers"),
         ("x", "rerank must hold floating-point"),
     ],
 )
@@ -93,3 +93,73 @@ def test_bad_rows_that_are_read(value, message):
     bad[4, 2] = value
     with pytest.raises(InputError, match="rerank " + message):
         index.search(x, k=10, rerank=bad)
+
+
+# ---- vectors of other rows, and functions of ids ----------------------------------------------------------------
+
+
+def updated(metric, nbits=4, d=32):
+    """An index whose row 3 went to the end, and its vectors by id."""
+    x = sts.normal(500, d)
+    index = build_index(x, nbits, metric)
+    x[3] = -x[3]
+    index.update(ids=[3], x=x[3:4])
+    return index, x
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("nbits", [2, 4, 8])
+def test_vectors_of_other_rows_are_refused_and_the_remedies_help(metric, nbits):
+    index, x = updated(metric, nbits)
+    for queries in (x[10:12], x[10]):
+        with pytest.raises(InputError, match=r"^rerank does not belong to these codes: .* hand over x\[index.ids\]"):
+            index.search(queries, k=3, rerank=x)
+        expected = index.search(queries, k=3, rerank=x[index.ids])
+        for one, two in zip(index.search(queries, k=3, rerank=lambda ids: x[ids]), expected, strict=True):
+            assert np.array_equal(one, two)
+    with pytest.raises(InputError, match="^rerank does not belong to these codes: .* in their order"):
+        index.search(x[10:12], k=3, rerank=lambda ids: x[ids + 1])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("nbits", [1, 4])
+@pytest.mark.parametrize("train", [False, True])
+def test_right_vectors_are_never_refused(metric, nbits, train):
+    x = load_sample().base[:3000].astype(np.float32)
+    index = build_index(x, nbits, metric, train=train)
+    noise = np.where(np.arange(384) < 30, 3, 0.1) * sts.normal(300, 384, seed=2)
+    index.add(noise.astype(np.float32))  # nothing like the sample
+    vectors = np.concatenate([x, noise]).astype(np.float16)
+    for row in range(0, 3300, 150):
+        index.search(vectors[row], k=4, rerank=vectors)
+
+
+def test_a_function_is_asked_for_the_shortlist_alone():
+    index, x = updated("cosine")
+    asked = []
+
+    def fetch(ids):
+        asked.extend(ids.tolist())
+        return x[ids].tolist()
+
+    index.remove_ids([100, 200])
+    index.search(x[:4], k=3, rerank=fetch)
+    listed = index.search(x[:4], k=3, confidence=0.99)[1]
+    assert sorted(asked) == sorted(listed[listed >= 0].tolist())
+    assert tqvec.Index(32).search(x[:2], k=2, rerank=fetch)[1].tolist() == [[-1, -1]] * 2
+
+
+@pytest.mark.parametrize(
+    ("fetch", "message"),
+    [
+        (lambda ids: None, "rerank must hold floating-point numbers, got None"),
+        (lambda ids: np.zeros((len(ids) + 1, 32)), "rerank must return the vectors of [0-9]+ ids, got [0-9]+ rows"),
+        (lambda ids: np.zeros((len(ids), 31)), "rerank must have shape"),
+        (lambda ids: np.full((len(ids), 32), np.nan), "rerank row 0 holds NaN"),
+    ],
+    ids=range(4),
+)
+def test_functions_that_return_no_vectors(fetch, message):
+    index, x = updated("ip")
+    with pytest.raises(InputError, match=f"^{message}"):
+        index.search(x[:2], k=3, rerank=fetch)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec._random import generator
-from tqvec._types import Floats
+from tqvec._vectors import Vectors
 from tqvec.index.diagnose.candidates import same_codes
 from tqvec.index.diagnose.recall import Recall
 from tqvec.index.errors.standard_errors import expected_error
@@ -41,7 +41,7 @@ class Cause(NamedTuple):
 
 
 def find_causes(
-    snapshot: Snapshot, recall: Recall, sample: Floats | None, training: Training | None, predict: Predict, k: int
+    snapshot: Snapshot, recall: Recall, sample: Vectors | None, training: Training | None, predict: Predict, k: int
 ) -> tuple[Cause, ...]:
     """Return the causes of lost recall, the most costly first.
 
@@ -49,7 +49,7 @@ def find_causes(
     ----------
     snapshot : Snapshot
     recall : Recall
-    sample : (n, d) float32 or None
+    sample : Vectors or None
     training : Training or None
         The result of training on the sample.
     predict : callable
@@ -107,7 +107,7 @@ def _lengths(snapshot: Snapshot, recall: Recall, gain: Predict, k: int) -> Cause
     return Cause("lengths", cost, f"{text}{long / usual:.2f} times as long as the median row.")
 
 
-def _anisotropy(snapshot: Snapshot, sample: Floats | None, training: Training | None, gain: Predict) -> Cause | None:
+def _anisotropy(snapshot: Snapshot, sample: Vectors | None, training: Training | None, gain: Predict) -> Cause | None:
     """Variance in few of the dimensions, where a plain codec gives all the same bits."""
     if snapshot.codec.calibration is not None:
         return None
@@ -129,7 +129,7 @@ def _duplicates(snapshot: Snapshot, recall: Recall, k: int) -> Cause | None:
     return Cause("duplicates", 0.0, text) if share > _LEAST else None
 
 
-def _dimensions(snapshot: Snapshot, sample: Floats | None) -> float:
+def _dimensions(snapshot: Snapshot, sample: Vectors | None) -> float:
     """Return the participation ratio 1/Σλ² of the shares λ of the variance of directions around the mean.
 
     Σλ² is the mean squared cosine of two rows. Decoded rows have an error of tan²θ/d along every axis, which is
@@ -141,7 +141,7 @@ def _dimensions(snapshot: Snapshot, sample: Floats | None) -> float:
         rows = snapshot.decode_unbiased(rng.permutation(snapshot.live_rows())[:_SPECTRUM])
         noise = expected_error(codec).tangent ** 2
     else:
-        rows, noise = sample[rng.permutation(sample.shape[0])[:_SPECTRUM]], 0.0
+        rows, noise = sample.take(rng.permutation(len(sample))[:_SPECTRUM]), 0.0
     residuals = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
     length = np.linalg.norm(residuals, axis=1)
     residuals = residuals[length > 0] / length[length > 0, None]

@@ -12,6 +12,7 @@ import numpy as np
 from tqvec._present import Presented, Sheet, pyplot
 from tqvec._random import generator
 from tqvec._types import Floats, Ids
+from tqvec._vectors import RowNames, Vectors
 from tqvec.codec.bands import MAX_NBITS, mean
 from tqvec.codec.calibration import MAX_D
 from tqvec.codec.turboquant import TurboQuant
@@ -173,15 +174,14 @@ class _Estimate(NamedTuple):
     method: str
 
 
-def diagnose(snapshot: Snapshot, sample: Floats | None, queries: Floats | None, k: int) -> Diagnosis:
+def diagnose(snapshot: Snapshot, sample: Vectors | None, queries: Floats | None, k: int) -> Diagnosis:
     """Diagnose recall k@k of an index, the causes of lost recall, and alternatives.
 
     Parameters
     ----------
     snapshot : Snapshot
         All rows of the index.
-    sample : (n, d) float32 or None
-        Checked.
+    sample : Vectors or None
     queries : (nq, d) float32 or None
         Checked.
     k : int
@@ -226,28 +226,31 @@ def diagnose(snapshot: Snapshot, sample: Floats | None, queries: Floats | None, 
     )
 
 
-def _check(snapshot: Snapshot, sample: Floats | None, queries: Floats | None) -> None:
+def _check(snapshot: Snapshot, sample: Vectors | None, queries: Floats | None) -> None:
     for name, rows in (("sample", sample), ("queries", queries)):
-        if rows is not None and rows.shape[0] == 0:
+        if rows is not None and len(rows) == 0:
             raise InputError(f"{name} must have at least one row, or be None")
     if sample is not None:
-        check_lengths(snapshot.metric, Samples(sample, queries))
+        for part in sample.parts():
+            check_lengths(snapshot.metric, part.checked(), part.names)
+        if queries is not None:
+            check_lengths(snapshot.metric, queries, RowNames("queries"))
     elif snapshot.ntotal == 0:
         raise InputError("sample must be given, vectors like those to be stored: the index is empty")
-    if queries is None and 1 in (snapshot.ntotal, None if sample is None else sample.shape[0]):
+    if queries is None and 1 in (snapshot.ntotal, None if sample is None else len(sample)):
         raise InputError("queries must be given: one vector alone has no neighbours")
 
 
-def _holds(snapshot: Snapshot, sample: Floats) -> bool:
+def _holds(snapshot: Snapshot, sample: Vectors) -> bool:
     """Return whether a sample is the stored vectors, as far as the codes of some rows tell."""
-    if sample.shape[0] != snapshot.ntotal:
+    if len(sample) != snapshot.ntotal:
         return False
     rows = np.linspace(0, snapshot.ntotal - 1, min(_COMPARED, snapshot.ntotal)).astype(np.int64)
-    codes = encode_rows(snapshot.codec, snapshot.metric, sample[rows])["codes"]
+    codes = encode_rows(snapshot.codec, snapshot.metric, sample.some(rows))["codes"]
     return np.array_equal(codes, snapshot.column(snapshot.live_rows()[rows], "codes"))
 
 
-def _encode(snapshot: Snapshot, vectors: Floats) -> Snapshot:
+def _encode(snapshot: Snapshot, vectors: Vectors) -> Snapshot:
     """Return a snapshot of other vectors, compressed by the same codec."""
     rows = encode_rows(snapshot.codec, snapshot.metric, vectors, snapshot.threads)
     return snapshot_of_rows(snapshot.codec, snapshot.metric, rows, snapshot.threads)
@@ -258,23 +261,23 @@ def _draw(n: int, count: int, rng: np.random.Generator) -> Ids:
     return np.sort(rng.permutation(n)[:count])
 
 
-def _choose_queries(vectors: Floats, queries: Floats | None, rng: np.random.Generator) -> tuple[Floats, Ids | None]:
+def _choose_queries(vectors: Vectors, queries: Floats | None, rng: np.random.Generator) -> tuple[Floats, Ids | None]:
     """Return queries for exact search of these vectors; without any, some vectors, with their numbers."""
-    count = min(_QUERIES, max(100, _PRODUCTS // vectors.shape[0]))
+    count = min(_QUERIES, max(100, _PRODUCTS // len(vectors)))
     if queries is not None:
         return queries[:count], None
-    own = _draw(vectors.shape[0], count, rng)
-    return vectors[own], own
+    own = _draw(len(vectors), count, rng)
+    return vectors.take(own), own
 
 
 def _estimate_from_codes(
-    snapshot: Snapshot, sample: Floats | None, queries: Floats | None, k: int, rng: np.random.Generator
+    snapshot: Snapshot, sample: Vectors | None, queries: Floats | None, k: int, rng: np.random.Generator
 ) -> Recall:
     """Estimate recall from codes, for the queries, rows of the sample, or stored rows."""
     if queries is not None:
         return _estimate_for(snapshot, queries, False, k)
     if sample is not None:
-        return _estimate_for(snapshot, sample[_draw(sample.shape[0], _QUERIES, rng)], True, k)
+        return _estimate_for(snapshot, sample.take(_draw(len(sample), _QUERIES, rng)), True, k)
     rows = snapshot.live_rows()[_draw(snapshot.ntotal, _QUERIES, rng)]
     return estimate_recall(snapshot, lambda nq, m: candidates_of_rows(snapshot, rows[:nq], m), rows.size, k)
 
@@ -289,10 +292,10 @@ def _estimate_for(snapshot: Snapshot, queries: Floats, leave_out: bool, k: int) 
 
 
 def _correct(
-    snapshot: Snapshot, estimate: _Estimate, sample: Floats, queries: Floats | None, k: int, rng: np.random.Generator
+    snapshot: Snapshot, estimate: _Estimate, sample: Vectors, queries: Floats | None, k: int, rng: np.random.Generator
 ) -> _Estimate:
     """Correct an estimate by the error of an estimate for an index of the sample, whose recall is measured too."""
-    vectors = sample[_draw(sample.shape[0], _CHECKED, rng)]
+    vectors = sample.some(_draw(len(sample), _CHECKED, rng))
     trial = _encode(snapshot, vectors)
     k = min(k, trial.ntotal - (queries is None))
     asking, own = _choose_queries(vectors, queries, rng)
@@ -304,11 +307,11 @@ def _correct(
         recall,
         estimate.variance + float(off.var() / off.size),
         f"{estimate.method} and corrected by {recall - estimate.recall:+.3f}, "
-        f"measured on {vectors.shape[0]:,} rows of the sample",
+        f"measured on {len(vectors):,} rows of the sample",
     )
 
 
-def _widen(estimate: _Estimate, snapshot: Snapshot, recall: Recall, sample: Floats | None) -> _Estimate:
+def _widen(estimate: _Estimate, snapshot: Snapshot, recall: Recall, sample: Vectors | None) -> _Estimate:
     """Add the usual error of an estimate to its variance, or a larger one where it is rough, and say why."""
     value, variance, method = estimate
     if recall.posterior.curvature > _HIDDEN and recall.value < _SURE:
@@ -321,12 +324,12 @@ def _widen(estimate: _Estimate, snapshot: Snapshot, recall: Recall, sample: Floa
     return _Estimate(value, variance + off**2, f"{method}, roughly: {reason}")
 
 
-def _try_training(snapshot: Snapshot, sample: Floats | None, queries: Floats | None) -> Training | None:
+def _try_training(snapshot: Snapshot, sample: Vectors | None, queries: Floats | None) -> Training | None:
     """Train on the sample, if that is possible."""
     codec = snapshot.codec
-    if sample is None or codec.calibration is not None or codec.d > MAX_D or sample.shape[0] < MIN_ROWS:
+    if sample is None or codec.calibration is not None or codec.d > MAX_D or len(sample) < MIN_ROWS:
         return None
-    rows = sample[_draw(sample.shape[0], _TRAINED, generator(codec.seed, "diagnosis: rows"))]
+    rows = sample.some(_draw(len(sample), _TRAINED, generator(codec.seed, "diagnosis: rows")))
     return fit(codec, snapshot.metric, Samples(rows, queries), snapshot.threads)[1]
 
 

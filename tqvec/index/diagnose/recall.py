@@ -10,6 +10,7 @@ import numpy as np
 from tqvec import exact
 from tqvec._random import generator
 from tqvec._types import Doubles, Floats, Ids
+from tqvec._vectors import Vectors
 from tqvec.exact import squared_norms
 from tqvec.index.diagnose.candidates import Candidates, drop_one
 from tqvec.index.diagnose.posterior import STEP, Posterior, positions_from_exact, posterior_positions
@@ -61,7 +62,7 @@ class Recall(NamedTuple):
         return int(enough[0]) + 1 if enough.size else None
 
 
-def measure_recall(snapshot: Snapshot, vectors: Floats, queries: Floats, own: Ids | None, k: int) -> Recall:
+def measure_recall(snapshot: Snapshot, vectors: Vectors, queries: Floats, own: Ids | None, k: int) -> Recall:
     """Measure recall k@k of an index of these vectors, which are in the order of its rows.
 
     A result that ties with the true k-th best counts as a hit. `own`, (nq,) int64, are the vectors that the queries
@@ -79,7 +80,7 @@ def measure_recall(snapshot: Snapshot, vectors: Floats, queries: Floats, own: Id
     size = squared_norms(queries) if snapshot.metric is Metric.L2 else np.abs(scores[:, 0])
     by_query, depths = np.empty(len(queries)), np.zeros(m + 1, np.int64)
     for q, best in enumerate(results):
-        values = exact.scores(snapshot.metric, queries[q : q + 1], vectors[best[:k]])[0]
+        values = exact.scores(snapshot.metric, queries[q : q + 1], vectors.take(best[:k]))[0]
         by_query[q] = np.count_nonzero(values >= scores[q, k - 1] - _TIE * size[q]) / k
         ranks = np.flatnonzero(np.isin(best, ids[q, :k]))
         depths[ranks] += 1

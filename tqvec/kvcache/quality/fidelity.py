@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
+from tqvec._arrays import as_array
 from tqvec._present import Presented, Sheet
 from tqvec._types import Doubles, Flags
 from tqvec.errors import InputError
@@ -150,7 +151,7 @@ def _check(
 ) -> tuple[NDArray, list[NDArray]]:
     """Return queries, and keys, values, other keys and other values, as arrays whose shapes fit."""
     named = {"q": q, "true keys": true[0], "true values": true[1], "other keys": other[0], "other values": other[1]}
-    arrays = [_validate.as_array(x, name) for name, x in named.items()]
+    arrays = [as_array(x, name) for name, x in named.items()]
     shapes = [array.shape for array in arrays]
     if any(len(shape) != 3 for shape in shapes) or len(set(shapes[1:])) != 1 or shapes[0][2] != shapes[1][2]:
         raise InputError(

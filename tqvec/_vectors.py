@@ -1,0 +1,166 @@
+"""Vectors that a user handed over, read and converted part by part: they may lie in a file larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tqvec._arrays import as_array, is_sliced
+from tqvec._mmap import release_pages
+from tqvec._types import Floats, Ids
+from tqvec._validate import as_float32, check_shape, first_bad_row, floating, numbers, row_error
+from tqvec.errors import InputError
+
+_PART = 1 << 23  # bytes of float32 that are made at a time
+_SPARSE = 64  # of fewer rows than one in so many each is read by itself, else all between them too
+
+
+class RowNames(NamedTuple):
+    """The names of rows in messages, such as ``x row 3``.
+
+    Attributes
+    ----------
+    argument : str
+    numbers : sequence of int
+        Number of each row.
+    """
+
+    argument: str = "x"
+    numbers: Sequence[int] | Ids = range(2**62)
+
+    def of(self, row: int) -> str:
+        """Return the name of a row, counted from the first of these."""
+        return f"{self.argument} row {self.numbers[row]}"
+
+
+class Vectors:
+    """Rows of checked type and shape, of which float32 is made when they are read.
+
+    Parameters
+    ----------
+    x : (n, d) or (d,) array_like
+        As `floating` takes it. Datasets of HDF5 and Zarr are read by slices.
+    d : int
+        Expected dimension.
+    name : str
+        Name of the argument, for messages.
+
+    Raises
+    ------
+    InputError
+        Wrong type or shape.
+    """
+
+    def __init__(self, x: ArrayLike, d: int, name: str) -> None:
+        self.d, self._name = d, name
+        source: Any = x
+        if is_sliced(source):
+            check_shape(source.shape, d, name)
+            numbers(source[:0], name)
+        else:
+            source = floating(source, d, name)
+        self._source = source
+        self._rows: range | Ids = range(int(self._source.shape[0]))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def names(self) -> RowNames:
+        """Names of the rows."""
+        return RowNames(self._name, self._rows)
+
+    def some(self, rows: slice | Ids) -> Vectors:
+        """Return some of these vectors, in ascending order; messages call them as before."""
+        part = Vectors.__new__(Vectors)
+        part.d, part._name, part._source = self.d, self._name, self._source
+        part._rows = self._rows[rows] if isinstance(rows, slice) else np.asarray(self._rows)[rows]
+        return part
+
+    def parts(self, *, most: int | None = None, whole: bool = False) -> Iterator[Vectors]:
+        """Iterate over parts of at most 8 MiB as float32, and at most `most` rows; over an empty one if there are none.
+
+        With `whole` there is one part of any size, if it needs no copy.
+        """
+        n = len(self)
+        step = n if whole and self._is_ready() else min(_PART // (4 * self.d), n if most is None else most)
+        for start in range(0, max(1, n), max(1, step)):
+            yield self.some(slice(start, start + max(1, step)))
+            if step < n:
+                self._release()
+
+    def float32(self) -> Floats:
+        """Return all rows; NaN and infinity pass."""
+        return as_float32(self._read_rows())
+
+    def checked(self) -> Floats:
+        """Return all rows; raise `InputError` for the first that holds NaN or infinity."""
+        rows = self.float32()
+        bad = first_bad_row(rows)
+        if bad is not None:
+            raise self.bad_row(bad)
+        return rows
+
+    def check(self) -> None:
+        """Read all rows, part by part, as `checked` does."""
+        for part in self.parts():
+            part.checked()
+
+    def take(self, rows: Ids) -> Floats:
+        """Return some rows, in any order, as `checked` does; no other row of an array is read."""
+        out, order = np.empty((rows.size, self.d), np.float32), np.argsort(rows, kind="stable")
+        wanted = self.some(rows[order])
+        done = 0
+        for part in wanted.parts():
+            out[order[done : done + len(part)]] = part.checked()
+            done += len(part)
+        return out
+
+    def bad_row(self, row: int) -> InputError:
+        """Return the error for a row that is not finite as float32; it is read anew, to say why."""
+        return row_error(self.some(slice(row, row + 1))._read_rows()[0], self.names.of(row))
+
+    def _is_ready(self) -> bool:
+        """Return whether float32 is there already, so that no part of it is a copy."""
+        rows = self._source
+        if not isinstance(rows, np.ndarray) or rows.dtype != np.float32 or not isinstance(self._rows, range):
+            return False
+        if self._map() is not None:  # the codes of a large file shall be made part by part too
+            return False
+        return rows.flags.c_contiguous and rows.flags.writeable and rows.flags.aligned
+
+    def _read_rows(self) -> NDArray[Any]:
+        """Return all rows in the type that they have."""
+        rows, source = self._rows, self._source
+        if isinstance(rows, range):
+            return self._slice(rows.start, rows.stop)
+        if isinstance(source, np.ndarray) or not rows.size:
+            picked: NDArray[Any] = source[rows] if rows.size else self._slice(0, 0)
+            return picked
+        low, high = int(rows[0]), int(rows[-1]) + 1
+        if rows.size * _SPARSE < high - low:  # files are slow to take long lists of rows
+            return np.concatenate([self._slice(row, row + 1) for row in rows.tolist()])
+        picked, step = np.empty((rows.size, self.d), self._slice(0, 0).dtype), max(1, _PART // (4 * self.d))
+        for start in range(low, high, step):
+            first, last = np.searchsorted(rows, [start, start + step])
+            picked[first:last] = self._slice(start, min(start + step, high))[rows[first:last] - start]
+        return picked
+
+    def _slice(self, start: int, stop: int) -> NDArray[Any]:
+        return as_array(self._source[start:stop], self._name)
+
+    def _release(self) -> None:
+        """Give pages of a file that is mapped to be read back to the system: they don't count as this process's."""
+        owner = self._map()
+        if owner is not None and owner.mode == "r":
+            release_pages(owner)
+
+    def _map(self) -> np.memmap[Any, Any] | None:
+        """Return the mapped file that the vectors lie in."""
+        owner = self._source
+        while isinstance(owner, np.ndarray) and not isinstance(owner, np.memmap):
+            owner = owner.base
+        return owner if isinstance(owner, np.memmap) else None
