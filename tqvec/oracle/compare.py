@@ -19,7 +19,7 @@ from tqvec._types import Doubles, Flags
 from tqvec.oracle.cases import Case
 from tqvec.oracle.families.vllm import steps_of_values
 from tqvec.oracle.instance import KINDS, Arrays, Instance
-from tqvec.oracle.rounding import Rounded, unit
+from tqvec.oracle.rounding import Rounded, spacing, unit
 
 CONFIDENCE = {np.dtype(np.float32): 16.0, np.dtype(np.float16): 5.0}
 """Standard deviations: in float32 there is room for quotients, roots and exponentials that lose a few units."""
@@ -124,13 +124,13 @@ class _Comparison(NamedTuple):
         return self.fault(output, got != expected, lambda at: f"{got[at]:{width}}, not {expected[at]:{width}}")
 
     def floats(self, output: str, got: NDArray, exact: NDArray, same_precision: NDArray, tracked: Rounded) -> Fault | None:
-        """Compare floats, by `tolerance`; scalars may also be rounded to the type in which they are stored."""
+        """Compare floats, by `tolerance`; scalars of the type in which they are stored may be rounded to it."""
         exact = exact.astype(np.float64)
         limit = tolerance(exact, same_precision, tracked.variance, self.dtype)
         if KINDS[output] == "scalars":
             stored = self.codec.type_of(output)
-            limit = limit + np.abs(exact) * unit(stored) + float(np.finfo(stored).smallest_subnormal)
-            limit[np.abs(exact) > float(np.finfo(stored).max)] = np.inf
+            is_stored = got.astype(stored) == got
+            limit = limit + np.where(is_stored, spacing(exact, stored) / 2, 0.0)
         error = got.astype(np.float64) - exact
         wrong = ~(np.abs(error) <= limit) & np.isfinite(limit)
         fault = self.fault(output, wrong, lambda at: f"{got[at]:.9g}, not {exact[at]:.9g} ± {limit[at]:.2g}")
@@ -155,11 +155,13 @@ class _Comparison(NamedTuple):
                 np.atleast_1d((size * each).sum(axis)) / information for each in (off, off_same, nearest)
             )
             limit = CONFIDENCE[np.dtype(self.dtype)] / np.sqrt(information) + np.abs(of_type) + UNITS * unit(self.dtype)
-            wrong = (np.abs(factor) > limit) | self.alone(np.abs(rest) * np.sqrt(information))
+            alone = self.alone(np.abs(rest) * np.sqrt(information))
+            wrong = (np.abs(factor) > limit) | alone
             if wrong.any():
                 at = int(wrong.argmax())
                 where = f"row '{self.case.rows[at]}'" if axis == 1 else f"{name} {at}" if axis == 0 else "the output"
-                return Fault(output, f"{where} is {1 + factor[at]:.6g} times the right one, ± {limit[at]:.2g}")
+                why = "hardly any other is off" if alone[at] else f"more than 1 ± {limit[at]:.2g}"
+                return Fault(output, f"{where} is {1 + factor[at]:.6g} times the right one, {why}")
         return self.fault(
             output,
             self.alone(single),
@@ -168,7 +170,7 @@ class _Comparison(NamedTuple):
 
     def alone(self, off: Doubles) -> Flags:
         """Find what is off far more than all others, in standard deviations; only half precision needs this."""
-        others = np.sort(off, axis=None)[-3] if off.size > 3 else np.inf
+        others = np.sort(off, axis=None)[-3] if off.size >= 16 else np.inf
         return (off > np.maximum(1.0, ALONE * others)) & (np.dtype(self.dtype) == np.float16)
 
     def codes(self, got: NDArray, expected: NDArray, y: Doubles, epsilon: NDArray) -> Fault | None:
