@@ -157,7 +157,8 @@ def failures_with(patch, codec, dtype, product):
                     patched.setattr(module, name, function)
         patched.setattr(scalar, "weighted_mean", lambda w, v, t: product(w, v, t) / total_of(product)(w)[:, None])
         outputs = [
-            (name, case, port(codec, name, case.inputs)) for name in codec.stages for case in iter_cases(codec, name)
+            (name, case, port(codec, name, case.inputs))
+            for name in codec.stages for case in iter_cases(codec, name)
         ]
     found = [(name, compare(codec, case, got, dtype)) for name, case, got in outputs]
     return [each for each in found if each[1]]

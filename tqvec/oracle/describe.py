@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqvec.oracle.instance import Instance
 from tqvec.oracle.profiles import Profile
 
-_LINE = 4  # numbers a line
+_LINE = {"f": 4, "i": 16}  # numbers a line, by kind of type
 
 
 class Field(NamedTuple):
@@ -114,13 +114,11 @@ def to_hexadecimal(table: NDArray) -> list[str]:
 def _numbers(name: str, table: NDArray) -> list[str]:
     """Return the lines of a table: in full, but only the shape of matrices."""
     head = f"{name}: {' × '.join(map(str, table.shape))} {table.dtype}"
-    if name == "signs":
-        bits = ["".join("1" if sign < 0 else "0" for sign in row) for row in np.atleast_2d(table)]
-        return [f"{head}, 1 for −1:", *(f"  {row}" for row in bits)]
     if name in ("matrix", "projection"):
         return [f"{head}, in the golden files"]
     numbers = to_hexadecimal(table)
-    lines = [" ".join(numbers[i : i + _LINE]) for i in range(0, len(numbers), _LINE)]
+    count = _LINE[table.dtype.kind]
+    lines = [" ".join(numbers[i : i + count]) for i in range(0, len(numbers), count)]
     return [f"{head}:", *(f"  {line}" for line in lines)]
 
 

@@ -16,7 +16,7 @@ from tqvec.oracle.compare import compare
 from tqvec.oracle.families.registry import instantiate
 from tqvec.oracle.instance import KINDS, Arrays, Instance
 from tqvec.oracle.mistakes import MISTAKES
-from tqvec.oracle.ports import Port, load
+from tqvec.oracle.ports import Port, PortError, load
 from tqvec.oracle.report import Report, Result, Verdict
 
 DIMS = (64, 80, 100, 128)
@@ -66,8 +66,8 @@ def verify_stage(port: Port, codec: Instance, stage: str) -> Verdict:
     for case in iter_cases(codec, stage):
         try:
             got = port(codec, stage, case.inputs)
-        except Exception as error:  # a port may fail in any way
-            return Verdict(stage, "failed", message=f"raised {type(error).__name__}: {error}")
+        except PortError as error:
+            return Verdict(stage, "failed", message=str(error))
         faults = compare(codec, case, got, port.dtype)
         if faults:
             message = "; ".join(f"{fault.output}: {fault.message}" for fault in faults)
