@@ -106,6 +106,9 @@ def test_ties_and_the_zero_vector(codec, told):
         upper = "upper" in told["ties"]
         assert np.array_equal(codes, np.resize(np.arange(len(t)), codec.d) + upper)
         middle = len(t) // 2 + ("upper" in told["zero vector"])
+        if "where the middle threshold is above 0" in told["zero vector"]:
+            assert 0 <= abs(t[len(t) // 2]) < 1e-16
+            middle -= t[len(t) // 2] > 0
         assert np.unique(codec("quantize", None, zero)).tolist() == [middle]
     assert not codec("normalize", None, zero).any()
     assert "direction 0" in told["zero vector"]
