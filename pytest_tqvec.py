@@ -14,7 +14,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options, unless ``-p tqvec.oracle.plugin`` has added them."""
     group = parser.getgroup("tqvec", "conformance of ports")
     if not group.options:
-        group.addoption("--tqvec-port", metavar="PORT", help="a Python file or a command: also run `tqvec verify` on it")
+        group.addoption(
+            "--tqvec-port", metavar="PORT", help="a Python file or a command: also run `tqvec verify` on it"
+        )
         group.addoption(
             "--tqvec-profile", metavar="NAME", action="append", default=[], help="default: what the port names"
         )
@@ -26,5 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
         try:
             plugin = importlib.import_module("tqvec.oracle.plugin")
         except Exception as error:
-            raise pytest.UsageError(f"--tqvec-port needs tqvec, which raised {type(error).__name__}: {error}") from error
+            raise pytest.UsageError(
+                f"--tqvec-port needs tqvec, which raised {type(error).__name__}: {error}"
+            ) from error
         config.pluginmanager.register(plugin, "tqvec.oracle.plugin")

@@ -127,11 +127,17 @@ def test_scale_and_decoding(codec, told):
     scale = codec("scale", None, *(inputs[name] for name in codec.stages["scale"].inputs))
     assert str(scale.dtype) == told["scale type"]
     norm = np.linalg.norm(x.astype(np.float64), axis=1)
-    formulas = {"‖x‖/⟨y, c⟩": norm / (y * c).sum(axis=1), "‖x‖": norm, "‖x‖/‖c‖ of the group of 128": norm / np.linalg.norm(c, axis=1)}
+    formulas = {
+        "‖x‖/⟨y, c⟩": norm / (y * c).sum(axis=1),
+        "‖x‖": norm,
+        "‖x‖/‖c‖ of the group of 128": norm / np.linalg.norm(c, axis=1),
+    }
     rule = told["scale"].rsplit(", one a ", 1)
     exact = formulas[rule[0]]
     assert rule[1] == ("block" if scale.ndim == 2 else "vector")
-    assert np.allclose(scale, exact[:, None] if scale.ndim == 2 else exact, rtol=1e-3 if "16" in str(scale.dtype) else 1e-6)
+    assert np.allclose(
+        scale, exact[:, None] if scale.ndim == 2 else exact, rtol=1e-3 if "16" in str(scale.dtype) else 1e-6
+    )
     if "scale" in codec.stages["decode"].inputs and codec.profile.family != "prod":
         shrink = codec.tables["shrink"][0] if told["decoding"].startswith("shrink") else 1.0
         decoded = codec("decode", np.float64, codec("pack", None, codes), scale)
@@ -158,7 +164,9 @@ def test_layout(codec, told):
             bits = np.unpackbits(codec("pack", None, codes, scale)[0], bitorder="little")
             size, i = len(bits) // (codec.d // p.block), j % p.block
             low, start = min(p.nbits, 2 if p.nbits < 4 else 4), 16 + 16 * (p.nbits == 4)
-            expected = {start + i * low + b for b in range(low)} | ({start + 2 * p.block + i} if p.nbits == 3 else set())
+            expected = {start + i * low + b for b in range(low)} | (
+                {start + 2 * p.block + i} if p.nbits == 3 else set()
+            )
             expected = {j // p.block * size + e for e in expected}
             assert "block after block: the scale" in told["layout"]
         else:

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from tqvec.oracle import arithmetic, ports, rounding, rotations
+from tqvec.oracle import arithmetic, ports, rotations
 from tqvec.oracle.cases import iter_cases
 from tqvec.oracle.compare import compare
 from tqvec.oracle.families import llama_cpp, prod, scalar, vllm
 from tqvec.oracle.families.registry import instantiate
-from tqvec.oracle.instance import KINDS
 from tqvec.oracle.profiles import PROFILES
 
 PLANTED = {"float32": 1e-4, "float16": 1e-2}
@@ -157,8 +156,7 @@ def failures_with(patch, codec, dtype, product):
                     patched.setattr(module, name, function)
         patched.setattr(scalar, "weighted_mean", lambda w, v, t: product(w, v, t) / total_of(product)(w)[:, None])
         outputs = [
-            (name, case, port(codec, name, case.inputs))
-            for name in codec.stages for case in iter_cases(codec, name)
+            (name, case, port(codec, name, case.inputs)) for name in codec.stages for case in iter_cases(codec, name)
         ]
     found = [(name, compare(codec, case, got, dtype)) for name, case, got in outputs]
     return [each for each in found if each[1]]

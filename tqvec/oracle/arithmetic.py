@@ -1,7 +1,7 @@
 """Sums and products in a given type, in a stated order: no BLAS, no pairwise sums, no exp of the system.
 
-In float64 the bits are the same on every machine. In float32 and float16 the order is the plainest one. `Rounded` arrays
-tell what a computation in any order may lose.
+In float64 the bits are the same on every machine. In float32 and float16 the order is the plainest one. `Rounded`
+arrays tell what a computation in any order may lose.
 """
 
 from __future__ import annotations

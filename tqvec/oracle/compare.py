@@ -23,7 +23,9 @@ from tqvec.oracle.rounding import Rounded, spacing, unit
 
 CONFIDENCE = {np.dtype(np.float32): 16.0, np.dtype(np.float16): 5.0}
 """Standard deviations: in float32 there is room for quotients, roots and exponentials that lose a few units."""
-UNITS = 4.0  # that all values of a row, a column or an output may be off by together, for instance by a factor's rounding
+UNITS = (
+    4.0  # that all values of a row, a column or an output may be off by together, for instance by a factor's rounding
+)
 ALONE = 4.0  # times as far off as the third farthest
 
 
@@ -123,7 +125,9 @@ class _Comparison(NamedTuple):
         width = "#04x" if KINDS[output] == "bytes" else ""
         return self.fault(output, got != expected, lambda at: f"{got[at]:{width}}, not {expected[at]:{width}}")
 
-    def floats(self, output: str, got: NDArray, exact: NDArray, same_precision: NDArray, tracked: Rounded) -> Fault | None:
+    def floats(
+        self, output: str, got: NDArray, exact: NDArray, same_precision: NDArray, tracked: Rounded
+    ) -> Fault | None:
         """Compare floats, by `tolerance`; scalars of the type in which they are stored may be rounded to it."""
         exact = exact.astype(np.float64)
         limit = tolerance(exact, same_precision, tracked.variance, self.dtype)
@@ -149,24 +153,20 @@ class _Comparison(NamedTuple):
         spread = np.sqrt(np.maximum(variance + (2 * unit(self.dtype) * exact) ** 2, tiny))
         size, off, off_same = exact / spread, error / spread, of_same / spread
         nearest = min((off, off - off_same), key=lambda each: float(np.median(np.abs(each))))
-        single = np.abs(nearest)
         for axis, name in ((1, "row"), (0, "column"), (None, "output")):
             information = np.maximum(np.atleast_1d((size * size).sum(axis)), tiny)
-            factor, of_type, rest = (
-                np.atleast_1d((size * each).sum(axis)) / information for each in (off, off_same, nearest)
-            )
-            limit = CONFIDENCE[np.dtype(self.dtype)] / np.sqrt(information) + np.abs(of_type) + UNITS * unit(self.dtype)
-            alone = self.alone(np.abs(rest) * np.sqrt(information))
+            factor = np.atleast_1d((size * nearest).sum(axis)) / information
+            limit = CONFIDENCE[np.dtype(self.dtype)] / np.sqrt(information) + UNITS * unit(self.dtype)
+            alone = self.alone(np.abs(factor) * np.sqrt(information))
             wrong = (np.abs(factor) > limit) | alone
             if wrong.any():
                 at = int(wrong.argmax())
                 where = f"row '{self.case.rows[at]}'" if axis == 1 else f"{name} {at}" if axis == 0 else "the output"
                 why = "hardly any other is off" if alone[at] else f"more than 1 ± {limit[at]:.2g}"
                 return Fault(output, f"{where} is {1 + factor[at]:.6g} times the right one, {why}")
+        wrong = self.alone(np.abs(nearest))
         return self.fault(
-            output,
-            self.alone(single),
-            lambda at: f"off by {error[at]:.2g} from {exact[at]:.9g}, and hardly any other value is off",
+            output, wrong, lambda at: f"{error[at]:.2g} off {exact[at]:.9g}, and hardly any other value is off"
         )
 
     def alone(self, off: Doubles) -> Flags:
@@ -229,9 +229,7 @@ class _Comparison(NamedTuple):
         doubtful = (v != 0) & (np.abs(v) <= epsilon)
         return self.exact("signs", np.where(doubtful, expected, got), expected)
 
-    def choice(
-        self, rule: str, got: NDArray, expected: NDArray, values: NDArray, epsilon: NDArray
-    ) -> Fault | None:
+    def choice(self, rule: str, got: NDArray, expected: NDArray, values: NDArray, epsilon: NDArray) -> Fault | None:
         """Compare codes or signs of `values`, of which the port has its own, off by up to `epsilon`."""
         if rule == "steps":
             return self.steps(got, values)
@@ -280,8 +278,9 @@ def _compare_encode(comparison: _Comparison, got: Arrays, expected: Arrays) -> F
     if padding:
         return [padding]
     unpacked = _unpack(codec, expected[0])
-    exact = dict(zip(codec.stages["encode"].inputs, case.inputs, strict=True))
-    same_precision, tracked = dict(exact), dict(exact)
+    exact: dict[str, Any] = dict(zip(codec.stages["encode"].inputs, case.inputs, strict=True))
+    same_precision: dict[str, Any] = dict(exact)
+    tracked: dict[str, Any] = dict(exact)
     faults: Faults = []
     for name in list(codec.stages)[: list(codec.stages).index("pack")]:
         stage = codec.stages[name]
@@ -295,10 +294,11 @@ def _compare_encode(comparison: _Comparison, got: Arrays, expected: Arrays) -> F
             continue
         in_dtype = codec.outputs(name, dtype, *(same_precision[i] for i in stage.inputs))
         in_tracked = codec.track(name, dtype, *(tracked[i] for i in stage.inputs))
-        for output, *values in zip(stage.outputs, in_float64, in_dtype, in_tracked, strict=True):
+        for output, *found in zip(stage.outputs, in_float64, in_dtype, in_tracked, strict=True):
+            exact[output], same_precision[output], tracked[output] = found
             if output in port:
+                values = exact[output], same_precision[output], tracked[output]
                 faults.append(comparison.floats(output, port[output], *values))
-            exact[output], same_precision[output], tracked[output] = values
     return faults
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_tqvec import pytest_addoption
 
+from pytest_tqvec import pytest_addoption
 from tqvec.errors import InputError
 from tqvec.oracle.report import Verdict
 from tqvec.oracle.runner import verify

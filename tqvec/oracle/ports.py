@@ -113,7 +113,11 @@ def locate(error: BaseException | None, function: Callable[..., Any]) -> str:
     file, home = getattr(code, "co_filename", ""), str(Path(__file__).parents[1])
     if file.startswith(home):
         return ""
-    frames = [frame for frame in traceback.extract_tb(error and error.__traceback__) if frame.filename[: len(home)] != home]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__ if error else None)
+        if frame.filename[: len(home)] != home
+    ]
     own = [frame for frame in frames if frame.filename == file] or frames
     if own:
         return f" ({own[-1].filename}, line {own[-1].lineno}, in {own[-1].name})"

@@ -59,7 +59,7 @@ class Rounded(np.lib.mixins.NDArrayOperatorsMixin):
         return self.value.shape
 
     @property
-    def T(self) -> Rounded:  # noqa: N802 (NumPy's name)
+    def T(self) -> Rounded:
         """Return the transpose."""
         return self._each(np.transpose)
 
@@ -110,13 +110,14 @@ class Rounded(np.lib.mixins.NDArrayOperatorsMixin):
             result = Rounded(value, variance, dtype) if ufunc in _EXACT else _round(value, variance, dtype)
         if out is None:
             return result
-        return Rounded(*(np.where(where, of(result), of(out[0])) for of in (_value, _variance)), dtype)
+        value, variance = (np.where(where, of(result), of(out[0])) for of in (_value, _variance))
+        return Rounded(value, variance, dtype)
 
     def __array_function__(self, function: Callable, types: Any, arguments: Any, options: Any) -> Any:
         """Move elements around."""
         if function in (np.concatenate, np.stack):
-            parts = [of(arguments[0]) for of in (_values, _variances)]
-            return Rounded(*(function(part, *arguments[1:], **options) for part in parts), arguments[0][0].dtype)
+            value, variance = (function(of(arguments[0]), *arguments[1:], **options) for of in (_values, _variances))
+            return Rounded(value, variance, arguments[0][0].dtype)
         if function in (np.zeros_like, np.ones_like, np.empty_like):
             return Rounded(function(self.value), 0.0, self.dtype)
         if function is np.repeat:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqvec.errors import InputError
 from tqvec.oracle import profiles as catalogue
 from tqvec.oracle import statistics
-from tqvec.oracle.cases import Case, iter_cases
+from tqvec.oracle.cases import Case, iter_cases, iter_later_cases
 from tqvec.oracle.compare import compare
 from tqvec.oracle.families.registry import instantiate
 from tqvec.oracle.instance import KINDS, Arrays, Instance
@@ -63,7 +63,7 @@ def verify_stage(port: Port, codec: Instance, stage: str) -> Verdict:
     if stage not in port.stages:
         return Verdict(stage, "absent")
     identical = True
-    for case in iter_cases(codec, stage):
+    for case in (*iter_cases(codec, stage), *iter_later_cases(codec, stage, port.dtype)):
         try:
             got = port(codec, stage, case.inputs)
         except PortError as error:
