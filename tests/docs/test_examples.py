@@ -1,12 +1,19 @@
-"""The Python blocks of README.md and docs/ run, in order, in one namespace a page; so do docstring examples."""
+"""The Python blocks of README.md and docs/ run, in order, in one namespace a page; so do docstring examples.
 
+What stands directly below a block must be what it prints, and what stands below a command, what that prints.
+"""
+
+import contextlib
 import doctest
 import importlib
+import io
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import run
 
 import tqvec
 from tqvec.errors import UnsupportedError
@@ -21,14 +28,37 @@ MODULES_WITH_EXAMPLES = sorted(
 )
 
 
+def check_printed(printed, shown):
+    """Compare what was printed with what a page shows, where a line of "…" stands for any lines."""
+    pattern = ".*".join(re.escape(part) for part in re.split(r"^…$", shown.strip(), flags=re.MULTILINE))
+    lines = "\n".join(line.rstrip() for line in printed.strip().splitlines())
+    assert re.fullmatch(pattern, lines, re.DOTALL), f"the page shows\n{shown}\nbut it prints\n{lines}"
+
+
+def iter_blocks(text):
+    """Blocks of Python and shown output, in order: (code or command, output that directly follows, or None)."""
+    output = r"(?:\n```\n(?!\$ )(.*?)^```)?"
+    for match in re.finditer(
+        rf"^```python\n(.*?)^```\n{output}|^```\n\$ (.*?)\n(.*?)^```", text, re.MULTILINE | re.DOTALL
+    ):
+        code, printed, command, shown = match.groups()
+        yield ("python", code, printed) if code is not None else ("command", command, shown)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_page(page, tmp_path, monkeypatch):
+    """Code runs, and prints what stands below it; so do commands after a dollar sign."""
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
     namespace = {"np": np}
-    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        exec(compile(block, str(page), "exec"), namespace)
+    for kind, code, shown in iter_blocks(text):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            if kind == "python":
+                exec(compile(code, str(page), "exec"), namespace)
+        if shown is not None:
+            output = printed.getvalue() if kind == "python" else run(*shlex.split(code)[1:]).output
+            check_printed(output, shown)
     for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", text):
         assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
 

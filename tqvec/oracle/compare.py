@@ -3,13 +3,14 @@
 - Bytes and unpacked codes: equal.
 - Codes: equal, unless every threshold between the two is nearer to the value than ε. ε comes from rounding alone: it is
   0 for a float32 port, which gets the value itself.
-- Floats: an error of at most twice that of the same computation in the port's type, both against float64.
+- Floats: an error, against float64, that rounding in the port's type explains: in each element (`tolerance`), and in
+  each row, column and output as a whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -18,8 +19,14 @@ from tqvec._types import Doubles, Flags
 from tqvec.oracle.cases import Case
 from tqvec.oracle.families.vllm import steps_of_values
 from tqvec.oracle.instance import KINDS, Arrays, Instance
+from tqvec.oracle.rounding import Rounded, spacing, unit
 
-FACTOR = 2.0  # of the error of the same computation in the port's type
+CONFIDENCE = {np.dtype(np.float32): 16.0, np.dtype(np.float16): 5.0}
+"""Standard deviations: in float32 there is room for quotients, roots and exponentials that lose a few units."""
+UNITS = (
+    4.0  # that all values of a row, a column or an output may be off by together, for instance by a factor's rounding
+)
+ALONE = 4.0  # times as far off as the third farthest
 
 
 class Fault(NamedTuple):
@@ -66,33 +73,23 @@ def compare(codec: Instance, case: Case, got: Arrays, dtype: DTypeLike) -> list[
     return [fault for fault in faults if fault is not None]
 
 
-def _unit(dtype: DTypeLike) -> float:
-    """Return the unit roundoff."""
-    return float(np.finfo(np.dtype(dtype)).eps) / 2
-
-
 def _conversion(y: NDArray, dtype: DTypeLike) -> NDArray:
     """Return the error of float32 values that are converted to `dtype`; zero stays zero."""
     if np.dtype(dtype) != np.float16:
         return np.zeros(y.shape)
-    return _unit(dtype) * np.abs(y) + float(np.finfo(np.float16).smallest_subnormal) * (y != 0)
+    return unit(dtype) * np.abs(y) + float(np.finfo(np.float16).smallest_subnormal) * (y != 0)
 
 
-def tolerance(exact: NDArray, same_precision: NDArray, magnitude: NDArray, dtype: DTypeLike, ordinary: int) -> NDArray:
-    """Return the error that each row (or element, as `magnitude` is shaped) may have.
+def tolerance(exact: NDArray, same_precision: NDArray, variance: NDArray, dtype: DTypeLike) -> NDArray:
+    """Return the error that each element may have.
 
-    It is twice the error of the same computation in the port's type on it, or, if that is more, twice the largest on
-    ordinary rows in proportion to the magnitude; and one rounding of the result. It is unlimited where that computation
-    overflows.
+    It is `CONFIDENCE` standard deviations of what rounding in the port's type may lose, the error of the same
+    computation in that type, and one rounding of the result. It is unlimited where that computation overflows.
     """
-    error, size = np.abs(same_precision.astype(np.float64) - exact), np.abs(exact)
-    if error.ndim > magnitude.ndim:
-        error, size = error.max(axis=1), size.max(axis=1)
-    ratio = np.divide(error, magnitude, out=np.zeros_like(error), where=magnitude > 0)[:ordinary]
-    common = float(np.max(ratio[np.isfinite(ratio)], initial=0.0))
-    limit = FACTOR * np.maximum(error, common * magnitude) + _unit(dtype) * size
+    error = np.abs(same_precision.astype(np.float64) - exact)
     tiny = float(np.finfo(np.dtype(dtype)).smallest_subnormal)
-    return np.where(np.isfinite(error), limit + tiny * (magnitude > 0), np.inf)
+    limit = CONFIDENCE[np.dtype(dtype)] * np.sqrt(variance) + error + unit(dtype) * np.abs(exact)
+    return np.where(np.isfinite(limit), limit + tiny * ((exact != 0) | (variance > 0)), np.inf)
 
 
 class _Comparison(NamedTuple):
@@ -128,31 +125,57 @@ class _Comparison(NamedTuple):
         width = "#04x" if KINDS[output] == "bytes" else ""
         return self.fault(output, got != expected, lambda at: f"{got[at]:{width}}, not {expected[at]:{width}}")
 
-    def magnitude(self, output: str, exact: NDArray) -> NDArray:
-        """Return the size that errors are in proportion to: a row's length; of a score, the product of two lengths."""
-        if KINDS[output] == "scalars":
-            return np.abs(exact)
-        if KINDS[output] == "scores":
-            queries, *codes = self.case.inputs
-            decoded = self.codec.outputs("decode", np.float64, *codes)[0]
-            return np.linalg.norm(queries.astype(np.float64), axis=1)[:, None] * np.linalg.norm(decoded, axis=1)
-        return np.linalg.norm(exact, axis=1)
-
-    def floats(self, output: str, got: NDArray, exact: NDArray, same_precision: NDArray) -> Fault | None:
-        """Compare floats, by `tolerance`; scalars may also be rounded to the type in which they are stored."""
+    def floats(
+        self, output: str, got: NDArray, exact: NDArray, same_precision: NDArray, tracked: Rounded
+    ) -> Fault | None:
+        """Compare floats, by `tolerance`; scalars of the type in which they are stored may be rounded to it."""
         exact = exact.astype(np.float64)
-        limit = tolerance(exact, same_precision, self.magnitude(output, exact), self.dtype, self.case.ordinary)
+        limit = tolerance(exact, same_precision, tracked.variance, self.dtype)
         if KINDS[output] == "scalars":
             stored = self.codec.type_of(output)
-            limit = limit + np.abs(exact) * _unit(stored) + float(np.finfo(stored).smallest_subnormal)
-            limit[np.abs(exact) > float(np.finfo(stored).max)] = np.inf
-        error = np.abs(got.astype(np.float64) - exact)
-        bound = np.broadcast_to(limit if limit.ndim == error.ndim else limit[:, None], error.shape)
-        wrong = ~(error <= bound) & np.isfinite(bound)
-        return self.fault(output, wrong, lambda at: f"{got[at]:.9g}, not {exact[at]:.9g} ± {bound[at]:.2g}")
+            is_stored = got.astype(stored) == got
+            limit = limit + np.where(is_stored, spacing(exact, stored) / 2, 0.0)
+        error = got.astype(np.float64) - exact
+        may_overflow = ~np.isfinite(same_precision) | (np.dtype(self.dtype) == np.float16)
+        wrong = ~(np.abs(error) <= limit) & ~(np.isinf(limit) & (np.isfinite(got) | may_overflow))
+        fault = self.fault(output, wrong, lambda at: f"{got[at]:.9g}, not {exact[at]:.9g} ± {limit[at]:.2g}")
+        if fault or KINDS[output] == "scalars":
+            return fault
+        usable = np.isfinite(limit)
+        errors = (np.where(usable, each, 0.0) for each in (error, same_precision.astype(np.float64) - exact))
+        return self.together(output, np.where(usable, exact, 0.0), np.where(usable, tracked.variance, 0.0), *errors)
+
+    def together(
+        self, output: str, exact: Doubles, variance: Doubles, error: Doubles, of_same: Doubles
+    ) -> Fault | None:
+        """Refuse rows, columns and outputs that are off by a factor, and in half precision what is off alone."""
+        tiny = float(np.finfo(np.float64).tiny)
+        spread = np.sqrt(np.maximum(variance + (2 * unit(self.dtype) * exact) ** 2, tiny))
+        size, off, off_same = exact / spread, error / spread, of_same / spread
+        nearest = min((off, off - off_same), key=lambda each: float(np.median(np.abs(each))))
+        for axis, name in ((1, "row"), (0, "column"), (None, "output")):
+            information = np.maximum(np.atleast_1d((size * size).sum(axis)), tiny)
+            factor = np.atleast_1d((size * nearest).sum(axis)) / information
+            limit = CONFIDENCE[np.dtype(self.dtype)] / np.sqrt(information) + UNITS * unit(self.dtype)
+            alone = self.alone(np.abs(factor) * np.sqrt(information))
+            wrong = (np.abs(factor) > limit) | alone
+            if wrong.any():
+                at = int(wrong.argmax())
+                where = f"row '{self.case.rows[at]}'" if axis == 1 else f"{name} {at}" if axis == 0 else "the output"
+                why = "hardly any other is off" if alone[at] else f"more than 1 ± {limit[at]:.2g}"
+                return Fault(output, f"{where} is {1 + factor[at]:.6g} times the right one, {why}")
+        wrong = self.alone(np.abs(nearest))
+        return self.fault(
+            output, wrong, lambda at: f"{error[at]:.2g} off {exact[at]:.9g}, and hardly any other value is off"
+        )
+
+    def alone(self, off: Doubles) -> Flags:
+        """Find what is off far more than all others, in standard deviations; only half precision needs this."""
+        others = np.sort(off, axis=None)[-3] if off.size >= 16 else np.inf
+        return (off > np.maximum(1.0, ALONE * others)) & (np.dtype(self.dtype) == np.float16)
 
     def codes(self, got: NDArray, expected: NDArray, y: Doubles, epsilon: NDArray) -> Fault | None:
-        """Compare codes of values `y` (n, d) that may each be off by `epsilon` (n,)."""
+        """Compare codes of values `y` (n, d) that may be off by `epsilon` (n, d)."""
         if self.codec.profile.codebook == "trellis":
             return self.path(got, expected, y, epsilon)
         thresholds = self.codec.tables["thresholds"].astype(np.float64)
@@ -163,7 +186,7 @@ class _Comparison(NamedTuple):
         wrong = np.zeros(got.shape, bool)
         for edge in (low, high - 1):
             t = thresholds[np.clip(edge, 0, len(thresholds) - 1)]
-            off = epsilon[:, None] + _conversion(y, self.dtype) + _conversion(t, self.dtype)
+            off = epsilon + _conversion(y, self.dtype) + _conversion(t, self.dtype)
             wrong |= (low < high) & ~(np.abs(y - t) < off)
         return self.fault(
             "codes", wrong, lambda at: f"code {int(got[at])}, not {int(expected[at])}, of the value {y[at]:.9g}"
@@ -180,8 +203,8 @@ class _Comparison(NamedTuple):
         errors = [np.abs(y - codec("dequantize", np.float64, codes)) for codes in (got, expected)]
         cost, least = ((e * e).sum(axis=1) for e in errors)
         table = codec.tables["levels"].astype(np.float64)
-        off = epsilon + _conversion(y, dtype).max(axis=1) + _conversion(table, dtype).max()
-        slack = 2 * off * sum(e.sum(axis=1) for e in errors) + 2 * codec.d * _unit(dtype) * (cost + least)
+        off = epsilon + _conversion(y, dtype) + _conversion(table, dtype).max()
+        slack = 2 * (off * sum(errors)).sum(axis=1) + 2 * codec.d * unit(dtype) * (cost + least)
         equal_values = (np.ptp(y, axis=1) == 0) & (np.dtype(dtype) != np.float16)
         wrong = (got != expected).any(axis=1) & ((cost - least > slack) | equal_values)
         return self.fault(
@@ -195,7 +218,7 @@ class _Comparison(NamedTuple):
         off_values, off_least = _conversion(values, self.dtype), _conversion(least, self.dtype)
         rounding = off_values + (off_least + off_values.max(axis=1))[:, None]
         size = np.abs(position) + 2 * np.abs(least / step)[:, None]
-        off = rounding / step[:, None] + 4 * _unit(np.float32) * size
+        off = rounding / step[:, None] + 4 * unit(np.float32) * size
         top = 2**self.codec.profile.value_bits - 1
         low, high = (np.clip(np.floor(position + sign * off), 0, top) for sign in (-1, 1))
         wrong = ~((got >= low) & (got <= high))
@@ -206,16 +229,12 @@ class _Comparison(NamedTuple):
         doubtful = (v != 0) & (np.abs(v) <= epsilon)
         return self.exact("signs", np.where(doubtful, expected, got), expected)
 
-    def choice(
-        self, rule: str, got: NDArray, expected: NDArray, values: NDArray, approximations: NDArray
-    ) -> Fault | None:
-        """Compare codes or signs of `values`, of which the port has its own; `approximations` show how far off."""
+    def choice(self, rule: str, got: NDArray, expected: NDArray, values: NDArray, epsilon: NDArray) -> Fault | None:
+        """Compare codes or signs of `values`, of which the port has its own, off by up to `epsilon`."""
         if rule == "steps":
             return self.steps(got, values)
-        lengths = np.linalg.norm(values, axis=1)
-        epsilon = tolerance(values, approximations, lengths, self.dtype, self.case.ordinary)
         if rule == "signs":
-            return self.signs(got, expected, values, epsilon[:, None])
+            return self.signs(got, expected, values, epsilon)
         return self.codes(got, expected, values, epsilon)
 
 
@@ -230,13 +249,14 @@ def _compare_exact(comparison: _Comparison, got: Arrays, expected: Arrays) -> Fa
 def _compare_floats(comparison: _Comparison, got: Arrays, expected: Arrays) -> Faults:
     codec, case, dtype = comparison
     exact, same_precision = (codec.outputs(case.stage, kind, *case.inputs) for kind in (np.float64, dtype))
+    tracked = codec.track(case.stage, dtype, *case.inputs)
     outputs = codec.stages[case.stage].outputs
-    return [comparison.floats(*each) for each in zip(outputs, got, exact, same_precision, strict=True)]
+    return [comparison.floats(*each) for each in zip(outputs, got, exact, same_precision, tracked, strict=True)]
 
 
 def _compare_codes(comparison: _Comparison, got: Arrays, expected: Arrays) -> Faults:
     (y,) = comparison.case.inputs
-    return [comparison.codes(got[0], expected[0], y.astype(np.float64), np.zeros(len(y)))]
+    return [comparison.codes(got[0], expected[0], y.astype(np.float64), np.zeros(y.shape))]
 
 
 def _compare_steps(comparison: _Comparison, got: Arrays, expected: Arrays) -> Faults:
@@ -258,23 +278,35 @@ def _compare_encode(comparison: _Comparison, got: Arrays, expected: Arrays) -> F
     if padding:
         return [padding]
     unpacked = _unpack(codec, expected[0])
-    exact = dict(zip(codec.stages["encode"].inputs, case.inputs, strict=True))
-    same_precision = dict(exact)
+    exact: dict[str, Any] = dict(zip(codec.stages["encode"].inputs, case.inputs, strict=True))
+    same_precision: dict[str, Any] = dict(exact)
+    tracked: dict[str, Any] = dict(exact)
     faults: Faults = []
     for name in list(codec.stages)[: list(codec.stages).index("pack")]:
         stage = codec.stages[name]
         in_float64 = codec.outputs(name, np.float64, *(exact[i] for i in stage.inputs))
+        if stage.rule != "floats":  # a choice, of which the port has its own
+            (output,), (source, *_) = stage.outputs, stage.inputs
+            epsilon = _epsilon(exact[source], same_precision[source], tracked[source], dtype)
+            right = in_float64[0] if stage.rule == "signs" else unpacked[output]  # other codes lead to other signs
+            faults.append(comparison.choice(stage.rule, port[output], right, exact[source], epsilon))
+            exact[output] = same_precision[output] = tracked[output] = port[output]
+            continue
         in_dtype = codec.outputs(name, dtype, *(same_precision[i] for i in stage.inputs))
-        values, approximations = exact[stage.inputs[0]], same_precision[stage.inputs[0]]
-        for output, truth, yardstick in zip(stage.outputs, in_float64, in_dtype, strict=True):
-            is_choice = output in port and KINDS[output] != "scalars"
-            if is_choice:
-                right = truth if stage.rule == "signs" else unpacked[output]  # other codes lead to other signs
-                faults.append(comparison.choice(stage.rule, port[output], right, values, approximations))
-            elif output in port:
-                faults.append(comparison.floats(output, port[output], truth, yardstick))
-            exact[output], same_precision[output] = (port[output],) * 2 if is_choice else (truth, yardstick)
+        in_tracked = codec.track(name, dtype, *(tracked[i] for i in stage.inputs))
+        for output, *found in zip(stage.outputs, in_float64, in_dtype, in_tracked, strict=True):
+            exact[output], same_precision[output], tracked[output] = found
+            if output in port:
+                values = exact[output], same_precision[output], tracked[output]
+                faults.append(comparison.floats(output, port[output], *values))
     return faults
+
+
+def _epsilon(exact: NDArray, same_precision: NDArray, tracked: Any, dtype: DTypeLike) -> NDArray:
+    """Return how far a port's own values may be off; those that it is given are not off at all."""
+    if not isinstance(tracked, Rounded):
+        return np.zeros(exact.shape)
+    return tolerance(exact, same_precision, tracked.variance, dtype)
 
 
 def _unpack(codec: Instance, packed: NDArray) -> dict[str, NDArray]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqvec.oracle.instance import Instance
 from tqvec.oracle.profiles import Profile
 
-_LINE = 4  # numbers a line
+_LINE = {"f": 4, "i": 16}  # numbers a line, by kind of type
 
 
 class Field(NamedTuple):
@@ -63,6 +63,16 @@ def describe_dimensions(p: Profile) -> str:
     return {0: f"powers of two from {p.least}", 1: f"from {p.least}"}.get(p.multiple, f"multiples of {p.multiple}")
 
 
+def _code_of_zero(p: Profile) -> str:
+    """Say which codes the zero vector gets."""
+    if p.codebook == "trellis":
+        return "the path that the ties of format.md section 7 choose"
+    side = "lower" if p.ties == "down" else "upper"
+    if p.codebook == "trapezoid":  # rounding leaves some 1e-17 of the middle threshold
+        return "the lower of the two middle codes where the middle threshold is above 0, else the upper"
+    return f"the {side} of the two middle codes"
+
+
 def iter_fields(p: Profile) -> Iterator[Field]:
     """Yield every choice of a profile."""
     origin = "turbo" if p.family in _PUBLISHED else p.name.split("_")[0]
@@ -73,13 +83,7 @@ def iter_fields(p: Profile) -> Iterator[Field]:
         "rotation": _ROTATIONS[p.rotation] + ("" if p.family in _PUBLISHED else f"; seed {p.seed}"),
         "codebook": _CODEBOOKS[p.codebook],
         "ties": "as format.md section 7" if trellis else f"a value on a threshold gets {_TIES[p.ties]}",
-        "zero vector": "direction 0, so "
-        + (
-            "the path that the ties of format.md section 7 choose"
-            if trellis
-            else f"the {'lower' if p.ties == 'down' else 'upper'} of the two middle codes"
-        )
-        + "; scale 0",
+        "zero vector": f"direction 0, so {_code_of_zero(p)}; scale 0",
         "lengths": f"squares and sums in {p.norm_dtype}" + (" or better" if p.norm_dtype == "float32" else ""),
         "scale": f"{_SCALES[p.scale]}, one a {'block' if p.block else 'vector'}",
         "scale type": p.scale_dtype,
@@ -114,13 +118,11 @@ def to_hexadecimal(table: NDArray) -> list[str]:
 def _numbers(name: str, table: NDArray) -> list[str]:
     """Return the lines of a table: in full, but only the shape of matrices."""
     head = f"{name}: {' × '.join(map(str, table.shape))} {table.dtype}"
-    if name == "signs":
-        bits = ["".join("1" if sign < 0 else "0" for sign in row) for row in np.atleast_2d(table)]
-        return [f"{head}, 1 for −1:", *(f"  {row}" for row in bits)]
     if name in ("matrix", "projection"):
         return [f"{head}, in the golden files"]
     numbers = to_hexadecimal(table)
-    lines = [" ".join(numbers[i : i + _LINE]) for i in range(0, len(numbers), _LINE)]
+    count = _LINE[table.dtype.kind]
+    lines = [" ".join(numbers[i : i + count]) for i in range(0, len(numbers), count)]
     return [f"{head}:", *(f"  {line}" for line in lines)]
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from tqvec.oracle import rounding
 from tqvec.oracle.profiles import Profile
 from tqvec.oracle.tables import Tables
 
@@ -89,6 +90,14 @@ class Instance:
         """Compute a stage as a call does, but always return a tuple."""
         result = self(stage, dtype, *inputs)
         return result if isinstance(result, tuple) else (result,)
+
+    def track(self, stage: str, dtype: DTypeLike, *inputs: Any) -> tuple[rounding.Rounded, ...]:
+        """Compute a stage of floats, with the variance of what each element of its outputs loses in `dtype`."""
+        tables = {name: rounding.track(t, np.float64 if name == "signs" else None) for name, t in self.tables.items()}
+        codec = self.with_tables(**tables)
+        unpack = self.stages["unpack"].function
+        codec = codec.with_stage("unpack", lambda *arguments: rounding.track(unpack(*arguments)))
+        return tuple(map(rounding.to_rounded, codec.outputs(stage, dtype, *map(rounding.track, inputs))))
 
     def type_of(self, name: str) -> np.dtype:
         """Return the type in which a value is handed over."""

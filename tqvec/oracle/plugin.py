@@ -1,4 +1,7 @@
-"""The pytest plugin: ``pytest --tqvec-port=port.py`` runs each stage of a port as a test."""
+"""The pytest plugin: ``pytest --tqvec-port=port.py`` runs each stage of a port as a test.
+
+`pytest_tqvec`, the module of the entry point, loads it when the option is used.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,12 @@ from typing import Any
 
 import pytest
 
+from pytest_tqvec import pytest_addoption
+from tqvec.errors import InputError
 from tqvec.oracle.report import Verdict
 from tqvec.oracle.runner import verify
 
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options."""
-    group = parser.getgroup("tqvec", "conformance of ports")
-    group.addoption("--tqvec-port", metavar="PORT", help="a Python file or a command: also run `tqvec verify` on it")
-    group.addoption("--tqvec-profile", metavar="NAME", action="append", default=[], help="default: what the port names")
+__all__ = ["pytest_addoption"]  # for ``-p tqvec.oracle.plugin``
 
 
 class StageItem(pytest.Item):
@@ -48,7 +48,11 @@ class PortCollector(pytest.Collector):
     def collect(self) -> Iterator[StageItem]:
         """Verify the port."""
         profiles = self.config.getoption("--tqvec-profile")
-        for result in verify(self.config.getoption("--tqvec-port"), profiles=profiles).results:
+        try:
+            report = verify(self.config.getoption("--tqvec-port"), profiles=profiles)
+        except InputError as error:
+            raise pytest.UsageError(str(error)) from error
+        for result in report.results:
             for verdict in result.verdicts:
                 name = f"{result.profile}-d{result.d}-{verdict.stage}"
                 yield StageItem.from_parent(self, name=name, verdict=verdict)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import os
 import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -73,9 +75,53 @@ class Port:
     asarray: Callable[[NDArray], Any] = np.asarray
 
     def __call__(self, codec: Instance, stage: str, inputs: Sequence[NDArray]) -> Arrays:
-        """Compute a stage and return its outputs as NumPy arrays."""
-        outputs = self.stages[stage](view_of(codec, self.asarray), *(self.asarray(array.copy()) for array in inputs))
-        return tuple(to_numpy(array) for array in (outputs if isinstance(outputs, (tuple, list)) else (outputs,)))
+        """Compute a stage and return its outputs as NumPy arrays.
+
+        Raises
+        ------
+        PortError
+            The port raises an error or exits, or what it gives is no array.
+        """
+        function = self.stages[stage]
+        try:
+            outputs = function(view_of(codec, self.asarray), *(self.asarray(array.copy()) for array in inputs))
+        except (Exception, SystemExit) as error:  # a port may fail in any way
+            raise PortError(f"raised {describe(error)}{locate(error, function)}") from error
+        outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+        try:
+            return tuple(to_numpy(array) for array in outputs)
+        except Exception as error:  # so may the arrays of any library
+            kinds = ", ".join(type(output).__name__ for output in outputs)
+            told = f"gives what can't be read as arrays ({kinds}): {describe(error)}"
+            raise PortError(f"{told}{locate(None, function)}") from error
+
+
+class PortError(Exception):
+    """A port failed to compute a stage; the message says how and where."""
+
+
+def describe(error: BaseException) -> str:
+    """Return the kind of an error and its message."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def locate(error: BaseException | None, function: Callable[..., Any]) -> str:
+    """Return the place in the port where an error arose, or where the function begins; empty for a command."""
+    while isinstance(function, partial):
+        function = function.func
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    file, home = getattr(code, "co_filename", ""), str(Path(__file__).parents[1])
+    if file.startswith(home):
+        return ""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__ if error else None)
+        if frame.filename[: len(home)] != home
+    ]
+    own = [frame for frame in frames if frame.filename == file] or frames
+    if own:
+        return f" ({own[-1].filename}, line {own[-1].lineno}, in {own[-1].name})"
+    return f" ({file}, line {code.co_firstlineno}, in {code.co_name})" if code else ""
 
 
 @lru_cache(maxsize=8)
@@ -86,17 +132,38 @@ def view_of(codec: Instance, asarray: Callable[[NDArray], Any]) -> View:
 
 
 def to_numpy(array: Any) -> NDArray:
-    """Return the NumPy array of anything that has DLPack or can be copied to the host (torch, cupy, jax)."""
-    if isinstance(array, np.ndarray):
-        return array
-    if hasattr(array, "detach"):  # torch: DLPack refuses tensors with gradients or on a device
+    """Return the NumPy array of anything that has DLPack or can be copied to the host (torch, cupy, jax).
+
+    Raises
+    ------
+    TypeError
+        It is no array of numbers, or some of its values are masked.
+    """
+    if np.ma.is_masked(array):
+        raise TypeError("some values are masked")
+    if hasattr(array, "detach"):  # torch: DLPack refuses tensors with gradients or on a device, and NumPy bfloat16
         array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() and array.element_size() < 4 else array
     elif hasattr(array, "get"):  # cupy
         array = array.get()
     try:
-        return np.from_dlpack(array)
+        found = np.from_dlpack(array) if not isinstance(array, np.ndarray) else np.asarray(array)
     except (AttributeError, TypeError, BufferError, RuntimeError):
-        return np.asarray(array)
+        found = np.asarray(array)
+    if found.dtype.kind == "V" and found.dtype.names is None:  # bfloat16 and its like, of other packages
+        found = found.astype(np.float32)
+    if found.dtype.kind not in "biuf":
+        raise TypeError(f"the dtype is {found.dtype}")
+    return found
+
+
+def _listed(thing: Any, name: str, attribute: str, kind: type) -> tuple[Any, ...]:
+    """Return the names or numbers that a port lists; a single one counts as a list of one."""
+    found = getattr(thing, attribute, ())
+    listed = (found,) if isinstance(found, kind) else tuple(found) if isinstance(found, Iterable) else (None,)
+    if not all(isinstance(each, kind) for each in listed):
+        raise InputError(f"{attribute} of port {name} must be a tuple of {kind.__name__}, got {found!r}")
+    return listed
 
 
 def from_object(thing: Any, name: str) -> Port:
@@ -105,7 +172,7 @@ def from_object(thing: Any, name: str) -> Port:
     Raises
     ------
     InputError
-        It has none of the stages, or its DTYPE is unknown.
+        It has none of the stages, or its DTYPE, PROFILES or DIMS is none.
     """
     stages = {stage: getattr(thing, stage) for stage in STAGES if callable(getattr(thing, stage, None))}
     if not stages:
@@ -113,12 +180,11 @@ def from_object(thing: Any, name: str) -> Port:
     dtype = getattr(thing, "DTYPE", "float32")
     if dtype not in DTYPES:
         raise InputError(f"DTYPE of port {name} must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    profiles, dims = tuple(getattr(thing, "PROFILES", ())), tuple(getattr(thing, "DIMS", ()))
     return Port(
         name=name,
         stages=stages,
-        profiles=profiles,
-        dims=dims,
+        profiles=_listed(thing, name, "PROFILES", str),
+        dims=_listed(thing, name, "DIMS", int),
         dtype=dtype,
         asarray=getattr(thing, "asarray", np.asarray),
     )
@@ -142,7 +208,13 @@ def from_oracle(codec: Instance, dtype: str = "float32") -> Port:
 
 
 def from_file(path: Path) -> Port:
-    """Make a port of a Python file."""
+    """Make a port of a Python file.
+
+    Raises
+    ------
+    InputError
+        There is no such file; it is no Python, raises an error or exits; or it has no function named after a stage.
+    """
     if not path.exists():
         raise InputError(f"no such port: {path}")
     spec = importlib.util.spec_from_file_location(f"port_{path.stem}", path)
@@ -150,7 +222,14 @@ def from_file(path: Path) -> Port:
         raise InputError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # decorators such as Triton's look for the source there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError(f"port {path} is no Python: {error.msg} ({error.filename}, line {error.lineno})") from error
+    except (Exception, SystemExit) as error:  # a port may fail in any way
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        where = f", line {lines[-1]}," if lines else ""
+        raise InputError(f"port {path}{where} raised {describe(error)} while it was loaded") from error
     return from_object(module, path.name)
 
 

@@ -45,7 +45,8 @@ def _dense_inverse(codec: Instance, dtype: DTypeLike, v: NDArray) -> NDArray:
 def _transform_with_signs(codec: Instance, dtype: DTypeLike, v: NDArray, before: NDArray, after: NDArray) -> NDArray:
     size = int(codec.tables["blocks"][0])
     w = rotation.transform_blocks(v.astype(dtype) * before.astype(dtype), codec.tables["blocks"].tolist())
-    return np.asarray(w * (after / np.sqrt(size)).astype(dtype))
+    result: NDArray = w * (after / np.sqrt(size)).astype(dtype)
+    return result
 
 
 def _signed_wht(codec: Instance, dtype: DTypeLike, v: NDArray) -> NDArray:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from tqvec.errors import InputError
 from tqvec.oracle import profiles as catalogue
 from tqvec.oracle import statistics
-from tqvec.oracle.cases import Case, iter_cases
+from tqvec.oracle.cases import Case, iter_cases, iter_later_cases
 from tqvec.oracle.compare import compare
 from tqvec.oracle.families.registry import instantiate
 from tqvec.oracle.instance import KINDS, Arrays, Instance
 from tqvec.oracle.mistakes import MISTAKES
-from tqvec.oracle.ports import Port, load
+from tqvec.oracle.ports import Port, PortError, load
 from tqvec.oracle.report import Report, Result, Verdict
 
 DIMS = (64, 80, 100, 128)
@@ -63,11 +63,11 @@ def verify_stage(port: Port, codec: Instance, stage: str) -> Verdict:
     if stage not in port.stages:
         return Verdict(stage, "absent")
     identical = True
-    for case in iter_cases(codec, stage):
+    for case in (*iter_cases(codec, stage), *iter_later_cases(codec, stage, port.dtype)):
         try:
             got = port(codec, stage, case.inputs)
-        except Exception as error:  # a port may fail in any way
-            return Verdict(stage, "failed", message=f"raised {type(error).__name__}: {error}")
+        except PortError as error:
+            return Verdict(stage, "failed", message=str(error))
         faults = compare(codec, case, got, port.dtype)
         if faults:
             message = "; ".join(f"{fault.output}: {fault.message}" for fault in faults)

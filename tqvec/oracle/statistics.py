@@ -13,7 +13,7 @@ import numpy as np
 from tqvec._types import Floats
 from tqvec.oracle import tables
 from tqvec.oracle.instance import Instance
-from tqvec.oracle.ports import Port
+from tqvec.oracle.ports import Port, PortError
 
 SEED = 10_502
 LARGEST_D = 256
@@ -45,8 +45,8 @@ def find_fault(port: Port, codec: Instance) -> str:
     u = unit_rows(codec.d)
     try:
         decoded = port(codec, "decode", port(codec, "encode", (u,)))[0].astype(np.float64)
-    except Exception as error:  # a port may fail in any way
-        return f"raised {type(error).__name__}: {error}"
+    except PortError as error:
+        return str(error)
     if decoded.shape != u.shape:
         return f"decoded: shape {decoded.shape}, not {u.shape}"
     two_stages = codec.profile.family == "prod"

@@ -41,7 +41,8 @@ def windows(path: Codes, nu: int) -> Codes:
 def levels(codes: Codes, table: NDArray) -> NDArray:
     """table[s_j, w_j] of codes (rows, n) (the "Trellis codebook" page, definition)."""
     nu = table.shape[1].bit_length() - 2
-    return np.asarray(table[codes >> 1, windows(codes & 1, nu)])
+    found: NDArray = table[codes >> 1, windows(codes & 1, nu)]
+    return found
 
 
 def nearest_level(y: NDArray, limits: NDArray) -> Codes:

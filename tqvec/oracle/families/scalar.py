@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from tqvec.oracle.arithmetic import at_least_single, exponential, norms, product, scale_rows, total
+from tqvec.oracle.arithmetic import at_least_single, norms, product, scale_rows, softmax_weights, total, weighted_mean
 from tqvec.oracle.instance import Instance, Stage
 from tqvec.oracle.layouts import LAYOUTS
 from tqvec.oracle.rotations import ROTATIONS
@@ -99,8 +99,7 @@ def score(codec: Instance, dtype: DTypeLike, queries: NDArray, packed: NDArray, 
 def attend(codec: Instance, dtype: DTypeLike, scores: NDArray, values: NDArray) -> NDArray:
     """Return softmax(scores/√d) · values."""
     logits = scores.astype(dtype) / np.asarray(math.sqrt(codec.d), dtype)
-    weights = exponential(logits - logits.max(axis=1, keepdims=True))
-    return product(weights, values, dtype) / total(weights)[:, None]
+    return weighted_mean(softmax_weights(logits), values, dtype)
 
 
 def attention(codec: Instance, dtype: DTypeLike, queries: NDArray, *codes: NDArray) -> NDArray:
