@@ -68,6 +68,11 @@ class Vectors:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def require(self, d: int) -> None:
+        """Raise `InputError` unless the rows have `d` numbers: kernels trust it."""
+        if self.d != d:
+            raise InputError(f"{self._name} must have shape (n, {d}), got rows of {self.d}")
+
     @property
     def names(self) -> RowNames:
         """Names of the rows."""

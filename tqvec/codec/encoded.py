@@ -79,6 +79,7 @@ def encode(
 
     All sizes are those of the codebook, for which the kernel's tables were made.
     """
+    vectors.require(codebook.d)
     rows = transform.subtract_centre(vectors.float32(), unit)
     n = rows.shape[0]
     data = np.empty((n, code_bytes(codebook.bands)), np.uint8)

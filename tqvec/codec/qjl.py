@@ -123,6 +123,7 @@ class QjlCodebook(Codebook):
 
     def encode(self, vectors: Vectors, rotation: RotationTables, threads: int) -> Codes:
         """Encode vectors: codes with QJL bits, lengths, and the lengths of the residuals."""
+        vectors.require(self.d)
         x, n = vectors.checked(), len(vectors)
         data, norm, residual = np.empty((n, code_bytes(self.bands)), np.uint8), np.empty(n), np.empty(n)
         encode, out = kernel(self.encoder), EncodedProducts(data, norm, residual)
