@@ -18,11 +18,11 @@ from tqvec.errors import UnsupportedError
 try:
     import transformers
     from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+    from transformers.masking_utils import AttentionMaskInterface
 
     if int(transformers.__version__.split(".")[0]) < 5:
         raise ImportError(f"this is transformers {transformers.__version__}")
-    from tqvec.integrations.transformers.attention import attend_on_codes
+    from tqvec.integrations.transformers.attention import attend_on_codes, make_mask
     from tqvec.integrations.transformers.cache import TurboQuantCache
     from tqvec.integrations.transformers.layer import ATTENTION, TurboQuantLayer
 except ImportError as error:
@@ -31,4 +31,4 @@ except ImportError as error:
 __all__ = ["TurboQuantCache", "TurboQuantLayer", "attend_on_codes"]
 
 AttentionInterface.register(ATTENTION, attend_on_codes)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+AttentionMaskInterface.register(ATTENTION, make_mask)

@@ -7,11 +7,14 @@ first use in a module, its own attention and ``sdpa`` are therefore computed on 
 from __future__ import annotations
 
 import inspect
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from transformers import MODEL_MAPPING
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from tqvec.errors import InputError
 from tqvec.integrations.transformers.layer import ATTENTION, REMEDY, OnCodes
@@ -47,19 +50,47 @@ def attend_on_codes(
         differences[given] = _compare(module, (query, key, value), scaling, options)
     if differences[given]:
         raise _refusal(module, differences[given])
+    if attention_mask is not None:  # some models make it too wide, and their own attention cuts it
+        attention_mask = attention_mask[..., : key.shape[-2]]
     if not on_codes:
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
         return out, None
-    if [(getattr(x, "layer", None), getattr(x, "side", None)) for x in (key, value)] != [
-        (key.layer, "keys"),
-        (key.layer, "values"),
-    ]:
+    if [getattr(x, "side", None) for x in (key, value)] != ["keys", "values"] or key.layer is not value.layer:
         raise _refusal(module, "got other keys or values than the cache returned")
-    if attention_mask is not None:
+    if attention_mask is not None and not _hides_nothing(attention_mask):
         raise _refusal(module, "does not have a mask, as for padding, on codes")
     if options.get("dropout"):
         raise _refusal(module, "does not have dropout on codes; model.eval() switches it off")
     return key.layer.attend(query, scaling), None
+
+
+def _hides_nothing(mask: Any) -> bool:
+    return bool(mask.all() if mask.dtype == torch.bool else not mask.any())
+
+
+def make_mask(*args: Any, config: Any = None, **options: Any) -> Any:
+    """Make the mask that ``sdpa`` takes, or none where it needs none.
+
+    Raises
+    ------
+    InputError
+        The model computes attention itself, whatever the name of its attention is. It would take the mask for its own.
+    """
+    config_class: type = type(config)
+    if not _calls_attention(config_class):
+        raise InputError(
+            f'model type {config.model_type!r} computes attention itself and can\'t have attention "{ATTENTION}". '
+            'Load the model with attn_implementation="eager": the cache stays in codes, the model gets decoded values'
+        )
+    return sdpa_mask(*args, config=config, **options)
+
+
+@lru_cache(maxsize=256)
+def _calls_attention(config_class: Any) -> bool:
+    """Return whether the models of a config call the attention that it names, by transformers' own judgement."""
+    models = MODEL_MAPPING.get(config_class, ())
+    models = models if isinstance(models, (list, tuple)) else (models,)
+    return all(model._can_set_attn_implementation() for model in models)
 
 
 def _compare(module: Any, tensors: tuple[Any, Any, Any], scaling: float | None, options: dict[str, Any]) -> str:

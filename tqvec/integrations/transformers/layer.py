@@ -170,8 +170,10 @@ class TurboQuantLayer(CacheLayerMixin):
 
     def batch_select_indices(self, indices: Any) -> None:
         """Accept the choice of the single sequence: ``[0]``, or the mask ``[True]``."""
-        chosen = [0 if index is True else index for index in torch.as_tensor(indices).tolist()]
-        self._check_batch("batch_select_indices", chosen, [0])
+        chosen = torch.as_tensor(indices)
+        if chosen.dtype == torch.bool:
+            chosen = chosen.nonzero()[:, 0]
+        self._check_batch("batch_select_indices", chosen.tolist(), [0])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Accept 1."""

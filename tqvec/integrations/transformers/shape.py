@@ -11,7 +11,15 @@ from tqvec.errors import InputError
 
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 # fields of models that cache something else than the keys and values of all their heads
-_OTHER_CACHES = ("kv_lora_rank", "multi_query", "cross_attention_layers", "is_encoder_decoder", "num_kv_shared_layers")
+_OTHER_CACHES = (
+    "kv_lora_rank",
+    "multi_query",
+    "cross_attention_layers",
+    "is_encoder_decoder",
+    "num_kv_shared_layers",
+    "mamba_d_state",
+    "state_size",
+)
 
 
 class CacheShape(NamedTuple):
@@ -59,7 +67,8 @@ def _check_layers(config: Any) -> None:
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         kinds = [name for name in _WINDOWS if getattr(config, name, None) is not None] or ["full_attention"]
-    others = sorted({str(kind) for kind in kinds} - {"full_attention"})
+    kinds = [*kinds, *(getattr(config, "layers_block_type", None) or ())]  # the name in some models, in older versions
+    others = sorted({str(kind) for kind in kinds} - {"full_attention", "attention"})
     others += [name for name in _OTHER_CACHES if getattr(config, name, None)]
     others += sorted({type(layer).__name__ for layer in DynamicCache(config=config).layers} - {DynamicLayer.__name__})
     if others:
