@@ -192,6 +192,8 @@ class KVCache:
         state = target.state
         factor = 1 / math.sqrt(self.head_dim) if scale is None else checks.finite(scale, "scale")
         rows = checks.queries(q, (self.n_kv_heads, self.head_dim), factor, layer)
+        if state.n == 0:
+            raise InputError(f"layer {layer} holds no tokens to attend to: append(layer, k, v) adds some")
         newest = state.n - (state.sinks.n if state.evicted and state.n > state.sinks.n else 0)
         if not 1 <= rows.shape[1] <= newest:
             raise InputError(

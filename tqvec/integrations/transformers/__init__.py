@@ -11,24 +11,8 @@ transformers' ``sdpa``. transformers knows the name once this package has been i
 more than a softmax over scores, or that changes keys and values after its cache, is refused.
 """
 
-from __future__ import annotations
-
-from tqvec.errors import UnsupportedError
-
-try:
-    import transformers
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface
-
-    if int(transformers.__version__.split(".")[0]) < 5:
-        raise ImportError(f"this is transformers {transformers.__version__}")
-    from tqvec.integrations.transformers.attention import attend_on_codes, make_mask
-    from tqvec.integrations.transformers.cache import TurboQuantCache
-    from tqvec.integrations.transformers.layer import ATTENTION, TurboQuantLayer
-except ImportError as error:
-    raise UnsupportedError(f"needs transformers 5 and torch ({error}): pip install 'tqvec[llm]'") from error
+from tqvec.integrations.transformers.attention import attend_on_codes
+from tqvec.integrations.transformers.cache import TurboQuantCache
+from tqvec.integrations.transformers.layer import TurboQuantLayer
 
 __all__ = ["TurboQuantCache", "TurboQuantLayer", "attend_on_codes"]
-
-AttentionInterface.register(ATTENTION, attend_on_codes)
-AttentionMaskInterface.register(ATTENTION, make_mask)

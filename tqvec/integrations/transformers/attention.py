@@ -11,13 +11,16 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import torch
-from transformers import MODEL_MAPPING
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
-
 from tqvec.errors import InputError
 from tqvec.integrations.transformers.layer import ATTENTION, REMEDY, OnCodes
+from tqvec.integrations.transformers.names import (
+    MODEL_MAPPING,
+    AttentionInterface,
+    AttentionMaskInterface,
+    sdpa_attention_forward,
+    sdpa_mask,
+    torch,
+)
 
 _REFUSED = ("softcap", "s_aux", "position_bias", "output_attentions")  # options that neither sdpa nor codes have
 _REFUSED_ON_CODES = (*_REFUSED, "sliding_window")  # sdpa has the window in its mask
@@ -132,3 +135,7 @@ def _refusal(module: Any, fault: str) -> InputError:
     model_type = getattr(getattr(module, "config", None), "model_type", None)
     of_type = "" if model_type is None else f" of model type {model_type!r}"
     return InputError(f'attention "{ATTENTION}" {fault} ({type(module).__name__}{of_type}). {REMEDY}')
+
+
+AttentionInterface.register(ATTENTION, attend_on_codes)
+AttentionMaskInterface.register(ATTENTION, make_mask)

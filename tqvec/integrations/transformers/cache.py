@@ -6,11 +6,10 @@ import copy
 import sys
 from typing import Any
 
-from transformers import Cache
-
 from tqvec import _validate
 from tqvec.errors import InputError
 from tqvec.integrations.transformers.layer import TurboQuantLayer
+from tqvec.integrations.transformers.names import Cache
 from tqvec.integrations.transformers.shape import CacheShape, read_shape, read_text_config
 from tqvec.kvcache import KVCache, Nbytes, Policy
 
@@ -75,6 +74,7 @@ class TurboQuantCache(Cache):
 
     @kv.setter
     def kv(self, kv: KVCache) -> None:
+        """Take other tokens, of the model's shape."""
         if not isinstance(kv, KVCache):
             raise InputError(f"kv must be a KVCache, got {type(kv).__name__}")
         given, shape = CacheShape(kv.n_layers, kv.n_kv_heads, kv.head_dim), read_shape(self._config)

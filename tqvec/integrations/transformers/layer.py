@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from transformers.cache_utils import CacheLayerMixin
-
 from tqvec._types import Floats
 from tqvec.errors import InputError
+from tqvec.integrations.transformers.names import CacheLayerMixin, torch
 from tqvec.kvcache import KVCache
 
 ATTENTION = "tqvec"  # name of the attention on codes

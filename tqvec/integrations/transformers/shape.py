@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicLayer
-
 from tqvec.errors import InputError
+from tqvec.integrations.transformers.names import DynamicCache, DynamicLayer, PretrainedConfig
 
 _WINDOWS = ("sliding_window", "attention_chunk_size")
 # fields of models that cache something else than the keys and values of all their heads
