@@ -176,7 +176,7 @@ def test_models_with_windows_are_refused():
 def run_example(text, name):
     """Run a docstring's example, or a program, by the name that this transformers has for the argument."""
     if tiny_models.VERSION < (5, 24):
-        text = text.replace("cache=cache", "past_key_values=cache")
+        text = re.sub(r"(?<=[ (])cache=", "past_key_values=", text)
     if ">>>" not in text:
         exec(compile(text, name, "exec"), {})
         return
