@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-llm check lint bench docs clean
+.PHONY: demo test test-llm check lint bounds bench docs clean
 
 demo: $(VENV)/ready
 	$(BIN)/tqvec demo
@@ -11,9 +11,9 @@ demo: $(VENV)/ready
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-# the oldest and the newest transformers of the extra llm, on a CPU build of torch
+# The oldest and the newest transformers of the extra llm, on a CPU build of torch.
 test-llm: $(VENV)-llm/ready
-	PYTHONPATH=$(VENV)-llm/oldest $(VENV)-llm/bin/python -m pytest tests/integrations
+	PYTHONPATH=$(VENV)-llm/oldest $(VENV)-llm/bin/python -m pytest tests/integrations/test_transformers*.py
 	$(VENV)-llm/bin/python -m pytest tests/integrations
 
 check: lint
@@ -23,6 +23,11 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The oldest versions that are allowed; those of make test are the newest.
+bounds: $(VENV)-lowest/ready
+	$(VENV)-lowest/bin/python -m pytest tests/test_safetensors.py tests/golden tests/cli/test_cli.py \
+		tests/codec/test_turboquant.py tests/kernels/test_jit.py -m 'not slow'
 
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/distortion.py
@@ -38,13 +43,18 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
 	touch $@
 
-# torch comes from its own index, and alone: that index is asked for nothing else
+# Of torch's own index only torch is taken.
 $(VENV)-llm/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-llm
 	$(VENV)-llm/bin/python -m pip install --quiet --no-compile --no-deps --retries 1 \
 		--extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
 	$(VENV)-llm/bin/python -m pip install --quiet --editable '.[llm]' transformers==5.24.0 'pytest>=8' 'hypothesis>=6.100'
 	$(VENV)-llm/bin/python -m pip install --quiet --no-compile --target $(VENV)-llm/oldest transformers==5.0.0
+	touch $@
+
+$(VENV)-lowest/ready: pyproject.toml tests/lowest.txt
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --editable . pytest hypothesis -r tests/lowest.txt
 	touch $@
 
 $(VENV)/bench: $(VENV)/ready
@@ -56,4 +66,4 @@ $(VENV)/docs: $(VENV)/ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-llm site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-llm $(VENV)-lowest site .pytest_cache .mypy_cache .ruff_cache .hypothesis

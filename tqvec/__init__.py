@@ -27,7 +27,7 @@ from tqvec.index.diagnose.causes import Cause
 from tqvec.index.diagnose.diagnosis import Alternative, Diagnosis
 from tqvec.index.index import Index
 from tqvec.index.selectors import Filter
-from tqvec.index.training import Loss, Training
+from tqvec.index.training_result import Loss, Training
 
 if TYPE_CHECKING:
     from tqvec import oracle

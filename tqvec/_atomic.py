@@ -2,14 +2,21 @@
 
 They are written beside it, under another name, and then renamed. Their writer holds a lock on them. The system takes it
 back when the process ends, however it ends. So the files of a killed process differ from those that are being written.
+
+`tqvec._output` decides whether a file may be written at all.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import re
 import secrets
-from contextlib import suppress
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,20 +25,57 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_PRIVATE = 0o600  # mode of a new file until it has the rights of the one that it replaces
+_LOCK = ".00000000.tmp"  # a stale one is deleted as other temporary files are
+# Network file systems, and folders that this process may not read, can't be forced to the disk.
+_NO_SYNC = {errno.EINVAL, errno.EACCES, errno.EPERM, errno.EBADF, errno.EROFS, errno.ENOTSUP, errno.ENOSYS}
 
-def create(path: Path) -> BinaryIO:
-    """Open a new file that is to become `path`, and delete those that killed processes left behind."""
+
+def name_beside(path: Path, ending: str) -> Path:
+    """Return the path of a file beside `path`: its name and an ending, cut to what the folder takes."""
+    name = os.fsencode(path.name)
+    room = _longest_name(path.parent) - len(ending)
+    if len(name) > room:
+        digest = hashlib.sha256(name).hexdigest()[:16]
+        return path.with_name(name[: max(0, room - 17)].decode(errors="ignore") + "." + digest + ending)
+    return path.with_name(path.name + ending)
+
+
+def _longest_name(folder: Path) -> int:
+    """Return the bytes that a name in a folder may have."""
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows, or a folder that is not there
+        return 255
+
+
+def create(path: Path, mode: int | None = None) -> BinaryIO:
+    """Open a new file that is to become `path`, and delete those that killed processes left behind.
+
+    `mode` is `first_mode` by default.
+    """
     remove_stale(path)
+    mode = first_mode(path) if mode is None else mode
     while True:
-        file = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp").open("xb+")
+        name = name_beside(path, f".{secrets.token_hex(4)}.tmp")
+        file = open(name, "xb+", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
         if try_lock(file, without_locks=True):
             return file
         file.close()  # another process took it for a stale one, before it was locked
 
 
-def open_exclusive(path: Path) -> BinaryIO | None:
+def first_mode(path: Path) -> int:
+    """Return the mode of a new file that is to become `path`: never more readable than the file that it replaces."""
+    return _PRIVATE if os.path.lexists(path) else 0o666
+
+
+def open_exclusive(path: Path, mode: int = 0o666) -> BinaryIO | None:
     """Open a file, or create it, that outlives the process; return None while another process has it open so."""
-    file = open(path, "r+b", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o666))  # noqa: SIM115
+    extra = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    file = open(path, "r+b", opener=lambda name, flags: os.open(name, flags | extra, mode))  # noqa: SIM115
+    if mode == _PRIVATE and fcntl is not None:
+        with suppress(OSError):
+            os.fchmod(file.fileno(), mode)  # it may be of a time when more was allowed
     if try_lock(file, without_locks=True):
         return file
     file.close()
@@ -66,8 +110,25 @@ def try_lock(file: BinaryIO, without_locks: bool) -> bool:
         return False
 
 
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Hold back other threads and processes that call this to look at a file and replace it; without locks, nothing."""
+    if fcntl is None:
+        yield
+        return
+    while (file := open_exclusive(name_beside(path, _LOCK), _PRIVATE)) is None:
+        time.sleep(0.001)
+    with file:
+        try:
+            yield
+        finally:
+            with suppress(FileNotFoundError):  # without locks, another process was as fast
+                os.unlink(file.name)  # while it is locked: who waits for it sees that it is gone
+
+
 def publish(file: BinaryIO, path: Path) -> None:
-    """Flush a complete file to the disk, and rename it to `path`."""
+    """Flush a complete file to the disk, and rename it to `path`, with owner and mode of a file that was there."""
+    _adopt_rights(file, path)
     flush(file)
     if fcntl is None:
         file.close()  # Windows renames no open file; elsewhere the lock is kept until it has its name
@@ -76,32 +137,68 @@ def publish(file: BinaryIO, path: Path) -> None:
     with suppress(PermissionError):  # Windows opens no folder
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            _sync(folder)
         finally:
             os.close(folder)
+
+
+def _adopt_rights(file: BinaryIO, path: Path) -> None:
+    """Give a file group, access list, mode and owner of the one that it is to replace, as far as this process may."""
+    if fcntl is None or not path.exists():
+        return
+    old, number = path.stat(), file.fileno()
+    with suppress(OSError):
+        os.fchown(number, -1, old.st_gid)
+    mode = stat.S_IMODE(old.st_mode)
+    if os.fstat(number).st_gid == old.st_gid:
+        with suppress(OSError, AttributeError):  # no access list, or a system that has none
+            os.setxattr(number, "system.posix_acl_access", os.getxattr(path, "system.posix_acl_access"))
+    else:  # members of another group get the rights of all others
+        mode = mode & ~0o070 | (mode & 0o007) << 3
+    with suppress(OSError):
+        os.fchmod(number, mode)
+    with suppress(OSError):
+        os.fchown(number, old.st_uid, -1)
 
 
 def flush(file: BinaryIO) -> None:
     """Write a file to the disk: its content so far survives a loss of power."""
     file.flush()
-    os.fsync(file.fileno())
+    _sync(file.fileno())
+
+
+def _sync(number: int) -> None:
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 def discard(file: BinaryIO) -> None:
     """Close and delete a file; one that `publish` has renamed is left alone."""
     with suppress(OSError):
         file.close()  # the rest of its content may not fit the disk
-    Path(file.name).unlink(missing_ok=True)
+    if isinstance(file.name, str):  # others have no name
+        Path(file.name).unlink(missing_ok=True)
 
 
 def remove_stale(path: Path) -> None:
     """Delete the files that processes left behind which were killed while they wrote `path`."""
-    pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{8}\.tmp")
+    stem = name_beside(path, _LOCK).name.removesuffix(_LOCK)
+    pattern = re.compile(re.escape(stem) + r"\.[0-9a-f]{8}\.tmp")
     try:
         names = os.listdir(path.parent)
     except PermissionError:  # to list a folder is another right than to write there
         return
     for name in filter(pattern.fullmatch, names):
-        with suppress(OSError), open(path.parent / name, "rb") as file:
+        with suppress(OSError):
+            _remove_unlocked(path.parent / name)
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Delete a regular file that nobody has locked."""
+    if stat.S_ISREG(path.lstat().st_mode):  # to open a FIFO would wait
+        with path.open("rb") as file:
             if try_lock(file, without_locks=False):
-                os.unlink(file.name)
+                path.unlink()

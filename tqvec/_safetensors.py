@@ -13,6 +13,7 @@ has no library but NumPy. So files are written and read here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -23,11 +24,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec import _signatures
 from tqvec._mmap import release_pages
 from tqvec.errors import FormatError
 
@@ -44,9 +46,13 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _KINDS = {dtype: kind for kind, dtype in _DTYPES.items() if kind != "BF16"}
 _LONGEST_TEXT = 1 << 20  # bytes, and a 16th of the file: more is no header, and costs memory to parse
+_FIRST = 128  # bytes that tell the format of a foreign file
 _CHECKSUM = re.compile("[0-9a-f]{8}")
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]  # type, as safetensors calls it, and shape of each tensor
+# The digest of the head of each file that an object was loaded from or saved to, by its real path. All bytes of a head
+# follow from its checksums, so another digest is another content.
+Seen: TypeAlias = dict[str, str]
 
 
 class Tensor(NamedTuple):
@@ -200,6 +206,33 @@ def check_checksums(checksums: Any, counts: Mapping[str, int]) -> None:
             raise ValueError(f"crc32 of {name} has {reprlib.repr(values)}, not 8 hex digits each")
 
 
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedReader]:
+    """Open a file to read; FileNotFoundError, or another OSError, says what is there instead."""
+    if not path.is_file():
+        there = f"{path}: is a {'folder' if path.is_dir() else 'device or FIFO'}, not a file"
+        raise FileNotFoundError(there if path.exists() else f"no such file: {path}")
+    with path.open("rb") as file:
+        yield file
+
+
+def head_digest(file: BinaryIO) -> str:
+    """Return the digest of the head of a file, which is read from where it is; of a foreign file, of some bytes."""
+    first = file.read(8)
+    length = min(int.from_bytes(first, "little"), _longest_text(os.fstat(file.fileno()).st_size))
+    return digest_of(first + file.read(length))
+
+
+def digest_of(head: bytes) -> str:
+    """Return the digest of a head."""
+    return hashlib.sha256(head).hexdigest()
+
+
+def _longest_text(size: int) -> int:
+    """Return the most bytes of text that a file of `size` bytes may begin with."""
+    return _LONGEST_TEXT + size // 16
+
+
 class Reader:
     """The head of an open file, and its tensors; FormatError if there is no head.
 
@@ -212,22 +245,30 @@ class Reader:
         size = os.fstat(file.fileno()).st_size
         first = file.read(8)
         length = int.from_bytes(first, "little")
-        if not length <= min(size - 8, _LONGEST_TEXT + size // 16):
-            raise FormatError(
-                f"{path}: not a safetensors file, or damaged or truncated: a header of {length} bytes in {size}"
-            )
+        if not length <= min(size - 8, _longest_text(size)):
+            self._refuse(first + file.read(_FIRST), f": a header of {length} bytes in {size}")
         self._size, self._head = size, first + file.read(length)
         try:
             self._entries = json.loads(self._head[8:].decode())
             text = self._entries.pop("__metadata__", {}).get(key)
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise FormatError(f"{path}: not a safetensors file, or damaged or truncated ({error})") from error
+            self._refuse(self._head + file.read(_FIRST), f" ({error})")
         if not isinstance(text, str):
             raise FormatError(f"{path}: a safetensors file, but not a {kind}")
         try:
             self.fields: Any = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise FormatError(f"{path}: damaged: the header is no JSON ({error})") from error
+
+    def _refuse(self, first: bytes, reason: str) -> NoReturn:
+        """Raise FormatError for a file of another format, which begins with these bytes, or a damaged one."""
+        foreign = _signatures.describe(first)
+        raise FormatError(f"{self.path}: not a safetensors file, {foreign or 'or damaged or truncated' + reason}")
+
+    @property
+    def digest(self) -> str:
+        """The digest of the head."""
+        return digest_of(self._head)
 
     def verify(self, tensors: Mapping[str, Tensor], head: bytes | None) -> None:
         """Raise FormatError unless the file has this head, and the size that follows from the tensors.

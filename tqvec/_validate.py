@@ -53,7 +53,7 @@ def shaped(x: ArrayLike, d: int, name: str) -> NDArray[np.float32]:
         with np.errstate(over="ignore", invalid="ignore"):
             array = array.astype(np.float32)
     rows: NDArray[np.float32] = np.ascontiguousarray(array)
-    return rows if rows.flags.writeable else rows.copy()  # Numba would compile anew for a read-only array
+    return rows if rows.flags.carray else rows.copy()  # Numba would compile anew for a read-only or unaligned array
 
 
 def as_array(x: ArrayLike, name: str) -> NDArray:

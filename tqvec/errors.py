@@ -1,8 +1,8 @@
-"""Exceptions of tqvec, all of them derived from `TqvecError`, and its warning."""
+"""Exceptions of tqvec, all of them derived from `TqvecError`, and its warnings."""
 
 from __future__ import annotations
 
-__all__ = ["FormatError", "InputError", "LossWarning", "TqvecError", "UnsupportedError"]
+__all__ = ["CacheWarning", "FormatError", "InputError", "LossWarning", "TqvecError", "UnsupportedError"]
 
 
 class TqvecError(Exception):
@@ -23,3 +23,7 @@ class UnsupportedError(TqvecError, RuntimeError):
 
 class LossWarning(UserWarning):
     """A call costs accuracy. The message says how much, and how to avoid it."""
+
+
+class CacheWarning(RuntimeWarning):
+    """Compiled kernels can't be kept on disk, so each start of a program compiles them again. Nothing else changes."""

@@ -10,14 +10,28 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "tqvec"
 FLOORS = {
     **dict.fromkeys(
-        ("errors", "_types", "_validate", "_config", "_threads", "_mmap", "_atomic", "_safetensors", "exact"), 0
+        (
+            "errors",
+            "_types",
+            "_validate",
+            "_config",
+            "_threads",
+            "_mmap",
+            "_atomic",
+            "_output",
+            "_signatures",
+            "_safetensors",
+            "exact",
+        ),
+        0,
     ),
-    "_random": 0,
+    **dict.fromkeys(("_random", "_fixed", "_locks", "_present"), 0),
     **dict.fromkeys(("reference", "kernels"), 1),
     "codec": 2,
     **dict.fromkeys(("index", "kvcache", "oracle"), 3),
     **dict.fromkeys(("store", "eval"), 4),
     **dict.fromkeys(("cli", "integrations"), 5),
+    "__main__": 6,
 }
 FACE = 4  # tqvec/__init__.py shows names of floors 0 to 3, so only what lies above them may import from it
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -101,11 +115,15 @@ def test_numba_stays_in_kernels(path):
         assert not top_levels(path) & {"scipy", "safetensors"}
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if room(p) in ("oracle", "_safetensors", "_mmap")], ids=name_of)
+FILES = ("_safetensors", "_signatures", "_mmap", "_atomic", "_output")  # what the oracle's files need
+NEEDING_NUMPY = [path for path in MODULES if room(path) in ("oracle", "_present", *FILES)]
+
+
+@pytest.mark.parametrize("path", NEEDING_NUMPY, ids=name_of)
 def test_the_oracle_needs_numpy_alone(path):
     """It runs on GPU machines that have nothing else, and shares no code with the codec that it verifies."""
-    allowed = {"tqvec._types", "tqvec._safetensors", "tqvec.errors", "tqvec.oracle"}
-    allowed |= {"tqvec.reference"} if room(path) == "oracle" else {"tqvec._mmap"}
+    allowed = {"tqvec._types", "tqvec._safetensors", "tqvec._output", "tqvec._present", "tqvec.errors", "tqvec.oracle"}
+    allowed |= {"tqvec.reference"} if room(path) == "oracle" else {f"tqvec.{name}" for name in FILES}
     for name in imports(TREES[path]):
         top = name.split(".")[0]
         if top == "tqvec":
@@ -272,7 +290,7 @@ def test_packages_only_show_names(path):
 
 def test_importing_loads_nothing_that_only_some_calls_need():
     """Special functions, plots, FAISS: what they take would show in every start."""
-    late = ("scipy.special", "matplotlib", "faiss", "torch", "pyarrow", "h5py", "tqvec.oracle")
+    late = ("scipy.special", "matplotlib", "pandas", "faiss", "torch", "pyarrow", "h5py", "tqvec.oracle")
     code = f"import sys, tqvec; print([name for name in {late} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
@@ -290,6 +308,12 @@ LONG_RECORDS = {
     for nodes in CLASSES.values()
     for node in nodes
     if is_record(node) and sum(isinstance(field, ast.AnnAssign) for field in node.body) > 4
+}
+LONG_RECORDS |= {
+    node.name
+    for nodes in CLASSES.values()
+    for node in nodes
+    if any(ast.unparse(base) in LONG_RECORDS for base in node.bases)
 }
 TABLES = {"Mistake", "Profile"}  # many rows of one kind, which read as a table
 

@@ -290,13 +290,15 @@ def test_merging_with_what_is_no_index(index, other):
 
 
 def test_merging_with_another_codec(index):
-    for other in (
-        tqvec.Index(8, metric=METRICS[METRICS.index(index.metric) - 1]),
-        tqvec.Index(8, metric=index.metric, seed=1),
-        tqvec.Index(8, metric=index.metric, nbits=3),
-        tqvec.Index(9, metric=index.metric),
+    another = METRICS[METRICS.index(index.metric) - 1]
+    for other, difference in (
+        (tqvec.Index(8, metric=another), f"metric {index.metric} against {another}"),
+        (tqvec.Index(8, metric=index.metric, seed=1), "seed 0 against 1"),
+        (tqvec.Index(8, metric=index.metric, nbits=3), "4 bits against 3"),
+        (tqvec.Index(9, metric=index.metric), "d 8 against 9"),
+        (tqvec.Index(16, metric=index.metric, codebook="trellis"), "d 8 against 16, codebook scalar against trellis"),
     ):
-        with pytest.raises(InputError, match=r"^indexes of different codecs can't be merged: .*metric, fingerprint"):
+        with pytest.raises(InputError, match=f"^indexes of different codecs can't be merged: {difference}"):
             index.merge_from(other)
 
 

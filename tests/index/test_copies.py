@@ -72,3 +72,69 @@ def test_pickling_while_others_search():
     finally:
         stop.set()
         thread.join()
+
+
+class Labelled(tqvec.Index):
+    """A user's index with attributes, one of which refers to the index itself."""
+
+    def __init__(self, d, label):
+        super().__init__(d)
+        self.label, self.notes, self.me = label, [1], self
+
+
+WAYS = {f"pickle {p}": (lambda index, p=p: pickle.loads(pickle.dumps(index, p))) for p in range(2, 6)}
+
+
+@pytest.mark.parametrize("how", ["copy", "deepcopy", *WAYS])
+def test_class_and_attributes_are_kept(how):
+    index = Labelled(24, "mine")
+    index.add(X[:9])
+    other = (COPIES | WAYS)[how](index)
+    assert (type(other), other.label, other.ntotal, other.d) == (Labelled, "mine", 9, 24)
+    assert (other.notes is index.notes) == (how == "copy")
+    assert other.me is (index if how == "copy" else other)
+    other.label = "other"
+    other.add(X[9:12])
+    assert (index.label, index.ntotal) == ("mine", 9)
+
+
+def test_files_keep_the_class(tmp_path):
+    index = Labelled(24, "mine")
+    index.add(X)
+    index.save(tmp_path / "a.tqv")
+    for mmap in (False, True):
+        other = Labelled.load(tmp_path / "a.tqv", mmap=mmap)
+        assert (type(other), other.ntotal) == (Labelled, 600)
+        again = pickle.loads(pickle.dumps(other))
+        assert np.array_equal(again.search(X[:5])[1], index.search(X[:5])[1])
+        again.add(X[:1])
+        assert (again.ntotal, other.ntotal) == (601, 600)
+    assert index.train(X, vectors=X).accepted
+    assert index.label == "mine"
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copying_while_others_add(how):
+    """A copy is the index of one moment: some whole batches, with their ids."""
+    index = tqvec.Index(24, nbits=2)
+    index.add(X[:10], ids=np.arange(10**6, 10**6 + 10))
+    stop = threading.Event()
+
+    def add():
+        for batch in range(1, 2000):
+            index.add(X[:10], ids=10**6 + 10 * batch + np.arange(10)[::-1], threads=1)
+            if stop.is_set():
+                return
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    try:
+        for _ in range(15):
+            other = COPIES[how](index)
+            assert other.ntotal % 10 == 0
+            assert len(set(other.ids.tolist())) == other.ntotal
+            ids = other.ids
+            assert other.remove_ids(ids) == ids.size
+    finally:
+        stop.set()
+        thread.join()

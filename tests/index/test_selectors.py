@@ -262,3 +262,32 @@ def test_staged_and_batched_search_through_many_blocks(share, metric, monkeypatc
         same = full[1] == other[1]
         assert np.mean(same) > 0.98
         assert np.array_equal(full[0][same], other[0][same])
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda n: np.ones(n - 1, bool),
+        lambda n: np.ones(10**5, bool),
+        lambda n: np.ones((n, 1), bool),
+        lambda n: np.ones(n, np.uint8),
+        lambda n: np.True_,
+        lambda n: [True] * n,
+        lambda n: None,
+    ],
+)
+def test_masks_of_a_users_selector_are_checked(mask):
+    """Kernels read a bit of them for each row."""
+
+    class Mine(Selector):
+        def masks(self, blocks):
+            return [mask(block.n) for block in blocks]
+
+    class Short(Selector):
+        def masks(self, blocks):
+            return [np.ones(block.n, bool) for block in blocks][1:]
+
+    index, _ = counting()
+    for filter in (Mine(), Short()):
+        with pytest.raises(InputError, match="masks of a selector must be boolean arrays"):
+            index.search(QUERIES, filter=filter)

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import pickle
 
 import numpy as np
 import pytest
@@ -37,7 +38,15 @@ class NamedCache(TurboQuantCache):
 
 
 @pytest.mark.parametrize(
-    "make", [copy.copy, copy.deepcopy, NamedCache.fork, lambda cache: copy.deepcopy([cache, {"again": cache}])[0]]
+    "make",
+    [
+        copy.copy,
+        copy.deepcopy,
+        NamedCache.fork,
+        lambda cache: copy.deepcopy([cache, {"again": cache}])[0],
+        lambda cache: pickle.loads(pickle.dumps(cache)),
+    ],
+    ids=["copy", "deepcopy", "fork", "deepcopy in a list", "pickle"],
 )
 @pytest.mark.parametrize("policy", [CODED, EVICTING], ids=["coded", "evicting"])
 def test_a_copy_continues_as_the_original_would(model, make, policy):

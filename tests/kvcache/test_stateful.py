@@ -1,5 +1,7 @@
 """Any sequence of calls leaves a `KVCache` with what plain lists of tokens have (tests/naive_cache.py)."""
 
+import copy
+import pickle
 import tempfile
 from pathlib import Path
 
@@ -57,12 +59,20 @@ class Machine(RuleBasedStateMachine):
         cache._layers[1].truncate(n)
         plain.truncate(n)
 
-    @rule(number=which, place=which)
-    def fork(self, number, place):
-        """A fork takes the place of a cache, or comes in addition."""
+    @rule(number=which, place=which, how=st.sampled_from(["fork", "copy", "deepcopy", "pickle"]))
+    def duplicate(self, number, place, how):
+        """A copy by any way takes the place of a cache, or comes in addition."""
         cache, plain, _ = self.pair(number)
-        self.pairs[place : place + 1] = [[cache.fork(), plain.copy(), False]]
+        ways = {"fork": KVCache.fork, "copy": copy.copy, "deepcopy": copy.deepcopy}
+        other = ways[how](cache) if how in ways else pickle.loads(pickle.dumps(cache))
+        self.pairs[place : place + 1] = [[other, plain.copy(), False]]
         del self.pairs[3:]
+
+    @rule(number=which)
+    def reset(self, number):
+        pair = self.pair(number)
+        pair[0].reset()
+        pair[1], pair[2] = NaiveLayer(self.policy, 2, 1, 2, D), True
 
     @rule(number=which)
     def file(self, number):

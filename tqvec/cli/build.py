@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import numpy as np
 import typer
 
 from tqvec._random import generator
 from tqvec._types import CodebookName, MetricName
-from tqvec.cli._console import console, progress
+from tqvec.cli._console import Json, console, note, notes, progress, show, show_json
+from tqvec.cli._ids import Numbering, number, read_array, read_id_column
+from tqvec.cli._output import plan_output, with_force
 from tqvec.errors import InputError
-from tqvec.eval.readers import float_rows
+from tqvec.eval.readers import float_rows, split_name
 from tqvec.eval.streams import Stream, open_vectors
+from tqvec.index.file.header import KIND
 from tqvec.index.file.io import Writer
 from tqvec.index.file.resume import Journal
 from tqvec.index.index import Index
 from tqvec.index.metrics import Metric
 from tqvec.index.rows import encode_rows
-from tqvec.index.training import Training
+from tqvec.index.training_result import Training
 
 _ROWS = 16384  # rows that are read and compressed at a time,
 _NUMBERS = 1 << 23  # but at most these coordinates
@@ -29,11 +31,24 @@ _SAMPLE = 16384  # rows to train on
 _SECONDS = 5.0  # between notes in the journal
 
 
+class Extras(NamedTuple):
+    """Options of `build` beside the settings of the index."""
+
+    train: Annotated[bool, typer.Option("--train", help="Fit the codec to a sample first, if that helps")] = False
+    ids: Annotated[Path | None, typer.Option(help="Ids of the vectors: a .npy of integers; default: 0, 1, 2, …")] = None
+    id_column: Annotated[str | None, typer.Option(help="Ids of the vectors: a column of the Parquet file")] = None
+    json: Json = False
+
+
+_NO_EXTRAS = Extras()
+
+
 def parse_width(text: object) -> float:
     """Return "4" as an integer, and "2.5" as a float."""
     return float(str(text)) if "." in str(text) else int(str(text))
 
 
+@with_force
 def build(
     vectors: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs, .hdf5:NAME (default: train), .parquet:COLUMN")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Index file to write")],
@@ -43,45 +58,76 @@ def build(
     codebook: Annotated[str, typer.Option(help="scalar or trellis")] = "scalar",
     metric: Annotated[str, typer.Option(help="ip, cosine or l2")] = "ip",
     seed: Annotated[int, typer.Option(help="Seed of the rotation")] = 0,
-    train: Annotated[bool, typer.Option("--train", help="Fit the codec to a sample first, if that helps")] = False,
     threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
+    extras: Extras = _NO_EXTRAS,
 ) -> None:
     """Compress a file of vectors into an index file; it may be larger than memory.
 
     If the command is killed, the same command goes on where it stopped.
     """
+    target = plan_output(output, KIND, [split_name(vectors)[0], *([extras.ids] if extras.ids else [])])
     stream = open_vectors(vectors)
     if stream.n == 0:
         raise InputError(f"{vectors}: holds no vectors")
-    if not output.resolve().parent.is_dir():
-        raise InputError(f"{output}: its folder does not exist")
     codes, scores = cast(CodebookName, codebook), cast(MetricName, metric)
     index = Index(stream.d, nbits=nbits, metric=scores, codebook=codes, seed=seed)
-    settings = {"nbits": nbits, "codebook": codebook, "metric": metric, "seed": seed, "train": train}
-    request = _describe_source(stream) | settings
+    settings = {"nbits": nbits, "codebook": codebook, "metric": metric, "seed": seed, "train": extras.train}
+    numbering, origin = _number(stream, extras)
     start = time.perf_counter()
-    with Journal(output, request) as journal:
+    training, resumed = None, 0
+    with Journal(target, _describe_source(stream) | settings | origin) as journal:
         writer = journal.resume()
         if writer is None:
-            if train:
-                console.print(str(_train(index, stream, threads)), highlight=False)
-            writer = journal.start(index.codec, metric, stream.n)
-        elif writer.rows:
-            console.print(
-                f"{output}: goes on behind the {writer.rows:,} vectors of a run that was stopped", highlight=False
-            )
-        with progress() as bar:
-            task = bar.add_task("compressing", total=stream.n, completed=writer.rows)
-            _compress(stream, writer, journal, threads, lambda: bar.update(task, completed=writer.rows))
+            if extras.train:
+                with progress() as bar:
+                    bar.add_task("training", total=None)
+                    training = _train(index, stream, threads)
+            writer = journal.start(index.codec, metric, stream.n, numbering.first_id, numbering.next_id)
+        resumed = writer.rows
+        if resumed:
+            kept = f"{output}: goes on behind the {resumed:,} vectors of a run that was stopped"
+            note(kept, notes if extras.json else console)
+        _compress(stream, writer, journal, numbering, threads)
         writer.close()
-    seconds = time.perf_counter() - start
-    code_size = writer.codec.code_size + Metric(metric).extra_bytes
-    console.print(
-        f"{output}: {stream.n:,} vectors of d={stream.d} at {nbits} bits, {code_size} bytes each "
-        f"({stream.d * 4 / code_size:.1f} times smaller than float32), {output.stat().st_size:,} bytes, "
-        f"{seconds:.1f} s",
-        highlight=False,
+    result = {
+        "output": output,
+        "ntotal": stream.n,
+        "d": stream.d,
+        "nbits": nbits,
+        "code_size": writer.codec.code_size + Metric(metric).extra_bytes,
+        "file_bytes": writer.header.file_bytes,
+        "seconds": time.perf_counter() - start,
+        "resumed": resumed,
+        "training": training,
+    }
+    if extras.json:
+        show_json("build", result)
+    else:
+        _show(result)
+
+
+def _show(result: dict[str, Any]) -> None:
+    if result["training"] is not None:
+        show(str(result["training"]))
+    show(
+        "{output}: {ntotal:,} vectors of d={d} at {nbits} bits, {code_size} bytes each ({times:.1f} times smaller than "
+        "float32), {file_bytes:,} bytes, {seconds:.1f} s".format(times=result["d"] * 4 / result["code_size"], **result)
     )
+
+
+def _number(stream: Stream, extras: Extras) -> tuple[Numbering, dict[str, object]]:
+    """Read the ids of the vectors; return them with facts by which their source is known again."""
+    if extras.ids is not None and extras.id_column is not None:
+        raise InputError("--ids and --id-column exclude each other")
+    if extras.ids is not None:
+        ids = number(read_array(extras.ids, "integers"), stream.n, str(extras.ids))
+        return ids, {"ids": _describe_file(extras.ids)}
+    if extras.id_column is not None:
+        if stream.path.suffix.lower() != ".parquet":
+            raise InputError(f"--id-column goes with a Parquet file; with {stream.path.name} use --ids")
+        column = read_id_column(stream.path, extras.id_column)
+        return number(column, stream.n, f"{stream.path}:{extras.id_column}"), {"id_column": extras.id_column}
+    return number(None, stream.n, ""), {}
 
 
 def _train(index: Index, stream: Stream, threads: int | None) -> Training:
@@ -96,27 +142,36 @@ def _train(index: Index, stream: Stream, threads: int | None) -> Training:
 
 def _describe_source(stream: Stream) -> dict[str, object]:
     """Return facts in which a file of vectors differs from others, and from itself after a change."""
-    state = stream.path.stat()
-    return {
-        "vectors": str(stream.path.resolve()),
-        "name": stream.name,
-        "shape": [stream.n, stream.d],
-        "size": state.st_size,
-        "mtime_ns": state.st_mtime_ns,
-    }
+    return {"name": stream.name, "shape": [stream.n, stream.d], "vectors": _describe_file(stream.path)}
 
 
-def _compress(
-    stream: Stream, writer: Writer, journal: Journal, threads: int | None, progress: Callable[[], None]
-) -> None:
-    """Write the rows that the writer lacks; `progress` is called after each part."""
-    noted = time.monotonic()
-    for x in stream.parts(writer.rows, max(1, min(_ROWS, _NUMBERS // stream.d))):
-        try:
-            writer.write(encode_rows(writer.codec, writer.header.metric, float_rows(x), threads))
-        except InputError as error:
-            raise InputError(f"{stream.path}, rows from {writer.rows}: {error}") from error
-        if time.monotonic() - noted >= _SECONDS:
+def _describe_file(path: Path) -> dict[str, object]:
+    state = path.stat()
+    return {"path": str(path.resolve()), "size": state.st_size, "mtime_ns": state.st_mtime_ns}
+
+
+def _compress(stream: Stream, writer: Writer, journal: Journal, numbering: Numbering, threads: int | None) -> None:
+    """Write the rows that the writer lacks, and say after Ctrl-C how many are kept."""
+    noted, time_noted, writing = writer.rows, time.monotonic(), False
+    try:
+        with progress() as bar:
+            task = bar.add_task("compressing", total=stream.n, completed=writer.rows)
+            for x in stream.parts(writer.rows, max(1, min(_ROWS, _NUMBERS // stream.d))):
+                try:
+                    rows = encode_rows(writer.codec, writer.header.metric, float_rows(x), threads)
+                except InputError as error:
+                    raise InputError(f"{stream.path}, rows from {writer.rows}: {error}") from error
+                writing = True
+                writer.write(rows | numbering.of_rows(writer.rows, len(x)))
+                writing = False
+                if time.monotonic() - time_noted >= _SECONDS:
+                    journal.note(writer)
+                    noted, time_noted = writer.rows, time.monotonic()
+                bar.update(task, completed=writer.rows)
+    except KeyboardInterrupt:
+        if not writing:  # or the checksums may count rows that are not written
             journal.note(writer)
-            noted = time.monotonic()
-        progress()
+            noted = writer.rows
+        if noted:
+            note(f"{noted:,} of {stream.n:,} vectors are kept: the same command goes on behind them")
+        raise

@@ -3,24 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from tqvec.cli._console import console
+from tqvec.cli._console import Json, show, show_json, show_table
+from tqvec.errors import FormatError
 from tqvec.index.file import io
 
 
-def check(index_file: Annotated[Path, typer.Argument(metavar="INDEX")]) -> None:
+def check(index_file: Annotated[Path, typer.Argument(metavar="INDEX")], json: Json = False) -> None:
     """Verify every byte of an index file; exit status 1, and the first fault, if it is damaged."""
-    header, _, calibration = io.load(index_file, mmap=True, verify=True)
-    io.codec_of(index_file, header, calibration)
-    table = Table()
-    for heading in ("tensor", "type", "shape", "bytes", "checksums"):
-        table.add_column(heading, justify="left" if heading in ("tensor", "type") else "right")
-    for name, tensor in header.tensors().items():
-        shape = " × ".join(f"{count:,}" for count in tensor.shape)
-        table.add_row(name, tensor.kind, shape, f"{tensor.stop - tensor.start:,}", f"{len(header.crc32[name]):,}")
-    console.print(table)
-    console.print(f"{index_file}: sound, format version {header.version}", highlight=False)
+    try:
+        header, _, calibration = io.load(index_file, mmap=True, verify=True)
+        io.codec_of(index_file, header, calibration)
+    except FormatError as error:
+        if json:
+            show_json("check", {"file": index_file, "sound": False, "fault": str(error)})
+        raise
+    tensors: list[dict[str, Any]] = [
+        {
+            "tensor": name,
+            "type": tensor.kind,
+            "shape": tensor.shape,
+            "bytes": tensor.stop - tensor.start,
+            "checksums": len(header.crc32[name]),
+        }
+        for name, tensor in header.tensors().items()
+    ]
+    if json:
+        facts = {"file": index_file, "sound": True, "fault": None, "version": header.version, "ntotal": header.ntotal}
+        show_json("check", facts | {"tensors": tensors})
+        return
+    rows = [
+        [
+            tensor["tensor"],
+            tensor["type"],
+            " × ".join(f"{count:,}" for count in tensor["shape"]),
+            f"{tensor['bytes']:,}",
+            f"{tensor['checksums']:,}",
+        ]
+        for tensor in tensors
+    ]
+    show_table(["tensor", "type", "shape", "bytes", "checksums"], rows, right="shape, bytes, checksums")
+    show(f"{index_file}: sound, format version {header.version}")

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from tqvec._config import num_threads
+from tqvec._output import Output
 from tqvec.cli._console import console, progress
-from tqvec.cli._plot import pyplot
+from tqvec.cli._output import with_force
+from tqvec.cli._plot import plan_plot, pyplot, save_plot
 from tqvec.eval.baselines import build_faiss, has_faiss
 from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import Sample, load_sample
@@ -41,14 +43,14 @@ class Row(NamedTuple):
     ids: NDArray[np.int64]
 
 
+@with_force
 def demo(
     plot: Annotated[Path | None, typer.Option(help="Also draw recall against bytes: .png, .svg or .pdf")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the full WordNet set")] = None,
     threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
 ) -> None:
     """Index real text embeddings at 1, 2 and 4 bits and compare with exact search and FAISS PQ."""
-    if plot is not None:
-        pyplot()
+    target = None if plot is None else plan_plot(plot, [])
     workers = num_threads(threads)
     sample = load_sample(data)
     compile_s = _compile()
@@ -67,8 +69,8 @@ def demo(
     if not has_faiss():
         console.print("FAISS is not installed; to see it beside: pip install faiss-cpu", highlight=False)
     _show_texts(sample, rows[0].ids, indexes[4], queries)
-    if plot is not None:
-        _draw(rows, plot)
+    if target is not None:
+        _draw(rows, target)
         console.print(f"written: {plot}", highlight=False)
 
 
@@ -175,7 +177,7 @@ def _show_texts(sample: Sample, truth: NDArray[np.int64], index: Index, queries:
         console.print(table)
 
 
-def _draw(rows: list[Row], path: Path) -> None:
+def _draw(rows: list[Row], output: Output) -> None:
     """Recall 10@10 against bytes per vector."""
     figure, axes = pyplot().subplots(figsize=(7, 4.5), layout="constrained")
     truth = rows[0].ids
@@ -197,4 +199,4 @@ def _draw(rows: list[Row], path: Path) -> None:
     axes.margins(0.12)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=150)
+    save_plot(figure, output)

@@ -2,79 +2,189 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from tqvec.cli._console import console, progress
-from tqvec.cli._plot import pyplot
+from tqvec._output import Kind, Output
+from tqvec.cli._console import Json, progress, show, show_json, show_table
+from tqvec.cli._options import expand
+from tqvec.cli._output import plan_output, with_force
+from tqvec.cli._plot import SUFFIXES, plan_plot, save_plot
 from tqvec.errors import InputError
-from tqvec.kvcache import planning, quality, simulation
-from tqvec.kvcache.simulation import WORKLOADS, Request, SimulationReport
+from tqvec.kvcache import PRESETS, Policy, bits_per_value, planning, quality, simulation
+from tqvec.kvcache.planning import FORMATS, LayerKind, Model
+from tqvec.kvcache.simulation import WORKLOADS, Request
 
 app = typer.Typer(help="Plan and simulate a transformer's KV cache: bytes, time and error.", no_args_is_help=True)
+_REPORT = Kind("a report of `tqvec kv simulate`", re.compile(rb'\A\s*[\[{]\s*\{?\s*"model":'))
 _TOKENS = "100k"  # of a generated trace
+_SHAPE = (32, 8, 128)  # layers, KV heads and head_dim of the bits per value in the list of policies
 
 
 @app.command()
 def plan(
     model: Annotated[str, typer.Option(help="Name of a model, or a Hugging Face config.json")],
     memory: Annotated[str | None, typer.Option(help="Size of the memory with its unit: 8GiB, 16GB")] = None,
-    policy: Annotated[str, typer.Option(help="Name of a policy, or of another engine's format")] = "turbo3",
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="Policy, or format of another engine; several: a,b or repeated; default: turbo3"),
+    ] = None,
     context: Annotated[str | None, typer.Option(help="Tokens, or 128k; default: the model's own")] = None,
     weights: Annotated[str, typer.Option(help="Bytes of the memory that the weights take, with a unit")] = "0B",
     windows: Annotated[str, typer.Option(help="Tokens that sliding windows keep: ring or full")] = "ring",
     page: Annotated[int, typer.Option(help="Tokens that another engine's format reserves at a time")] = 1,
+    json: Json = False,
 ) -> None:
     """Plan a model's cache: bytes by component, the longest sequence and the number of sequences that fit a memory."""
     options: dict[str, Any] = {"memory": memory, "context": context, "weights": weights, "windows": windows}
-    table = str(planning.plan(model, policy=policy, page=page, **options))
-    console.print(table, highlight=False, soft_wrap=True)
+    plans = planning.plan(model, policy=_split(policy or ["turbo3"]), page=page, **options)
+    if json:
+        show_json("kv plan", plans.to_dict())
+    else:
+        show(str(plans[0] if len(plans) == 1 else plans))
 
 
 @app.command()
+def models(json: Json = False) -> None:
+    """List the models that `plan` and `simulate` know by name; others come from their config.json."""
+    known = planning.list_models()
+    if json:
+        show_json("kv models", {"models": [model._asdict() for model in known.values()]})
+        return
+    rows = [
+        [name, str(len(model.layers)), _describe_layers(model), f"{model.context:,}", model.source]
+        for name, model in known.items()
+    ]
+    headings = ["model", "layers", "KV heads × head_dim", "context", "source"]
+    show_table(headings, rows, right="layers, context")
+
+
+@app.command()
+def policies(json: Json = False) -> None:
+    """List the policies of tqvec's cache, and the formats of other engines that `plan` compares with."""
+    rows: list[dict[str, Any]] = []
+    for name, policy in PRESETS.items():
+        sides = {"keys": policy.key_nbits, "values": policy.value_nbits}
+        widths = {side: 16 if policy.recent is None else bits for side, bits in sides.items()}
+        bits = bits_per_value(policy, *_SHAPE)
+        rows.append({"policy": name, "kind": "policy", **widths, "bits": bits, "text": _describe_policy(policy)})
+    for name, form in FORMATS.items():
+        widths = {"keys": form.keys.nbits, "values": form.values.nbits}
+        bits = 8 * form.nbytes(1, _SHAPE[2], 1) / (2 * _SHAPE[2])
+        rows.append({"policy": name, "kind": "format", **widths, "bits": bits, "text": form.source})
+    if json:
+        show_json("kv policies", {"policies": rows})
+        return
+    cells = [[f"{value:g}" if isinstance(value, (int, float)) else value for value in row.values()] for row in rows]
+    headings = ["policy", "kind", "keys", "values", "bits per value", "what it is"]
+    show_table(headings, cells, right="keys, values, bits per value")
+    layers, _, head_dim = _SHAPE
+    show(f"keys, values: bits per coordinate. bits per value: with scales, for {layers} layers of head_dim {head_dim}.")
+    show("kind: a policy of tqvec's own cache, or the format of another engine, of which only sizes are known.")
+
+
+class ServerOptions(NamedTuple):
+    """Options of `simulate` that describe the server."""
+
+    eviction: Annotated[str, typer.Option(help="lru, oldest, belady, or window:4096")] = "lru"
+    prefill: Annotated[float, typer.Option(help="Prompt tokens that the model computes per second")] = float("inf")
+
+
+@with_force
 def simulate(
     model: Annotated[str, typer.Option(help="Name of a model, or a Hugging Face config.json")],
     tier: Annotated[list[str], typer.Option(help="name:capacity[:bandwidth[:latency]]; the first is the memory")],
     trace: Annotated[
         str, typer.Option(help="File of JSON lines; or chat, documents, shared with a number of tokens: chat:1M")
     ] = "chat",
-    policy: Annotated[list[str] | None, typer.Option(help="Names of policies; default: exact, turbo4, turbo3")] = None,
-    eviction: Annotated[str, typer.Option(help="lru, oldest, belady, or window:4096")] = "lru",
-    prefill: Annotated[float, typer.Option(help="Prompt tokens that the model computes per second")] = float("inf"),
+    policy: Annotated[
+        list[str] | None, typer.Option(help="Names of policies: a,b or repeated; default: exact,turbo4,turbo3")
+    ] = None,
     tensors: Annotated[Path | None, typer.Option(help="Captured q, k and v: .safetensors; default: synthetic")] = None,
     output: Annotated[
         list[Path] | None, typer.Option("--output", "-o", help="Reports: .json, .png, .svg or .pdf")
     ] = None,
+    json: Json = False,
+    options: ServerOptions = ServerOptions(),  # noqa: B008 (a named tuple never changes)
 ) -> None:
     """Simulate a server: bytes, time and error of each policy. Rates are measured on this machine first."""
-    outputs = output or []
-    for path in outputs:
-        if path.suffix not in (".json", ".png", ".svg", ".pdf"):
-            raise InputError(f"{path}: must be .json, .png, .svg or .pdf")
-    if any(path.suffix != ".json" for path in outputs):
-        pyplot("a plot as --output")
-    kind, _, size = eviction.partition(":")
+    outputs = _plan_outputs(output or [], [Path(model), Path(trace), *([tensors] if tensors else [])])
+    kind, _, size = options.eviction.partition(":")
     window = {"window": planning.parse_tokens(size, "window")} if size else {}
-    server = simulation.Server([simulation.MemoryTier.parse(text) for text in tier], kind, prefill=prefill, **window)
+    tiers = [simulation.MemoryTier.parse(text) for text in tier]
+    server = simulation.Server(tiers, kind, prefill=options.prefill, **window)
     requests = _requests(trace)
     layers = None if tensors is None else quality.read_layers(tensors)
     reports = []
     with progress() as bar:
-        for name in policy or ["exact", "turbo4", "turbo3"]:
+        for name in _split(policy or ["exact", "turbo4", "turbo3"]):
             task = bar.add_task(name, total=len(requests))
             advance = partial(bar.advance, task)
             reports.append(simulation.simulate(requests, model, name, server, tensors=layers, progress=advance))
-    console.print(simulation.format_reports(reports), highlight=False, soft_wrap=True)
-    for path in outputs:
-        if path.suffix == ".json":
-            path.write_text("".join(report.to_json() + "\n" for report in reports), encoding="utf-8")
+    for each in outputs:
+        if each.path.suffix == ".json":
+            with each.open() as file:
+                file.write("".join(report.to_json() + "\n" for report in reports).encode())
         else:
-            _draw(reports, path)
-        console.print(f"written: {path}", highlight=False)
+            save_plot(simulation.plot_reports(reports)[0].figure, each)
+    if json:
+        show_json("kv simulate", {"reports": reports, "outputs": [each.path for each in outputs]})
+        return
+    show(simulation.format_reports(reports))
+    show(simulation.format_legend())
+    for each in outputs:
+        show(f"written: {each.path}")
+
+
+app.command()(expand(simulate))
+
+
+def _plan_outputs(paths: Sequence[Path], inputs: Sequence[Path]) -> list[Output]:
+    """Return the outputs of all reports, which must be different files."""
+    outputs = []
+    for i, path in enumerate(paths):
+        if path.suffix not in (".json", *SUFFIXES):
+            raise InputError(f"{path}: must be .json, .png, .svg or .pdf")
+        others = [*inputs, *paths[:i]]
+        if path.suffix == ".json":
+            outputs.append(plan_output(path, _REPORT, others))
+        else:
+            outputs.append(plan_plot(path, others, "a plot as --output"))
+    return outputs
+
+
+def _split(names: list[str]) -> list[str]:
+    """Return the names of a repeated option, each of which may be several with commas."""
+    return [name.strip() for text in names for name in text.split(",")]
+
+
+def _describe_layers(model: Model) -> str:
+    """Return the shapes of a model's layers, in the order in which they first occur."""
+    kinds = dict.fromkeys(kind for kind in model.layers)
+    return ", ".join(f"{_count(model, kind)}{_describe_kind(kind)}" for kind in kinds)
+
+
+def _count(model: Model, kind: LayerKind) -> str:
+    return "" if len(set(model.layers)) == 1 else f"{model.layers.count(kind)} {kind.name} "
+
+
+def _describe_kind(kind: LayerKind) -> str:
+    shape = f"{kind.kv_heads} × {kind.head_dim}" if kind.kv_heads else "without keys"
+    return shape if kind.window is None else f"{shape} of the last {kind.window:,}"
+
+
+def _describe_policy(policy: Policy) -> str:
+    if policy.recent is None:
+        return "no token is coded"
+    text = f"{policy.codebook} codebook"
+    if policy.protected:
+        text += f"; {policy.protected_nbits} bits in {policy.protected} layers at either end"
+    return text
 
 
 def _requests(trace: str) -> list[Request]:
@@ -87,20 +197,3 @@ def _requests(trace: str) -> list[Request]:
             f"trace must be a file, or one of {', '.join(WORKLOADS)} with a number of tokens, got {trace!r}"
         )
     return simulation.read_trace(trace)
-
-
-def _draw(reports: Sequence[SimulationReport], path: Path) -> None:
-    """Draw time per token against its context, and error against bytes."""
-    figure, (left, right) = pyplot().subplots(1, 2, figsize=(10, 4.5), layout="constrained")
-    for report in reports:
-        context, seconds = zip(*report.steps, strict=True) if report.steps else ((), ())
-        left.plot(context, [1000 * value for value in seconds], ".", markersize=4, label=report.policy)
-        if report.loss is not None:
-            right.plot(report.bytes_per_token / 1024, report.loss.mean, "o", label=report.policy)
-    left.set(xlabel="context, tokens", ylabel="ms per generated token", title="the cache's time", ylim=(0, None))
-    right.set(xlabel="KiB per token", ylabel="relative error of attention", title="bytes and error", xlim=(0, None))
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.suptitle(f"{reports[0].model}, {reports[0].requests:,} requests, {reports[0].tokens:,} tokens")
-    figure.savefig(path, dpi=150)

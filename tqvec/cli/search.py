@@ -2,50 +2,128 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
-from rich.table import Table
+from numpy.typing import NDArray
 
-from tqvec.cli._console import console
+from tqvec._output import Kind
+from tqvec.cli._console import Json, show, show_json, show_table
+from tqvec.cli._ids import read_array
+from tqvec.cli._output import plan_output, with_force
 from tqvec.errors import InputError
-from tqvec.eval.readers import float_rows, read_vectors
+from tqvec.eval.readers import float_rows, read_vectors, split_name
+from tqvec.eval.streams import Stream, open_vectors
 from tqvec.index.index import Index
+from tqvec.index.selectors import Filter, Ids, Mask, Selector
 
 _SHOWN = 5  # queries in the table
+_KIND = Kind("results of `tqvec search`", re.compile(rb"\APK\x03\x04.{26}(scores|ids|error)\.npy", re.DOTALL))
 
 
+class Choice(NamedTuple):
+    """Options of `search` that choose among the vectors."""
+
+    filter: Annotated[
+        Path | None, typer.Option(help="Vectors that may be found: a .npy of ids, or of a boolean for each vector")
+    ] = None
+    exclude: Annotated[Path | None, typer.Option(help="Vectors that may not be found: a .npy as for --filter")] = None
+    rerank: Annotated[
+        Path | None, typer.Option(help="The file that was built from: order a shortlist by exact scores")
+    ] = None
+    confidence: Annotated[
+        float | None, typer.Option(help="Above 0 and below 1: find all of the best with this probability")
+    ] = None
+
+
+@with_force
 def search(
     index_file: Annotated[Path, typer.Argument(metavar="INDEX", help="File that `tqvec build` wrote")],
-    queries: Annotated[Path, typer.Argument(help=".npy, .fvecs, .bvecs, or .hdf5:NAME (default: test)")],
+    queries: Annotated[
+        Path,
+        typer.Argument(help=".npy (of one query or more), .fvecs, .bvecs, .hdf5:NAME (default: test), .parquet:COLUMN"),
+    ],
     k: Annotated[int, typer.Option("-k", help="Results per query")] = 10,
     errors: Annotated[bool, typer.Option(help="Print standard errors of the scores too")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write scores, ids and error: .npz")] = None,
     threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
+    json: Json = False,
+    choice: Choice = Choice(),  # noqa: B008 (a named tuple never changes)
 ) -> None:
-    """Search an index file; print the first results, and write all of them with -o."""
-    if output is not None and output.suffix != ".npz":
-        raise InputError(f"{output}: the results are a .npz file; name it so")
-    index = Index.load(index_file)
-    rows = float_rows(read_vectors(queries, "test"))
-    start = time.perf_counter()
-    scores, ids, *error = index.search(rows, k=k, threads=threads, return_error=errors)
-    seconds = time.perf_counter() - start
-    table = Table(title=f"best ids (scores), {index.metric}; first {min(_SHOWN, len(ids))} of {len(ids)} queries")
-    table.add_column("query", justify="right")
-    table.add_column("results")
-    for q in range(min(_SHOWN, len(ids))):
-        after = [f" ± {value:.4f}" for value in error[0][q]] if errors else [""] * k
-        best = [f"{ids[q, r]} ({scores[q, r]:.4f}{after[r]})" for r in range(min(_SHOWN, k))]
-        table.add_row(str(q), "  ".join(best))
-    console.print(table)
-    console.print(f"{len(ids):,} queries on {index.ntotal:,} vectors in {seconds:.3f} s", highlight=False)
+    """Search an index file; print the first results, and write all of them with -o. --json prints all of them."""
+    target = None
     if output is not None:
-        partial = output.with_suffix(".part.npz")
-        named: dict[str, Any] = {"error": error[0]} if errors else {}
-        np.savez(partial, scores=scores, ids=ids, **named)
-        partial.replace(output)
-        console.print(f"written: {output}", highlight=False)
+        inputs = [queries, *(path for path in (choice.filter, choice.exclude, choice.rerank) if path is not None)]
+        target = plan_output(output, _KIND, [index_file, *(split_name(path)[0] for path in inputs)])
+        if output.suffix != ".npz" and not target.is_stream:
+            raise InputError(f"{output}: the results are a .npz file; name it so")
+    index = Index.load(index_file)
+    rows = read_queries(queries)
+    options: dict[str, Any] = {"filter": _selection(choice), "confidence": choice.confidence}
+    if choice.rerank is not None:
+        options["rerank"] = _read_stored(choice.rerank)
+    start = time.perf_counter()
+    scores, ids, *error = index.search(rows, k=k, threads=threads, return_error=errors, **options)
+    seconds = time.perf_counter() - start
+    results: dict[str, NDArray[Any]] = {"scores": scores, "ids": ids}
+    if error:
+        results["error"] = error[0]
+    if target is not None:
+        with target.open() as file:
+            np.savez(file, **results)  # type: ignore[arg-type]
+    if json:
+        facts = {"metric": index.metric, "ntotal": index.ntotal, "k": k, "seconds": seconds, "output": output}
+        show_json("search", facts | results)
+        return
+    _show(results, index.metric)
+    show(f"{len(ids):,} queries on {index.ntotal:,} vectors in {seconds:.3f} s")
+    if output is not None:
+        show(f"written: {output}")
+
+
+def _show(results: dict[str, NDArray[Any]], metric: str) -> None:
+    """Print the first results of the first queries."""
+    scores, ids, error = results["scores"], results["ids"], results.get("error")
+    table = []
+    for q in range(min(_SHOWN, len(ids))):
+        after = [""] * ids.shape[1] if error is None else [f" ± {value:.4f}" for value in error[q]]
+        best = [f"{one} ({scores[q, r]:.4f}{after[r]})" for r, one in enumerate(ids[q, :_SHOWN]) if one >= 0]
+        table.append([str(q), "  ".join(best)])
+    title = f"best ids (scores), {metric}; first {min(_SHOWN, len(ids))} of {len(ids):,} queries"
+    show_table(["query", "results"], table, title=title, right="query")
+
+
+def read_queries(path: Path) -> NDArray[Any]:
+    """Read all queries of a file."""
+    stream = open_vectors(path, "test", one_row=True)
+    return float_rows(_join(stream))
+
+
+def _read_stored(path: Path) -> NDArray[Any]:
+    """Return the vectors of a file in which `search` reads some rows: mapped, if the format allows."""
+    if split_name(path)[0].suffix.lower() == ".parquet":
+        return float_rows(_join(open_vectors(path)))
+    return float_rows(read_vectors(path))
+
+
+def _join(stream: Stream) -> NDArray[Any]:
+    parts = list(stream.parts(0, max(1, stream.n)))
+    return np.concatenate(parts) if parts else np.empty((0, stream.d), np.float32)
+
+
+def _selection(choice: Choice) -> Filter | None:
+    """Return the filter of --filter and --exclude."""
+    allowed = None if choice.filter is None else _read_selector(choice.filter)
+    if choice.exclude is None:
+        return allowed
+    others = ~_read_selector(choice.exclude)
+    return others if allowed is None else allowed & others
+
+
+def _read_selector(path: Path) -> Selector:
+    array = read_array(path, "ids or booleans")
+    return Mask(array) if array.dtype == np.bool_ else Ids(array)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqvec._types import Floats
 from tqvec.codec.bands import code_bytes
 from tqvec.codec.tables.attention import runs_of
-from tqvec.codec.turboquant import TurboQuant
+from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
 from tqvec.kernels.attend.portable import BLOCK
 from tqvec.kernels.dispatch import kernel
@@ -45,7 +45,7 @@ def attention_tables(codec: TurboQuant) -> AttentionTables:
     """
     if codec.mode != "mse" or codec.calibration is not None:
         raise InputError(f"codec must have mode 'mse' and no calibration, got {codec!r}")
-    quantizer = codec.quantizer
+    _, quantizer = kernel_tables(codec)
     word_unit = float(np.abs(quantizer.centroids).max()) / 32767
     words = np.rint(quantizer.centroids / word_unit).astype(np.int16).view(np.uint16)
     narrow = all(band.nbits <= _BYTES_UP_TO for band in codec.bands)

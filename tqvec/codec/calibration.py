@@ -5,6 +5,7 @@ The "Calibration" page has the derivations, and the measurements behind each cho
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec import _threads
+from tqvec._present import brief
 from tqvec._types import Bytes, Doubles, Floats, Ids
-from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band
+from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, code_bytes
 from tqvec.codec.codebooks import scalar, trellis
 from tqvec.codec.codebooks.codebook import Codebook
 from tqvec.codec.transforms import Transform, dense, hadamard, rotate
@@ -55,6 +57,20 @@ class Calibration(NamedTuple):
     band_std: Floats
     near_error: Floats = np.array([0, 1], np.float32)
 
+    def owned(self) -> Calibration:
+        """Return a copy in arrays of its own, of the types above."""
+        try:
+            arrays = {
+                name: np.array(getattr(self, name), np.float32)
+                for name in ("centre", "matrix", "band_std", "near_error")
+            }
+            return self._replace(bands=tuple(Band(*map(operator.index, band)) for band in self.bands), **arrays)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"calibration must have arrays of numbers, and bands of integers: {error}") from error
+
+    def __repr__(self) -> str:
+        return brief(self)
+
     def check(self, d: int) -> None:
         """Refuse a calibration that no codec of dimension `d` can use.
 
@@ -87,13 +103,17 @@ class CalibratedTransform(Transform):
     """The map of vectors to their coordinates on the axes of a calibration, from its centre."""
 
     def __init__(self, calibration: Calibration, codebook: Codebook) -> None:
-        super().__init__("calibrated", dense(calibration.matrix), codebook)
-        self.centre, self.learned = calibration.centre, (calibration.centre,)
-        self.band_std = calibration.band_std
+        tables = dense(calibration.matrix)
+        super().__init__("calibrated", tables, codebook, calibration.centre, calibration.band_std)
+
+    @property
+    def learned(self) -> tuple[Floats, ...]:
+        """The centre."""
+        return (self._centre,)
 
     def centre_products(self, queries: Floats) -> Doubles:
         """Return the product of each query with the centre, (nq,): the part of a score that no code holds."""
-        return np.einsum("ij,j->i", queries, self.centre, dtype=np.float64)
+        return np.einsum("ij,j->i", queries, self._centre, dtype=np.float64)
 
     def subtract_centre(self, rows: Floats, unit: bool) -> Floats:
         """Return rows, or their directions if `unit`, less the centre; beyond float32 they are infinite or NaN."""
@@ -102,7 +122,7 @@ class CalibratedTransform(Transform):
             kernel("unit_rows")(rows, 0, rows.shape[0], directions)
             rows = directions
         with np.errstate(over="ignore", invalid="ignore"):
-            residuals: Floats = rows - self.centre
+            residuals: Floats = rows - self._centre
         return residuals
 
     def code_lengths(self, lengths: Doubles, unit: bool) -> Doubles:
@@ -115,11 +135,13 @@ class CalibratedTransform(Transform):
         The axes of a band and its levels c are multiplied by f. Decoded vectors have f²c on an axis, so of the energy
         f²c² only f⁴c² counts: the difference, which is small, is taken off.
         """
-        tables = self.codebook.tables._replace(centroids=np.square(self.codebook.tables.centroids))
-        excess = np.repeat(1 - self.band_factors, [band.stop - band.start for band in self.codebook.bands])
-        query = np.zeros((1, self.codebook.d), np.float32)
+        tables = self._codebook.tables._replace(centroids=np.square(self._codebook.tables.centroids))
+        excess = np.repeat(1 - self.band_factors, [band.stop - band.start for band in self._codebook.bands])
+        query = np.zeros((1, self._codebook.d), np.float32)
         query[0, : excess.size] = excess
         n = data.shape[0]
+        if data.dtype != np.uint8 or data.shape != (n, code_bytes(self._codebook.bands)):
+            raise InputError(f"data must be packed codes of this codec, got {data.dtype} of shape {data.shape}")
         ones, out = np.ones(n, np.float32), np.empty((1, n), np.float32)
         score = kernel("adc_rows")
 
@@ -132,24 +154,24 @@ class CalibratedTransform(Transform):
     @property
     def shares(self) -> Doubles:
         """Part of the squared length of the sample's residuals that lies in each band, (n_bands,)."""
-        counts = np.array([band.stop - band.start for band in self.codebook.bands])
-        shrinkage = self.codebook.shrinkage
-        return counts / self.codebook.d * np.square(self.band_std, dtype=np.float64) * shrinkage / shrinkage.min()
+        counts = np.array([band.stop - band.start for band in self._codebook.bands])
+        shrinkage = self._codebook.shrinkage
+        return counts / self._codebook.d * np.square(self._band_std, dtype=np.float64) * shrinkage / shrinkage.min()
 
     @property
     def band_factors(self) -> Doubles:
         """Squared length of the rows of the matrix that belong to each band, (n_bands,)."""
-        shrinkage = self.codebook.shrinkage
+        shrinkage = self._codebook.shrinkage
         return shrinkage.min() / shrinkage
 
     @property
     def distortion(self) -> float:
         """Expected squared error of a decoded vector whose squared distance to the centre is 1."""
-        return float(1 - np.sum(self.shares * self.codebook.shrinkage))
+        return float(1 - np.sum(self.shares * self._codebook.shrinkage))
 
     def decode_factors(self) -> tuple[np.float32, Floats]:
         """Return the factors that turn unbiased vectors into least-squares ones: of the scales, and (n_bands, 1)."""
-        return np.float32(self.shares.sum()), self.codebook.shrinkage[:, None].astype(np.float32)
+        return np.float32(self.shares.sum()), self._codebook.shrinkage[:, None].astype(np.float32)
 
 
 class Budget(NamedTuple):

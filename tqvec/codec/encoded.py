@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from tqvec import _threads, _validate
 from tqvec._types import Bytes, Doubles, Floats, ScaleName
 from tqvec.codec import error_byte
+from tqvec.codec.bands import code_bytes
+from tqvec.codec.codebooks.codebook import Codebook
 from tqvec.codec.codes import Codes
 from tqvec.codec.scales import SCALES
 from tqvec.codec.transforms import Transform
 from tqvec.errors import InputError
+from tqvec.kernels.arguments import EncodedRows
+from tqvec.kernels.dispatch import kernel
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,40 @@ class Encoded:
         if with_error_byte:
             scale = error_byte.with_error_byte(scale, self.tan_theta())
         return Codes(self.data, scale)
+
+
+def encode(
+    x: ArrayLike, codebook: Codebook, transform: Transform, scale_rule: ScaleName, threads: int, unit: bool
+) -> Encoded:
+    """Compress vectors, as `tqvec.codec.turboquant.encode_sums` says.
+
+    All sizes are those of the codebook, for which the kernel's tables were made.
+    """
+    rows = transform.subtract_centre(_validate.shaped(x, codebook.d, "x"), unit)
+    n = rows.shape[0]
+    data = np.empty((n, code_bytes(codebook.bands)), np.uint8)
+    norm, dot, energy = np.empty(n), np.empty(n), np.empty(n)
+    encode_rows, rows_out = kernel(codebook.encoder), EncodedRows(data, norm, dot, energy)
+    good = np.full(threads, n)  # rows before the first bad one of each part
+
+    def task(part: int, start: int, stop: int) -> None:
+        end = encode_rows(rows, transform._tables, *codebook.encoder_tables, start, stop, rows_out)
+        good[part] = end if end < stop else n
+
+    _threads.over_rows(task, n, _threads.GRAIN, threads)
+    if good.min() < n:
+        # The kernel computes lengths anyway, so there NaN and Inf are found at no cost; a check before it would read
+        # all rows once more. Why the row is bad only the input tells: `rows` may be rounded, or less the centre.
+        raise _validate.bad_row(x, int(good.min()), "x")
+    return Encoded(
+        transform=transform,
+        scale_rule=scale_rule,
+        threads=threads,
+        data=data,
+        norm=transform.code_lengths(norm, unit),
+        dot=dot,
+        energy=energy,
+    )
 
 
 def scales_as_float32(scale: Doubles) -> Floats:

@@ -12,14 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tqvec import _threads
-from tqvec._types import Floats
+from tqvec import _threads, _validate
+from tqvec._types import Floats, ScaleName
 from tqvec.codec import transforms
 from tqvec.codec.bands import Band, code_bytes
 from tqvec.codec.codebooks import scalar
 from tqvec.codec.codebooks.codebook import Codebook, Term
 from tqvec.codec.codes import Codes
 from tqvec.codec.encoded import scales_as_float32
+from tqvec.codec.scales import SCALES
 from tqvec.codec.splitmix import stream
 from tqvec.errors import InputError
 from tqvec.kernels.arguments import EncodedProducts
@@ -130,3 +131,14 @@ class QjlCodebook(Codebook):
 
         _threads.over_rows(task, n, _threads.GRAIN, threads)
         return Codes(data, scales_as_float32(norm), scales_as_float32(norm * residual))
+
+
+def check_options(mode: str, codebook: str, scale: object, qjl: object) -> tuple[ScaleName, str | None]:
+    """Return the scale rule and the projection of a mode, or raise for those that it does not have."""
+    projection = _validate.choice(qjl, "qjl", PROJECTIONS)
+    if mode == "prod":
+        _validate.choice(codebook, "codebook of mode 'prod'", ["scalar"])
+        return _validate.choice("norm" if scale is None else scale, "scale of mode 'prod'", ["norm"]), projection
+    if projection != "gaussian":
+        raise InputError(f"qjl belongs to mode='prod', got qjl={qjl!r} with mode={mode!r}")
+    return _validate.choice("unbiased" if scale is None else scale, "scale", SCALES), None

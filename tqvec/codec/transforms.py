@@ -15,10 +15,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tqvec._fixed import Fixed, protect, protect_fields
 from tqvec._types import Bytes, Doubles, Floats
 from tqvec.codec.bands import mean
 from tqvec.codec.codebooks.codebook import Codebook
 from tqvec.codec.splitmix import stream
+from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import RotationTables
 
@@ -80,7 +82,16 @@ def dense(matrix: Floats) -> RotationTables:
 
 
 def rotate(x: Floats, tables: RotationTables) -> Floats:
-    """Return rows of `x`, (n, d) float32, in another basis."""
+    """Return rows of `x`, (n, d) float32, in another basis.
+
+    Raises
+    ------
+    InputError
+        `x` has another shape or type.
+    """
+    d = tables.perm.shape[1]
+    if x.ndim != 2 or x.shape[1] != d or x.dtype != np.float32 or not x.flags.c_contiguous:
+        raise InputError(f"x must be C-contiguous float32 of shape (n, {d}), got {x.dtype} of shape {x.shape}")
     out = np.empty_like(x)
     kernel("rotate_rows")(x, tables, 0, x.shape[0], out)
     return out
@@ -98,7 +109,7 @@ def compose(first: RotationTables, second: RotationTables) -> RotationTables:
 ROTATIONS: dict[str, Callable[[int, int], RotationTables]] = {"hadamard": hadamard, "haar": haar}
 
 
-class Transform:
+class Transform(Fixed):
     """The map of vectors to the coordinates that a codebook codes: a rotation.
 
     `tqvec.codec.calibration.CalibratedTransform` subtracts a centre first. Methods take checked float32 rows.
@@ -106,26 +117,45 @@ class Transform:
     Attributes
     ----------
     name : {"hadamard", "haar", "calibrated"}
-    tables : RotationTables
-    codebook : Codebook
-    centre : (d,) float32
-        Subtracted from vectors; 0 here.
-    band_std : (n_bands,) float32
-        Factor of the levels of each band; 1 here.
-    learned : tuple of array
-        What codes depend on beside the rotation and the codebook.
     """
 
-    learned: tuple[Floats, ...] = ()
+    _fixed = frozenset({"name", "_tables", "_codebook", "_centre", "_band_std"})
 
-    def __init__(self, name: str, tables: RotationTables, codebook: Codebook) -> None:
-        self.name, self.tables, self.codebook = name, tables, codebook
-        self.centre = np.zeros(codebook.d, np.float32)
-        self.band_std = np.ones(len(codebook.bands), np.float32)
+    def __init__(
+        self,
+        name: str,
+        tables: RotationTables,
+        codebook: Codebook,
+        centre: Floats | None = None,
+        band_std: Floats | None = None,
+    ) -> None:
+        self.name, self._tables, self._codebook = name, tables, codebook
+        self._centre = np.zeros(codebook.d, np.float32) if centre is None else centre
+        self._band_std = np.ones(len(codebook.bands), np.float32) if band_std is None else band_std
+
+    @property
+    def tables(self) -> RotationTables:
+        """The rotation; its arrays can't be written to."""
+        return protect_fields(self._tables)
+
+    @property
+    def centre(self) -> Floats:
+        """Subtracted from vectors, (d,); 0 without a calibration."""
+        return protect(self._centre)
+
+    @property
+    def band_std(self) -> Floats:
+        """Factor of the levels of each band, (n_bands,); 1 without a calibration."""
+        return protect(self._band_std)
+
+    @property
+    def learned(self) -> tuple[Floats, ...]:
+        """What codes depend on beside the rotation and the codebook."""
+        return ()
 
     def rotate(self, x: Floats) -> Floats:
         """Rotate rows (n, d) into the basis of the codes; the centre is not subtracted."""
-        return rotate(x, self.tables)
+        return rotate(x, self._tables)
 
     def centre_products(self, queries: Floats) -> Doubles:
         """Return the product of each query with the centre, (nq,): the part of a score that no code holds."""
@@ -149,18 +179,18 @@ class Transform:
     @property
     def shares(self) -> Doubles:
         """Part of the expected squared length of a vector that lies in each band, (n_bands,)."""
-        return np.array([(band.stop - band.start) / self.codebook.d for band in self.codebook.bands])
+        return np.array([(band.stop - band.start) / self._codebook.d for band in self._codebook.bands])
 
     @property
     def band_factors(self) -> Doubles:
         """Squared length of the rows of the matrix that belong to each band, (n_bands,): 1 for a rotation."""
-        return np.ones(len(self.codebook.bands))
+        return np.ones(len(self._codebook.bands))
 
     @property
     def distortion(self) -> float:
         """Expected squared error of a decoded vector whose squared distance to the centre is 1."""
-        return mean(self.codebook.d, self.codebook.bands, self.codebook.distortions.tolist())
+        return mean(self._codebook.d, self._codebook.bands, self._codebook.distortions.tolist())
 
     def decode_factors(self) -> tuple[np.float32, Floats]:
         """Return the factors that turn unbiased vectors into least-squares ones: of the scales, and (n_bands, 1)."""
-        return np.float32(1.0 - self.distortion), np.ones((len(self.codebook.bands), 1), np.float32)
+        return np.float32(1.0 - self.distortion), np.ones((len(self._codebook.bands), 1), np.float32)

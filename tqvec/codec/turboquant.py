@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tqvec import _threads, _validate
 from tqvec._config import num_threads
+from tqvec._fixed import Fixed, protect_fields
 from tqvec._types import CodebookName, Doubles, Floats, ScaleName
 from tqvec.codec.bands import Band, Width, code_bytes, mean, parse
 from tqvec.codec.calibration import CalibratedTransform, Calibration
@@ -20,25 +21,23 @@ from tqvec.codec.codebooks.codebook import Codebook, Term
 from tqvec.codec.codebooks.scalar import ScalarCodebook
 from tqvec.codec.codebooks.trellis import TrellisCodebook
 from tqvec.codec.codes import Codes, check_codes
-from tqvec.codec.encoded import Encoded
-from tqvec.codec.qjl import PROJECTIONS, QjlCodebook
-from tqvec.codec.scales import SCALES
+from tqvec.codec.encoded import Encoded, encode
+from tqvec.codec.maker import Maker, hash_codec
+from tqvec.codec.qjl import PROJECTIONS, QjlCodebook, check_options
 from tqvec.codec.transforms import ROTATIONS, Transform, rotate
 from tqvec.errors import InputError
-from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import SPREAD
-from tqvec.kernels.tables import QuantizerTables
+from tqvec.kernels.tables import QuantizerTables, RotationTables
 
 MAX_D = 65536
-CODEC_VERSION = 1  # part of the fingerprint; grows when the same input would give other bytes
 _CODEBOOKS: dict[CodebookName, type[ScalarCodebook | TrellisCodebook]] = {
     "scalar": ScalarCodebook,
     "trellis": TrellisCodebook,
 }
 
 
-class TurboQuant:
+class TurboQuant(Fixed):
     """A codec that compresses vectors to `nbits` bits per coordinate without training (TurboQuant, arXiv 2504.19874).
 
     A vector is normalised and rotated at random. Each coordinate is then replaced by the index of the nearest centroid
@@ -78,13 +77,9 @@ class TurboQuant:
     Attributes
     ----------
     d, nbits, mode, codebook, seed, qjl
-        The arguments; `qjl` is None in mode ``"mse"``.
+        The arguments, which can't be changed; `qjl` is None in mode ``"mse"``.
     scale_rule : str
         The `scale` above.
-    calibration : Calibration or None
-        Centre, axes and bands learned from data (`calibrated`).
-    transform : Transform
-        The rotation, and the centre if there is one.
 
     Raises
     ------
@@ -104,6 +99,10 @@ class TurboQuant:
     (2, 1000)
     """
 
+    _fixed = frozenset(
+        {"d", "nbits", "mode", "codebook", "seed", "scale_rule", "qjl", "_calibration", "_codebook", "_transform"}
+    )
+
     def __init__(
         self,
         d: int,
@@ -116,21 +115,28 @@ class TurboQuant:
         scale: ScaleName | None = None,
         qjl: Literal["gaussian", "hadamard"] = "gaussian",
     ):
-        self.d = _validate.integer(d, "d", 1, MAX_D)
-        self.nbits, bands = parse(nbits, self.d)
-        self.mode = _validate.choice(mode, "mode", ["mse", "prod"])
-        self.codebook = _validate.choice(codebook, "codebook", _CODEBOOKS)
+        self.d: Final = _validate.integer(d, "d", 1, MAX_D)
+        own, bands = parse(nbits, self.d)
+        self.nbits: Final = own
+        self.mode: Final = _validate.choice(mode, "mode", ["mse", "prod"])
+        self.codebook: Final = _validate.choice(codebook, "codebook", _CODEBOOKS)
         kind = _validate.choice(rotation, "rotation", ROTATIONS)
-        self.seed = _validate.integer(seed, "seed", 0, 2**64 - 1)
-        self.scale_rule, self.qjl = _options(self.mode, self.codebook, scale, qjl)
-        self.calibration: Calibration | None = None
+        self.seed: Final = _validate.integer(seed, "seed", 0, 2**64 - 1)
+        rule, projection = check_options(self.mode, self.codebook, scale, qjl)
+        self.scale_rule: Final = rule
+        self.qjl: Final = projection
+        self._calibration: Calibration | None = None
         tables = ROTATIONS[kind](self.d, self.seed)
         self._codebook: Codebook
-        if self.qjl is None:
+        if projection is None:
             self._codebook = _CODEBOOKS[self.codebook](self.d, bands)
         else:
-            self._codebook = QjlCodebook(self.d, bands, tables, PROJECTIONS[self.qjl](self.d, self.seed))
-        self.transform = Transform(kind, tables, self._codebook)
+            self._codebook = QjlCodebook(self.d, bands, tables, PROJECTIONS[projection](self.d, self.seed))
+        self._transform = Transform(kind, tables, self._codebook)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is made when it is needed."""
+        return {name: value for name, value in vars(self).items() if name != "_maker"}
 
     def __repr__(self) -> str:
         kind = "codebook='trellis', " if self.codebook == "trellis" else ""
@@ -151,17 +157,27 @@ class TurboQuant:
             raise InputError(f"only a codec with scale='unbiased' can be calibrated, not {self!r}")
         if not isinstance(calibration, Calibration):
             raise InputError(f"calibration must be a Calibration, got {type(calibration).__name__}")
-        calibration.check(self.d)
+        own = calibration.owned()
+        own.check(self._codebook.d)
+        codebook = _CODEBOOKS[self.codebook](self._codebook.d, own.bands, own.band_std)
         other = copy.copy(self)
-        other.calibration = calibration
-        other._codebook = _CODEBOOKS[self.codebook](self.d, calibration.bands, calibration.band_std)
-        other.transform = CalibratedTransform(calibration, other._codebook)
+        vars(other).update(_calibration=own, _codebook=codebook, _transform=CalibratedTransform(own, codebook))
         return other
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Centre, axes and bands learned from data (`calibrated`); its arrays can't be written to."""
+        return None if self._calibration is None else protect_fields(self._calibration)
+
+    @property
+    def transform(self) -> Transform:
+        """The rotation, and the centre if there is one."""
+        return self._transform
 
     @property
     def rotation(self) -> str:
         """The argument `rotation`, or ``"calibrated"``."""
-        return self.transform.name
+        return self._transform.name
 
     @property
     def bands(self) -> tuple[Band, ...]:
@@ -171,17 +187,17 @@ class TurboQuant:
     @property
     def centre(self) -> Floats:
         """The point that is subtracted from vectors, (d,); 0 without a calibration."""
-        return self.transform.centre
+        return self._transform.centre
 
     @property
     def band_std(self) -> Floats:
         """Factor of the levels of each band, (n_bands,); 1 without a calibration."""
-        return self.transform.band_std
+        return self._transform.band_std
 
     @property
     def quantizer(self) -> QuantizerTables:
-        """Levels by code, for kernels that read codes; in mode ``"prod"`` those of the first stage."""
-        return self._codebook.tables
+        """Levels by code; in mode ``"prod"`` those of the first stage. The arrays can't be written to."""
+        return protect_fields(self._codebook.tables)
 
     @property
     def shrinkage(self) -> Doubles:
@@ -201,7 +217,7 @@ class TurboQuant:
         centre. In mode ``"prod"`` it is D of the first stage times π/2 − 1/d, or about π/2 − 1 for ``qjl="hadamard"``.
         That is the price of being unbiased: the first stage alone would decode with less.
         """
-        return self.transform.distortion
+        return self._transform.distortion
 
     @property
     def entropy(self) -> float:
@@ -211,22 +227,17 @@ class TurboQuant:
     @property
     def fingerprint(self) -> str:
         """Hash of everything that decides the bytes of the codes. Codes of equal fingerprints can be mixed."""
-        header = {
-            "version": CODEC_VERSION,
-            "d": self.d,
-            "bands": self.bands,
-            "mode": self.mode,
-            "codebook": self.codebook,
-            "rotation": self.rotation,
-            "seed": self.seed,
-        }
-        if self.qjl is not None:
-            header["qjl"] = self.qjl
-        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-        rotation = self.transform.tables.matrix
-        for array in (self.quantizer.centroids, rotation, *self.transform.learned, *self._codebook.drawn):
-            digest.update(array.astype("<f4").tobytes())
-        return digest.hexdigest()[:32]
+        return self._maker.fingerprint
+
+    @cached_property
+    def _maker(self) -> Maker:
+        """The codec as its codes name it."""
+        names = ("d", "mode", "codebook", "rotation", "seed", "qjl")
+        settings = {name: getattr(self, name) for name in names}
+        codebook, transform = self._codebook, self._transform
+        arrays = (codebook.tables.centroids, transform.tables.matrix, *transform.learned, *codebook.drawn)
+        hashed = hash_codec(settings, codebook.bands, arrays)
+        return Maker(fingerprint=hashed, nbits=self.nbits, scale=self.scale_rule, **settings)
 
     def encode(self, x: ArrayLike, *, threads: int | None = None) -> Codes:
         """Compress vectors.
@@ -249,10 +260,13 @@ class TurboQuant:
         InputError
             Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
         """
-        if isinstance(self._codebook, QjlCodebook):
-            rows = _validate.vectors(x, self.d, "x")
-            return self._codebook.encode(rows, self.transform.tables, num_threads(threads))
-        return encode_sums(self, x, threads=threads).codes()
+        codebook = self._codebook
+        if isinstance(codebook, QjlCodebook):
+            rows = _validate.vectors(x, codebook.d, "x")
+            codes = codebook.encode(rows, self._transform._tables, num_threads(threads))
+        else:
+            codes = encode_sums(self, x, threads=threads).codes()
+        return replace(codes, maker=self._maker)
 
     def decode(self, codes: Codes, *, threads: int | None = None) -> Floats:
         """Reconstruct vectors with the least-squares scale (see `scale` above); in mode ``"prod"``, without bias.
@@ -265,26 +279,36 @@ class TurboQuant:
         Returns
         -------
         (n, d) float32
+
+        Raises
+        ------
+        InputError
+            The codes are of another codec, or have arrays of wrong shapes or types.
         """
         if self.scale_rule != "unbiased":
             return self.decode_unbiased(codes, threads=threads)
-        return self._sum_terms(codes, *self.transform.decode_factors(), threads)
+        return self._sum_terms(codes, *self._transform.decode_factors(), threads)
 
     def decode_unbiased(self, codes: Codes, *, threads: int | None = None) -> Floats:
         """Reconstruct the vectors whose products with queries `inner_product` returns.
 
         They are unbiased, but longer than those of `decode`. Arguments and result are the same.
         """
-        return self._sum_terms(codes, np.float32(1), np.ones((len(self.bands), 1), np.float32), threads)
+        return self._sum_terms(codes, np.float32(1), np.ones((len(self._codebook.bands), 1), np.float32), threads)
+
+    def _check(self, codes: Codes) -> Codes:
+        """Return codes as the kernels take them, or raise for those that this codec can't read."""
+        codebook = self._codebook
+        return check_codes(codes, code_bytes(codebook.bands), isinstance(codebook, QjlCodebook), self, self._maker)
 
     def _sum_terms(self, codes: Codes, shrink: np.float32, by_band: Floats, threads: int | None) -> Floats:
         """Decode, with factors for all scales and for the levels of each band."""
-        check_codes(codes, code_bytes(self.bands), self.qjl is not None, self)
-        n, workers = len(codes), num_threads(threads)
+        codes = self._check(codes)
+        n, d, workers = len(codes), self._codebook.d, num_threads(threads)
         decode = kernel("decode_rows")
 
         def vectors(term: Term) -> Floats:
-            scale, out = term.scale * shrink, np.empty((n, self.d), np.float32)
+            scale, out = term.scale * shrink, np.empty((n, d), np.float32)
             tables = term.tables._replace(centroids=term.tables.centroids * by_band)
 
             def task(part: int, start: int, stop: int) -> None:
@@ -293,7 +317,7 @@ class TurboQuant:
             _threads.over_rows(task, n, _threads.GRAIN, workers)
             return out
 
-        return self._sum(vectors, codes) + self.centre
+        return self._sum(vectors, codes) + self._transform.centre
 
     def inner_product(self, queries: ArrayLike, codes: Codes, *, threads: int | None = None) -> Floats:
         """Compute inner products of queries with compressed vectors, on the codes and in float32.
@@ -310,9 +334,14 @@ class TurboQuant:
         Returns
         -------
         (nq, n) float32
+
+        Raises
+        ------
+        InputError
+            As `decode`; bad queries, with the row.
         """
-        check_codes(codes, code_bytes(self.bands), self.qjl is not None, self)
-        rows, workers = _validate.vectors(queries, self.d, "queries"), num_threads(threads)
+        codes = self._check(codes)
+        rows, workers = _validate.vectors(queries, self._codebook.d, "queries"), num_threads(threads)
         score = kernel("adc_rows")
 
         def scores(term: Term) -> Floats:
@@ -324,16 +353,21 @@ class TurboQuant:
             _threads.over_rows(task, len(codes), _threads.GRAIN, workers)
             return out
 
-        return self._sum(scores, codes) + self.transform.centre_products(rows).astype(np.float32)[:, None]
+        return self._sum(scores, codes) + self._transform.centre_products(rows).astype(np.float32)[:, None]
 
     def _sum(self, function: Callable[[Term], Floats], codes: Codes) -> Floats:
         """Sum a function of the terms of codes; beyond float32 it becomes infinite, as in a kernel."""
-        first, *rest = self._codebook.terms(codes, self.transform.tables)
+        first, *rest = self._codebook.terms(codes, self._transform._tables)
         total = function(first)
         with np.errstate(over="ignore", invalid="ignore"):
             for term in rest:
                 total += function(term)
         return total
+
+
+def kernel_tables(codec: TurboQuant) -> tuple[RotationTables, QuantizerTables]:
+    """Return the rotation and the levels of a codec as kernels take them: arrays that nobody may write to."""
+    return codec._transform._tables, codec._codebook.tables
 
 
 def encode_sums(codec: TurboQuant, x: ArrayLike, *, threads: int | None = None, unit: bool = False) -> Encoded:
@@ -350,40 +384,4 @@ def encode_sums(codec: TurboQuant, x: ArrayLike, *, threads: int | None = None, 
     unit : bool
         Take the direction of each vector: its length counts as 1.
     """
-    codebook, transform, workers = codec._codebook, codec.transform, num_threads(threads)
-    rows = transform.subtract_centre(_validate.shaped(x, codec.d, "x"), unit)
-    n = rows.shape[0]
-    data = np.empty((n, code_bytes(codec.bands)), np.uint8)
-    norm, dot, energy = np.empty(n), np.empty(n), np.empty(n)
-    encode, rows_out = kernel(codebook.encoder), EncodedRows(data, norm, dot, energy)
-    good = np.full(workers, n)  # rows before the first bad one of each part
-
-    def task(part: int, start: int, stop: int) -> None:
-        end = encode(rows, transform.tables, *codebook.encoder_tables, start, stop, rows_out)
-        good[part] = end if end < stop else n
-
-    _threads.over_rows(task, n, _threads.GRAIN, workers)
-    if good.min() < n:
-        # The kernel computes lengths anyway, so there NaN and Inf are found at no cost; a check before it would read
-        # all rows once more. Why the row is bad only the input tells: `rows` may be rounded, or less the centre.
-        raise _validate.bad_row(x, int(good.min()), "x")
-    return Encoded(
-        transform=transform,
-        scale_rule=codec.scale_rule,
-        threads=workers,
-        data=data,
-        norm=transform.code_lengths(norm, unit),
-        dot=dot,
-        energy=energy,
-    )
-
-
-def _options(mode: str, codebook: str, scale: object, qjl: object) -> tuple[ScaleName, str | None]:
-    """Return the scale rule and the projection of a mode, or raise for those that it does not have."""
-    projection = _validate.choice(qjl, "qjl", PROJECTIONS)
-    if mode == "prod":
-        _validate.choice(codebook, "codebook of mode 'prod'", ["scalar"])
-        return _validate.choice("norm" if scale is None else scale, "scale of mode 'prod'", ["norm"]), projection
-    if projection != "gaussian":
-        raise InputError(f"qjl belongs to mode='prod', got qjl={qjl!r} with mode={mode!r}")
-    return _validate.choice("unbiased" if scale is None else scale, "scale", SCALES), None
+    return encode(x, codec._codebook, codec._transform, codec.scale_rule, num_threads(threads), unit)

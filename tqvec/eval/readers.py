@@ -18,10 +18,10 @@ from tqvec.errors import FormatError, InputError, UnsupportedError
 _TEXMEX: dict[str, np.dtype[Any]] = {".fvecs": np.dtype("<f4"), ".ivecs": np.dtype("<i4"), ".bvecs": np.dtype("u1")}
 _CHECKED = 1 << 24  # bytes of rows at a time
 HDF5 = (".hdf5", ".h5")
-_NAMED = re.compile(r"(.+\.(?:hdf5|h5|parquet)):(.+)", re.DOTALL)
+_NAMED = re.compile(r"\.(?:hdf5|h5|parquet):(?=.)", re.DOTALL | re.IGNORECASE)
 
 
-def read_vectors(path: str | os.PathLike[str], dataset: str = "train") -> NDArray[Any]:
+def read_vectors(path: str | os.PathLike[str], dataset: str = "train", *, one_row: bool = False) -> NDArray[Any]:
     """Read a file of vectors, mapped into memory where the format allows.
 
     Parameters
@@ -31,6 +31,8 @@ def read_vectors(path: str | os.PathLike[str], dataset: str = "train") -> NDArra
         after it, ``file.hdf5:test``; ann-benchmarks has ``train``, ``test``, ``neighbors`` and ``distances``.
     dataset : str
         The dataset of an HDF5 file that comes without a name.
+    one_row : bool
+        Whether a ``.npy`` of shape (d,) is taken for one vector.
 
     Returns
     -------
@@ -51,11 +53,12 @@ def read_vectors(path: str | os.PathLike[str], dataset: str = "train") -> NDArra
     path, name = split_name(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
-    if path.suffix == ".npy":
-        return _read_npy(path)
-    if path.suffix in _TEXMEX:
-        return _read_texmex(path, _TEXMEX[path.suffix])
-    if path.suffix in HDF5:
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return _read_npy(path, one_row)
+    if suffix in _TEXMEX:
+        return _read_texmex(path, _TEXMEX[suffix])
+    if suffix in HDF5:
         with open_hdf5(path, name or dataset) as rows:
             return np.asarray(rows)
     known = ", ".join([".npy", *_TEXMEX, *HDF5])
@@ -63,9 +66,16 @@ def read_vectors(path: str | os.PathLike[str], dataset: str = "train") -> NDArra
 
 
 def split_name(path: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """Return a file and the name of a dataset or column in it, as ``file.hdf5:test`` has both; None without a name."""
-    match = _NAMED.fullmatch(os.fspath(path))
-    return (Path(match[1]), match[2]) if match else (Path(path), None)
+    """Return a file and the name of a dataset or column in it, as ``file.hdf5:test`` has both; None without a name.
+
+    Folders and names may have a colon too: of several ways to read the text, that of a file that exists is taken.
+    """
+    text = os.fspath(path)
+    ends = [match.end() for match in _NAMED.finditer(text)]
+    if not ends or Path(text).is_file():
+        return Path(text), None
+    end = next((end for end in reversed(ends) if Path(text[: end - 1]).is_file()), ends[-1])
+    return Path(text[: end - 1]), text[end:]
 
 
 def float_rows(rows: NDArray[Any]) -> NDArray[Any]:
@@ -73,11 +83,13 @@ def float_rows(rows: NDArray[Any]) -> NDArray[Any]:
     return rows.astype(np.float32) if rows.dtype == np.uint8 else rows
 
 
-def _read_npy(path: Path) -> NDArray[Any]:
+def _read_npy(path: Path, one_row: bool) -> NDArray[Any]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise FormatError(f"{path}: not a .npy file, or damaged ({error})") from error
+    if one_row and isinstance(array, np.ndarray) and array.ndim == 1:
+        return array[None]
     if not isinstance(array, np.ndarray) or array.ndim != 2:
         raise FormatError(f"{path}: expected one 2-D array of shape (n, d)")
     return array

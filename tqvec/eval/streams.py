@@ -51,13 +51,15 @@ class Stream(NamedTuple):
         return np.concatenate(vectors)
 
 
-def open_vectors(path: str | os.PathLike[str]) -> Stream:
+def open_vectors(path: str | os.PathLike[str], dataset: str = "train", *, one_row: bool = False) -> Stream:
     """Open a file of vectors.
 
     Parameters
     ----------
     path : path
         A file that `read_vectors` takes, or ``file.parquet:COLUMN``, a column of lists of floats of one length.
+    dataset, one_row
+        As for `read_vectors`.
 
     Returns
     -------
@@ -76,12 +78,12 @@ def open_vectors(path: str | os.PathLike[str]) -> Stream:
         Parquet without pyarrow, or HDF5 without h5py.
     """
     file, name = split_name(path)
-    if file.suffix == ".parquet":
+    if file.suffix.lower() == ".parquet":
         column = _Column(file, name)
         return Stream(path=file, name=name, n=column.n, d=column.d, parts=column.parts)
-    if file.suffix in HDF5:
-        return _hdf5(file, name or "train")
-    x = read_vectors(file)
+    if file.suffix.lower() in HDF5:
+        return _hdf5(file, name or dataset)
+    x = read_vectors(file, one_row=one_row)
     n, d = x.shape
 
     def parts(start: int, rows: int) -> Parts:
@@ -120,7 +122,8 @@ class _Column:
         self._path, self._name = path, name
         self._damage = (pa.ArrowException, OSError)
         try:
-            self._file = ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)  # else whole groups of rows are held
+            # Absolute: a relative path with a colon is read as a URI. pre_buffer would hold whole groups of rows.
+            self._file = ParquetFile(path.absolute(), buffer_size=_BUFFER, pre_buffer=False)
         except self._damage as error:
             raise FormatError(f"{path}: not a Parquet file, or damaged ({error})") from error
         schema = self._file.schema_arrow

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import threading
+import copy
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tqvec._config import num_threads
+from tqvec._fixed import Fixed
+from tqvec._locks import ForkLock
+from tqvec._safetensors import Seen
 from tqvec._types import Floats, Ids, MetricName
+from tqvec.codec.bands import Pairs
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
+from tqvec.index.differences import describe_difference
 from tqvec.index.metrics import Metric
 from tqvec.index.nbytes import IndexBytes, count_bytes
 from tqvec.index.rows import empty_rows, encode_rows
@@ -32,9 +37,10 @@ class _Core(NamedTuple):
     store: Store
 
 
-class Contents:
+class Contents(Fixed):
     """The vectors of an index, which can be added, replaced, removed and decompressed."""
 
+    _fixed = frozenset({"_metric", "_lock"})
     _block_rows = FULL_BLOCK_ROWS
 
     @classmethod
@@ -45,10 +51,9 @@ class Contents:
         return index
 
     def _start(self, codec: TurboQuant, metric: Metric) -> None:
-        self.d, self.nbits = codec.d, codec.nbits
-        self.metric: MetricName = metric.value
         self._metric = metric
-        self._lock = threading.RLock()  # held by each change, and while ids are looked up
+        self._lock = ForkLock()  # held by each change, and while ids are looked up
+        self._seen: Seen = {}
         self._core = self._empty(codec)
 
     def _empty(self, codec: TurboQuant) -> _Core:
@@ -66,20 +71,37 @@ class Contents:
             store = core.store.copy()
         other = self._like(core.codec)
         other._core = other._core._replace(store=store)
+        other._seen = dict(self._seen)
+        vars(other).update(self._own_attributes())
         return other
 
     def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
-        return self.__copy__()
+        memo[id(self)] = other = self.__copy__()  # attributes of a subclass may refer to the index itself
+        vars(other).update(copy.deepcopy(self._own_attributes(), memo))
+        return other
+
+    def _own_attributes(self) -> dict[str, Any]:
+        """The attributes that a user or a subclass added."""
+        return {name: value for name, value in vars(self).items() if name not in ("_metric", "_lock", "_seen", "_core")}
 
     def __getstate__(self) -> dict[str, Any]:
         core, blocks, next_id = self._moment()
         first = first_id(blocks, next_id)
         parts = [(rows, ids if first is None else None) for rows, ids in core.store.iter_chunks(blocks)]
-        settings = {name: getattr(self, name) for name in ("metric", "d", "nbits")}
-        return settings | {"codec": core.codec, "parts": parts, "first_id": first, "next_id": next_id}
+        return {
+            "attributes": self._own_attributes(),
+            "seen": dict(self._seen),
+            "metric": self._metric.value,
+            "codec": core.codec,
+            "parts": parts,
+            "first_id": first,
+            "next_id": next_id,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state["attributes"])
         self._start(state["codec"], Metric(state["metric"]))
+        self._seen = state["seen"]
         store = self._core.store
         store.next_id = state["first_id"] or 0
         for rows, ids in state["parts"]:
@@ -90,7 +112,23 @@ class Contents:
         """Blocks and next id that belong together, and the core that they are from."""
         with self._lock:
             core = self._core
+            core.store.settle()
             return core, core.store.blocks, core.store.next_id
+
+    @property
+    def d(self) -> int:
+        """Dimension."""
+        return self._core.codec.d
+
+    @property
+    def nbits(self) -> int | float | Pairs:
+        """Bits per coordinate, as given."""
+        return self._core.codec.nbits
+
+    @property
+    def metric(self) -> MetricName:
+        """``"ip"``, ``"cosine"`` or ``"l2"``."""
+        return self._metric.value
 
     @property
     def codec(self) -> TurboQuant:
@@ -123,7 +161,7 @@ class Contents:
 
         Ids that are not consecutive take 8 more, and 32 to 64 to find them; `nbytes` counts these too.
         """
-        return self.codec.code_size + self._metric.extra_bytes
+        return self._core.codec.code_size + self._metric.extra_bytes
 
     @property
     def nbytes(self) -> IndexBytes:
@@ -200,7 +238,7 @@ class Contents:
     def reset(self) -> None:
         """Remove all vectors; the calibration of `train` stays."""
         with self._lock:
-            self._core = self._empty(self.codec)
+            self._core = self._empty(self._core.codec)
 
     def merge_from(self, other: Contents) -> None:
         """Append all vectors of another index of the same codec, as if they had been added to this one.
@@ -211,7 +249,8 @@ class Contents:
         Raises
         ------
         InputError
-            The indexes differ in metric or codec, which the message shows, or share an id. Nothing is merged then.
+            The indexes differ in metric or codec, and the message says in what; or they share an id. Nothing is merged
+            then.
         """
         if not isinstance(other, Contents):
             raise InputError(f"other must be an Index, got {type(other).__name__}")
@@ -220,9 +259,12 @@ class Contents:
             blocks, renumber = other._core.store.merge_snapshot()
         with self._lock:
             core = self._core
-            mine, its = (self.metric, core.codec.fingerprint), (other.metric, theirs.fingerprint)
-            if mine != its:
-                raise InputError(f"indexes of different codecs can't be merged: {mine} and {its} (metric, fingerprint)")
+            difference = describe_difference((core.codec, self._metric.value), (theirs, other._metric.value))
+            if difference is not None:
+                raise InputError(
+                    f"indexes of different codecs can't be merged: {difference}; add the vectors of one to an index "
+                    "like the other instead"
+                )
             core.store.extend(blocks, renumber)
 
     def _recoded(self: Self, codec: TurboQuant, vectors: Floats | None, threads: int) -> Self:
@@ -231,7 +273,7 @@ class Contents:
         store = self._core.store
         for rows, ids in store.iter_chunks(store.blocks):
             if vectors is None:
-                again = recode(rows, self.codec, codec, threads)
+                again = recode(rows, self._core.codec, codec, threads)
             else:
                 again = encode_rows(codec, self._metric, vectors[done : done + ids.size], threads)
             other._core.store.append(again, ids, False)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
@@ -16,23 +14,22 @@ from tqvec._types import CodebookName, Floats, Ids, MetricName
 from tqvec.codec.bands import Width
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError, LossWarning
-from tqvec.index.contents import Contents
 from tqvec.index.diagnose.diagnosis import Diagnosis, diagnose
 from tqvec.index.errors.rerank import search_reranked
 from tqvec.index.errors.shortlist import search_shortlist
 from tqvec.index.errors.standard_errors import search_with_errors
-from tqvec.index.file import io
 from tqvec.index.metrics import METRICS, Metric
+from tqvec.index.saved import Saved
 from tqvec.index.selectors import Filter
 from tqvec.index.snapshot import Results
-from tqvec.index.store import first_id
-from tqvec.index.training import Samples, Training, fit
+from tqvec.index.training import Samples, fit
+from tqvec.index.training_result import Training
 
 _FIRST_HITS = 64  # results of the first round of a range search; each further round asks for four times as many
 _CONFIDENCE = 0.99  # of the shortlist that is reranked
 
 
-class Index(Contents):
+class Index(Saved):
     """Compressed vectors that can be searched without decompressing them.
 
     No training is needed. `train` fits the codec to the data, for more recall at the same bytes.
@@ -51,15 +48,6 @@ class Index(Contents):
         As in `TurboQuant`: ``"trellis"`` has more recall at equal bytes, but is slower to build.
     seed : int
         Seed of the random rotation.
-
-    Attributes
-    ----------
-    d : int
-        Dimension.
-    nbits : int, float or tuple
-        Bits per coordinate, as given.
-    metric : str
-        ``"ip"``, ``"cosine"`` or ``"l2"``.
 
     Raises
     ------
@@ -131,15 +119,15 @@ class Index(Contents):
             Bad vectors, or values above 10¹⁸ in a `sample` or `queries` for ip or l2, with the row; no queries in
             `queries`; not as many `vectors` as are stored; `d` above 8,192.
         """
-        rows = _validate.vectors(sample, self.d, "sample")
-        held_out = None if queries is None else _validate.vectors(queries, self.d, "queries")
-        stored = None if vectors is None else _validate.vectors(vectors, self.d, "vectors")
+        rows = _validate.vectors(sample, self._core.codec.d, "sample")
+        held_out = None if queries is None else _validate.vectors(queries, self._core.codec.d, "queries")
+        stored = None if vectors is None else _validate.vectors(vectors, self._core.codec.d, "vectors")
         samples, workers = Samples(rows, held_out), num_threads(threads)
         with self._lock:
             if stored is not None and stored.shape[0] != self.ntotal:
                 raise InputError(f"vectors must be the {self.ntotal} that were added, got {stored.shape[0]} rows")
             from_codes = stored is None and self.ntotal > 0
-            codec, training = fit(self.codec, self._metric, samples, workers, from_codes)
+            codec, training = fit(self._core.codec, self._metric, samples, workers, from_codes)
             if training.accepted:
                 if from_codes:
                     loss = f"{self.ntotal:,} vectors are compressed anew from their codes, which costs {training.loss}"
@@ -240,7 +228,7 @@ class Index(Contents):
             between 0 and 1, `rerank` has another shape or type, or NaN or Inf in a row that is read.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
-        rows = _validate.vectors(queries, self.d, "queries")
+        rows = _validate.vectors(queries, self._core.codec.d, "queries")
         snapshot = self._snapshot(filter=filter, threads=threads)
         n = min(k, snapshot.ntotal)
         if rerank is not None or confidence is not None:
@@ -280,7 +268,7 @@ class Index(Contents):
         ids : (lims[-1],) int64
         """
         radius = np.float64(_validate.number(radius, "radius"))  # a Python float would be rounded to float32
-        rows = _validate.vectors(queries, self.d, "queries")
+        rows = _validate.vectors(queries, self._core.codec.d, "queries")
         snapshot = self._snapshot(filter=filter, threads=threads)
         hits: list[tuple[Floats, Ids]] = [(np.zeros(0, np.float32), np.zeros(0, np.int64))] * rows.shape[0]
         pending, k = np.arange(rows.shape[0]), _FIRST_HITS
@@ -355,43 +343,6 @@ class Index(Contents):
             above 10¹⁸ in a sample, or in queries beside one, for ip or l2.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
-        rows = None if sample is None else _validate.vectors(sample, self.d, "sample")
-        own = None if queries is None else _validate.vectors(queries, self.d, "queries")
+        rows = None if sample is None else _validate.vectors(sample, self._core.codec.d, "sample")
+        own = None if queries is None else _validate.vectors(queries, self._core.codec.d, "queries")
         return diagnose(self._snapshot(threads=threads), rows, own, k)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index to one safetensors file, which any framework can open; see the "File format" page.
-
-        The file appears under its name when it is complete: a crash leaves the old file or none.
-        """
-        core, blocks, next_id = self._moment()
-        first = first_id(blocks, next_id)
-        n = sum(block.live for block in blocks)
-        chunks = core.store.iter_chunks(blocks)
-        rows_of = (rows if first is not None else rows | {"ids": ids} for rows, ids in chunks)
-        io.save(Path(path), core.codec, self.metric, n, rows_of, first, next_id)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = False) -> Index:
-        """Read an index that `save` wrote.
-
-        Parameters
-        ----------
-        path : path
-        mmap : bool
-            Map the file: codes are read when a search needs them, and processes share them. Vectors can be added to a
-            mapped index, and removed; the file stays as it is. It may be replaced meanwhile, but not changed in place.
-        verify : bool
-            Compare the checksums of the vectors too, not only those of the header, the ids and the calibration.
-
-        Raises
-        ------
-        FormatError
-            The file is damaged, truncated, not a tqvec index, or of a newer version.
-        FileNotFoundError
-            There is no such file.
-        """
-        header, rows, calibration = io.load(Path(path), mmap, verify)
-        index = cls._from_codec(io.codec_of(Path(path), header, calibration), Metric(header.metric))
-        index._core.store.load_rows(rows, rows.pop("ids", header.first_id), header.next_id, mmap)
-        return index

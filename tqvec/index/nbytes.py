@@ -7,13 +7,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from tqvec._present import ByteCount
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.index.store import Store
 
 _PARTS = ("codes", "scales", "ids", "prefixes", "rotation", "spare")
 
 
-class IndexBytes(int):
+class IndexBytes(ByteCount):
     """Bytes of memory of an index: an int, the sum of its parts.
 
     Attributes
@@ -47,15 +48,16 @@ class IndexBytes(int):
             setattr(total, name, parts.get(name, 0))
         return total
 
-    def __repr__(self) -> str:
-        return f"IndexBytes({int(self)}: " + ", ".join(f"{name} {size}" for name, size in self.items().items()) + ")"
-
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.mapped, self.items())
 
     def items(self) -> dict[str, int]:
         """Return the parts of the sum by name."""
         return {name: getattr(self, name) for name in _PARTS}
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the parts by name, their sum as ``total``, and `mapped`."""
+        return super().to_dict() | {"mapped": self.mapped}
 
 
 def count_bytes(store: Store, codec: TurboQuant) -> IndexBytes:

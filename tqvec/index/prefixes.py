@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._locks import ForkLock
 from tqvec.codec.tables.staged import PrefixPlane
 from tqvec.index.rows import aligned
 from tqvec.kernels.dispatch import module
@@ -38,7 +37,7 @@ class PrefixBlocks:
         self._groups = -(-sum(plane.size for plane in planes) // 4)
         self._blocks = np.zeros((0, self._groups, 64), np.uint8)
         self._rows = 0
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     @property
     def nbytes(self) -> int:

@@ -12,7 +12,8 @@ from tqvec._types import Floats, Ids, Words
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.tables.batch import batch_tables
 from tqvec.codec.tables.staged import PrefixPlane, prefix_counts, prefix_planes, stage_tables
-from tqvec.codec.turboquant import TurboQuant
+from tqvec.codec.turboquant import TurboQuant, kernel_tables
+from tqvec.errors import InputError
 from tqvec.index.blocks import SPARE_ROWS, Block
 from tqvec.index.metrics import Metric
 from tqvec.index.prefixes import PrefixBlocks
@@ -46,18 +47,20 @@ class Scanner:
     def __init__(self, codec: TurboQuant, metric: str):
         self._codec = codec
         self._metric = Metric(metric)
-        self._bands = codec.quantizer.bands
-        self._levels = integer_levels(codec.d, codec.quantizer)
-        self._windows = codec.quantizer.windows
+        rotation, quantizer = kernel_tables(codec)
+        self._d = rotation.perm.shape[1]
+        self._bands = quantizer.bands
+        self._levels = integer_levels(self._d, quantizer)
+        self._windows = quantizer.windows
         self._stages: StageTables | None = None
         planes: list[PrefixPlane] = []
         if all((band.stop - band.start) % 8 == 0 for band in codec.bands):  # the stages read whole bytes
-            known = codec.d, codec.bands, self._windows, codec.band_std
+            known = self._d, codec.bands, self._windows, codec.band_std
             counts = prefix_counts(*known)
             self._stages = stage_tables(*known, self._levels.levels, counts)
             planes = prefix_planes(codec.bands, self._windows, counts)
         self.prefixes = PrefixBlocks(planes)
-        self._queries = QueryTables(codec.transform.tables, self._bands, self._metric.score_scale, self._levels.unit)
+        self._queries = QueryTables(rotation, self._bands, self._metric.score_scale, self._levels.unit)
         self._scan = ScanTables(
             bands=self._bands,
             windows=self._windows,
@@ -91,6 +94,8 @@ class Scanner:
         ids : (nq, k) int64
             Row numbers, counted through all blocks.
         """
+        if queries.shape[1] != self._d:
+            raise InputError(f"queries must have {self._d} columns, got {queries.shape[1]}")
         scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
         ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
         staged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal

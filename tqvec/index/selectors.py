@@ -63,6 +63,9 @@ class Mask(Selector):
         if self._keep.dtype != np.bool_ or self._keep.ndim != 1:
             raise InputError(f"a mask must be a 1-D boolean array, got {self._keep.dtype} of shape {self._keep.shape}")
 
+    def __repr__(self) -> str:
+        return f"Mask(<{np.count_nonzero(self._keep):,} of {self._keep.size:,}>)"
+
     def masks(self, blocks: Sequence[Block]) -> list[Flags]:
         """Return a mask per block, or raise `InputError` for another number of vectors."""
         total = sum(block.live for block in blocks)
@@ -93,6 +96,9 @@ class Ids(Selector):
         chosen = integers(ids, "ids")
         self._ids = chosen if (chosen[1:] >= chosen[:-1]).all() else np.sort(chosen)
 
+    def __repr__(self) -> str:
+        return f"Ids(<{self._ids.size:,}>)"
+
     def masks(self, blocks: Sequence[Block]) -> list[Flags]:
         """Return a mask per block."""
         return [self._of(block) for block in blocks]
@@ -122,6 +128,9 @@ class Range(Selector):
         self._stop = integer(stop, "stop", -(2**63), 2**63)
         self._step = integer(step, "step", 1, 2**63 - 1)
 
+    def __repr__(self) -> str:
+        return f"Range({self._start}, {self._stop}" + (")" if self._step == 1 else f", {self._step})")
+
     def masks(self, blocks: Sequence[Block]) -> list[Flags]:
         """Return a mask per block."""
         return [self._of(block) for block in blocks]
@@ -142,6 +151,10 @@ class _Pair(Selector):
     def __init__(self, one: Selector, other: Filter, combine: np.ufunc):
         self._both, self._combine = (one, _selector(other)), combine
 
+    def __repr__(self) -> str:
+        one, other = self._both
+        return f"({one!r} {'&' if self._combine is np.logical_and else '|'} {other!r})"
+
     def masks(self, blocks: Sequence[Block]) -> list[Flags]:
         masks = (one.masks(blocks) for one in self._both)
         return [self._combine(a, b) for a, b in zip(*masks, strict=True)]
@@ -150,6 +163,9 @@ class _Pair(Selector):
 class _Not(Selector):
     def __init__(self, one: Selector):
         self._one = one
+
+    def __repr__(self) -> str:
+        return f"~{self._one!r}"
 
     def masks(self, blocks: Sequence[Block]) -> list[Flags]:
         return [~rows for rows in self._one.masks(blocks)]
@@ -175,12 +191,16 @@ def allowed_rows(blocks: Sequence[Block], filter: Filter | None) -> list[Words]:
     Raises
     ------
     InputError
-        `filter` is no filter, or a mask of another length.
+        `filter` is no filter, a mask of another length, or a selector of the user's that makes such masks.
     """
     if filter is None:
         return [block.alive for block in blocks]
-    masks = zip(blocks, _selector(filter).masks(blocks), strict=True)
-    return [block.alive if mask.all() else intersect(pack_mask(mask), block.alive) for block, mask in masks]
+    masks = _selector(filter).masks(blocks)
+    kinds = [(np.shape(mask), getattr(mask, "dtype", None)) for mask in masks]
+    if kinds != [((block.n,), np.bool_) for block in blocks]:  # kernels read a bit per row
+        raise InputError("masks of a selector must be boolean arrays with an entry per row of each block")
+    pairs = zip(blocks, masks, strict=True)
+    return [block.alive if mask.all() else intersect(pack_mask(mask), block.alive) for block, mask in pairs]
 
 
 def integers(values: ArrayLike, name: str) -> IdArray:

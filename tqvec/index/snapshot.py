@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._present import brief
 from tqvec._types import Doubles, Floats, Ids, Words
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
@@ -39,6 +40,9 @@ class Results(NamedTuple):
     scores: Floats
     rows: Ids
     error: Floats | None = None
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def padded(self, k: int, worst: float) -> Results:
         """Return at least `k` columns; empty entries have the score `worst`."""
@@ -76,6 +80,9 @@ class Snapshot:
     blocks: tuple[Block, ...]
     allowed: list[Words]
     threads: int
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @cached_property
     def ntotal(self) -> int:
@@ -118,7 +125,7 @@ class Snapshot:
             )
         if l2:
             return (squared_norms(shifted)[:, None] - scores.astype(np.float64)).astype(np.float32), rows
-        if self.codec.calibration is None:
+        if self.codec.rotation != "calibrated":
             return scores, rows
         return (scores + centre_scores(self.codec, self.metric, shifted)[:, None]).astype(np.float32), rows
 

@@ -3,6 +3,9 @@
 A store has no lock: `Index` lets one thread at a time change it or look ids up. Any number of threads may read
 `Store.blocks` meanwhile. Blocks never change, and each change ends with one assignment of a new tuple. So a reader that
 takes the tuple once sees the index as it was at one moment, and never waits.
+
+A change may be cut short: by Ctrl-C, or in a forked child, which does not have the thread that made it. The next one
+finds that out and goes on from the blocks, which are whole at each moment (`Store.settle`).
 """
 
 from __future__ import annotations
@@ -54,14 +57,25 @@ class Store:
         self._block_rows = block_rows
         self._owns_last = False  # whether the last block may be extended: its arrays are of no file and no other store
         self._table: IdTable | None = None  # none while ids are consecutive in a block, and rise from one to the next
+        self._before: tuple[Blocks, int] | None = None  # blocks and next id before a change that is going on
 
     @property
     def table_bytes(self) -> int:
         """Bytes of the table of ids."""
         return 0 if self._table is None else self._table.nbytes
 
+    def settle(self) -> None:
+        """Make the store whole after a change that was cut short: all of it is done then, or nothing."""
+        if self._before is None:
+            return
+        blocks, next_id = self._before
+        if self.blocks is blocks:
+            self.next_id = next_id
+        self._owns_last, self._table, self._before = False, _table_of(self.blocks), None
+
     def copy(self) -> Store:
         """Return a store of the same rows; later changes of either don't show in the other."""
+        self.settle()
         other = Store(self._like, self._prefixes, self._block_rows)
         other.blocks, other.next_id = self.blocks, self.next_id
         if self._table is not None:
@@ -84,6 +98,7 @@ class Store:
         InputError
             An id is taken, or there are no larger ones.
         """
+        self.settle()
         n = rows["scale"].shape[0]
         if n == 0:
             return
@@ -106,6 +121,7 @@ class Store:
         InputError
             They keep their ids and one is taken, or there are no larger ones to give them.
         """
+        self.settle()
         n = sum(block.live for block in blocks)
         ids = None
         if renumber:
@@ -124,6 +140,7 @@ class Store:
 
         It shall where ids are 0, 1, 2, … in order, as they are by default, and no row was ever removed.
         """
+        self.settle()
         return self.blocks, _ids_are_range(self.blocks, self.next_id)
 
     def _check_ids_left(self, n: int) -> None:
@@ -154,6 +171,7 @@ class Store:
                 blocks = (*blocks, empty_block(self._like, self._prefixes).extended(rows, part))
             owned, done = True, end
         largest = new + n - 1 if isinstance(new, int) else int(new.max())
+        self._before = self.blocks, self.next_id
         if table is not None:
             new_ids = np.arange(new, new + n) if isinstance(new, int) else new
             numbers = np.arange(start, start + n)
@@ -163,6 +181,7 @@ class Store:
         self.next_id = max(self.next_id, largest + 1)
         self.blocks = blocks
         self._compact()
+        self._before = None
 
     def _may_extend(self, block: Block, ids: Ids | int, table: IdTable | None) -> bool:
         """Return whether more rows may go into the last block, which is owned: it has space, and can find their ids.
@@ -176,10 +195,12 @@ class Store:
         rows = self.find(ids)
         present = rows >= 0
         blocks = _without(self.blocks, rows[present])
+        self._before = self.blocks, self.next_id
         if self._table is not None:
             self._table.remove(ids[present])
         self.blocks = blocks
         self._compact()
+        self._before = None
         return int(present.sum())
 
     def load_rows(self, rows: Rows, ids: Ids | int, next_id: int, mapped: bool) -> None:
@@ -194,6 +215,7 @@ class Store:
 
     def find(self, ids: Ids) -> Ids:
         """Return the row of each id, counted through all blocks, removed rows included; -1 where there is none."""
+        self.settle()
         return find_in_order(self.blocks, ids) if self._table is None else self._table.find(ids)
 
     def iter_chunks(self, blocks: Blocks) -> Iterator[tuple[Rows, Ids]]:

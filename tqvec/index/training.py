@@ -20,6 +20,7 @@ from tqvec.index.errors.standard_errors import score_geometry
 from tqvec.index.metrics import Metric
 from tqvec.index.rows import Rows, encode_rows
 from tqvec.index.snapshot import Snapshot, snapshot_of_rows
+from tqvec.index.training_result import Loss, Training
 
 MIN_ROWS = 200  # distinct rows of a sample: the quarter held out of fewer proves nothing
 _MAX_ROWS = 65536  # rows of a sample that are used
@@ -85,74 +86,6 @@ class Score(NamedTuple):
 
     recall: float
     noise: float
-
-
-class Loss(NamedTuple):
-    """The cost of recoding vectors from their codes, measured on held-out vectors; prints as a sentence.
-
-    Attributes
-    ----------
-    recall : (float, float, float)
-        Recall 10@10 of the old codes, of codes made from these, and of codes made from the vectors themselves.
-    error : (float, float, float)
-        Squared error of decoded vectors relative to their squared length, of the same three.
-    """
-
-    recall: tuple[float, float, float]
-    error: tuple[float, float, float]
-
-    def __str__(self) -> str:
-        (before, after, best), (error, worse, least) = self
-        return (
-            f"recall 10@10 {before:.3f} -> {after:.3f}, squared error {error:.3g} -> {worse:.3g} "
-            f"(from the vectors themselves: {best:.3f}, {least:.3g})"
-        )
-
-
-class Training(NamedTuple):
-    """The result of `Index.train`; prints as a table.
-
-    Attributes
-    ----------
-    accepted : bool
-        Whether the index now uses the calibration.
-    reason : str
-        Why, or why not.
-    rows : int
-        Distinct rows of the sample.
-    bands : tuple of Band
-        Bands of the fitted calibration, accepted or not. Axes after the last band get no bits.
-    shares : tuple of float
-        Share of the squared distance to the centre that lies in each band.
-    recall : (float, float)
-        Recall 10@10 on held-out vectors, without and with the calibration.
-    error_ratio : float
-        Variance of the error of a query's scores near the top with the calibration, divided by that without it, for
-        the median query.
-    loss : Loss or None
-        The cost of recoding the stored vectors, if they were not given to `Index.train`; None if nothing is recoded.
-    """
-
-    accepted: bool
-    reason: str
-    rows: int
-    bands: tuple[Band, ...] = ()
-    shares: tuple[float, ...] = ()
-    recall: tuple[float, float] = (float("nan"), float("nan"))
-    error_ratio: float = float("nan")
-    loss: Loss | None = None
-
-    def __str__(self) -> str:
-        lines = [f"trained: {'yes' if self.accepted else 'no'}, {self.reason} ({self.rows:,} distinct rows)"]
-        if self.bands:
-            lines.append("axes          bits  share of variance")
-            for band, share in zip(self.bands, self.shares, strict=True):
-                lines.append(f"{band.start:5} … {band.stop:<5} {band.nbits:4} {share:12.1%}")
-            lines.append(f"held out: recall 10@10 {self.recall[0]:.3f} -> {self.recall[1]:.3f}, ")
-            lines[-1] += f"squared error of scores x {self.error_ratio:.2f}"
-        if self.loss is not None:
-            lines.append(f"stored vectors, from their codes: {self.loss}")
-        return "\n".join(lines)
 
 
 def fit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from tqvec._present import ByteCount
 from tqvec.codec.bands import code_bytes, parse
 from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
@@ -14,7 +15,7 @@ _HALF = 2  # bytes of a value of a token that is not coded
 _MEAN = 4  # bytes of a value of a mean
 
 
-class Nbytes(int):
+class Nbytes(ByteCount):
     """Bytes of a cache: an int, and the parts that add up to it.
 
     Attributes
@@ -40,9 +41,6 @@ class Nbytes(int):
         total.codes, total.scales, total.means = codes, scales, means
         total.uncoded, total.bookkeeping = uncoded, bookkeeping
         return total
-
-    def __repr__(self) -> str:
-        return f"Nbytes({int(self)}: " + ", ".join(f"{name} {size}" for name, size in self.items().items()) + ")"
 
     def __reduce__(self) -> tuple[type[Nbytes], tuple[int, ...]]:
         return Nbytes, tuple(self.items().values())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Final, Literal, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tqvec import _validate
+from tqvec import _safetensors, _validate
 from tqvec._config import num_threads
+from tqvec._fixed import Fixed
+from tqvec._output import Output, as_path
+from tqvec._safetensors import Seen
 from tqvec._types import Floats
 from tqvec.codec.turboquant import MAX_D
 from tqvec.errors import FormatError, InputError
@@ -24,10 +27,12 @@ from tqvec.kvcache.codecs import basis, layer_codecs
 from tqvec.kvcache.layer import Layer
 from tqvec.kvcache.policy import Policy
 
+Self = TypeVar("Self", bound="KVCache")
+
 _MAX_LAYERS = 1024  # or heads
 
 
-class KVCache:
+class KVCache(Fixed):
     """Keys and values of a transformer's tokens, most of them in codes, and attention on these codes.
 
     Parameters
@@ -41,6 +46,12 @@ class KVCache:
     -----
     Any number of threads may append, attend and fork at a time. An attention sees the tokens of one moment, and never
     waits. The stored bytes don't depend on how tokens were cut into calls.
+
+    Layers are independent. An error leaves the layer of its call as it was, and those before it longer by a step. To
+    take back a whole step, `fork` before it and go on with the fork.
+
+    ``copy.copy`` is `fork`; ``copy.deepcopy`` copies attributes of a subclass deeply too. A pickle holds the tokens
+    that are held, as `save` does. After each the caches are independent.
 
     Examples
     --------
@@ -57,30 +68,53 @@ class KVCache:
     TokenCounts(sinks=4, recoded=0, coded=832, recent=164, evicted=0)
     """
 
+    _fixed = frozenset({"n_layers", "n_kv_heads", "head_dim", "policy"})
+
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, policy: str | Policy = "turbo3"):
-        self.n_layers = _validate.integer(n_layers, "n_layers", 1, _MAX_LAYERS)
-        self.n_kv_heads = _validate.integer(n_kv_heads, "n_kv_heads", 1, _MAX_LAYERS)
-        self.head_dim = _validate.integer(head_dim, "head_dim", 1, MAX_D)
+        self.n_layers: Final = _validate.integer(n_layers, "n_layers", 1, _MAX_LAYERS)
+        self.n_kv_heads: Final = _validate.integer(n_kv_heads, "n_kv_heads", 1, _MAX_LAYERS)
+        self.head_dim: Final = _validate.integer(head_dim, "head_dim", 1, MAX_D)
         if isinstance(policy, str):
             policy = Policy.from_name(policy)
         if not isinstance(policy, Policy):
             raise InputError(f"policy must be a Policy or the name of one, got {type(policy).__name__}")
-        self.policy = policy
-        self._layers = tuple(
-            Layer(
-                policy,
-                layer_codecs(policy, widths, self.head_dim),
-                states.empty_state(self.n_kv_heads, self.head_dim, policy.dtype),
-            )
-            for widths in policy.layers(self.n_layers, self.n_kv_heads)
+        self.policy: Final = policy
+        self._seen: Seen = {}
+        self._layers = self._make_layers()
+
+    def _make_layers(self) -> tuple[Layer, ...]:
+        """Return layers without tokens."""
+        empty = states.empty_state(self.n_kv_heads, self.head_dim, self.policy.dtype)
+        return tuple(
+            Layer(self.policy, layer_codecs(self.policy, widths, self.head_dim), empty)
+            for widths in self.policy.layers(self.n_layers, self.n_kv_heads)
         )
 
-    def _from_layers(self, layers: tuple[Layer, ...]) -> KVCache:
-        """Return a cache of the same shape and policy with these layers."""
-        cache = KVCache.__new__(KVCache)
-        cache.n_layers, cache.n_kv_heads, cache.head_dim = self.n_layers, self.n_kv_heads, self.head_dim
-        cache.policy, cache._layers = self.policy, layers
-        return cache
+    def __copy__(self: Self) -> Self:
+        return self.fork()
+
+    def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
+        memo[id(self)] = other = self.fork()  # attributes of a subclass may refer to the cache itself
+        vars(other).update(copy.deepcopy(self._own_attributes(), memo))
+        return other
+
+    def _own_attributes(self) -> dict[str, Any]:
+        """The attributes that a user or a subclass added."""
+        return {name: value for name, value in vars(self).items() if name not in {*KVCache._fixed, "_seen", "_layers"}}
+
+    def __getstate__(self) -> dict[str, Any]:
+        shape = self._shape()
+        states = [layer.state.packed() for layer in self._layers]
+        return vars(self) | {"_layers": states, "fingerprint": shape.fingerprint}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        tokens, fingerprint = state.pop("_layers"), state.pop("fingerprint")
+        vars(self).update(state)
+        vars(self)["_layers"] = self._make_layers()
+        if self._shape().fingerprint != fingerprint:
+            raise FormatError(f"this tqvec makes other codecs than the one that pickled the {type(self).__name__}")
+        for layer, one in zip(self._layers, tokens, strict=True):
+            layer.state = one
 
     def __repr__(self) -> str:
         return f"KVCache({self.n_layers}, {self.n_kv_heads}, {self.head_dim}, {self.policy!r})"
@@ -118,8 +152,7 @@ class KVCache:
         """
         number, target = layer, self._layer(layer)
         keys, values = (
-            checks.tokens(x, name, (self.n_kv_heads, self.head_dim), self.policy.dtype, number)
-            for x, name in ((k, "k"), (v, "v"))
+            checks.tokens(x, name, target.state.shape, target.policy.dtype, number) for x, name in ((k, "k"), (v, "v"))
         )
         if keys.shape != values.shape:
             raise InputError(f"k and v must have the same number of tokens, got {keys.shape[1]} and {values.shape[1]}")
@@ -190,8 +223,9 @@ class KVCache:
         """
         target = self._layer(layer)
         state = target.state
-        factor = 1 / math.sqrt(self.head_dim) if scale is None else checks.finite(scale, "scale")
-        rows = checks.queries(q, (self.n_kv_heads, self.head_dim), factor, layer)
+        heads, d = state.shape
+        factor = 1 / math.sqrt(d) if scale is None else checks.finite(scale, "scale")
+        rows = checks.queries(q, (heads, d), factor, layer)
         if state.n == 0:
             raise InputError(f"layer {layer} holds no tokens to attend to: append(layer, k, v) adds some")
         newest = state.n - (state.sinks.n if state.evicted and state.n > state.sinks.n else 0)
@@ -202,7 +236,7 @@ class KVCache:
         task = Task(
             state=state,
             codecs=target.codecs,
-            basis=basis(self.head_dim, self.policy.seed),
+            basis=basis(d, target.policy.seed),
             skip_below=checks.share(skip_below, "skip_below"),
         )
         out, skipped = attend(task, rows, num_threads(threads))
@@ -229,31 +263,64 @@ class KVCache:
         return np.concatenate(parts, axis=1)
 
     def truncate(self, n_tokens: int) -> None:
-        """Keep only the first `n_tokens` tokens that each layer holds, as after a rejected draft.
+        """Keep only the first `n_tokens` tokens of those that each layer holds, as after a rejected draft.
+
+        Evicted tokens don't count, and don't come back. Coded tokens stay coded. If none of them is left, the means are
+        forgotten. Layers may differ in length: all end with `n_tokens`.
 
         Raises
         ------
         InputError
-            A layer holds fewer tokens.
+            A layer holds fewer tokens. Nothing is changed.
         """
         n = _validate.integer(n_tokens, "n_tokens", 0, self.n_tokens)
         for layer in self._layers:
             layer.truncate(n)
 
-    def fork(self) -> KVCache:
-        """Return a cache with the same tokens, in shared memory; later changes to either don't show in the other."""
-        return self._from_layers(tuple(layer.fork() for layer in self._layers))
+    def reset(self) -> None:
+        """Forget all tokens and the count of evicted ones: the cache is like a new one of its shape and policy."""
+        for layer in self._layers:
+            layer.reset()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def fork(self: Self) -> Self:
+        """Return a cache with the same tokens, in shared memory; later changes to either don't show in the other.
+
+        It has the class and the attributes of this one.
+        """
+        other = self.__class__.__new__(self.__class__)
+        layers = tuple(layer.fork() for layer in self._layers)
+        vars(other).update(vars(self), _seen=dict(self._seen), _layers=layers)
+        return other
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the cache to a safetensors file with checksums; an old file stays until the new one is complete.
 
-        Tokens that other threads append meanwhile may be in the file or not, layer by layer.
+        Tokens that other threads append meanwhile may be in the file or not, layer by layer. The "Files" page says how
+        files are replaced.
+
+        Parameters
+        ----------
+        path : path
+            Also a device or FIFO.
+        overwrite : bool
+            Replace a file that is not a cache of tqvec, is read-only, or has changed since this cache was loaded from
+            it or saved to it.
+
+        Raises
+        ------
+        InputError
+            There is a file that only `overwrite` replaces.
+        OSError
+            A folder; a path that this process can't write to; a full disk. The old file stays.
         """
-        cache_file.save(Path(path), self._shape(), [layer.state for layer in self._layers])
+        output = Output(path, cache_file.KIND, overwrite=overwrite, seen=self._seen)
+        cache_file.save(output, self._shape(), [layer.state for layer in self._layers])
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> KVCache:
+    def load(cls: type[Self], path: str | os.PathLike[str]) -> Self:
         """Read a file that `save` wrote, and verify every byte.
+
+        Called on a subclass, it returns one, without a call of its constructor.
 
         Raises
         ------
@@ -262,19 +329,19 @@ class KVCache:
         FormatError
             The file is damaged, truncated, foreign or newer than this version of tqvec.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no such file: {path}")
-        with path.open("rb") as file:
+        path = as_path(path)
+        with _safetensors.open_file(path) as file:
             reader, header = cache_file.read_header(path, file)
             try:
                 policy = Policy.from_json(header.policy)
-                cache = cls(header.n_layers, header.n_kv_heads, header.head_dim, policy)
+                cache = cls.__new__(cls)
+                KVCache.__init__(cache, header.n_layers, header.n_kv_heads, header.head_dim, policy)
             except InputError as error:
                 raise FormatError(f"{path}: damaged, or this tqvec can't read such a cache: {error}") from error
             loaded = cache_file.load(reader, header, cache._shape())
         for layer, state in zip(cache._layers, loaded, strict=True):
             layer.state = state
+        cache._seen[os.path.realpath(path)] = reader.digest
         return cache
 
     def _shape(self) -> cache_file.Shape:
@@ -282,4 +349,4 @@ class KVCache:
         return cache_file.Shape(self.policy, self.n_kv_heads, self.head_dim, codecs)
 
     def _layer(self, number: int) -> Layer:
-        return self._layers[_validate.integer(number, "layer", 0, self.n_layers - 1)]
+        return self._layers[_validate.integer(number, "layer", 0, len(self._layers) - 1)]

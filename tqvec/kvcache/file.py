@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import reprlib
 import zlib
 from collections.abc import Sequence
@@ -12,7 +13,8 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from tqvec import _atomic, _safetensors
+from tqvec import _safetensors
+from tqvec._output import Kind, Output
 from tqvec._safetensors import Reader, Tensor, integer, string
 from tqvec.errors import FormatError
 from tqvec.kvcache import byte_model
@@ -23,6 +25,8 @@ from tqvec.kvcache.policy import Policy
 from tqvec.kvcache.state import Means, Segments, State, Uncoded
 
 VERSION = 1
+
+KIND = Kind("a cache of tqvec", re.compile(rb'\A.{8}\{"__metadata__":\{"tqvec_kvcache":', re.DOTALL))
 
 _KEY = "tqvec_kvcache"  # of the metadata that hold the fields
 _SINKS, _RECODED, _CODED, _RECENT = "sinks", "old", "cold", "hot"  # tokens, in the words of the format
@@ -121,7 +125,7 @@ def _by_head(arrays: Sequence[NDArray], rows: Sequence[slice]) -> list[NDArray]:
     return [array[head, some] for head in heads for array, some in zip(arrays, rows, strict=True)]
 
 
-def save(path: Path, shape: Shape, states: list[State]) -> None:
+def save(output: Output, shape: Shape, states: list[State]) -> None:
     """Write the states of all layers; an old file stays until the new one is complete and on the disk."""
     layers = [state.counts for state in states]
     tensors = shape.tensors(layers)
@@ -136,8 +140,7 @@ def save(path: Path, shape: Shape, states: list[State]) -> None:
         crc32=dict.fromkeys(tensors, "0" * 8),
     )
     pieces = {f"{i}.{name}": arrays for i, state in enumerate(states) for name, arrays in _layer_pieces(state).items()}
-    file = _atomic.create(path)
-    try:
+    with output.open() as file:
         file.write(header.head(tensors))
         for name in tensors:
             crc = 0
@@ -148,9 +151,6 @@ def save(path: Path, shape: Shape, states: list[State]) -> None:
             header.crc32[name] = f"{crc:08x}"
         file.seek(0)
         file.write(header.head(tensors))
-        _atomic.publish(file, path)
-    finally:
-        _atomic.discard(file)
 
 
 def read_header(path: Path, file: BufferedReader) -> tuple[Reader, Header]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from threading import RLock
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._locks import ForkLock
 from tqvec._types import Floats
 from tqvec.kvcache import byte_model
 from tqvec.kvcache import state as states
@@ -38,7 +38,7 @@ class Layer:
     def __init__(self, policy: Policy, codecs: LayerCodecs, state: State):
         self.policy, self.codecs, self.state = policy, codecs, state
         self._sizes = byte_model.segment_sizes(policy, codecs.recoded is not None)
-        self._lock = RLock()
+        self._lock = ForkLock()
         self._owner = object()  # of the arrays that this layer made; not the layer itself, which would be a cycle
 
     def append(self, keys: NDArray, values: NDArray, threads: int | None) -> None:
@@ -141,6 +141,11 @@ class Layer:
                 means=state.means if recoded or coded else None,
                 evicted=state.evicted,
             )
+
+    def reset(self) -> None:
+        """Forget all tokens, and those that were evicted."""
+        with self._lock:
+            self.state = states.empty_state(*self.state.shape, self.policy.dtype)
 
     def fork(self) -> Layer:
         """Return another layer with the same tokens; additions to either layer don't show in the other."""

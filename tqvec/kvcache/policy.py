@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from tqvec import _validate
+from tqvec._present import brief
 from tqvec._types import CodebookName
 from tqvec.codec.bands import FRACTIONAL, MAX_NBITS
 from tqvec.codec.codebooks import trellis
@@ -46,7 +47,7 @@ class LayerWidths(NamedTuple):
     recoded_values: tuple[Width, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Policy:
     """The rules by which a `KVCache` stores tokens.
 
@@ -120,6 +121,11 @@ class Policy:
     max_tokens: int | None = None
     dtype: DtypeName = "float16"
     seed: int = 0
+
+    def __repr__(self) -> str:
+        named = ("key_nbits", "value_nbits")
+        changed = [f.name for f in fields(self) if f.name in named or getattr(self, f.name) != f.default]
+        return brief(self, changed)
 
     def __post_init__(self) -> None:
         _validate.choice(self.codebook, "codebook", ["scalar", "trellis"])

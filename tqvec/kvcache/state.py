@@ -56,6 +56,11 @@ class Uncoded(NamedTuple):
         held.values[:, self.n : total] = values
         return held._replace(n=total)
 
+    def packed(self) -> Uncoded:
+        """Return the tokens in views that have no memory for more."""
+        rows = slice(0, self.n)
+        return Uncoded(self.keys[:, rows], self.values[:, rows], self.n)
+
     def first(self, n: int) -> Uncoded:
         """Return the first `n` tokens, in new arrays with the capacity for `n` tokens if there are more."""
         if n == self.n:
@@ -117,6 +122,14 @@ class Segment(NamedTuple):
             codes.codes[:, self.stop : total] = new.codes
             codes.scales[:, self.stop : total] = new.scales
         return held._replace(stop=total)
+
+    def packed(self) -> Segment:
+        """Return the tokens in views that have no memory for more, and none for dropped ones."""
+        keys, values = (
+            tuple(GroupCodes(group.codes[:, self.rows], group.scales[:, self.rows]) for group in side)
+            for side in (self.keys, self.values)
+        )
+        return Segment(keys=keys, values=values, start=0, stop=self.n)
 
     def nbytes(self) -> Nbytes:
         """Return the bytes of its arrays."""
@@ -184,9 +197,24 @@ class State(NamedTuple):
         )
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Number of heads and their dimension."""
+        heads, _, d = self.sinks.keys.shape
+        return heads, d
+
+    @property
     def n(self) -> int:
         """Number of tokens."""
         return self.sinks.n + count(self.recoded) + count(self.coded) + self.recent.n
+
+    def packed(self) -> State:
+        """Return the same tokens in views of just these tokens, for a pickle: no writer owns them."""
+        return self._replace(
+            sinks=self.sinks.packed(),
+            recoded=tuple(segment.packed() for segment in self.recoded),
+            coded=tuple(segment.packed() for segment in self.coded),
+            recent=self.recent.packed(),
+        )
 
     def nbytes(self) -> Nbytes:
         """Return the bytes of all arrays, shared ones included."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _safetensors
+from tqvec._output import Kind, Output, PathLike, as_path
 from tqvec.oracle.cases import iter_cases
 from tqvec.oracle.families.registry import instantiate
 from tqvec.oracle.instance import Instance
 from tqvec.oracle.profiles import Profile
 
 MANIFEST = "manifest.json"
+_GOLDEN = Kind("golden vectors of tqvec", re.compile(rb'\A.{8}\{"__metadata__":\{"oracle":', re.DOTALL))
+_RAW = Kind("a list of raw golden vectors", re.compile(rb'\A\{\s*"profile":'))
+_BYTES = Kind("known to be a golden vector", re.compile(rb"(?!)"))  # its bytes don't tell, but the list beside it does
+_LIST = Kind("a manifest of golden vectors", re.compile(rb'\A\{(\}|\s*"[^"]+": "[0-9a-f]{64}")'))
 Tensors = dict[str, NDArray]
 
 
@@ -75,7 +81,15 @@ def _encode_raw_files(profile: Profile, d: int) -> dict[str, bytes]:
     return {**raw, f"{stem}/vectors.json": json.dumps(about, indent=1).encode()}
 
 
-def export(profiles: Sequence[Profile], dims: Sequence[int], folder: Path, raw: bool = False) -> dict[str, str]:
+def export(
+    profiles: Sequence[Profile],
+    dims: Sequence[int],
+    folder: PathLike,
+    raw: bool = False,
+    *,
+    overwrite: bool = False,
+    remedy: str = "overwrite=True",
+) -> dict[str, str]:
     """Write golden vectors and their manifest.
 
     Parameters
@@ -83,16 +97,31 @@ def export(profiles: Sequence[Profile], dims: Sequence[int], folder: Path, raw: 
     profiles : sequence of Profile
     dims : sequence of int
         Dimensions that a profile is not defined for are left out.
-    folder : Path
+    folder : path
         Created if it does not exist.
     raw : bool
         Also write each tensor as a file of its own, little-endian, with a JSON file of types, shapes and cases.
+    overwrite : bool
+        Replace files of these names that are no golden vectors.
+    remedy : str
+        How the user asks for `overwrite`, for messages.
 
     Returns
     -------
     dict
         SHA-256 of each file, as in the manifest.
+
+    Raises
+    ------
+    InputError
+        There is a file that only `overwrite` replaces.
+    OSError
+        The folder can't be made or written to.
     """
+    folder = as_path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {"overwrite": overwrite, "remedy": remedy}
+    list_of_all = Output(folder / MANIFEST, _LIST, **options)
     manifest = {}
     for profile in profiles:
         for d in dims:
@@ -101,11 +130,22 @@ def export(profiles: Sequence[Profile], dims: Sequence[int], folder: Path, raw: 
             files = {f"{file_name(profile, d)}.safetensors": encode_file(profile, d)}
             if raw:
                 files |= _encode_raw_files(profile, d)
+            outputs = {name: _output(folder / name, **options) for name in files}
             for name, blob in files.items():
-                path = folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(blob)
+                with outputs[name].open() as file:
+                    file.write(blob)
                 manifest[name] = hashlib.sha256(blob).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    with list_of_all.open() as file:
+        file.write((json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
     return manifest
+
+
+def _output(path: Path, overwrite: bool, remedy: str) -> Output:
+    """Return the output of one file, in a folder that is made if need be."""
+    if path.suffix == ".safetensors":
+        return Output(path, _GOLDEN, overwrite=overwrite, remedy=remedy)
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".json":
+        return Output(path, _RAW, overwrite=overwrite, remedy=remedy)
+    known = _RAW.describes(path.with_name("vectors.json"))
+    return Output(path, _BYTES, overwrite=overwrite or known, remedy=remedy)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from tqvec._present import brief
 from tqvec.errors import InputError
 
 
@@ -78,6 +79,9 @@ class Profile:
     multiple: int = 1
     least: int = 4
     version: int = 1
+
+    def __repr__(self) -> str:
+        return brief(self, ("name", "nbits", "rotation", "codebook", "scale", "layout", "version"))
 
     def takes(self, d: int) -> bool:
         """Return whether the profile is defined for dimension `d`."""

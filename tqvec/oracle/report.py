@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree
 
+from tqvec._present import Presented, Sheet
 from tqvec.oracle.mistakes import MISTAKES
 
 _SIGNS = {"passed": "✓", "failed": "✗", "absent": "·"}
@@ -77,8 +80,8 @@ class Result:
         return f"{broken.stage}: {'; or '.join(broken.explanations[:2]) or 'no known mistake gives this'}"
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Presented):
     """The results of a port, over profiles and dimensions; it prints as a table.
 
     Attributes
@@ -94,6 +97,8 @@ class Report:
     port: str
     dtype: str
     results: tuple[Result, ...]
+
+    _derived = ("passed",)
 
     @property
     def passed(self) -> bool:
@@ -116,14 +121,30 @@ class Report:
         broken = [(result, result.first_broken) for result in self.results]
         return [f"{r.profile}, d={r.d}, {v.stage}: {v.message}" for r, v in broken if v is not None]
 
-    def to_json(self) -> str:
-        """Return everything in the report as JSON."""
-        report = asdict(self)
-        report["passed"] = self.passed
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything in the report in plain Python types."""
+        report = super().to_dict()
         for result, entry in zip(self.results, report["results"], strict=True):
             entry["passed"] = result.passed
             entry["summary"] = result.summary
-        return json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+        return report
+
+    def to_json(self) -> str:
+        """Return everything in the report as JSON."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _sheet(self) -> Sheet:
+        rows = []
+        for result in self.results:
+            statuses = Counter(verdict.status for verdict in result.verdicts)
+            counts = (statuses["failed"], statuses["absent"], statuses["passed"])
+            rows.append((result.profile, result.d, result.passed, result.summary, *counts))
+        return Sheet(
+            columns=("profile", "d", "right", "verdict", "stages failed", "absent", "passed"),
+            rows=rows,
+            title=f"{self.port}, {self.dtype}",
+            notes=tuple(self.differences()),
+        )
 
     def to_junit(self) -> str:
         """Return JUnit XML: a test case for each stage; stages that the port lacks are skipped."""

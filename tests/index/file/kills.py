@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 import tqvec
-from tqvec import _atomic
+from tqvec import _atomic, _output
 from tqvec.cli import build
 from tqvec.errors import FormatError
 from tqvec.index.file import io as index_io
 from tqvec.index.file import resume
 from tqvec.index.rows import encode_rows
 
-WRITERS = {module.__file__ for module in (_atomic, resume, index_io)}
+WRITERS = {module.__file__ for module in (_atomic, _output, resume, index_io)}
 RANDOM_KILLS = 60  # of each kind
 X = np.random.default_rng(10_040).standard_normal((4000, 16)).astype(np.float32)
 

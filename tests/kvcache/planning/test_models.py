@@ -66,32 +66,104 @@ FULL = LayerKind("full", 2, 8, heads=8)
 SLIDING = LayerKind("sliding", 2, 8, 16, heads=8)
 
 
+LINEAR = LayerKind("linear", 0, 0)
+MAMBA = {"mamba_expand": 2, "mamba_d_state": 16, "mamba_d_conv": 4}
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "layers"),
+    [
+        ("llama", {}, [FULL] * 4),
+        ("llama", {"head_dim": 32}, [FULL._replace(head_dim=32)] * 4),
+        ("llama", {"head_dim": None}, [FULL] * 4),
+        ("llama", {"num_key_value_heads": None}, [FULL._replace(kv_heads=8)] * 4),
+        (
+            "llama",
+            {"per_layer_config": {"1": {"num_key_value_heads": 4}}},
+            [FULL, FULL._replace(kv_heads=4), FULL, FULL],
+        ),
+        ("mistral", {"sliding_window": 16}, [SLIDING] * 4),
+        ("mistral", {"sliding_window": None}, [SLIDING._replace(window=4096)] * 4),
+        ("qwen2", {"sliding_window": 16, "use_sliding_window": False, "max_window_layers": 3}, [FULL] * 4),
+        (
+            "qwen2",
+            {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 3},
+            [FULL] * 3 + [SLIDING],
+        ),
+        ("gemma2", {"sliding_window": 16, "head_dim": 8}, [SLIDING, FULL] * 2),
+        ("gemma3_text", {"sliding_window": 16, "head_dim": 8, "sliding_window_pattern": 2}, [SLIDING, FULL] * 2),
+        (
+            "gemma3_text",
+            {"sliding_window": 16, "head_dim": 8, "layer_types": ["sliding_attention", *["full_attention"] * 3]},
+            [SLIDING] + [FULL] * 3,
+        ),
+        (
+            "llama4_text",
+            {"head_dim": 8, "attention_chunk_size": 16, "no_rope_layers": [1, 0, 0, 0]},
+            [SLIDING._replace(name="chunked")] + [FULL] * 3,
+        ),
+        (
+            "gemma3n_text",
+            {"head_dim": 8, "num_kv_shared_layers": 1, "layer_types": ["full_attention"] * 4},
+            [FULL] * 3 + [LayerKind("shared", 0, 0)],
+        ),
+        (
+            "gemma4_text",
+            {"head_dim": 8, "global_head_dim": 16, "num_global_key_value_heads": 1, "attention_k_eq_v": True}
+            | {"sliding_window": 16, "num_kv_shared_layers": 0},
+            [SLIDING] * 3 + [LayerKind("full", 1, 16, heads=8)],
+        ),
+        (
+            "jamba",
+            {"attn_layer_period": 2, "attn_layer_offset": 1, "num_key_value_heads": 2} | MAMBA,
+            [LINEAR._replace(state=2 * 64 * (16 * 4 + 4 * 2)), FULL] * 2,
+        ),
+        (
+            "nemotron_h",
+            {"head_dim": 8, "hybrid_override_pattern": "*-E*"},
+            [FULL, *[LayerKind("none", 0, 0)] * 2, FULL],
+        ),
+        ("mllama_text_model", {"cross_attention_layers": [1]}, [FULL, LayerKind("cross", 0, 0), FULL, FULL]),
+        ("deci", {"num_key_value_heads_per_layer": [2, 1, 1, 2]}, [FULL, *[FULL._replace(kv_heads=1)] * 2, FULL]),
+    ],
+)
+def test_configurations(kind, change, layers):
+    config = PLAIN | change | {"model_type": kind}
+    assert list(parse_config(config, "it", "here").layers) == layers
+    assert list(parse_config({"model_type": "outer", "text_config": config}, "it", "here").layers) == layers
+
+
+@pytest.mark.parametrize(
+    ("change", "heads"),
+    [
+        ({"multi_query": True}, 1),
+        ({"multi_query": False}, 8),
+        ({"multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 2}, 2),
+    ],
+)
+def test_falcons(change, heads):
+    config = PLAIN | {"model_type": "falcon", "num_key_value_heads": None} | change
+    assert list(parse_config(config, "it", "here").layers) == [FULL._replace(kv_heads=heads)] * 4
+
+
 @pytest.mark.parametrize(
     ("change", "layers"),
     [
         ({}, [FULL] * 4),
-        ({"head_dim": 32}, [FULL._replace(head_dim=32)] * 4),
-        ({"head_dim": None}, [FULL] * 4),
-        ({"num_key_value_heads": None}, [FULL._replace(kv_heads=8)] * 4),
         ({"sliding_window": 16}, [SLIDING] * 4),
-        ({"sliding_window": 16, "use_sliding_window": False, "max_window_layers": 3}, [FULL] * 4),
-        ({"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 3}, [FULL] * 3 + [SLIDING]),
         ({"sliding_window": 16, "sliding_window_pattern": 2}, [SLIDING, FULL] * 2),
-        ({"sliding_window": 16, "layer_types": ["sliding_attention", *["full_attention"] * 3]}, [SLIDING] + [FULL] * 3),
-        (
-            {"attention_chunk_size": 16, "layer_types": ["chunked_attention", *["full_attention"] * 3]},
-            [SLIDING._replace(name="chunked")] + [FULL] * 3,
-        ),
-        ({"num_kv_shared_layers": 1}, [FULL] * 3 + [LayerKind("shared", 0, 0)]),
-        (
-            {"sliding_window": 16, "sliding_window_pattern": 2, "global_head_dim": 16, "num_global_key_value_heads": 1},
-            [SLIDING, LayerKind("full", 1, 16, heads=8)] * 2,
-        ),
+        ({"sliding_window": 16, "layer_types": ["full_attention"] * 3 + ["sliding_attention"]}, [FULL] * 3 + [SLIDING]),
     ],
 )
-def test_configurations(change, layers):
+def test_models_by_hand(change, layers):
     assert list(parse_config(PLAIN | change, "it", "here").layers) == layers
-    assert list(parse_config({"text_config": PLAIN | change}, "it", "here").layers) == layers
+
+
+def test_types_are_those_of_the_parts_that_read_text():
+    flat = PLAIN | {"model_type": "qwen2_5_vl"}  # as files were before there was a text_config
+    assert list(parse_config(flat, "it", "here").layers) == [FULL] * 4
+    parts = {"model_type": "gemma3", "text_config": PLAIN | {"head_dim": 8, "sliding_window": 16}}
+    assert list(parse_config(parts, "it", "here").layers) == [SLIDING] * 4
 
 
 @pytest.mark.parametrize(
@@ -103,15 +175,34 @@ def test_configurations(change, layers):
         ({"hidden_size": None}, "here: head_dim and hidden_size are missing"),
         ({"max_position_embeddings": None}, "here: max_position_embeddings is missing"),
         ({"layer_types": ["full_attention"]}, "here: layer_types must list 4 layers"),
-        ({"layer_types": ["mamba"] * 4}, r"here: layer_types\[0\]: 'mamba' is not one of full_attention"),
+        ({"layer_types": ["other"] * 4}, r"here: layer_types\[0\]: 'other' is not one of full_attention"),
+        ({"layer_types": ["mamba"] * 4}, "here: linear layers are not known for this type; describe the model by hand"),
         ({"layer_types": ["sliding_attention"] * 4}, "here: sliding_window is missing"),
-        ({"full_attention_interval": 4}, "here: linear_num_key_heads is missing"),
-        ({"kv_lora_rank": 512}, "here: kv_lora_rank: latent attention .* not modelled"),
+        ({"full_attention_interval": 4}, "the field full_attention_interval is not known in a description by hand"),
+        ({"kv_lora_rank": 512}, "here: the field kv_lora_rank is not known .* otherwise describe the model by hand"),
+        ({"model_type": "llama", "multi_query": True}, "the field multi_query is not known for model_type 'llama'"),
+        (
+            {"model_type": "llama", "per_layer_config": {"0": {"kv_lora_rank": 4}}},
+            "field kv_lora_rank of layer 0 is not",
+        ),
+        ({"model_type": "llama", "per_layer_config": [1]}, "per_layer_config must hold an object for each layer"),
+        ({"model_type": "deepseek_v3"}, r"model_type 'deepseek_v3' is not known; describe the model by hand: Model\("),
+        (
+            {"model_type": "nemotron_h", "hybrid_override_pattern": "XY"},
+            "hybrid_override_pattern must be of the letters",
+        ),
+        ({"model_type": "falcon", "num_key_value_heads": None, "multi_query": 1}, "multi_query must be true or false"),
+        ({"model_type": "lfm2_moe"}, "here: layer_types is missing"),
     ],
 )
 def test_what_a_configuration_lacks_is_named(change, message):
     with pytest.raises(InputError, match=message):
         parse_config(PLAIN | change, "it", "here")
+
+
+def test_harmless_fields_are_passed_over():
+    extra = {"attention_dropout": 0.1, "_attn_implementation": "sdpa", "torch_dtype": "bfloat16", "multi_query": False}
+    assert list(parse_config(PLAIN | {"model_type": "llama"} | extra, "it", "here").layers) == [FULL] * 4
 
 
 def test_files(tmp_path):

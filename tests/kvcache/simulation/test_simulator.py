@@ -16,7 +16,7 @@ from tqvec.kvcache.planning import LayerKind, Model
 from tqvec.kvcache.planning.planner import SequenceBytes, group_layers
 from tqvec.kvcache.quality.captured import measure_loss, read_layers, synthesize_layer
 from tqvec.kvcache.simulation.memory_tiers import GONE, BlockSequence, BlockStore, MemoryTier
-from tqvec.kvcache.simulation.report import format_reports
+from tqvec.kvcache.simulation.report import COLUMNS, format_reports
 from tqvec.kvcache.simulation.simulator import Server, simulate
 from tqvec.kvcache.simulation.timing import Clock, Rates, measure_rates
 from tqvec.kvcache.simulation.traces import Request, generate_requests
@@ -342,6 +342,10 @@ def test_the_command(tmp_path):
     assert [json.loads(line)["policy"] for line in lines] == ["turbo4", "turbo3"]
     assert (tmp_path / "r.svg").read_text().startswith("<?xml")
     assert "turbo3" in result.output
+    assert all(f"\n{name.ljust(15)}  {text}\n" in result.output for name, text in list(COLUMNS.items())[1:])
+    arguments = ("--model", "llama-3.2-1b", "--tier", "memory:1GiB", "--trace", "chat:5k", "--policy", "turbo4,turbo3")
+    found = json.loads(command(*arguments, "--json").stdout)
+    assert [report["policy"] for report in found["reports"]] == ["turbo4", "turbo3"]
     (tmp_path / "t.jsonl").write_text('{"time": 0, "session": "a", "prompt": 10, "output": 5}\n{"time": -1}\n')
     with pytest.raises(InputError, match=r"t\.jsonl, line 2: lacks the field 'session'"):
         command("--model", "phi-4", "--tier", "memory:1GiB", "--trace", tmp_path / "t.jsonl")

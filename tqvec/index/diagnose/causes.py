@@ -13,7 +13,7 @@ from tqvec.index.diagnose.candidates import same_codes
 from tqvec.index.diagnose.recall import Recall
 from tqvec.index.errors.standard_errors import expected_error
 from tqvec.index.snapshot import Snapshot
-from tqvec.index.training import Training
+from tqvec.index.training_result import Training
 
 _SPECTRUM = 2000  # rows that dimensions are counted on
 _LENGTHS = 65536  # rows whose lengths are compared

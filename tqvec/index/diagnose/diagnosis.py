@@ -5,10 +5,11 @@ See the "Diagnose" page for derivations and measurements.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tqvec._present import Presented, Sheet, pyplot
 from tqvec._random import generator
 from tqvec._types import Floats, Ids
 from tqvec.codec.bands import MAX_NBITS, mean
@@ -22,7 +23,8 @@ from tqvec.index.diagnose.recall import Recall, estimate_recall, measure_recall,
 from tqvec.index.errors.standard_errors import expected_error
 from tqvec.index.rows import encode_rows
 from tqvec.index.snapshot import Snapshot, snapshot_of_rows
-from tqvec.index.training import MIN_ROWS, Samples, Training, check_lengths, fit
+from tqvec.index.training import MIN_ROWS, Samples, check_lengths, fit
+from tqvec.index.training_result import Training
 
 _QUERIES = 500  # at most
 _PRODUCTS = 1 << 28  # of queries and vectors: the more vectors, the fewer queries
@@ -54,8 +56,23 @@ class Alternative(NamedTuple):
     code_size: int
 
 
-class Diagnosis(NamedTuple):
-    """The result of `Index.diagnose`; prints as a table.
+class _DiagnosisFields(NamedTuple):
+    """The fields of a `Diagnosis`."""
+
+    recall: float
+    interval: tuple[float, float]
+    k: int
+    ntotal: int
+    queries: int
+    method: str
+    causes: tuple[Cause, ...]
+    alternatives: tuple[Alternative, ...]
+    shortlist: int | None
+    gaps: Floats
+
+
+class Diagnosis(Presented, _DiagnosisFields):
+    """The result of `Index.diagnose`; prints as a table; see `to_dict`, `to_pandas` and `plot`.
 
     Attributes
     ----------
@@ -81,21 +98,12 @@ class Diagnosis(NamedTuple):
         How far the true k-th row is ahead of the next, in standard errors of a score.
     """
 
-    recall: float
-    interval: tuple[float, float]
-    k: int
-    ntotal: int
-    queries: int
-    method: str
-    causes: tuple[Cause, ...]
-    alternatives: tuple[Alternative, ...]
-    shortlist: int | None
-    gaps: Floats
+    __slots__ = ()
+    _derived = ("rerank",)
 
     def __str__(self) -> str:
-        low, high = self.interval
         lines = [
-            f"recall {self.k}@{self.k}: {self.recall:.3f} ({low:.3f} to {high:.3f})",
+            self.headline,
             self.method,
             "causes of lost recall",
             *(f"  {cause.name}: {cause.text}" for cause in self.causes),
@@ -111,6 +119,50 @@ class Diagnosis(NamedTuple):
         if self.shortlist is None:
             return f"rerank: the results that were fetched do not hold {100 * _KEPT:.0f} % of the true {self.k}"
         return f"rerank: the best {self.shortlist:,} hold {100 * _KEPT:.0f} % of the true {self.k}"
+
+    @property
+    def headline(self) -> str:
+        """The recall with its interval, in words."""
+        low, high = self.interval
+        return f"recall {self.k}@{self.k}: {self.recall:.3f} ({low:.3f} to {high:.3f})"
+
+    def _sheet(self) -> Sheet:
+        causes = (f"{cause.name}: {cause.text}" for cause in self.causes)
+        return Sheet(
+            columns=("index", "bytes per vector", "recall"),
+            rows=[(other.name, other.code_size, other.recall) for other in self.alternatives],
+            title=self.headline,
+            notes=(self.method, *causes, self.rerank),
+        )
+
+    def plot(self) -> Any:
+        """Draw recall against bytes per vector, and the share of queries by their gaps; return both axes.
+
+        Raises
+        ------
+        UnsupportedError
+            matplotlib is not installed.
+        """
+        _, axes = pyplot("plot").subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+        left, right = axes
+        low, high = self.interval
+        now, *others = self.alternatives
+        error = [[max(0.0, self.recall - low)], [max(0.0, high - self.recall)]]
+        left.errorbar([now.code_size], [now.recall], error, fmt="o", capsize=4)
+        left.plot([other.code_size for other in others], [other.recall for other in others], "s")
+        for each in self.alternatives:
+            left.annotate(each.name, (each.code_size, each.recall), (6, -10), textcoords="offset points", fontsize=8)
+        left.set(xlabel="bytes per vector", ylabel=f"recall {self.k}@{self.k}", title=f"{self.ntotal:,} vectors")
+        left.margins(0.25, 0.12)
+        gaps = np.sort(self.gaps[np.isfinite(self.gaps)])
+        right.plot(gaps, np.arange(1, gaps.size + 1) / self.gaps.size)
+        right.axvline(1, linestyle=":", color="gray")
+        widest = max(2.0, float(np.quantile(gaps, 0.98))) if gaps.size else 2.0
+        right.set(xlabel="gap behind the true k-th row, standard errors", ylabel="share of queries with less")
+        right.set(xlim=(0, widest), ylim=(0, 1), title="near-ties: left of the line")
+        for each in axes:
+            each.grid(alpha=0.3)
+        return axes
 
 
 class _Estimate(NamedTuple):

@@ -5,11 +5,13 @@ The "File format" page is the specification. Nothing here reads or writes a file
 
 from __future__ import annotations
 
+import re
 import reprlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqvec import _safetensors
+from tqvec._output import Kind
 from tqvec._safetensors import Tensor, integer, string
 from tqvec._types import CodebookName
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, Width, code_bytes, parse
@@ -18,6 +20,7 @@ from tqvec.errors import InputError
 from tqvec.index.metrics import METRICS
 
 KEY = "tqvec"  # of the metadata that hold the fields
+KIND = Kind("an index of tqvec", re.compile(rb'\A.{8}\{\s*"__metadata__"\s*:\s*\{\s*"tqvec"\s*:', re.DOTALL))
 VERSION = 6  # that is written; older ones are read
 FIRST_WITH_ERROR_BYTES = 5  # in scales, and with the errors of near neighbours in a calibration
 FIRST_CANONICAL = 6  # the first whose head follows from its fields to the last byte
@@ -93,6 +96,11 @@ class Header(NamedTuple):
     def data_bytes(self) -> int:
         """The bytes of all tensors."""
         return _safetensors.total_bytes(self.tensors())
+
+    @property
+    def file_bytes(self) -> int:
+        """The bytes of the file."""
+        return len(self.head()) + self.data_bytes
 
     def fields(self) -> dict[str, Any]:
         """Return the fields as they are stored, for JSON, with their checksum."""

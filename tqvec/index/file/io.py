@@ -5,6 +5,7 @@ The "File format" page specifies it. `tqvec.index.file.header` has the fields, `
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _atomic, _safetensors
-from tqvec._safetensors import crc32
+from tqvec._output import Output
+from tqvec._safetensors import Seen, crc32
 from tqvec.codec.calibration import Calibration
 from tqvec.codec.error_byte import clear_error_byte
 from tqvec.codec.turboquant import TurboQuant
@@ -23,6 +25,7 @@ from tqvec.index.file.header import (
     FIRST_CANONICAL,
     FIRST_WITH_ERROR_BYTES,
     KEY,
+    KIND,
     LEARNED,
     Header,
     make_header,
@@ -39,7 +42,7 @@ class Writer:
 
     Parameters
     ----------
-    path : Path
+    output : Output or Path
     codec : TurboQuant
     metric : str
     n : int
@@ -49,7 +52,7 @@ class Writer:
     next_id : int, optional
         Greater than all ids. Default: the number after the last row's.
     file : file, optional
-        Where to write, in place of a new file beside `path`. It keeps its rows until others are written, and stays as
+        Where to write, in place of a new file beside `output`. It keeps its rows until others are written, and stays as
         it is on an exception.
 
     Attributes
@@ -60,7 +63,7 @@ class Writer:
 
     def __init__(
         self,
-        path: Path,
+        output: Output | Path,
         codec: TurboQuant,
         metric: str,
         n: int,
@@ -69,14 +72,15 @@ class Writer:
         file: BinaryIO | None = None,
     ):
         self.codec, self.rows = codec, 0
-        self._path = path
+        self._output = output if isinstance(output, Output) else Output(output, KIND)
         self._header = make_header(codec, metric, n, first_id, next_id)
         self._tensors = self._header.tensors()
         self._start = len(self._header.head())
         self._crc = {name: [0] * len(values) for name, values in self._header.crc32.items()}
-        self._file = _atomic.create(path) if file is None else file
+        self._file = self._output.create() if file is None else file
         try:
-            self._file.truncate(self._start + self._header.data_bytes)
+            with self._output.naming():
+                self._file.truncate(self._start + self._header.data_bytes)
             for name in self._header.learned_names:
                 self._put(name, 0, getattr(codec.calibration, LEARNED[name]))
                 self._crc[name] = [crc32(getattr(codec.calibration, LEARNED[name]))]
@@ -115,15 +119,16 @@ class Writer:
             if (array.dtype, array.shape) != (dtype, shape):
                 raise InputError(f"{name} must have shape {shape} and type {dtype}, got {array.shape} {array.dtype}")
         if self.rows + count > header.ntotal:
-            raise InputError(f"{self._path}: {header.ntotal} rows were announced, got {self.rows + count}")
+            raise InputError(f"{self._output.path}: {header.ntotal} rows were announced, got {self.rows + count}")
         if "ids" in rows and count and rows["ids"].max() >= header.next_id:
             raise InputError(f"ids must be below next_id, {header.next_id}, got {rows['ids'].max()}")
         return count
 
     def _put(self, name: str, row: int, array: NDArray) -> None:
         tensor = self._tensors[name]
-        self._file.seek(self._start + tensor.start + row * tensor.row_bytes)
-        self._file.write(_safetensors.as_bytes(array))
+        with self._output.naming():
+            self._file.seek(self._start + tensor.start + row * tensor.row_bytes)
+            self._file.write(_safetensors.as_bytes(array))
 
     def _update_checksums(self, name: str, array: NDArray) -> None:
         """Add the next rows of a tensor to the checksums of their blocks."""
@@ -151,7 +156,8 @@ class Writer:
 
     def flush(self) -> None:
         """Write the rows so far to the disk: they survive a loss of power."""
-        _atomic.flush(self._file)
+        with self._output.naming():
+            _atomic.flush(self._file)
 
     def close(self) -> None:
         """Write the header, and give the file its name.
@@ -162,10 +168,11 @@ class Writer:
             There are fewer than `n` rows.
         """
         if self.rows < self._header.ntotal:
-            raise InputError(f"{self._path}: {self._header.ntotal} rows were announced, {self.rows} written")
-        self._file.seek(0)
-        self._file.write(self.header.head())
-        _atomic.publish(self._file, self._path)
+            raise InputError(f"{self._output.path}: {self._header.ntotal} rows were announced, {self.rows} written")
+        with self._output.naming():
+            self._file.seek(0)
+            self._file.write(self.header.head())
+        self._output.publish(self._file)
 
     def discard(self) -> None:
         """Delete the file, unless it has its name."""
@@ -185,7 +192,7 @@ class Writer:
 
 
 def save(
-    path: Path,
+    output: Output | Path,
     codec: TurboQuant,
     metric: str,
     n: int,
@@ -194,12 +201,14 @@ def save(
     next_id: int | None = None,
 ) -> None:
     """Write the `n` rows of all parts to a file; the arguments are those of `Writer`."""
-    with Writer(path, codec, metric, n, first_id, next_id) as writer:
+    with Writer(output, codec, metric, n, first_id, next_id) as writer:
         for rows in parts:
             writer.write(rows)
 
 
-def load(path: Path, mmap: bool = False, verify: bool = False) -> tuple[Header, Rows, Calibration | None]:
+def load(
+    path: Path, mmap: bool = False, verify: bool = False, seen: Seen | None = None
+) -> tuple[Header, Rows, Calibration | None]:
     """Read an index file.
 
     The header, ids and calibration are always verified.
@@ -212,6 +221,8 @@ def load(path: Path, mmap: bool = False, verify: bool = False) -> tuple[Header, 
         `save` does, but not changed in place.
     verify : bool
         Read and verify everything.
+    seen : dict, optional
+        Where the file is to be noted as it is now.
 
     Returns
     -------
@@ -227,9 +238,7 @@ def load(path: Path, mmap: bool = False, verify: bool = False) -> tuple[Header, 
     FormatError
         The file is damaged, truncated, foreign or newer than this version of tqvec.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
-    with path.open("rb") as file:
+    with _safetensors.open_file(path) as file:
         reader = _safetensors.Reader(path, file, KEY, "tqvec index")
         header = parse_fields(path, reader.fields)
         tensors = header.tensors()
@@ -238,6 +247,8 @@ def load(path: Path, mmap: bool = False, verify: bool = False) -> tuple[Header, 
     for name, array in arrays.items():
         if verify or name == "ids" or name in header.learned_names:
             _verify(path, header, name, array)
+    if seen is not None:
+        seen[os.path.realpath(path)] = reader.digest
     if "ids" in arrays:
         _check_ids(path, arrays["ids"], header.next_id, distinct=verify)
     rows = {name: arrays[name] for name in header.row_names}

@@ -9,10 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec._mmap import release_pages
+from tqvec._output import Output
 from tqvec._types import Ids
+from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
+from tqvec.index.differences import describe_difference
 from tqvec.index.file import io
-from tqvec.index.file.header import CHECKSUM_ROWS, Header
+from tqvec.index.file.header import CHECKSUM_ROWS, KIND, Header
 from tqvec.index.rows import Rows
 
 
@@ -20,9 +23,10 @@ class _File(NamedTuple):
     path: Path
     header: Header
     rows: Rows
+    codec: TurboQuant
 
 
-def merge(paths: Sequence[Path], output: Path) -> Header:
+def merge(paths: Sequence[Path], output: Output | Path) -> Header:
     """Write the vectors of several index files to one, in their order; only a part, and ids, are in memory.
 
     The first file's vectors keep their ids, and so do those of files with an ids tensor. The others get new numbers,
@@ -32,7 +36,8 @@ def merge(paths: Sequence[Path], output: Path) -> Header:
     ----------
     paths : sequence of Path
         At least one file. Every byte of them is verified.
-    output : Path
+    output : Output or Path
+        None of `paths`.
 
     Returns
     -------
@@ -42,32 +47,32 @@ def merge(paths: Sequence[Path], output: Path) -> Header:
     Raises
     ------
     InputError
-        The files have different codecs or metrics, or an id in common.
+        The files have different codecs or metrics, or an id in common; or the output is one of them.
     FormatError
         A file is damaged.
     """
+    target = output if isinstance(output, Output) else Output(output, KIND, inputs=paths)
     files: list[_File] = []
     for path in paths:
         header, rows, calibration = io.load(path, mmap=True, verify=True)
-        if not files:
-            codec = io.codec_of(path, header, calibration)
-        files.append(_File(path, header, rows))
+        files.append(_File(path, header, rows, io.codec_of(path, header, calibration)))
         _check_codecs(files[0], files[-1])
     ids, next_id = _merge_ids(files)
     first_id = files[0].header.first_id if ids is None else None
     n = sum(file.header.ntotal for file in files)
-    with io.Writer(output, codec, files[0].header.metric, n, first_id, next_id) as writer:
+    with io.Writer(target, files[0].codec, files[0].header.metric, n, first_id, next_id) as writer:
         for rows in _iter_parts(files, ids):
             writer.write(rows)
     return writer.header
 
 
 def _check_codecs(one: _File, other: _File) -> None:
-    if (one.header.fingerprint, one.header.metric) != (other.header.fingerprint, other.header.metric):
-        kinds = (
-            f"{path} has codec {header.fingerprint} and metric {header.metric}" for path, header, _ in (one, other)
+    difference = describe_difference((one.codec, one.header.metric), (other.codec, other.header.metric))
+    if difference is not None:
+        raise InputError(
+            f"only vectors of one codec and metric can be merged, but {one.path} and {other.path} differ: "
+            f"{difference}; build one of them again, with the settings of the other"
         )
-        raise InputError("only vectors of one codec and metric can be merged, but " + ", ".join(kinds))
 
 
 def _merge_ids(files: list[_File]) -> tuple[list[Ids] | None, int]:

@@ -7,15 +7,21 @@ each where it will stay. The journal says how many of them have reached the disk
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqvec import _atomic
+from tqvec._output import Kind, Output
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError, TqvecError
-from tqvec.index.file.header import parse_fields
+from tqvec.index.file.header import KIND, parse_fields
 from tqvec.index.file.io import Writer, codec_of, read_calibration
+
+# The head of a part is written last.
+_PART = Kind("the part of an unfinished build", re.compile(rb"\A\0{64}|" + KIND.pattern.pattern, re.DOTALL))
+_NOTES = Kind("the journal of an unfinished build", re.compile(rb'\A\{"request": '))
 
 
 class Journal:
@@ -26,59 +32,70 @@ class Journal:
 
     Parameters
     ----------
-    path : Path
-        The file to be.
+    output : Output or Path
+        The file to be. A device or FIFO gets no part and no journal: nothing of its work is resumed.
     request : dict
         Source and settings of the rows, as JSON gives them back. Only the work of an equal request is resumed.
 
     Raises
     ------
     InputError
-        Another process is at work on this file.
+        Another process is at work on this file, or a foreign file has the name of the part or the journal.
     """
 
-    def __init__(self, path: Path, request: dict[str, Any]):
-        self._path, self._request = path, request
-        self._notes = path.with_name(path.name + ".journal")
-        file = _atomic.open_exclusive(path.with_name(path.name + ".part"))
+    def __init__(self, output: Output | Path, request: dict[str, Any]):
+        self._output = output if isinstance(output, Output) else Output(output, KIND)
+        self._request = request
+        self._file: BinaryIO | None = None
+        if self._output.is_stream:
+            return
+        part = self._output.beside(".part", _PART)
+        begun = part.target.exists() and part.target.stat().st_size > 0
+        self._notes = self._output.beside(".journal", _NOTES, known=begun)
+        file = _atomic.open_exclusive(part.target, _atomic.first_mode(self._output.target))
         if file is None:
-            raise InputError(f"{path}: another process is at work on it")
+            raise InputError(f"{self._output.path}: another process is at work on it")
         self._file = file
-        for target in (path, self._notes):
-            _atomic.remove_stale(target)
+        for each in (self._output, self._notes):
+            _atomic.remove_stale(each.target)
 
     def resume(self) -> Writer | None:
         """Return a writer that goes on where the last one of this request was noted; None if there is no sound note."""
+        if self._file is None:
+            return None
+        path = self._notes.target
         try:
-            notes = json.loads(self._notes.read_bytes())
+            notes = json.loads(path.read_bytes())
             if notes["request"] != self._request:
                 return None
-            header = parse_fields(self._notes, notes["header"])
-            codec = codec_of(self._notes, header, read_calibration(self._file, header))
-            writer = Writer(self._path, codec, header.metric, header.ntotal, file=self._file)
+            header = parse_fields(path, notes["header"])
+            codec = codec_of(path, header, read_calibration(self._file, header))
+            first = None if "ids" in header.crc32 else header.first_id
+            writer = Writer(self._output, codec, header.metric, header.ntotal, first, header.next_id, file=self._file)
             writer.resume(notes["rows"], header)
         except (OSError, ValueError, KeyError, TypeError):  # a FormatError is a ValueError
             return None
         return writer
 
-    def start(self, codec: TurboQuant, metric: str, n: int) -> Writer:
-        """Return a writer of `n` rows, noted at once: a calibration takes long to fit."""
-        self._notes.unlink(missing_ok=True)
-        self._file.truncate(0)
-        writer = Writer(self._path, codec, metric, n, file=self._file)
+    def start(
+        self, codec: TurboQuant, metric: str, n: int, first_id: int | None = 0, next_id: int | None = None
+    ) -> Writer:
+        """Return a writer of `n` rows, noted at once: a calibration takes long to fit; ids are those of `Writer`."""
+        if self._file is not None:
+            self._notes.target.unlink(missing_ok=True)
+            self._file.truncate(0)
+        writer = Writer(self._output, codec, metric, n, first_id, next_id, file=self._file)
         self.note(writer)
         return writer
 
     def note(self, writer: Writer) -> None:
         """Keep the rows of a writer for the next process, even after a loss of power."""
+        if self._file is None:
+            return
         writer.flush()
         notes = {"request": self._request, "rows": writer.rows, "header": writer.header.fields()}
-        file = _atomic.create(self._notes)
-        try:
+        with self._notes.open() as file:
             file.write(json.dumps(notes).encode())
-            _atomic.publish(file, self._notes)
-        finally:
-            _atomic.discard(file)
 
     def __enter__(self) -> Journal:
         return self
@@ -86,9 +103,11 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and not isinstance(error, TqvecError) and self._notes.exists():
+        if self._file is None:
+            return
+        if error is not None and not isinstance(error, TqvecError) and self._notes.target.exists():
             self._file.close()
             return
-        self._notes.unlink(missing_ok=True)
+        self._notes.target.unlink(missing_ok=True)
         if not self._file.closed:  # it has not become the file
             _atomic.discard(self._file)

@@ -98,6 +98,7 @@ class TurboQuantCache(Cache):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TurboQuantCache:
         forked = memo[id(self)] = self.fork()
+        forked._hold(copy.deepcopy(self._kv, memo))
         for name in self.__dict__.keys() - {"_config", "_kv", "layers"}:  # the config stays that of the model
             forked.__dict__[name] = copy.deepcopy(self.__dict__[name], memo)
         return forked
@@ -159,8 +160,7 @@ class TurboQuantCache(Cache):
 
     def reset(self) -> None:
         """Drop all tokens. The next ones are the first of a sequence, as in a new cache."""
-        kv = self._kv
-        self._hold(KVCache(kv.n_layers, kv.n_kv_heads, kv.head_dim, kv.policy))
+        self._kv.reset()
 
     def get_mask_sizes(self, query_length: Any, layer_idx: int) -> tuple[int, int]:
         """Return the number of keys that `update` will return, and the position of the first."""

@@ -2,7 +2,8 @@
 
 from tqvec.kvcache.planning.formats import FORMATS, Coding, Format
 from tqvec.kvcache.planning.models import LayerKind, Model, find_model, list_models, parse_config
-from tqvec.kvcache.planning.planner import Plan, PlanPart, plan
+from tqvec.kvcache.planning.planner import plan
+from tqvec.kvcache.planning.plans import Plan, PlanPart, Plans
 from tqvec.kvcache.planning.units import format_bytes, format_seconds, parse_bytes, parse_tokens
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Model",
     "Plan",
     "PlanPart",
+    "Plans",
     "find_model",
     "format_bytes",
     "format_seconds",

@@ -3,39 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqvec import _validate
+from tqvec._present import brief
 from tqvec.errors import InputError
+from tqvec.kvcache.planning.architectures import (
+    ARCHITECTURES,
+    BY_HAND,
+    BY_HAND_FIELDS,
+    HARMLESS,
+    STRUCTURAL,
+    Architecture,
+    Fields,
+)
 
-_MAX_NUMBER = 2**31
-# Defaults of transformers' configuration classes by model_type, which a config.json may leave out.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "gemma2": {"head_dim": 256, "sliding_window": 4096, "sliding_window_pattern": 2, "max_position_embeddings": 8192},
-    "gemma3_text": {
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "sliding_window": 4096,
-        "sliding_window_pattern": 6,
-        "max_position_embeddings": 131072,
-    },
-    "qwen3_next": {"full_attention_interval": 4, "head_dim": 256},
-    "qwen3_5_text": {"full_attention_interval": 4, "head_dim": 256},
-}
 _KINDS = {
     "full_attention": "full",
     "attention": "full",
     "sliding_attention": "sliding",
     "chunked_attention": "chunked",
     "linear_attention": "linear",
+    "mamba": "linear",
+    "conv": "conv",
+    "hybrid": "hybrid",
+    "moe": "none",
+    "mlp": "none",
 }
 _WINDOWS = {"sliding": "sliding_window", "chunked": "attention_chunk_size"}
-_FLOAT32 = 4
+_STATES = ("linear", "conv", "hybrid")
+_EMPTY = ("linear", "conv", "none", "cross")  # kinds of layers that keep no keys and values of the text
+_LAYER_FIELDS = ("num_attention_heads", "num_key_value_heads", "head_dim", "sliding_window", "attention_chunk_size")
+_BY_HAND = """describe the model by hand: Model(name, context, (LayerKind("full", kv_heads, head_dim),) * layers) in \
+Python, or a config.json without model_type, of num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, \
+max_position_embeddings and, if there are windows, layer_types and sliding_window"""
 
 
 class LayerKind(NamedTuple):
@@ -44,7 +48,8 @@ class LayerKind(NamedTuple):
     Attributes
     ----------
     name : str
-        "full", "sliding", "chunked" or "linear".
+        "full", "sliding" or "chunked"; "linear" or "conv": a state in place of keys and values; "hybrid": both;
+        "shared": the keys and values of another layer; "cross": those of images; "none": nothing.
     kv_heads, head_dim : int
         Shape of the keys and values; 0 in a layer without them.
     window : int or None
@@ -80,6 +85,9 @@ class Model(NamedTuple):
     context: int
     layers: tuple[LayerKind, ...]
     source: str
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 @lru_cache(maxsize=1)
@@ -119,6 +127,9 @@ def find_model(model: str | Path) -> Model:
 def parse_config(config: object, name: str, source: str) -> Model:
     """Return the model of a configuration with the keys of a Hugging Face config.json.
 
+    Only types of models whose caches are known are read, and only fields that are known for them. A configuration
+    without ``model_type`` describes a model by hand: nothing of it is left to defaults.
+
     Parameters
     ----------
     config : dict
@@ -130,83 +141,108 @@ def parse_config(config: object, name: str, source: str) -> Model:
     Raises
     ------
     InputError
-        A number is missing or wrong, or the kind of a layer is unknown.
+        The type or a field is not known, or a number is missing or wrong.
     """
-    if isinstance(config, dict) and isinstance(config.get("text_config"), dict):
-        config = config["text_config"]
-    if not isinstance(config, dict):
-        raise InputError(f"{source}: must hold an object, got {str(config)[:40]}")
-    values = {key: value for key, value in config.items() if value is not None}
-    fields = _Fields(_DEFAULTS.get(str(values.get("model_type")), {}) | values, source)
-    if "kv_lora_rank" in fields.values:
-        raise InputError(f"{source}: kv_lora_rank: latent attention keeps no keys and values of heads; not modelled")
-    kinds = _layer_kinds(fields)
-    layers = [_layer(kind, fields) for kind in kinds]
+    values, kind = _text_values(config, source)
+    fields, architecture = _fields(values, kind, source), ARCHITECTURES.get(kind, BY_HAND)
+    n = _count_layers(fields)
+    kinds = _layer_kinds(fields, architecture, n)
+    layers = [_layer(kind, i, _of_layer(i, fields), architecture) for i, kind in enumerate(kinds)]
     shared = fields.integer("num_kv_shared_layers", 0)
     if shared:  # the last layers use the keys and values of earlier ones
         layers[-shared:] = [LayerKind("shared", 0, 0)] * min(shared, len(layers))
     return Model(name, fields.integer("max_position_embeddings"), tuple(layers), source)
 
 
-class _Fields:
-    """The values of a configuration, with their source for error messages."""
-
-    def __init__(self, values: Mapping[str, Any], source: str):
-        self.values, self.source = values, source
-
-    def integer(self, name: str, default: int | None = None) -> int:
-        if name not in self.values:
-            if default is None:
-                raise InputError(f"{self.source}: {name} is missing")
-            return default
-        return _validate.integer(self.values[name], f"{self.source}: {name}", 0 if default == 0 else 1, _MAX_NUMBER)
+@lru_cache(maxsize=1)
+def _facts() -> dict[str, Any]:
+    return json.loads(files("tqvec.kvcache").joinpath("data/model_types.json").read_text(encoding="utf-8"))
 
 
-def _layer_kinds(fields: _Fields) -> list[str]:
-    """Return the kind of each layer: from a list, or by a rule."""
-    n = fields.integer("num_hidden_layers")
-    values = fields.values
-    if "layer_types" in values:
-        types = values["layer_types"]
-        if not isinstance(types, list) or len(types) != n:
-            raise InputError(f"{fields.source}: layer_types must list {n} layers")
-        for i, kind in enumerate(types):
-            if kind not in _KINDS:
-                raise InputError(f"{fields.source}: layer_types[{i}]: {kind!r} is not one of {', '.join(_KINDS)}")
-        return [_KINDS[kind] for kind in types]
-    if "full_attention_interval" in values:
-        every = fields.integer("full_attention_interval")
-        return ["linear" if (i + 1) % every else "full" for i in range(n)]
-    if "sliding_window" not in values or values.get("use_sliding_window") is False:
-        return ["full"] * n
-    if "sliding_window_pattern" in values:
-        every = fields.integer("sliding_window_pattern")
-        return ["sliding" if (i + 1) % every else "full" for i in range(n)]
-    first = fields.integer("max_window_layers", 0) if "use_sliding_window" in values else 0
-    return ["full" if i < first else "sliding" for i in range(n)]
+def _text_values(config: object, source: str) -> tuple[dict[str, Any], str]:
+    """Return the fields of the part that reads text, without nulls, and its type: "" for a model by hand."""
+    if not isinstance(config, dict):
+        raise InputError(f"{source}: must hold an object, got {str(config)[:40]}")
+    outer, inner = config.get("model_type"), config.get("text_config")
+    if isinstance(inner, dict):
+        config = inner
+    kind = config.get("model_type") or outer
+    kind = "" if kind is None else str(kind)
+    kind = _facts()["text types"].get(kind, kind)  # files from before there was a text_config have all in one
+    if kind and kind not in ARCHITECTURES:
+        raise InputError(f"{source}: model_type {kind!r} is not known; {_BY_HAND}")
+    return {key: value for key, value in config.items() if value is not None}, kind
 
 
-def _layer(kind: str, fields: _Fields) -> LayerKind:
-    if kind == "linear":
-        return LayerKind(kind, 0, 0, state=_linear_state(fields))
+def _fields(values: dict[str, Any], kind: str, source: str) -> Fields:
+    """Return the fields by their common names, with the defaults of the type."""
+    by_hand: dict[str, Any] = {"defaults": {}, "names": {}, "known": BY_HAND_FIELDS}
+    facts = _facts()[kind] if kind else by_hand
+    known = {*facts["known"], *facts["names"]}
+    for key, value in values.items():
+        strange = STRUCTURAL.search(key) and not HARMLESS.search(key) and key not in known and key != "per_layer_config"
+        if strange and value not in (False, [], {}):
+            of = f"for model_type {kind!r}" if kind else "in a description by hand"
+            raise InputError(
+                f"{source}: the field {key} is not known {of}; it may change what layers keep. Remove it from a copy "
+                f"of the file if it doesn't; otherwise {_BY_HAND}"
+            )
+    own = {field: values[other] for field, other in facts["names"].items() if other in values}
+    return Fields(facts["defaults"] | values | own, source)
+
+
+def _count_layers(fields: Fields) -> int:
+    """Return the number of layers: some makers write down only their list."""
+    lists = (fields.values.get(name) for name in ("layer_types", "hybrid_override_pattern"))
+    lengths = [len(each) for each in lists if isinstance(each, (list, str))]
+    return fields.integer("num_hidden_layers", lengths[0] if lengths else None)
+
+
+def _layer_kinds(fields: Fields, architecture: Architecture, n: int) -> list[str]:
+    """Return the kind of each layer: from a list, or by the rule of the type."""
+    if "layer_types" not in fields.values:
+        return architecture.kinds(fields, n)
+    types = fields.entries("layer_types", n)
+    for i, kind in enumerate(types):
+        if kind not in _KINDS:
+            raise InputError(f"{fields.source}: layer_types[{i}]: {kind!r} is not one of {', '.join(_KINDS)}")
+    return [_KINDS[kind] for kind in types]
+
+
+def _of_layer(number: int, fields: Fields) -> Fields:
+    """Return the fields of a layer, where a configuration has some of its own for it."""
+    every = fields.values.get("per_layer_config")
+    if every is None:
+        return fields
+    own = every.get(str(number), {}) if isinstance(every, dict) else None
+    source = f"{fields.source}: per_layer_config"
+    if not isinstance(own, dict):
+        raise InputError(f"{source} must hold an object for each layer that differs")
+    strange = [key for key in own if STRUCTURAL.search(key) and key not in _LAYER_FIELDS]
+    if strange:
+        raise InputError(f"{source}: the field {strange[0]} of layer {number} is not known; {_BY_HAND}")
+    return Fields({key: value for key, value in fields.values.items() if "global" not in key} | own, source)
+
+
+def _layer(kind: str, number: int, fields: Fields, architecture: Architecture) -> LayerKind:
+    state = 0
+    if kind in _STATES:
+        if architecture.state is None:
+            raise InputError(f"{fields.source}: {kind} layers are not known for this type; {_BY_HAND}")
+        state = architecture.state(fields)
+    if kind in _EMPTY:
+        return LayerKind(kind, 0, 0, state=state)
     heads = fields.integer("num_attention_heads")
-    kv_heads = fields.integer("num_key_value_heads", heads)
+    kv_heads = architecture.heads(fields, heads)
+    if "num_key_value_heads_per_layer" in fields.values:
+        listed = fields.entries("num_key_value_heads_per_layer", fields.integer("num_hidden_layers"))
+        kv_heads = _validate.integer(listed[number], f"num_key_value_heads_per_layer[{number}]", 1, heads)
     head_dim = fields.integer("head_dim", fields.integer("hidden_size", 1) // heads)
     if kind == "full":
-        kv_heads = fields.integer("num_global_key_value_heads", kv_heads)
         head_dim = fields.integer("global_head_dim", head_dim)
+        if fields.values.get("attention_k_eq_v") is not False:
+            kv_heads = fields.integer("num_global_key_value_heads", kv_heads)
     if head_dim < 1:
         raise InputError(f"{fields.source}: head_dim and hidden_size are missing")
     window = fields.integer(_WINDOWS[kind]) if kind in _WINDOWS else None
-    return LayerKind(kind, kv_heads, head_dim, window, heads=heads)
-
-
-def _linear_state(fields: _Fields) -> int:
-    """Return the state of a gated delta net: a float32 matrix per value head, and 16-bit inputs of a convolution."""
-    keys, values = (
-        (fields.integer(f"linear_num_{side}_heads"), fields.integer(f"linear_{side}_head_dim"))
-        for side in ("key", "value")
-    )
-    matrix = values[0] * keys[1] * values[1] * _FLOAT32
-    channels = 2 * keys[0] * keys[1] + values[0] * values[1]
-    return matrix + channels * fields.integer("linear_conv_kernel_dim") * 2
+    return LayerKind(name=kind, kv_heads=kv_heads, head_dim=head_dim, window=window, state=state, heads=heads)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import lcm
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 from tqvec import _validate
 from tqvec.errors import InputError
 from tqvec.kvcache.byte_model import SEGMENT, Nbytes, layer_nbytes, segment_sizes
 from tqvec.kvcache.planning.formats import FORMATS, Format
 from tqvec.kvcache.planning.models import LayerKind, Model, find_model
-from tqvec.kvcache.planning.units import format_bytes, format_columns, parse_bytes, parse_tokens
+from tqvec.kvcache.planning.plans import Plan, PlanPart, Plans
+from tqvec.kvcache.planning.units import format_bytes, parse_bytes, parse_tokens
 from tqvec.kvcache.policy import PRESETS, LayerWidths, Policy, Width
 
 _NO_LIMIT = 2**40  # tokens: a memory that fits so many fits any number
@@ -48,86 +49,8 @@ class LayerGroup(NamedTuple):
     widths: str = ""
 
 
-class PlanPart(NamedTuple):
-    """The bytes of a plan that layers of one kind and width take.
-
-    Attributes
-    ----------
-    kind : LayerKind
-    layers, tokens : int
-        Number of layers, and of tokens per layer.
-    nbytes : Nbytes
-        Bytes of all these layers.
-    widths : str
-        Bits per coordinate of keys and values, as "K4 V2".
-    """
-
-    kind: LayerKind
-    layers: int
-    tokens: int
-    nbytes: Nbytes
-    widths: str
-
-    @property
-    def state(self) -> int:
-        """Bytes of all these layers that don't depend on the number of tokens."""
-        return self.layers * self.kind.state
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The bytes of a model's cache, and the tokens that fit a memory; `print` shows a table.
-
-    Attributes
-    ----------
-    model : Model
-    policy : str
-        Name of the policy or format.
-    context : int
-        Tokens of a sequence.
-    parts : tuple of PlanPart
-        The bytes of `context` tokens, by kind and width of layers.
-    bytes_per_token : float
-        Bytes of a further token of a long sequence, without bookkeeping.
-    memory, weights : int or None, int
-        Bytes of the memory, and the part that the model's weights take.
-    max_tokens : int or None
-        The longest sequence that fits the memory, at every length up to it. None: no memory was given, or a sequence
-        of any length fits.
-    sequences : int or None
-        Number of sequences of `context` tokens that fit while they grow. None: no memory was given.
-    """
-
-    model: Model
-    policy: str
-    context: int
-    parts: tuple[PlanPart, ...]
-    bytes_per_token: float
-    memory: int | None
-    weights: int
-    max_tokens: int | None
-    sequences: int | None
-
-    @property
-    def nbytes(self) -> Nbytes:
-        """Bytes of the keys and values of `context` tokens, without states of fixed size."""
-        return Nbytes.total(part.nbytes for part in self.parts)
-
-    @property
-    def total(self) -> int:
-        """Bytes of a sequence of `context` tokens, states of fixed size included."""
-        return self.nbytes + sum(part.state for part in self.parts)
-
-    @property
-    def usable_tokens(self) -> int | None:
-        """The smaller of `max_tokens` and the model's own context."""
-        return None if self.max_tokens is None else min(self.max_tokens, self.model.context)
-
-    def __str__(self) -> str:
-        return "\n".join([*_format_table(self), *_summarise(self)])
-
-
-def plan(
+@overload  # a str, which is a sequence of str, is the first of these
+def plan(  # type: ignore[overload-overlap]
     model: str | Path | Model,
     *,
     memory: int | str | None = None,
@@ -137,6 +60,33 @@ def plan(
     windows: Literal["ring", "full"] = "ring",
     page: int = 1,
 ) -> Plan:
+    """Compute one plan."""
+
+
+@overload
+def plan(
+    model: str | Path | Model,
+    *,
+    memory: int | str | None = None,
+    policy: Sequence[str | Policy],
+    context: int | str | None = None,
+    weights: int | str = 0,
+    windows: Literal["ring", "full"] = "ring",
+    page: int = 1,
+) -> Plans:
+    """Compute a plan per policy."""
+
+
+def plan(
+    model: str | Path | Model,
+    *,
+    memory: int | str | None = None,
+    policy: str | Policy | Sequence[str | Policy] = "turbo3",
+    context: int | str | None = None,
+    weights: int | str = 0,
+    windows: Literal["ring", "full"] = "ring",
+    page: int = 1,
+) -> Plan | Plans:
     """Compute the bytes of a model's cache, and the longest sequence that fits a memory.
 
     For a policy the bytes equal `KVCache.nbytes`. A layer with a sliding window counts as a cache without sinks whose
@@ -148,8 +98,8 @@ def plan(
         A name of `list_models`, or the path of a Hugging Face config.json.
     memory : int or str, optional
         Bytes, or a size with its unit: ``"8GiB"`` is 8·2³⁰ bytes, ``"8GB"`` is 8·10⁹.
-    policy : str or Policy
-        A policy, the name of a preset, or the name of another engine's format in `FORMATS`.
+    policy : str, Policy or a sequence of them
+        A policy, the name of a preset, or the name of another engine's format in `FORMATS`. Several are compared.
     context : int or str, optional
         Tokens of a sequence; ``"128k"`` is 128·1,024. Default: the model's own context.
     weights : int or str
@@ -162,11 +112,12 @@ def plan(
     Returns
     -------
     Plan
+        Of a sequence of policies `Plans`, a tuple that prints as a table.
 
     Raises
     ------
     InputError
-        The name is unknown, a size has no unit, or the weights fill the memory.
+        The name is unknown, a size has no unit, the weights fill the memory, or there is no policy.
 
     Examples
     --------
@@ -175,6 +126,11 @@ def plan(
     >>> example.bytes_per_token, example.max_tokens > 2.5 * 131072
     (25600.0, True)
     """
+    if isinstance(policy, Sequence) and not isinstance(policy, str):
+        if not policy:
+            raise InputError("policy must have at least one policy")
+        options: dict[str, Any] = {"context": context, "weights": weights, "windows": windows, "page": page}
+        return Plans(plan(model, memory=memory, policy=one, **options) for one in policy)
     shape = model if isinstance(model, Model) else find_model(model)
     tokens = shape.context if context is None else parse_tokens(context, "context")
     total = None if memory is None else parse_bytes(memory, "memory")
@@ -327,36 +283,3 @@ def _local_peaks(policy: Policy, n: int) -> Iterator[int]:
         last = (n + 1 - start) // step
         for k in range(max(1, last - period // step), last + 1):
             yield start + k * step - 1
-
-
-def _format_table(plan: Plan) -> list[str]:
-    """Format the bytes of each kind of layer in columns."""
-    names = list(Nbytes().items())
-    rows = [["layers", "tokens", *names, "state", "total"]]
-    for part in plan.parts:
-        shape = f" {part.kind.kv_heads} × {part.kind.head_dim}" if part.kind.kv_heads else ""
-        sizes = [*part.nbytes.items().values(), part.state, part.nbytes + part.state]
-        label = f"{part.layers} {part.kind.name}{shape} {part.widths}".rstrip()
-        rows.append([label, f"{part.tokens:,}", *map(format_bytes, sizes)])
-    sizes = [*plan.nbytes.items().values(), plan.total - plan.nbytes, plan.total]
-    rows.append(["all", f"{plan.context:,}", *map(format_bytes, sizes)])
-    title = f"{plan.model.name} under {plan.policy}: {plan.context:,} tokens take {plan.total:,} bytes"
-    return [title, *format_columns(rows)]
-
-
-def _summarise(plan: Plan) -> Iterator[str]:
-    """Yield the sentences below the table: bytes per token, and the tokens that fit."""
-    full = sum(4 * kind.kv_heads * kind.head_dim for kind in plan.model.layers if kind.window is None)
-    times = f"; at 16 bits per value {full:,}, {full / plan.bytes_per_token:.2f} times" if plan.bytes_per_token else ""
-    yield f"{plan.bytes_per_token:,.10g} bytes per further token{times}"
-    if plan.context > plan.model.context:
-        yield f"the model's own context ends at {plan.model.context:,} tokens"
-    if plan.memory is None:
-        return
-    free = f"{format_bytes(plan.memory)}" + (f" less weights of {format_bytes(plan.weights)}" if plan.weights else "")
-    if plan.max_tokens is None:
-        yield f"{free} hold a sequence of any length"
-    else:
-        end = f" (the model's own context: {plan.model.context:,})" if plan.max_tokens > plan.model.context else ""
-        yield f"{free} hold {plan.max_tokens:,} tokens of one sequence{end}"
-    yield f"{free} hold {plan.sequences:,} sequences of {plan.context:,} tokens"

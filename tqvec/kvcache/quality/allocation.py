@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
+from tqvec._present import Presented, Sheet, pyplot
 from tqvec.errors import InputError
 from tqvec.kvcache.byte_model import row_bytes
 from tqvec.kvcache.cache import KVCache
@@ -28,7 +29,15 @@ class Step(NamedTuple):
     error: float
 
 
-class Allocation(NamedTuple):
+class _AllocationFields(NamedTuple):
+    """The fields of an `Allocation`."""
+
+    policy: Policy
+    pareto_front: tuple[Step, ...]
+    errors: NDArray[np.float64]
+
+
+class Allocation(Presented, _AllocationFields):
     """Widths that meet a budget.
 
     Attributes
@@ -42,9 +51,24 @@ class Allocation(NamedTuple):
         (side 0) or its values (side 1) are coded, with each of the widths.
     """
 
-    policy: Policy
-    pareto_front: tuple[Step, ...]
-    errors: NDArray[np.float64]
+    __slots__ = ()
+
+    def _sheet(self) -> Sheet:
+        return Sheet(("bytes per token", "expected squared error"), list(self.pareto_front), "Pareto front")
+
+    def plot(self) -> Any:
+        """Draw the Pareto front, and return the axes.
+
+        Raises
+        ------
+        UnsupportedError
+            matplotlib is not installed.
+        """
+        _, axes = pyplot("plot").subplots(layout="constrained")
+        axes.step(*zip(*self.pareto_front, strict=True), where="post")
+        axes.set(xlabel="bytes per token", ylabel="expected squared error", yscale="log")
+        axes.grid(alpha=0.3)
+        return axes
 
 
 class _Move(NamedTuple):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from tqvec._present import Presented, Sheet, brief
 from tqvec._random import generator
 from tqvec._types import Floats
 from tqvec.errors import InputError
@@ -38,13 +39,25 @@ class CapturedLayer(NamedTuple):
     k: Floats
     v: Floats
 
+    def __repr__(self) -> str:
+        return brief(self)
 
-class AttentionLoss(NamedTuple):
-    """Relative error of attention over queries, heads and layers: mean, 99th percentile, mean of the worst head."""
+
+class _LossFields(NamedTuple):
+    """The fields of an `AttentionLoss`."""
 
     mean: float
     p99: float
     worst_head: float
+
+
+class AttentionLoss(Presented, _LossFields):
+    """Relative error of attention over queries, heads and layers: mean, 99th percentile, mean of the worst head."""
+
+    __slots__ = ()
+
+    def _sheet(self) -> Sheet:
+        return Sheet(("measure", "value"), list(self._asdict().items()))
 
 
 def synthesize_layer(head_dim: int, n_tokens: int = 2048, n_kv_heads: int = 4, n_queries: int = 32) -> CapturedLayer:

@@ -9,13 +9,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
+from tqvec._present import Presented, Sheet
 from tqvec._types import Doubles, Flags
 from tqvec.errors import InputError
 
 _BLOCK = 1 << 21  # scores at a time
 
 
-class Fidelity(NamedTuple):
+class _FidelityFields(NamedTuple):
+    """The fields of a `Fidelity`."""
+
+    score_cosine: float
+    centred_cosine: float
+    kl: float
+    top_overlap: float
+    top1_in_5: float
+    output_error: float
+    output_error_p99: float
+    worst_head_error: float
+
+
+class Fidelity(Presented, _FidelityFields):
     """Attention on other keys and values, compared with the true one: means over all queries of all heads.
 
     Attributes
@@ -38,14 +52,10 @@ class Fidelity(NamedTuple):
         `output_error` of the worst head.
     """
 
-    score_cosine: float
-    centred_cosine: float
-    kl: float
-    top_overlap: float
-    top1_in_5: float
-    output_error: float
-    output_error_p99: float
-    worst_head_error: float
+    __slots__ = ()
+
+    def _sheet(self) -> Sheet:
+        return Sheet(("measure", "value"), list(self._asdict().items()))
 
 
 class _Attention(NamedTuple):

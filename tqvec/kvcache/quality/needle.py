@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _validate
+from tqvec._present import Presented, Sheet
 from tqvec._random import generator
 from tqvec._types import Doubles, Floats
 from tqvec.codec import attention
@@ -54,7 +55,18 @@ class Haystack(NamedTuple):
     duplicate_cosine: float = 0.9
 
 
-class Curve(NamedTuple):
+class _CurveFields(NamedTuple):
+    """The fields of a `Curve`."""
+
+    name: str
+    success: tuple[float, ...]
+    half: float
+    shift: float
+    low: float
+    high: float
+
+
+class Curve(Presented, _CurveFields):
     """The rate of success of one codec.
 
     Attributes
@@ -70,12 +82,11 @@ class Curve(NamedTuple):
         95 % interval of the shift, by bootstrap over trials.
     """
 
-    name: str
-    success: tuple[float, ...]
-    half: float
-    shift: float
-    low: float
-    high: float
+    __slots__ = ()
+
+    def _sheet(self) -> Sheet:
+        measures = {"half": self.half, "shift": self.shift, "low": self.low, "high": self.high}
+        return Sheet(("measure", "value"), list(measures.items()), self.name)
 
 
 Scores = Callable[[Floats], Floats]  # from queries (g, d) to scores (g, n) of some keys

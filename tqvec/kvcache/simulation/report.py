@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from tqvec._present import Presented, Sheet, brief, pyplot
 from tqvec._types import Doubles
 from tqvec.kvcache.planning.units import format_bytes, format_columns, format_seconds
 from tqvec.kvcache.quality.captured import AttentionLoss
 
 
-@dataclass
-class SimulationReport:
+@dataclass(repr=False)
+class SimulationReport(Presented):
     """The results of a simulation. Times are in seconds, sizes in bytes.
 
     Attributes
@@ -67,6 +69,8 @@ class SimulationReport:
     loss: AttentionLoss | None = None
     steps: list[tuple[int, float]] = field(default_factory=list)
 
+    _derived = ("hit_rate",)
+
     @property
     def hit_rate(self) -> float:
         """Share of the context that was in the first tier when it was needed."""
@@ -74,9 +78,38 @@ class SimulationReport:
 
     def to_json(self) -> str:
         """Return everything but `steps` as one JSON object."""
-        fields = asdict(self) | {"hit_rate": self.hit_rate, "loss": None if self.loss is None else self.loss._asdict()}
+        fields = self.to_dict()
         del fields["steps"]
-        return json.dumps(fields)
+        return json.dumps(fields, allow_nan=False)
+
+    def __repr__(self) -> str:
+        return brief(self, ("model", "policy", "eviction", "bytes_per_token", "requests", "tokens", "attended"))
+
+    def __str__(self) -> str:
+        return "\n".join([format_reports([self]), *_legend()])
+
+    def _sheet(self) -> Sheet:
+        total, moved = max(1, self.context), sum(sum(sizes.values()) for sizes in self.moved.values())
+        shares = (self.hits / total, self.loaded / total, self.recomputed / total, self.attended)
+        times = (self.first_token.get("mean"), self.token.get("mean"))
+        loss = None if self.loss is None else self.loss.mean
+        held = next(iter(self.peak.values()), 0)
+        return Sheet(
+            columns=tuple(COLUMNS),
+            rows=[(self.policy, self.bytes_per_token, held, *shares, *times, moved, loss)],
+            title=f"{self.model}, {self.requests:,} requests, {self.tokens:,} tokens",
+            notes=_legend(),
+        )
+
+    def plot(self) -> Any:
+        """Draw time per token against its context, and error against bytes; return both axes.
+
+        Raises
+        ------
+        UnsupportedError
+            matplotlib is not installed.
+        """
+        return plot_reports([self])
 
 
 def summarise(values: Doubles, counts: Doubles) -> dict[str, float]:
@@ -89,27 +122,72 @@ def summarise(values: Doubles, counts: Doubles) -> dict[str, float]:
     return {"mean": float(np.average(values, weights=counts)), **percentiles}
 
 
-_HEADINGS = ("policy", "bytes per token", "memory", "in memory", "loaded", "recomputed", "attended")
-_MEASURES = ("first token", "next token", "moved", "error")
+COLUMNS = {
+    "policy": "name of the policy",
+    "bytes per token": "bytes of a further token of a long sequence",
+    "memory": "most bytes held in the first tier",
+    "in memory": "share of the tokens that requests continued from which was in the first tier",
+    "loaded": "share of them that was loaded from other tiers",
+    "recomputed": "share of them that had been dropped and was computed again",
+    "attended": "share of their context that generated tokens attended to",
+    "first token": "mean time from the start of a request to its first token, without waiting for other requests",
+    "next token": "mean time of each further token",
+    "moved": "bytes moved between tiers, or read from others than the first",
+    "error": "mean relative error of attention, by the codec and by tokens not attended to",
+}
+"""The columns of the table of reports, and what they are."""
 
 
 def format_reports(reports: Sequence[SimulationReport]) -> str:
-    """Format reports as a table with a line per report."""
-    rows = [[*_HEADINGS, *_MEASURES]]
+    """Format reports as a table with a line per report; `COLUMNS` says what its columns are."""
+    rows = [list(COLUMNS)]
     for report in reports:
-        moved = sum(sum(sizes.values()) for sizes in report.moved.values())
-        total = max(1, report.context)
+        ((policy, per_token, held, *shares, first, following, moved, loss),) = report._sheet().rows
         rows.append(
             [
-                report.policy,
-                f"{report.bytes_per_token:,.10g}",
-                format_bytes(next(iter(report.peak.values()))),
-                *(f"{100 * n / total:.1f} %" for n in (report.hits, report.loaded, report.recomputed)),
-                f"{100 * report.attended:.1f} %",
-                format_seconds(report.first_token.get("mean", 0.0)),
-                format_seconds(report.token.get("mean", 0.0)),
+                policy,
+                f"{per_token:,.10g}",
+                format_bytes(held),
+                *(f"{100 * share:.1f} %" for share in shares),
+                format_seconds(first or 0.0),
+                format_seconds(following or 0.0),
                 format_bytes(moved),
-                "" if report.loss is None else f"{report.loss.mean:.3f}",
+                "" if loss is None else f"{loss:.3f}",
             ]
         )
     return "\n".join(format_columns(rows))
+
+
+def plot_reports(reports: Sequence[SimulationReport]) -> Any:
+    """Draw time per token against its context, and error against bytes; return both axes.
+
+    Raises
+    ------
+    UnsupportedError
+        matplotlib is not installed.
+    """
+    figure, axes = pyplot("plot").subplots(1, 2, figsize=(10, 4.5), layout="constrained")
+    left, right = axes
+    for report in reports:
+        context, seconds = zip(*report.steps, strict=True) if report.steps else ((), ())
+        left.plot(context, [1000 * value for value in seconds], ".", markersize=4, label=report.policy)
+        if report.loss is not None:
+            right.plot(report.bytes_per_token / 1024, report.loss.mean, "o", label=report.policy)
+    left.set(xlabel="context, tokens", ylabel="ms per generated token", title="the cache's time", ylim=(0, None))
+    right.set(xlabel="KiB per token", ylabel="relative error of attention", title="bytes and error", xlim=(0, None))
+    for each in axes:
+        each.grid(alpha=0.3)
+        if each.get_legend_handles_labels()[0]:
+            each.legend()
+    figure.suptitle(reports[0]._sheet().title, parse_math=False)
+    return axes
+
+
+def format_legend() -> str:
+    """Format `COLUMNS`, a line per column but the first."""
+    return "\n".join(_legend())
+
+
+def _legend() -> tuple[str, ...]:
+    width = max(map(len, COLUMNS))
+    return tuple(f"{name.ljust(width)}  {text}" for name, text in list(COLUMNS.items())[1:])

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from tqvec import _validate
+from tqvec._present import brief
 from tqvec.errors import InputError
 from tqvec.kvcache.planning.models import Model, find_model
 from tqvec.kvcache.planning.planner import LayerGroup, SequenceBytes, group_layers
@@ -56,6 +57,9 @@ class Server:
     window: int = 4096
     prefill: float = math.inf
     block: int = BLOCK
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def __post_init__(self) -> None:
         _validate.choice(self.eviction, "eviction", EVICTIONS)

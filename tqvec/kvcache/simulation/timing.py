@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._present import brief
 from tqvec._random import generator
 from tqvec._types import Doubles
 from tqvec.kvcache.cache import KVCache
@@ -128,6 +129,9 @@ class Clock(NamedTuple):
 
     groups: list[LayerGroup]
     rates: dict[AttentionShape, Rates]
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @classmethod
     def calibrate(cls, groups: list[LayerGroup], policy: Policy, *, threads: int | None = None) -> Clock:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec import _validate
+from tqvec._output import Kind, Output
 from tqvec.errors import InputError
 
 _MAX_TOKENS = 2**31  # of a request
@@ -147,14 +150,23 @@ def _draw_tokens(mean: int, rng: np.random.Generator) -> int:
     return max(1, round(mean * math.exp(0.5 * rng.standard_normal() - 0.125)))
 
 
-def write_trace(path: str | Path, requests: Iterable[Request]) -> None:
-    """Write requests as JSON lines."""
-    with Path(path).open("w", encoding="utf-8") as file:
+def write_trace(path: str | os.PathLike[str], requests: Iterable[Request], *, overwrite: bool = False) -> None:
+    """Write requests as JSON lines; only `overwrite` replaces a file that is no trace.
+
+    Raises
+    ------
+    InputError
+        There is a file that only `overwrite` replaces.
+    OSError
+        The path can't be written to.
+    """
+    with Output(path, _KIND, overwrite=overwrite).open() as file:
         for request in requests:
             fields = request._asdict() if request.prefix is not None else dict(zip(_REQUIRED, request[:4], strict=True))
-            file.write(json.dumps(fields) + "\n")
+            file.write(json.dumps(fields).encode() + b"\n")
 
 
+_KIND = Kind("a trace of requests", re.compile(rb'\A\s*\{"time":'))
 _REQUIRED = ("time", "session", "prompt", "output")
 _ALLOWED = {*_REQUIRED, "prefix", "prefix_tokens"}
 

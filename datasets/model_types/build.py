@@ -1,0 +1,70 @@
+"""Write the facts on configuration classes that the planner needs, from the installed transformers.
+
+A config.json leaves out what equals the defaults of its class, and has names of its own. Run this after the planner has
+learnt a type, or when transformers has a new version::
+
+    pip install 'tqvec[llm]'
+    python datasets/model_types/build.py
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+from transformers import CONFIG_MAPPING
+
+from tqvec.kvcache.planning.architectures import ARCHITECTURES, HARMLESS, READ, STRUCTURAL
+
+OUTPUT = Path(__file__).parents[2] / "tqvec/kvcache/data/model_types.json"
+PLAIN = ["num_attention_heads", "num_key_value_heads", "head_dim"]
+LIGHTNING = ["layernorm_full_attention_alpha", "layernorm_full_attention_beta", "layernorm_linear_attention_alpha"]
+LIGHTNING += ["layernorm_linear_attention_beta"]
+# Defaults that are in the code of a class, not among its fields.
+HIDDEN = {"gemma4_text": {"global_head_dim": 512}}
+# Types whose code comes with the model: their fields as in the config.json files of their makers.
+REMOTE = {
+    "deci": {"known": [*PLAIN, "num_key_value_heads_per_layer"]},
+    "minimax_text_01": {"known": [*PLAIN, "attn_type_list", *LIGHTNING]},
+}
+
+
+def describe(name: str) -> dict[str, object]:
+    """Return the defaults, the own names and the structural fields of a type."""
+    if name in REMOTE:
+        return {"defaults": {}, "names": {}, **REMOTE[name]}
+    kind = CONFIG_MAPPING[name]
+    own = {field: other for field, other in kind.attribute_map.items() if field in READ}
+    fields = sorted(kind.__dataclass_fields__)
+    defaults = {}
+    for field in sorted(READ):
+        value = getattr(kind, own.get(field, field), None) if own.get(field, field) in fields else None
+        if isinstance(value, (bool, int, float, str)):
+            defaults[field] = value
+    source = inspect.getsource(kind.__post_init__)  # it reads fields of older files, too
+    names = sorted({*fields, *kind().to_dict()})
+    known = [field for field in names if STRUCTURAL.search(field) and not HARMLESS.search(field)]
+    known += [field for field in sorted(READ) if f'"{field}"' in source and field not in known]
+    defaults |= HIDDEN.get(name, {})
+    return {"defaults": defaults, "names": own, "known": known}
+
+
+def main() -> None:
+    """Write the file."""
+    facts = {name: describe(name) for name in sorted(ARCHITECTURES)}
+    texts = {name: text for name in CONFIG_MAPPING if (text := _text_type(name)) in ARCHITECTURES}
+    lines = [f" {json.dumps(name)}: {json.dumps(fact)}" for name, fact in facts.items()]
+    body = ",\n".join([*lines, f' "text types": {json.dumps(texts, sort_keys=True)}'])
+    OUTPUT.write_text(f"{{\n{body}\n}}\n", encoding="utf-8")
+    print(f"{OUTPUT}: {len(facts)} types, {len(texts)} with a text_config")
+
+
+def _text_type(name: str) -> str | None:
+    """Return the type of the part of a model that reads text, if its configuration has one as text_config."""
+    part = CONFIG_MAPPING[name].sub_configs.get("text_config")
+    return getattr(part, "model_type", None) or None
+
+
+if __name__ == "__main__":
+    main()

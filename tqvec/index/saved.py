@@ -1,0 +1,77 @@
+"""Saved: the contents of an index, to and from its file."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar
+
+from tqvec._output import Output, as_path
+from tqvec._safetensors import Seen
+from tqvec.index.contents import Contents
+from tqvec.index.file import io
+from tqvec.index.file.header import KIND
+from tqvec.index.metrics import Metric
+from tqvec.index.store import first_id
+
+Self = TypeVar("Self", bound="Saved")
+
+
+class Saved(Contents):
+    """Contents that can be saved to a file and loaded from it."""
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the index to one safetensors file, which any framework can open; see the "File format" page.
+
+        The file appears under its name when it is complete: a crash leaves the old file or none. A link is followed,
+        and a file that is replaced keeps its mode and owner; see the "Files" page.
+
+        Parameters
+        ----------
+        path : path
+            Also a device or FIFO.
+        overwrite : bool
+            Replace a file that is not an index of tqvec, is read-only, or has changed since this index was loaded from
+            it or saved to it.
+
+        Raises
+        ------
+        InputError
+            There is a file that only `overwrite` replaces.
+        OSError
+            A folder; a path that this process can't write to; a full disk. The old file stays.
+        """
+        output = Output(path, KIND, overwrite=overwrite, seen=self._seen)
+        core, blocks, next_id = self._moment()
+        first = first_id(blocks, next_id)
+        n = sum(block.live for block in blocks)
+        chunks = core.store.iter_chunks(blocks)
+        rows_of = (rows if first is not None else rows | {"ids": ids} for rows, ids in chunks)
+        io.save(output, core.codec, self._metric.value, n, rows_of, first, next_id)
+
+    @classmethod
+    def load(cls: type[Self], path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = False) -> Self:
+        """Read an index that `save` wrote.
+
+        Parameters
+        ----------
+        path : path
+        mmap : bool
+            Map the file: codes are read when a search needs them, and processes share them. Vectors can be added to a
+            mapped index, and removed; the file stays as it is. It may be replaced meanwhile, but not changed in place.
+        verify : bool
+            Compare the checksums of the vectors too, not only those of the header, the ids and the calibration.
+
+        Raises
+        ------
+        FormatError
+            The file is damaged, truncated, not a tqvec index, or of a newer version. The message says what else it is,
+            and what to do with it, if its first bytes tell.
+        FileNotFoundError
+            There is no such file.
+        """
+        file, seen = as_path(path), Seen()
+        header, rows, calibration = io.load(file, mmap, verify, seen)
+        index = cls._from_codec(io.codec_of(file, header, calibration), Metric(header.metric))
+        index._seen = seen
+        index._core.store.load_rows(rows, rows.pop("ids", header.first_id), header.next_id, mmap)
+        return index
