@@ -3,13 +3,18 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint bounds bench docs clean
+.PHONY: demo test test-llm check lint bounds bench docs clean
 
 demo: $(VENV)/ready
 	$(BIN)/tqvec demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# The oldest and the newest transformers of the extra llm, on a CPU build of torch.
+test-llm: $(VENV)-llm/ready
+	PYTHONPATH=$(VENV)-llm/oldest $(VENV)-llm/bin/python -m pytest tests/integrations/test_transformers*.py
+	$(VENV)-llm/bin/python -m pytest tests/integrations
 
 check: lint
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
@@ -38,6 +43,15 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
 	touch $@
 
+# Of torch's own index only torch is taken.
+$(VENV)-llm/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-llm
+	$(VENV)-llm/bin/python -m pip install --quiet --no-compile --no-deps --retries 1 \
+		--extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+	$(VENV)-llm/bin/python -m pip install --quiet --editable '.[llm]' transformers==5.24.0 'pytest>=8' 'hypothesis>=6.100'
+	$(VENV)-llm/bin/python -m pip install --quiet --no-compile --target $(VENV)-llm/oldest transformers==5.0.0
+	touch $@
+
 $(VENV)-lowest/ready: pyproject.toml tests/lowest.txt
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --editable . pytest hypothesis -r tests/lowest.txt
@@ -52,4 +66,4 @@ $(VENV)/docs: $(VENV)/ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-llm $(VENV)-lowest site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
+from tiny_models import build, fed, given, torch, transformers
 
 from tqvec.errors import InputError
 from tqvec.kvcache import Policy
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers", minversion="5.0")
-cache_module = pytest.importorskip("tqvec.integrations.transformers")
-TurboQuantCache = cache_module.TurboQuantCache
+integration = pytest.importorskip("tqvec.integrations.transformers")
+TurboQuantCache = integration.TurboQuantCache
 
 PROMPT = 150
 CODED = Policy(6, 6, recent=16, sinks=2, chunk=8, mean_tokens=8)
@@ -21,20 +21,7 @@ CODED = Policy(6, 6, recent=16, sinks=2, chunk=8, mean_tokens=8)
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(10_001)
-    config = transformers.LlamaConfig(
-        vocab_size=97,
-        hidden_size=96,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.2,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    return transformers.LlamaForCausalLM(config).eval()
+    return build("Llama", hidden_size=96, num_attention_heads=6)
 
 
 @pytest.fixture(params=["sdpa", "eager", "tqvec"])
@@ -45,23 +32,11 @@ def attention(model, request):
 
 
 def prompt(n=PROMPT):
-    return torch.from_numpy(np.random.default_rng(10_002).integers(1, 97, (1, n)))
+    return tiny_models.prompt(n)
 
 
-def generated(model, cache, n=24, ids=None):
-    """Tokens and their logits, greedily."""
-    settings = {"max_new_tokens": n, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-    ids = prompt() if ids is None else ids
-    found = model.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=cache, pad_token_id=0, **settings)
-    return found.sequences[0, -n:], torch.cat(found.logits)
-
-
-@torch.no_grad()
-def fed(model, cache, ids, first):
-    """Logits of all tokens after the first ones, with the first given at once and the others one by one."""
-    found = [model(ids[:, :first], past_key_values=cache).logits[0]]
-    found += [model(ids[:, i : i + 1], past_key_values=cache).logits[0] for i in range(first, ids.shape[1])]
-    return torch.cat(found)
+def generated(model, cache):
+    return tiny_models.generated(model, cache, prompt())
 
 
 def test_a_hot_cache_generates_what_the_default_cache_does(model, attention):
@@ -91,7 +66,7 @@ def test_tokens_of_one_call_see_each_other_exactly(model, attention):
     ids = prompt()
     cache = TurboQuantCache(model.config, Policy(1, 1, recent=0, sinks=0, chunk=1, mean_tokens=0))
     with torch.no_grad():
-        torch.testing.assert_close(model(ids, past_key_values=cache).logits, model(ids).logits)
+        torch.testing.assert_close(model(ids, **given(cache)).logits, model(ids).logits)
     assert cache.kv.token_counts(0).coded == PROMPT
 
 
@@ -110,7 +85,7 @@ def test_chunks_of_a_prompt_after_others(model, attention):
     ids = prompt()
     cache = TurboQuantCache(model.config, Policy(recent=None))
     with torch.no_grad():
-        parts = [model(part, past_key_values=cache).logits for part in ids.split(60, dim=1)]
+        parts = [model(part, **given(cache)).logits for part in ids.split(60, dim=1)]
         expected = model(ids).logits
     assert (torch.cat(parts, dim=1) - expected).abs().max() < 1e-2 * expected.abs().max()
 
@@ -119,12 +94,12 @@ def test_crop_and_reset(model):
     ids = prompt()
     cache = TurboQuantCache(model.config, CODED)
     with torch.no_grad():
-        first = model(ids, past_key_values=cache).logits[0, -1]
+        first = model(ids, **given(cache)).logits[0, -1]
         kept = cache.kv.keys(1)[:, : PROMPT - 20].copy()
         cache.crop(-20)
         np.testing.assert_array_equal(cache.kv.keys(1), kept)
         assert cache.get_seq_length() == PROMPT - 20
-        model(ids[:, -20:], past_key_values=cache)
+        model(ids[:, -20:], **given(cache))
         assert cache.get_seq_length() == PROMPT
         cache.crop(100)
         assert cache.get_seq_length() == 100
@@ -132,7 +107,7 @@ def test_crop_and_reset(model):
         assert cache.get_seq_length() == 100
         cache.reset()
         assert cache.get_seq_length() == 0
-        again = model(ids, past_key_values=cache).logits[0, -1]
+        again = model(ids, **given(cache)).logits[0, -1]
     torch.testing.assert_close(again, first)
 
 
@@ -159,7 +134,7 @@ def test_half_precision_models(attention):
 def test_a_batch_is_refused_before_anything_is_stored(model):
     cache = TurboQuantCache(model.config)
     with pytest.raises(InputError, match="holds one sequence, got a batch of 2"):
-        model(prompt().repeat(2, 1), past_key_values=cache)
+        model(prompt().repeat(2, 1), **given(cache))
     assert cache.get_seq_length() == 0
 
 
@@ -170,7 +145,7 @@ def test_padding_is_refused_on_codes(model):
     model.set_attn_implementation("tqvec")
     try:
         with pytest.raises(InputError, match="does not have a mask"):
-            model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=3, pad_token_id=0)
+            model.generate(ids, attention_mask=mask, **given(cache), max_new_tokens=3, pad_token_id=0)
     finally:
         model.set_attn_implementation("sdpa")
 
@@ -179,12 +154,14 @@ def test_other_attention_can_not_take_what_is_for_codes(model):
     cache = TurboQuantCache(model.config, CODED)
     model.set_attn_implementation("tqvec")
     with torch.no_grad():
-        model(prompt(), past_key_values=cache)
+        model(prompt(), **given(cache))
         keys, values = cache.layers[0].update(torch.ones(1, 2, 1, 16), torch.ones(1, 2, 1, 16))
     model.set_attn_implementation("sdpa")
-    keys, values = (x.repeat(1, 3, 1, 1) for x in (keys, values))
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        torch.nn.functional.scaled_dot_product_attention(torch.ones(1, 6, 1, 16), keys, values).sum().item()
+    assert keys.shape == values.shape == (1, 2, PROMPT + 1, 16)
+    with pytest.raises(InputError, match="'llama' computes repeat on keys"):
+        keys.repeat(1, 3, 1, 1)
+    with pytest.raises(InputError, match="set_attn_implementation"):
+        torch.nn.functional.scaled_dot_product_attention(torch.ones(1, 2, 1, 16), keys, values)
 
 
 def test_models_with_windows_are_refused():
@@ -196,13 +173,23 @@ def test_models_with_windows_are_refused():
         TurboQuantCache(config)
 
 
-def test_examples(tmp_path, monkeypatch):
-    """Of the docstrings, and of the page in docs/, where they are marked ``py`` for tests without transformers."""
-    result = doctest.testmod(cache_module)
+def run_example(text, name):
+    """Run a docstring's example, or a program, by the name that this transformers has for the argument."""
+    if tiny_models.VERSION < (5, 24):
+        text = re.sub(r"(?<=[ (])cache=", "past_key_values=", text)
+    if ">>>" not in text:
+        exec(compile(text, name, "exec"), {})
+        return
+    result = doctest.DocTestRunner().run(doctest.DocTestParser().get_doctest(text, {}, name, None, 0))
     assert (result.failed, result.attempted > 0) == (0, True)
+
+
+def test_examples(tmp_path, monkeypatch):
+    """Of the docstring, and of the page in docs/, where they are marked ``py`` for tests without transformers."""
+    monkeypatch.chdir(tmp_path)
+    run_example(TurboQuantCache.__doc__, "TurboQuantCache")
     page = (Path(__file__).parents[2] / "docs" / "explanation" / "kv-quality.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert blocks
-    monkeypatch.chdir(tmp_path)
     for block in blocks:
-        exec(compile(block, "kv-quality.md", "exec"), {})
+        run_example(block, "kv-quality.md")

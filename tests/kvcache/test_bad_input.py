@@ -81,7 +81,7 @@ def test_bfloat16_takes_larger_numbers():
         ({"layer": 2}, "layer must be"),
         ({"q": GOOD}, "q must have 1 to 40 queries, the newest tokens of layer 1, got 50"),
         ({"q": GOOD[:, :0]}, "q must have 1 to 40 queries"),
-        ({"q": GOOD[:, :1], "layer": 0}, "q must have 1 to 0 queries"),
+        ({"q": GOOD[:, :1], "layer": 0}, "layer 0 holds no tokens to attend to"),
         ({"q": GOOD[:1, :1]}, r"q must have shape \(multiple of 2, n_queries, 20\), got \(1, 1, 20\)"),
         ({"q": GOOD[:0, :1]}, "q must have shape"),
         ({"q": GOOD[:, 0]}, "q must have shape"),
@@ -192,3 +192,13 @@ def test_allocate(arguments, message):
     good["policy"] = Policy(recent=4, chunk=4, mean_tokens=8)
     with pytest.raises(InputError, match=message):
         allocate(**(good | arguments))
+
+
+def test_attention_on_an_empty_layer_says_so():
+    cache = KVCache(2, 1, 8)
+    cache.append(0, np.ones((1, 3, 8)), np.ones((1, 3, 8)))
+    with pytest.raises(InputError, match=r"layer 1 holds no tokens to attend to: append\(layer, k, v\) adds some"):
+        cache.attend(1, np.ones((1, 1, 8)))
+    cache.truncate(0)
+    with pytest.raises(InputError, match="layer 0 holds no tokens"):
+        cache.attend(0, np.ones((1, 1, 8)))

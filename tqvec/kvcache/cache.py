@@ -226,6 +226,8 @@ class KVCache(Fixed):
         heads, d = state.shape
         factor = 1 / math.sqrt(d) if scale is None else checks.finite(scale, "scale")
         rows = checks.queries(q, (heads, d), factor, layer)
+        if state.n == 0:
+            raise InputError(f"layer {layer} holds no tokens to attend to: append(layer, k, v) adds some")
         newest = state.n - (state.sinks.n if state.evicted and state.n > state.sinks.n else 0)
         if not 1 <= rows.shape[1] <= newest:
             raise InputError(

@@ -1,0 +1,241 @@
+"""Attention "tqvec" gives what a model's own attention gives, or refuses: on codes, on prompts, with any cache."""
+
+import pytest
+from tiny_models import VERSION, build, fed, given, prompt, torch, transformers
+
+from tqvec.errors import InputError
+from tqvec.kvcache import Policy
+
+integration = pytest.importorskip("tqvec.integrations.transformers")
+attention_module = pytest.importorskip("tqvec.integrations.transformers.attention")
+TurboQuantCache = integration.TurboQuantCache
+
+EXACT = Policy(recent=None)
+FULL = {"layer_types": ["full_attention"] * 3}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+# models and what they do with attention
+PLAIN = {
+    "Llama": {},
+    "Mistral": {"sliding_window": None},
+    "Qwen2": {},  # biases
+    "Qwen3": {"head_dim": 32},  # norms of queries and keys
+    "Gemma": {"head_dim": 16},
+    "Phi3": {},  # one product for query, keys and values
+    "Granite": {"attention_multiplier": 0.5},  # a scale of its own
+    "Olmo2": {},
+    "StableLm": {},
+    "Mixtral": {"sliding_window": None, **EXPERTS},
+}
+CHANGED = {  # attention on codes can't follow these: the model has to say what it does
+    "DiffLlama": {},
+    "Doge": {},
+    "JetMoe": {**EXPERTS, "kv_channels": 16},
+}
+OTHER_ATTENTION = {  # sdpa can't either
+    "Gemma2": {"head_dim": 16, "attn_logit_softcapping": 2.0, **FULL},
+    "GptOss": {"head_dim": 16, **FULL, **EXPERTS},
+}
+
+
+@torch.no_grad()
+def build_with_sinks(name, **changes):
+    model = build(name, **changes)
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.endswith("sinks"):
+            parameter.normal_(2, 0.5)
+    return model
+
+
+@torch.no_grad()
+def own_logits(model, ids):
+    model.set_attn_implementation("eager")
+    return model(ids).logits[0]
+
+
+def assert_close(found, expected, tolerance):
+    assert (found - expected).norm() < tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_models_with_a_plain_softmax(name):
+    model, ids = build(name, **PLAIN[name]), prompt(48)
+    expected = own_logits(model, ids)
+    model.set_attn_implementation("tqvec")
+    with torch.no_grad():
+        assert_close(model(ids).logits[0], expected, 1e-4)
+    assert_close(fed(model, TurboQuantCache(model.config, EXACT), ids, 40), expected, 1e-2)
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_models_that_change_keys_or_values_after_the_cache(name):
+    model, ids = build(name, **CHANGED[name]), prompt(48)
+    expected = own_logits(model, ids)
+    assert_close(fed(model, TurboQuantCache(model.config, EXACT), ids, 40), expected, 1e-2)
+    model.set_attn_implementation("tqvec")
+    if model.config._attn_implementation != "tqvec":  # in older versions some don't take it, and go on as they are
+        assert_close(fed(model, TurboQuantCache(model.config, EXACT), ids, 40), expected, 1e-2)
+        return
+    with pytest.raises(InputError, match=f"model type '{model.config.model_type}'.*set_attn_implementation"):
+        fed(model, TurboQuantCache(model.config, EXACT), ids, 40)
+
+
+@pytest.mark.parametrize("name", OTHER_ATTENTION)
+def test_models_with_more_than_a_softmax(name):
+    """With the cache, decoded, they work; attention "tqvec" is refused on prompts as well, with any cache."""
+    model, ids = build_with_sinks(name, **OTHER_ATTENTION[name]), prompt(48)
+    expected = own_logits(model, ids)
+    assert_close(fed(model, TurboQuantCache(model.config, EXACT), ids, 40), expected, 1e-2)
+    model.set_attn_implementation("tqvec")
+    for cache in (None, transformers.DynamicCache(config=model.config), TurboQuantCache(model.config, EXACT)):
+        with pytest.raises(InputError, match=f"does not have .*model type '{model.config.model_type}'"):
+            model(ids, **given(cache))
+
+
+def test_windows_of_the_default_cache_are_kept():
+    model, ids = build("Mistral", sliding_window=16), prompt(48)
+    expected = own_logits(model, ids)
+    model.set_attn_implementation("tqvec")
+    with torch.no_grad():
+        assert_close(model(ids).logits[0], expected, 1e-4)
+    assert_close(fed(model, transformers.DynamicCache(config=model.config), ids, 40), expected, 1e-4)
+    with pytest.raises(InputError, match="sliding_window"):
+        TurboQuantCache(model.config)
+
+
+class Hidden:
+    """Changes of a model's own attention that no option shows."""
+
+    @staticmethod
+    def sinks(scores):
+        return torch.cat([scores, torch.zeros_like(scores[..., :1])], -1).softmax(-1)[..., :-1]
+
+    @staticmethod
+    def cap(scores):
+        return (torch.tanh(scores / 50) * 50).softmax(-1)
+
+    @staticmethod
+    def bias_by_distance(scores):
+        return (scores + 0.1 * torch.arange(scores.shape[-1])).softmax(-1)
+
+    @staticmethod
+    def sigmoid(scores):
+        return scores.sigmoid()
+
+    @staticmethod
+    def temperature(scores):
+        return (scores * 1.1).softmax(-1)
+
+
+@pytest.mark.parametrize(
+    "change", [Hidden.sinks, Hidden.cap, Hidden.bias_by_distance, Hidden.sigmoid, Hidden.temperature]
+)
+def test_changes_that_no_option_shows_are_noticed(change, monkeypatch):
+    def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+        groups = module.num_key_value_groups
+        scores = query @ key.repeat_interleave(groups, 1).transpose(2, 3) * scaling
+        weights = change(scores if attention_mask is None else scores + attention_mask)
+        return (weights @ value.repeat_interleave(groups, 1)).transpose(1, 2).contiguous(), weights
+
+    model = build("Llama")
+    monkeypatch.setattr(
+        transformers.models.llama.modeling_llama, "eager_attention_forward", eager_attention_forward, raising=True
+    )
+    model.set_attn_implementation("tqvec")
+    for ids in (prompt(20), prompt(1)):
+        with pytest.raises(InputError, match="gives another result than the model's own attention.*'llama'"):
+            model(ids, **given(TurboQuantCache(model.config)))
+
+
+def test_attention_that_can_not_be_compared_is_refused(monkeypatch):
+    model = build("Llama")
+    model.set_attn_implementation("tqvec")
+    modeling = transformers.models.llama.modeling_llama
+    monkeypatch.setattr(modeling, "eager_attention_forward", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(InputError, match=r"can't be compared.*ZeroDivisionError.*set_attn_implementation"):
+        model(prompt(20))
+    monkeypatch.delattr(modeling, "eager_attention_forward")
+    module = model.model.layers[0].self_attn
+    attention_module._compared.clear()
+    with pytest.raises(InputError, match="it does not declare"):
+        integration.attend_on_codes(module, *(torch.ones(1, 2, 3, 16),) * 3, None)
+
+
+@pytest.mark.parametrize("steps", ["prompt", "step"])
+@pytest.mark.parametrize(
+    ("option", "value"), [("softcap", 30.0), ("s_aux", torch.zeros(4)), ("position_bias", torch.zeros(1, 4, 1, 1))]
+)
+def test_options_that_are_missing_are_named(steps, option, value):
+    model = build("Llama")
+    model.set_attn_implementation("tqvec")
+    cache, module = TurboQuantCache(model.config), model.model.layers[0].self_attn
+    n = 1 if steps == "step" else 6
+    keys, values = cache.layers[0].update(torch.ones(1, 2, n, 16), torch.ones(1, 2, n, 16))
+    with pytest.raises(InputError, match=rf"does not have {option} \(LlamaAttention"):
+        integration.attend_on_codes(module, torch.ones(1, 4, n, 16), keys, values, None, 0.25, **{option: value})
+
+
+def test_options_that_only_codes_lack():
+    model = build("Llama")
+    model.set_attn_implementation("tqvec")
+    cache, module = TurboQuantCache(model.config), model.model.layers[0].self_attn
+    keys, values = cache.layers[0].update(torch.ones(1, 2, 1, 16), torch.ones(1, 2, 1, 16))
+    query = torch.ones(1, 4, 1, 16)
+    attend = integration.attend_on_codes
+    for options, message in (
+        ({"sliding_window": 128}, "sliding_window"),
+        ({"dropout": 0.1}, r"dropout on codes; model.eval\(\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            attend(module, query, keys, values, None, 0.25, **options)
+    for mask in (torch.full((1, 1, 1, 1), -1.0), torch.tensor([[[[False]]]])):
+        with pytest.raises(InputError, match="a mask, as for padding"):
+            attend(module, query, keys, values, mask, 0.25)
+    for wrong in ((values, keys), (keys, keys), (torch.ones(1, 2, 1, 16), values), (keys, torch.ones(1, 2, 1, 16))):
+        with pytest.raises(InputError, match="other keys or values than the cache returned"):
+            attend(module, query, *wrong, None, 0.25)
+    for mask in (None, torch.zeros(1, 1, 1, 1), torch.tensor([[[[True, False]]]])):  # the last is too wide
+        out, _ = attend(module, query, keys, values, mask, 0.25, sliding_window=None, dropout=0.0, is_causal=True)
+        assert torch.equal(out, torch.ones(1, 1, 4, 16))
+
+
+def test_attention_weights_are_refused():
+    model = build("Llama")
+    model.set_attn_implementation("tqvec")
+    with pytest.raises(InputError, match="does not have output_attentions"):
+        model(prompt(20), output_attentions=True)
+
+
+def test_models_that_compute_attention_themselves_are_refused():
+    config = transformers.BloomConfig(vocab_size=97, hidden_size=64, n_layer=2, n_head=4)
+    expected = transformers.BloomForCausalLM(config).eval()
+    other = transformers.BloomForCausalLM._from_config(config, attn_implementation="tqvec").eval()
+    other.load_state_dict(expected.state_dict())
+    if VERSION < (5, 10):  # asks nobody for a mask
+        assert_close(other(prompt(20)).logits, expected(prompt(20)).logits, 1e-4)
+        return
+    with pytest.raises(InputError, match="'bloom' computes attention itself"):
+        other(prompt(20))
+
+
+MLA = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("DeepseekV3", MLA, "kv_lora_rank"),
+        ("GPTBigCode", {"multi_query": True}, "multi_query"),
+        ("Falcon", {"multi_query": True}, "multi_query"),
+        ("Gemma3Text", {}, "sliding_attention"),
+        ("Llama4Text", {}, "chunked_attention"),
+        ("Bart", {}, "is_encoder_decoder"),
+        ("Mllama", {}, "cross_attention_layers"),
+        ("Jamba", {}, ""),
+        ("FalconH1", {}, ""),
+        ("Mamba", {}, ""),
+    ],
+)
+def test_models_that_cache_something_else_are_refused(name, options, reason):
+    config = getattr(transformers, f"{name}Config")(**options)
+    with pytest.raises(InputError, match=f"model type '.*{reason}"):
+        TurboQuantCache(config)

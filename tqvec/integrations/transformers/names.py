@@ -1,0 +1,30 @@
+"""The names of torch and transformers that the package uses, or an error that says how to install them."""
+
+from tqvec.errors import UnsupportedError
+
+try:
+    import transformers
+
+    if int(transformers.__version__.split(".")[0]) < 5:
+        raise ImportError(f"this is transformers {transformers.__version__}")
+    import torch
+    from transformers import MODEL_MAPPING, AttentionInterface, Cache, DynamicCache, PretrainedConfig
+    from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+except ImportError as error:
+    raise UnsupportedError(f"needs transformers 5 and torch ({error}): pip install 'tqvec[llm]'") from error
+
+__all__ = [
+    "MODEL_MAPPING",
+    "AttentionInterface",
+    "AttentionMaskInterface",
+    "Cache",
+    "CacheLayerMixin",
+    "DynamicCache",
+    "DynamicLayer",
+    "PretrainedConfig",
+    "sdpa_attention_forward",
+    "sdpa_mask",
+    "torch",
+]
