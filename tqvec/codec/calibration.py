@@ -199,14 +199,17 @@ def spatial_median(rows: Floats) -> Floats:
     A few far rows move it little, where they would carry the mean away.
     """
     centre = rows.mean(axis=0, dtype=np.float64)
+    blocks = [slice(first, first + _BLOCK) for first in range(0, rows.shape[0], _BLOCK)]  # a sample may be large
     for _ in range(_MEDIAN_STEPS):
-        away = rows - centre.astype(np.float32)
-        distance = np.sqrt(np.einsum("ij,ij->i", away, away, dtype=np.float64))
+        distance = np.empty(rows.shape[0])
+        for block in blocks:
+            away = rows[block] - centre.astype(np.float32)
+            distance[block] = np.sqrt(np.einsum("ij,ij->i", away, away, dtype=np.float64))
         near = np.max(distance) * 1e-6  # a row in the centre itself must not get all the weight
         if near == 0:
             break
         weight = 1 / np.maximum(distance, near)
-        centre = weight @ rows / weight.sum()
+        centre = sum(weight[block] @ rows[block] for block in blocks) / weight.sum()
     median: Floats = centre.astype(np.float32)
     return median
 
@@ -214,12 +217,13 @@ def spatial_median(rows: Floats) -> Floats:
 def _second_moments(rows: Floats) -> Doubles:
     """Return the mean of u uᵀ over the directions u of the rows, (d, d) float64; zero rows don't count."""
     length = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    rows = rows[length > 0] / length[length > 0, None].astype(np.float32)
+    alive = np.flatnonzero(length > 0)
     total = np.zeros((rows.shape[1], rows.shape[1]))
-    for first in range(0, rows.shape[0], _BLOCK):
-        part = rows[first : first + _BLOCK]
+    for first in range(0, alive.size, _BLOCK):
+        block = alive[first : first + _BLOCK]
+        part = rows[block] / length[block, None].astype(np.float32)
         total += part.T @ part
-    return total / max(1, rows.shape[0])
+    return total / max(1, alive.size)
 
 
 def principal_axes(residuals: Floats) -> tuple[Doubles, Doubles]:

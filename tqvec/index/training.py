@@ -116,10 +116,12 @@ def fit(
     rows = samples.sample.take(drawn)
     check_lengths(metric, rows, samples.sample.some(drawn).names)
     rows = _distinct(rows, metric)
-    if rows.shape[0] < MIN_ROWS:
+    n = rows.shape[0]
+    if n < MIN_ROWS:
         reason = f"a sample needs at least {MIN_ROWS} distinct rows"
-        return codec, Training(accepted=False, reason=reason, rows=rows.shape[0])
+        return codec, Training(accepted=False, reason=reason, rows=n)
     split = split_sample(rows, samples.queries, rng)
+    del rows  # they are in `split`, in another order, and take much memory
     candidate = codec.calibrated(_calibrate(codec, split.training))
     plain_rows, calibrated_rows = (encode_rows(each, metric, split.base, threads) for each in (codec, candidate))
     exact = _exact_scores(split.base, split.queries, metric)
@@ -144,7 +146,7 @@ def fit(
     return trained, Training(
         accepted=accepted,
         reason=reason,
-        rows=rows.shape[0],
+        rows=n,
         bands=final.bands,
         shares=tuple(trained.transform.shares.tolist()),
         recall=(before.recall, after.recall),
