@@ -34,8 +34,21 @@ from tqvec.kvcache import planning, quality, simulation
 
 WIDTH = 16  # dimension of most right values
 HOOKS = {"rows_of"}  # for selectors of one's own: an index calls it
-INPUTS = (kvcache.Bands, simulation.MemoryTier, simulation.Server, selectors.Ids, selectors.Mask, selectors.Range)
-SLOW = {"diagnose", "train", "allocate", "simulate"}  # called less often than others
+INPUTS = (
+    kvcache.Bands,
+    planning.LayerKind,
+    planning.Model,
+    quality.CapturedLayer,
+    simulation.Clock,
+    simulation.MemoryTier,
+    simulation.Request,
+    simulation.Server,
+    simulation.Workload,
+    selectors.Ids,
+    selectors.Mask,
+    selectors.Range,
+)
+SLOW = {"diagnose", "train", "allocate", "simulate", "generate_requests"}  # called less often than others
 
 
 class Stranger:
@@ -265,13 +278,14 @@ class Fuzzer:
         except TqvecError as error:
             self.errors[type(error).__name__] += 1
         except OSError as error:
-            if error.filename is None and not isinstance(error, FileNotFoundError):
+            paths = [os.fsdecode(each) for each in (*args, *named.values()) if isinstance(each, (str, bytes, Path))]
+            if error.filename is None and not any(path and path in str(error) for path in paths):
                 raise
             self.errors["OSError"] += 1
         except MemoryError:
             self.errors["MemoryError"] += 1
-        except (IndexError, TypeError):  # Python's own for what is no index
-            if not label.endswith("__getitem__"):
+        except Exception:
+            if not label.endswith("__getitem__"):  # Python's own, or an array's, for what is no index
                 raise
         return None
 
