@@ -93,6 +93,8 @@ class Output:
         seen: Seen | None = None,
         remedy: str = "overwrite=True",
     ):
+        if not isinstance(overwrite, bool):
+            raise InputError(f"overwrite must be True or False, got {overwrite!r}")
         self.path, self.overwrite, self.remedy = as_path(path), overwrite, remedy
         self._seen = seen
         self._first_mode: int | None = None

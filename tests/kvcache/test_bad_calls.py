@@ -174,3 +174,12 @@ def test_traces(tmp_path):
     path.write_bytes(b"\xff\xfe\x00binary")
     with pytest.raises(InputError, match=r"t\.jsonl, line 1: no JSON"):
         read_trace(path)
+
+
+@pytest.mark.parametrize("overwrite", ["no", 1, None, [0]])
+def test_only_true_overwrites(overwrite, tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("mine")
+    with pytest.raises(InputError, match="overwrite must be True or False"):
+        write_trace(path, [REQUEST], overwrite=overwrite)
+    assert path.read_text() == "mine"
