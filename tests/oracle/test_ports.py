@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -187,4 +188,4 @@ def test_inputs_of_a_port_are_its_own():
 )
 def test_lists_of_verify_are_checked(options, message):
     with pytest.raises(InputError, match=message):
-        verify(SimpleNamespace(encode=len), **options)
+        oracle.verify(SimpleNamespace(encode=len), **options)

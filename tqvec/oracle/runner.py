@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +95,7 @@ def verify_stages(port: Port, codec: Instance, quick: bool = False) -> Result:
 def _listed(values: object, name: str, kind: type[Entry]) -> tuple[Entry, ...]:
     """Return the entries of an argument, which must be of this kind."""
     try:
-        entries = tuple(values)  # type: ignore[arg-type]
+        entries: tuple[Any, ...] = tuple(values)  # type: ignore[arg-type]
     except TypeError:
         raise InputError(f"{name} must be a list of {kind.__name__}, got {values!r}") from None
     for i, entry in enumerate(entries):
