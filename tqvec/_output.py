@@ -93,6 +93,8 @@ class Output:
         seen: Seen | None = None,
         remedy: str = "overwrite=True",
     ):
+        if not isinstance(overwrite, bool):
+            raise InputError(f"overwrite must be True or False, got {overwrite!r}")
         self.path, self.overwrite, self.remedy = as_path(path), overwrite, remedy
         self._seen = seen
         self._first_mode: int | None = None
@@ -230,14 +232,14 @@ class Output:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
-def as_path(path: Any) -> Path:
-    """Return a path; InputError for what is none."""
+def as_path(path: Any, name: str = "path") -> Path:
+    """Return a path; InputError, with the name of the argument, for what is none."""
     try:
         text = os.fsdecode(path)
     except TypeError:
-        raise InputError(f"path must be a str or a path, got {type(path).__name__}") from None
+        raise InputError(f"{name} must be a str or a path, got {type(path).__name__}") from None
     if not text or "\0" in text:
-        raise InputError(f"path must be the name of a file, got {text!r}")
+        raise InputError(f"{name} must be the name of a file, got {text!r}")
     return Path(text)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,7 @@ from tqvec._arrays import as_array
 from tqvec.errors import InputError
 
 Name = TypeVar("Name", bound=str)
+Kind = TypeVar("Kind")
 
 
 def numbers(x: ArrayLike, name: str) -> NDArray:
@@ -191,3 +192,23 @@ def choice(value: object, name: str, allowed: Iterable[Name]) -> Name:
     if not isinstance(value, str) or value not in names:
         raise InputError(f"{name} must be one of {', '.join(map(repr, names))}, got {value!r}")
     return value
+
+
+def instance(value: object, name: str, kind: type[Kind]) -> Kind:
+    """Return `value` if it is of this kind."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name} must be a {kind.__name__}, got {'None' if value is None else type(value).__name__}")
+    return value
+
+
+def entries(value: object, name: str) -> list[Any]:
+    """Return the entries of a list, or of anything else that has some."""
+    try:
+        return list(value)  # type: ignore[call-overload,no-any-return]
+    except TypeError:
+        raise InputError(f"{name} must be a list, got {value!r}") from None
+
+
+def sequence(value: object, name: str, kind: type[Kind]) -> list[Kind]:
+    """Return `entries`, all of which must be of this kind."""
+    return [instance(entry, f"{name}[{i}]", kind) for i, entry in enumerate(entries(value, name))]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -174,3 +175,17 @@ def test_inputs_of_a_port_are_its_own():
 
     for _ in range(2):
         assert runner.verify_stages(ports.Port("spoiler", {"normalize": spoil}), s).passed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"profiles": 3}, "profiles must be a list of str, got 3"),
+        ({"profiles": [None]}, r"profiles\[0\] must be of type str"),
+        ({"profiles": ["tqvec_scalar@2"], "dims": 64}, "dims must be a list of int, got 64"),
+        ({"profiles": ["tqvec_scalar@2"], "dims": ["64"]}, r"dims\[0\] must be of type int, got '64'"),
+    ],
+)
+def test_lists_of_verify_are_checked(options, message):
+    with pytest.raises(InputError, match=message):
+        oracle.verify(SimpleNamespace(encode=len), **options)

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
+import types
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -34,8 +35,21 @@ from tqvec.kvcache import planning, quality, simulation
 
 WIDTH = 16  # dimension of most right values
 HOOKS = {"rows_of"}  # for selectors of one's own: an index calls it
-INPUTS = (kvcache.Bands, simulation.MemoryTier, simulation.Server, selectors.Ids, selectors.Mask, selectors.Range)
-SLOW = {"diagnose", "train", "allocate", "simulate"}  # called less often than others
+INPUTS = (
+    kvcache.Bands,
+    planning.LayerKind,
+    planning.Model,
+    quality.CapturedLayer,
+    simulation.Clock,
+    simulation.MemoryTier,
+    simulation.Request,
+    simulation.Server,
+    simulation.Workload,
+    selectors.Ids,
+    selectors.Mask,
+    selectors.Range,
+)
+SLOW = {"diagnose", "train", "allocate", "simulate", "generate_requests"}  # called less often than others
 
 
 class Stranger:
@@ -189,6 +203,8 @@ class Fuzzer:
     def value(self, name, kind=None):
         """A value for an argument of this name: in most calls of a fitting kind."""
         pick = self.random.random()
+        if name == "rerank" and pick < 0.3:
+            return self.random.choice([lambda ids: np.ones((len(ids), WIDTH), np.float32), lambda: 0, len, repr])
         if pick < 0.06:
             return self.random.choice(list(itertools.chain.from_iterable(self.alive.values())) or [None])
         if name in ("x", "queries", "sample", "vectors", "rerank", "q", "k_new", "v", "keys", "values", "base"):
@@ -265,13 +281,14 @@ class Fuzzer:
         except TqvecError as error:
             self.errors[type(error).__name__] += 1
         except OSError as error:
-            if error.filename is None and not isinstance(error, FileNotFoundError):
+            paths = [os.fsdecode(each) for each in (*args, *named.values()) if isinstance(each, (str, bytes, Path))]
+            if error.filename is None and not any(path and path in str(error) for path in paths):
                 raise
             self.errors["OSError"] += 1
         except MemoryError:
             self.errors["MemoryError"] += 1
-        except (IndexError, TypeError):  # Python's own for what is no index
-            if not label.endswith("__getitem__"):
+        except Exception:
+            if not label.endswith("__getitem__"):  # Python's own, or an array's, for what is no index
                 raise
         return None
 
@@ -292,8 +309,18 @@ class Fuzzer:
             metric, codebook = pick(["ip", "cosine", "l2"]), pick(["scalar", "trellis"])
             return {"d": WIDTH, "nbits": pick([1, 2, 4, 2.5]), "metric": metric, "codebook": codebook}
         if kind == "cache":
-            return {"n_layers": 2, "n_kv_heads": 1, "head_dim": WIDTH, "policy": pick(["turbo4", "exact"])}
-        return {"key_nbits": 4, "value_nbits": pick([2, 4])}
+            return {
+                "n_layers": 2,
+                "n_kv_heads": 1,
+                "head_dim": WIDTH,
+                "policy": pick(["turbo4", "exact", *self.alive["policy"]]),
+            }
+        if kind == "policy":
+            kept = {"recent": pick([None, 0, 8]), "sinks": pick([0, 4]), "chunk": pick([1, 8]), "mean_tokens": 8}
+            widths = {"key_nbits": pick([4, 2.5, (4, 3), kvcache.Bands([(8, 3), (8, 2)])]), "value_nbits": pick([2, 4])}
+            recoded = {"recode_after": 8, "recoded_key_nbits": 1, "recoded_value_nbits": 1}
+            return {**kept, **widths, **(recoded if pick([True, False]) else {}), "max_tokens": pick([None, 64])}
+        raise ValueError(kind)
 
     def make(self):
         """Make an object, of right or wrong arguments."""
@@ -319,7 +346,7 @@ class Fuzzer:
             return
         thing = self.random.choice(self.alive[kind])
         if thing is None or isinstance(thing, (tuple, list, dict, str, int, float, bytes, np.ndarray)):
-            self.alive[kind].remove(thing) if not isinstance(thing, np.ndarray) else None
+            self.alive[kind] = [each for each in self.alive[kind] if each is not thing]
             return
         action = self.random.random()
         if action < 0.05:
@@ -349,7 +376,7 @@ class Fuzzer:
         names = [
             name
             for name in dir(type(thing))
-            if not name.startswith("_") or name in ("__len__", "__contains__", "__getitem__")
+            if not name.startswith("_") or name in ("__len__", "__contains__", "__getitem__", "_repr_html_")
         ]
         name = self.random.choice(names)
         if name in HOOKS or (name in SLOW and self.random.random() < 0.9):
@@ -359,6 +386,10 @@ class Fuzzer:
             method = getattr(thing, name)
         except TqvecError:
             return
+        except AttributeError:
+            if isinstance(thing, tqvec.Codes):  # made by hand, and never checked
+                return
+            raise
         if not callable(method):
             return
         drawn = self.arguments(method, kind)
@@ -402,9 +433,33 @@ class Fuzzer:
             scale = scale * self.random.choice([np.nan, np.inf, 1e38])
         self.keep("codes", self.attempt("Codes", tqvec.Codes, data, scale, gamma))
 
+    def select(self):
+        """Compose selectors, or something else, with the operators."""
+        one, other = (id_lists(self.random, self.rng) for _ in range(2))
+        operate = self.random.choice([lambda: selectors.Ids([1]) & other, lambda: selectors.Range(0, 9) | other])
+        self.attempt("operators", operate)
+        if isinstance(one, selectors.Selector):
+            self.attempt("~", lambda: ~one)
+
+    def verify(self):
+        """Verify a port that is none, or that gives nonsense."""
+        nonsense = self.random.choice([lambda *given: None, lambda *given: given[-1], numbers, Fails])
+        port = self.random.choice([types.SimpleNamespace(encode=nonsense, dequantize=nonsense), numbers(self.random)])
+        if isinstance(port, str):  # a command, which would be run
+            return
+        names = self.random.choice(
+            [["tqvec_scalar@2"], ["tqvec_scalar@2"], (), words(self.random), numbers(self.random)]
+        )
+        sizes = self.random.choice([[8], [8], [8], numbers(self.random)])
+        self.attempt("verify", tqvec.oracle.verify, port, profiles=names, dims=sizes, quick=True)
+
     def step(self):
         chance = self.random.random()
-        if chance < 0.12:
+        if chance < 0.001:
+            self.verify()
+        elif chance < 0.02:
+            self.select()
+        elif chance < 0.12:
             self.make()
         elif chance < 0.16:
             self.hand_made()
@@ -427,6 +482,7 @@ def run_child(seed, seconds, folder, log):
             lines.write(buffer.getvalue())
             lines.flush()
 
+        os.chdir(folder)  # some paths are relative
         fuzzer = Fuzzer(seed, folder, note)
         end, found = time.monotonic() + seconds, {}
         while time.monotonic() < end:

@@ -12,6 +12,7 @@ from tqvec import _validate
 from tqvec.errors import InputError
 from tqvec.kernels.tables import QuantizerTables
 
+MAX_D = 65536
 MAX_NBITS = 8
 MAX_BANDS = 8
 FRACTIONAL = (2.5, 3.5)
@@ -46,7 +47,10 @@ def parse(nbits: object, d: int) -> tuple[int | float | Pairs, tuple[Band, ...]]
         Anything else, or bands that do not add up to `d`.
     """
     if isinstance(nbits, (list, tuple)):
-        pairs = _check_pairs(nbits, d)
+        pairs = check_pairs(nbits, "nbits", d)
+        total = sum(count for count, _ in pairs)
+        if total != d:
+            raise InputError(f"nbits must have bands that add up to d={d} coordinates, got {total}")
         return pairs, _bands(pairs)
     if isinstance(nbits, float) and nbits in FRACTIONAL:
         narrow, wide = int(nbits), d // 4
@@ -60,19 +64,16 @@ def parse(nbits: object, d: int) -> tuple[int | float | Pairs, tuple[Band, ...]]
     return width, _bands(((d, width),))
 
 
-def _check_pairs(nbits: Sequence[object], d: int) -> Pairs:
-    """Return the pairs of `nbits` as integers, or raise."""
-    if not 1 <= len(nbits) <= MAX_BANDS:
-        raise InputError(f"nbits must have 1 to {MAX_BANDS} bands, got {len(nbits)}")
+def check_pairs(value: Sequence[object], name: str, most: int = MAX_D) -> Pairs:
+    """Return pairs of coordinates, up to `most`, and widths as integers; `name` is the argument's, for messages."""
+    if not 1 <= len(value) <= MAX_BANDS:
+        raise InputError(f"{name} must have 1 to {MAX_BANDS} bands, got {len(value)}")
     pairs = []
-    for i, pair in enumerate(nbits):
+    for i, pair in enumerate(value):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise InputError(f"nbits[{i}] must be a pair (coordinates, width), got {pair!r}")
-        count = _validate.integer(pair[0], f"coordinates of nbits[{i}]", 1, d)
-        pairs.append((count, _validate.integer(pair[1], f"width of nbits[{i}]", 1, MAX_NBITS)))
-    total = sum(count for count, _ in pairs)
-    if total != d:
-        raise InputError(f"nbits must have bands that add up to d={d} coordinates, got {total}")
+            raise InputError(f"{name}[{i}] must be a pair (coordinates, width), got {pair!r}")
+        count = _validate.integer(pair[0], f"coordinates of {name}[{i}]", 1, most)
+        pairs.append((count, _validate.integer(pair[1], f"width of {name}[{i}]", 1, MAX_NBITS)))
     return tuple(pairs)
 
 

@@ -16,7 +16,7 @@ from tqvec._config import num_threads
 from tqvec._fixed import Fixed, protect_fields
 from tqvec._types import CodebookName, Doubles, Floats, ScaleName
 from tqvec._vectors import Vectors
-from tqvec.codec.bands import Band, Width, code_bytes, mean, parse
+from tqvec.codec.bands import MAX_D, Band, Width, code_bytes, mean, parse
 from tqvec.codec.calibration import CalibratedTransform, Calibration
 from tqvec.codec.codebooks.codebook import Codebook, Term
 from tqvec.codec.codebooks.scalar import ScalarCodebook
@@ -31,7 +31,6 @@ from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.tables import QuantizerTables, RotationTables
 
-MAX_D = 65536
 _CODEBOOKS: dict[CodebookName, type[ScalarCodebook | TrellisCodebook]] = {
     "scalar": ScalarCodebook,
     "trellis": TrellisCodebook,

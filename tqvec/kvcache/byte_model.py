@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from tqvec import _validate
 from tqvec._present import ByteCount
-from tqvec.codec.bands import code_bytes, parse
+from tqvec.codec.bands import MAX_D, code_bytes, parse
 from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
 MIN_SEGMENT, SEGMENT = 256, 8192  # tokens of a full segment
 _SCALE = 2  # bytes of a bfloat16
 _HALF = 2  # bytes of a value of a token that is not coded
 _MEAN = 4  # bytes of a value of a mean
+_MAX_TOKENS = 2**40
 
 
 class Nbytes(ByteCount):
@@ -189,16 +191,30 @@ def nbytes(policy: Policy, n_layers: int, n_kv_heads: int, head_dim: int, n_toke
     Returns
     -------
     Nbytes
+
+    Raises
+    ------
+    InputError
+        A number is out of its range, or the policy has widths for another shape.
     """
-    layers = policy.layers(n_layers, n_kv_heads)
+    head_dim = _validate.integer(head_dim, "head_dim", 1, MAX_D)
+    n_tokens = _validate.integer(n_tokens, "n_tokens", 0, _MAX_TOKENS)
+    layers = _validate.instance(policy, "policy", Policy).layers(n_layers, n_kv_heads)
     sizes = {widths: layer_nbytes(policy, widths, head_dim, n_tokens) for widths in set(layers)}
     return Nbytes.total(sizes[widths] for widths in layers)
 
 
 def bits_per_value(policy: Policy, n_layers: int, n_kv_heads: int, head_dim: int) -> float:
-    """Return the bits per coordinate of a coded token, scales included; 16 if the policy codes no token."""
+    """Return the bits per coordinate of a coded token, scales included; 16 if the policy codes no token.
+
+    Raises
+    ------
+    InputError
+        As `nbytes`.
+    """
+    head_dim = _validate.integer(head_dim, "head_dim", 1, MAX_D)
+    layers = _validate.instance(policy, "policy", Policy).layers(n_layers, n_kv_heads)
     if policy.recent is None:
         return 8.0 * _HALF
-    layers = policy.layers(n_layers, n_kv_heads)
     size = sum(row_bytes((*w.keys, *w.values), head_dim) + 2 * n_kv_heads * _SCALE for w in layers)
     return 8 * size / (n_layers * 2 * n_kv_heads * head_dim)

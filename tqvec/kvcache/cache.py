@@ -16,7 +16,7 @@ from tqvec._fixed import Fixed
 from tqvec._output import Output, as_path
 from tqvec._safetensors import Seen
 from tqvec._types import Floats
-from tqvec.codec.turboquant import MAX_D
+from tqvec.codec.bands import MAX_D
 from tqvec.errors import FormatError, InputError
 from tqvec.kvcache import checks, half_precision
 from tqvec.kvcache import file as cache_file
@@ -25,11 +25,9 @@ from tqvec.kvcache.attention import Task, attend
 from tqvec.kvcache.byte_model import Nbytes, TokenCounts
 from tqvec.kvcache.codecs import basis, layer_codecs
 from tqvec.kvcache.layer import Layer
-from tqvec.kvcache.policy import Policy
+from tqvec.kvcache.policy import MAX_LAYERS, Policy, as_policy
 
 Self = TypeVar("Self", bound="KVCache")
-
-_MAX_LAYERS = 1024  # or heads
 
 
 class KVCache(Fixed):
@@ -71,14 +69,10 @@ class KVCache(Fixed):
     _fixed = frozenset({"n_layers", "n_kv_heads", "head_dim", "policy"})
 
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, policy: str | Policy = "turbo3"):
-        self.n_layers: Final = _validate.integer(n_layers, "n_layers", 1, _MAX_LAYERS)
-        self.n_kv_heads: Final = _validate.integer(n_kv_heads, "n_kv_heads", 1, _MAX_LAYERS)
+        self.n_layers: Final = _validate.integer(n_layers, "n_layers", 1, MAX_LAYERS)
+        self.n_kv_heads: Final = _validate.integer(n_kv_heads, "n_kv_heads", 1, MAX_LAYERS)
         self.head_dim: Final = _validate.integer(head_dim, "head_dim", 1, MAX_D)
-        if isinstance(policy, str):
-            policy = Policy.from_name(policy)
-        if not isinstance(policy, Policy):
-            raise InputError(f"policy must be a Policy or the name of one, got {type(policy).__name__}")
-        self.policy: Final = policy
+        self.policy: Final = as_policy(policy)
         self._seen: Seen = {}
         self._layers = self._make_layers()
 

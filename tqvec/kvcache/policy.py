@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from tqvec import _validate
 from tqvec._present import brief
 from tqvec._types import CodebookName
-from tqvec.codec.bands import FRACTIONAL, MAX_NBITS
+from tqvec.codec.bands import FRACTIONAL, MAX_NBITS, check_pairs
 from tqvec.codec.codebooks import trellis
 from tqvec.errors import InputError
 
+MAX_LAYERS = 1024  # or heads
 _MAX_TOKENS = 2**40
 # Names in JSON, of the fields that have another one there: cache files hold them.
 _JSON_NAMES = {
@@ -28,9 +29,17 @@ class Bands(tuple[tuple[int, int], ...]):
     """Runs of rotated coordinates as (coordinates, width): ``Bands(((32, 3), (96, 2)))`` is the width of one head.
 
     `TurboQuant` takes plain tuples for bands. In a policy a plain tuple holds the widths of layers or heads.
+
+    Raises
+    ------
+    InputError
+        These are no pairs, or a number is out of its range.
     """
 
     __slots__ = ()
+
+    def __new__(cls, pairs: Iterable[tuple[int, int]]) -> Bands:
+        return super().__new__(cls, check_pairs(_validate.entries(pairs, "bands"), "bands"))
 
 
 Width: TypeAlias = float | Bands  # of one head; an int is a float to a type checker
@@ -187,7 +196,7 @@ class Policy:
     def _width(self, value: object, name: str) -> Width:
         """Return the checked width of one head."""
         if isinstance(value, Bands):
-            return Bands(tuple(pair) if isinstance(pair, list) else pair for pair in value)
+            return value
         if isinstance(value, float) and value in FRACTIONAL:
             widest = int(value) + 1
         else:
@@ -213,8 +222,10 @@ class Policy:
         Raises
         ------
         InputError
-            The policy has widths for another number of layers or heads.
+            The policy has widths for another number of layers or heads, or a number is out of its range.
         """
+        n_layers = _validate.integer(n_layers, "n_layers", 1, MAX_LAYERS)
+        n_kv_heads = _validate.integer(n_kv_heads, "n_kv_heads", 1, MAX_LAYERS)
         names = ("key_nbits", "value_nbits", "recoded_key_nbits", "recoded_value_nbits")
         protected = (self.protected_nbits,) * n_kv_heads
         return tuple(
@@ -271,6 +282,21 @@ class Policy:
         return cls(**{names[name]: _from_plain(value) for name, value in values.items()})
 
 
+def as_policy(policy: object) -> Policy:
+    """Return a policy, or the preset of this name.
+
+    Raises
+    ------
+    InputError
+        It is neither.
+    """
+    if isinstance(policy, str):
+        return Policy.from_name(policy)
+    if not isinstance(policy, Policy):
+        raise InputError(f"policy must be a Policy or the name of one, got {type(policy).__name__}")
+    return policy
+
+
 def _to_plain(value: object) -> Any:
     """Return a value for JSON, in which bands differ from widths of layers."""
     if isinstance(value, Bands):
@@ -284,7 +310,7 @@ def _from_plain(value: object) -> Any:
         pairs = value.get("bands")
         if value.keys() != {"bands"} or not isinstance(pairs, list):
             raise InputError(f"policy has {str(value)[:80]} in place of bands")
-        return Bands(tuple(pair) if isinstance(pair, list) else pair for pair in pairs)
+        return Bands(pairs)
     return tuple(_from_plain(item) for item in value) if isinstance(value, list) else value
 
 

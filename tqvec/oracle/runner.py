@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ from tqvec.oracle.ports import Port, PortError, load
 from tqvec.oracle.report import Report, Result, Verdict
 
 DIMS = (64, 80, 100, 128)
+
+Entry = TypeVar("Entry")
 
 
 def _constant_factor(got: NDArray, exact: NDArray, d: int) -> str | None:
@@ -89,6 +92,18 @@ def verify_stages(port: Port, codec: Instance, quick: bool = False) -> Result:
     return Result(codec.profile.name, codec.d, tuple(verdicts))
 
 
+def _listed(values: object, name: str, kind: type[Entry]) -> tuple[Entry, ...]:
+    """Return the entries of an argument, which must be of this kind."""
+    try:
+        entries: tuple[Any, ...] = tuple(values)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f"{name} must be a list of {kind.__name__}, got {values!r}") from None
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, kind) or isinstance(entry, bool):
+            raise InputError(f"{name}[{i}] must be of type {kind.__name__}, got {entry!r}")
+    return entries
+
+
 def verify(port: object, *, profiles: Iterable[str] = (), dims: Iterable[int] = (), quick: bool = False) -> Report:
     """Verify a port, stage by stage.
 
@@ -124,11 +139,11 @@ def verify(port: object, *, profiles: Iterable[str] = (), dims: Iterable[int] = 
     True
     """
     port = load(port)
-    names = tuple(profiles) or port.profiles
+    names = _listed(profiles, "profiles", str) or port.profiles
     if not names:
         raise InputError("profile must be given, since the port has no PROFILES")
     chosen = [profile for name in names for profile in catalogue.find(name)]
-    sizes = tuple(dims) or port.dims or DIMS
+    sizes = _listed(dims, "dims", int) or port.dims or DIMS
     results = tuple(
         verify_stages(port, instantiate(profile, d), quick) for profile in chosen for d in sizes if profile.takes(d)
     )

@@ -14,8 +14,8 @@ from tqvec import _safetensors
 from tqvec._output import Kind
 from tqvec._safetensors import Tensor, integer, string
 from tqvec._types import CodebookName
-from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, Width, code_bytes, parse
-from tqvec.codec.turboquant import MAX_D, TurboQuant
+from tqvec.codec.bands import MAX_BANDS, MAX_D, MAX_NBITS, Band, Width, code_bytes, parse
+from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
 from tqvec.index.metrics import METRICS
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tqvec import _validate
 from tqvec.errors import InputError
 
-_MAX_NUMBER = 2**31
+MAX_NUMBER = 2**31
 _FLOAT32, _HALF = 4, 2  # bytes of the states' numbers in transformers, for weights in 16 bits
 
 # Fields whose names look like these change what a layer keeps: one that a type does not have is refused.
@@ -39,7 +39,7 @@ class Fields:
             if default is None:
                 raise InputError(f"{self.source}: {name} is missing")
             return default
-        return _validate.integer(self.values[name], f"{self.source}: {name}", 0 if default == 0 else 1, _MAX_NUMBER)
+        return _validate.integer(self.values[name], f"{self.source}: {name}", 0 if default == 0 else 1, MAX_NUMBER)
 
     def flag(self, name: str) -> bool:
         """Return a truth value; False if it is missing."""

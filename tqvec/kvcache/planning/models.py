@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqvec import _validate
+from tqvec._output import as_path
 from tqvec._present import brief
+from tqvec.codec.bands import MAX_D
 from tqvec.errors import InputError
 from tqvec.kvcache.planning.architectures import (
     ARCHITECTURES,
     BY_HAND,
     BY_HAND_FIELDS,
     HARMLESS,
+    MAX_NUMBER,
     STRUCTURAL,
     Architecture,
     Fields,
 )
+from tqvec.kvcache.planning.units import MAX_BYTES
+from tqvec.kvcache.policy import MAX_LAYERS
 
 _KINDS = {
     "full_attention": "full",
@@ -78,13 +84,13 @@ class Model(NamedTuple):
         Tokens that the model was made for.
     layers : tuple of LayerKind
     source : str
-        Origin of the figures: a URL or a path.
+        Origin of the figures: a URL, a path, or words.
     """
 
     name: str
     context: int
     layers: tuple[LayerKind, ...]
-    source: str
+    source: str = ""
 
     def __repr__(self) -> str:
         return brief(self)
@@ -113,15 +119,50 @@ def find_model(model: str | Path) -> Model:
     models = list_models()
     if isinstance(model, str) and model.lower() in models:
         return models[model.lower()]
-    path = Path(model)
-    path = path / "config.json" if path.is_dir() else path
-    if not path.is_file():
+    path = as_path(model, "model")
+    path = path / "config.json" if os.path.isdir(path) else path
+    if not os.path.isfile(path):  # also if the name is too long for one
         raise InputError(f"model must be one of {', '.join(models)}, or the path of a config.json; got {str(model)!r}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: no JSON: {error}") from None
     return parse_config(config, path.resolve().parent.name, str(path))
+
+
+def as_model(model: str | Path | Model) -> Model:
+    """Return the model that `find_model` finds, or check one that was made by hand.
+
+    Raises
+    ------
+    InputError
+        As `find_model`, or a field is wrong.
+    """
+    if not isinstance(model, Model):
+        return find_model(model)
+    layers = _validate.sequence(model.layers, "model.layers", LayerKind)
+    return Model(
+        name=_validate.instance(model.name, "model.name", str),
+        context=_validate.integer(model.context, "model.context", 1, MAX_NUMBER),
+        layers=tuple(_check_layer(layer, f"model.layers[{i}]") for i, layer in enumerate(layers)),
+        source=_validate.instance(model.source, "model.source", str),
+    )
+
+
+def _check_layer(layer: LayerKind, where: str) -> LayerKind:
+    """Return a layer with checked numbers; one with keys and values has heads that share them evenly."""
+    numbers = {"kv_heads": MAX_LAYERS, "head_dim": MAX_D, "state": MAX_BYTES, "heads": MAX_NUMBER}
+    checked = {
+        name: _validate.integer(getattr(layer, name), f"{where}.{name}", 0, high) for name, high in numbers.items()
+    }
+    if bool(checked["kv_heads"]) != bool(checked["head_dim"]):
+        raise InputError(f"{where}: kv_heads and head_dim must both be 0, or neither, got {layer}")
+    if checked["kv_heads"] and checked["heads"] % checked["kv_heads"]:
+        raise InputError(f"{where}: heads must be a multiple of kv_heads, got {layer}")
+    window = layer.window
+    if window is not None:
+        window = _validate.integer(window, f"{where}.window", 1, MAX_NUMBER)
+    return LayerKind(_validate.instance(layer.name, f"{where}.name", str), window=window, **checked)
 
 
 def parse_config(config: object, name: str, source: str) -> Model:
@@ -143,6 +184,7 @@ def parse_config(config: object, name: str, source: str) -> Model:
     InputError
         The type or a field is not known, or a number is missing or wrong.
     """
+    name, source = _validate.instance(name, "name", str), _validate.instance(source, "source", str)
     values, kind = _text_values(config, source)
     fields, architecture = _fields(values, kind, source), ARCHITECTURES.get(kind, BY_HAND)
     n = _count_layers(fields)
@@ -161,7 +203,7 @@ def _facts() -> dict[str, Any]:
 
 def _text_values(config: object, source: str) -> tuple[dict[str, Any], str]:
     """Return the fields of the part that reads text, without nulls, and its type: "" for a model by hand."""
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise InputError(f"{source}: must hold an object, got {str(config)[:40]}")
     outer, inner = config.get("model_type"), config.get("text_config")
     if isinstance(inner, dict):
@@ -195,7 +237,10 @@ def _count_layers(fields: Fields) -> int:
     """Return the number of layers: some makers write down only their list."""
     lists = (fields.values.get(name) for name in ("layer_types", "hybrid_override_pattern"))
     lengths = [len(each) for each in lists if isinstance(each, (list, str))]
-    return fields.integer("num_hidden_layers", lengths[0] if lengths else None)
+    n = fields.integer("num_hidden_layers", lengths[0] if lengths else None)
+    if n > MAX_LAYERS:
+        raise InputError(f"{fields.source}: num_hidden_layers must be at most {MAX_LAYERS}, got {n}")
+    return n
 
 
 def _layer_kinds(fields: Fields, architecture: Architecture, n: int) -> list[str]:
@@ -204,7 +249,7 @@ def _layer_kinds(fields: Fields, architecture: Architecture, n: int) -> list[str
         return architecture.kinds(fields, n)
     types = fields.entries("layer_types", n)
     for i, kind in enumerate(types):
-        if kind not in _KINDS:
+        if not isinstance(kind, str) or kind not in _KINDS:
             raise InputError(f"{fields.source}: layer_types[{i}]: {kind!r} is not one of {', '.join(_KINDS)}")
     return [_KINDS[kind] for kind in types]
 

@@ -13,10 +13,10 @@ from tqvec import _validate
 from tqvec.errors import InputError
 from tqvec.kvcache.byte_model import SEGMENT, Nbytes, layer_nbytes, segment_sizes
 from tqvec.kvcache.planning.formats import FORMATS, Format
-from tqvec.kvcache.planning.models import LayerKind, Model, find_model
+from tqvec.kvcache.planning.models import LayerKind, Model, as_model
 from tqvec.kvcache.planning.plans import Plan, PlanPart, Plans
 from tqvec.kvcache.planning.units import format_bytes, parse_bytes, parse_tokens
-from tqvec.kvcache.policy import PRESETS, LayerWidths, Policy, Width
+from tqvec.kvcache.policy import PRESETS, LayerWidths, Policy, Width, as_policy
 
 _NO_LIMIT = 2**40  # tokens: a memory that fits so many fits any number
 _LATE = 2**30  # tokens: by then windows are full, and each further token takes the same bytes
@@ -129,9 +129,11 @@ def plan(
     if isinstance(policy, Sequence) and not isinstance(policy, str):
         if not policy:
             raise InputError("policy must have at least one policy")
+        if not all(isinstance(one, (str, Policy)) for one in policy):
+            raise InputError(f"policy must be policies, or names of policies or formats, got {policy!r}")
         options: dict[str, Any] = {"context": context, "weights": weights, "windows": windows, "page": page}
         return Plans(plan(model, memory=memory, policy=one, **options) for one in policy)
-    shape = model if isinstance(model, Model) else find_model(model)
+    shape = as_model(model)
     tokens = shape.context if context is None else parse_tokens(context, "context")
     total = None if memory is None else parse_bytes(memory, "memory")
     weight_bytes = parse_bytes(weights, "weights")
@@ -177,7 +179,7 @@ def group_layers(model: Model, policy: str | Policy, ring: bool = True, page: in
             _group_in_format(kind, layers, FORMATS[policy], ring, page) for kind, layers in Counter(kinds).items()
         ]
     else:
-        rules = policy if isinstance(policy, Policy) else Policy.from_name(policy)
+        rules = as_policy(policy)
         alike = Counter((kind, rules.layers(len(kinds), kind.kv_heads)[i]) for i, kind in enumerate(kinds))
         groups = [_group_in_policy(kind, layers, rules, widths, ring) for (kind, widths), layers in alike.items()]
     others = Counter(kind for kind in model.layers if not kind.kv_heads)

@@ -15,7 +15,7 @@ _BYTES |= {f"{letter}iB": 1024**power for power, letter in enumerate("KMGTP", 1)
 _BYTES |= {f"{letter}B": 1000**power for power, letter in enumerate("kMGTP", 1)}
 _BYTES["KB"] = _BYTES["kB"]
 _TOKENS = {"": 1, "K": 1024, "M": 1024**2}
-_MAX_BYTES = 2**62
+MAX_BYTES = 2**62
 _MAX_TOKENS = 2**40
 _NUMBER = re.compile(r"\s*(\d[\d_,]*(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
 
@@ -29,11 +29,11 @@ def parse_bytes(size: object, name: str) -> int:
         The number or the unit is missing, or the unit is ambiguous, such as ``"8G"``.
     """
     if not isinstance(size, str):
-        return _validate.integer(size, name, 0, _MAX_BYTES)
+        return _validate.integer(size, name, 0, MAX_BYTES)
     number, unit = _split(size, name)
     if unit not in _BYTES:
         raise InputError(f"{name} must have a unit: GiB (2^30 bytes), GB (10^9 bytes), MiB, MB, …; got {size!r}")
-    return _validate.integer(math.floor(number * _BYTES[unit]), name, 0, _MAX_BYTES)
+    return _validate.integer(math.floor(number * _BYTES[unit]), name, 0, MAX_BYTES)
 
 
 def parse_tokens(count: object, name: str) -> int:
@@ -62,6 +62,7 @@ def _split(text: str, name: str) -> tuple[Fraction, str]:
 
 def format_bytes(size: float) -> str:
     """Format a size in the largest binary unit that leaves at least 1: ``1.195 GiB``."""
+    _validate.number(size, "size")
     for power, letter in reversed(list(enumerate("KMGTP", 1))):
         if size >= 1024**power:
             return f"{size / 1024**power:,.4g} {letter}iB"
@@ -70,6 +71,7 @@ def format_bytes(size: float) -> str:
 
 def format_seconds(time: float) -> str:
     """Format a time with three digits: ``1.63 s``, ``33 ms``."""
+    _validate.number(time, "time")
     return f"{time:,.0f} s" if time >= 100 else f"{time:.3g} s" if time >= 1 else f"{1000 * time:.3g} ms"
 
 

@@ -15,6 +15,7 @@ from tqvec.errors import InputError
 from tqvec.kvcache.byte_model import row_bytes
 from tqvec.kvcache.cache import KVCache
 from tqvec.kvcache.policy import Policy, Width
+from tqvec.kvcache.quality.captured import CapturedLayer, check_layers
 from tqvec.kvcache.quality.fidelity import output_errors
 
 _SCALES = 4  # bytes of a token's two scales, per head
@@ -119,24 +120,24 @@ def allocate(
     InputError
         The budget is smaller than the bytes of the smallest widths, or shapes don't fit.
     """
-    policy = Policy() if policy is None else policy
-    if not captured or not widths:
-        raise InputError("captured and widths must not be empty")
-    heads, _, d = np.shape(captured[0][0])
+    policy = Policy() if policy is None else _validate.instance(policy, "policy", Policy)
+    budget = _validate.integer(bytes_per_token, "bytes_per_token", 1, 2**62)
+    layers, widths = _check_captured(captured), _validate.entries(widths, "widths")
+    if not widths:
+        raise InputError("widths must not be empty")
+    heads, _, d = layers[0].k.shape
     sizes = [row_bytes([width], d) for width in widths]
     if sizes != sorted(set(sizes)):
         raise InputError(f"widths must take more bytes each than the one before, got {list(widths)!r}")
-    errors = np.array([_layer_errors(layer, policy, widths, scale) for layer in captured])
+    errors = np.array([_layer_errors(layer, policy, widths, scale) for layer in layers])
     index = np.zeros(errors.shape[:3], np.int64)
-    used = index.size * sizes[0] + len(captured) * heads * _SCALES
-    if _validate.integer(bytes_per_token, "bytes_per_token", 1, 2**62) < used:
-        raise InputError(
-            f"bytes_per_token must be at least {used}, the size of {widths[0]!r} bits, got {bytes_per_token}"
-        )
+    used = index.size * sizes[0] + len(layers) * heads * _SCALES
+    if budget < used:
+        raise InputError(f"bytes_per_token must be at least {used}, the size of {widths[0]!r} bits, got {budget}")
     error = float(errors[..., 0].sum())
     front = [Step(used, error / index.size * 2)]
     for move in _moves(errors, sizes):
-        if used + move.bytes > bytes_per_token:
+        if used + move.bytes > budget:
             break
         index[move.layer, move.head, move.side] = move.width
         used, error = used + move.bytes, error - move.gain
@@ -146,12 +147,24 @@ def allocate(
     return Allocation(policy, tuple(front), errors)
 
 
+def _check_captured(captured: Sequence[Captured]) -> list[CapturedLayer]:
+    """Return checked layers."""
+    layers = []
+    for i, entry in enumerate(_validate.entries(captured, "captured")):
+        arrays = _validate.entries(entry, f"captured[{i}]")
+        if len(arrays) != 3:
+            raise InputError(f"captured[{i}] must be keys, values and queries, got {len(arrays)} arrays")
+        k, v, q = arrays
+        layers.append(CapturedLayer(q, k, v))
+    return check_layers(layers, "captured")
+
+
 def _layer_errors(
-    captured: Captured, policy: Policy, widths: Sequence[Width], scale: float | None
+    captured: CapturedLayer, policy: Policy, widths: Sequence[Width], scale: float | None
 ) -> NDArray[np.float64]:
     """Measure the errors of one layer, (n_kv_heads, 2, widths)."""
-    k, v, q = captured
-    heads, _, d = np.shape(k)
+    q, k, v = captured
+    heads, _, d = k.shape
     errors = np.empty((heads, 2, len(widths)))
     for at, width in enumerate(widths):
         uniform = replace(policy, key_nbits=width, value_nbits=width, protected=0, max_tokens=None)
@@ -159,7 +172,7 @@ def _layer_errors(
         cache = KVCache(1, heads, d, plain)
         cache.append(0, k, v)
         if cache.token_counts(0).coded == 0:
-            raise InputError(f"captured tensors have {np.shape(k)[1]} tokens, of which the policy codes none")
+            raise InputError(f"captured tensors have {k.shape[1]} tokens, of which the policy codes none")
         for side, other in enumerate(((cache.keys(0), v), (k, cache.values(0)))):
             error = output_errors(q, (k, v), other, scale=scale)
             errors[:, side, at] = np.square(error).reshape(heads, -1).mean(axis=1)

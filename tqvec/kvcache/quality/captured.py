@@ -12,16 +12,20 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from tqvec import _validate
+from tqvec._output import as_path
 from tqvec._present import Presented, Sheet, brief
 from tqvec._random import generator
 from tqvec._types import Floats
+from tqvec.codec.bands import MAX_D
 from tqvec.errors import InputError
 from tqvec.kvcache.cache import KVCache
-from tqvec.kvcache.policy import Policy
+from tqvec.kvcache.policy import MAX_LAYERS, Policy
 from tqvec.kvcache.quality.fidelity import output_errors
 
 _NAME = re.compile(r"layer\.(\d+)\.([qkv])")
 _CONSTANT = 1.1  # length of the part that all keys share, relative to the rest: their mean unit vector has length 0.74
+_MAX_TOKENS = 2**24
 _SPREAD = 2.5  # standard deviation of a query's scores
 
 
@@ -64,7 +68,16 @@ def synthesize_layer(head_dim: int, n_tokens: int = 2048, n_kv_heads: int = 4, n
     """Make a layer that is as hard to code as real ones: keys with a large constant part and channels of unequal size.
 
     There are two query heads per KV head, and each query is biased towards one of the keys.
+
+    Raises
+    ------
+    InputError
+        A number is out of its range, or there are as many queries as tokens.
     """
+    head_dim = _validate.integer(head_dim, "head_dim", 1, MAX_D)
+    n_tokens = _validate.integer(n_tokens, "n_tokens", 2, _MAX_TOKENS)
+    n_kv_heads = _validate.integer(n_kv_heads, "n_kv_heads", 1, MAX_LAYERS)
+    n_queries = _validate.integer(n_queries, "n_queries", 1, n_tokens - 1)
     rng = generator(None, "captured tensors")
 
     def normal(*shape: int) -> NDArray[np.float64]:
@@ -90,6 +103,7 @@ def read_layers(path: str | Path) -> list[CapturedLayer]:
     InputError
         The file can't be read, a tensor is missing, or the shapes don't fit.
     """
+    path = as_path(path)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError) as error:
@@ -104,17 +118,31 @@ def read_layers(path: str | Path) -> list[CapturedLayer]:
         if missing:
             raise InputError(f"{path}: {missing[0]} is missing")
         layer = CapturedLayer(*(np.asarray(tensors[name], np.float32) for name in names))
-        _check_shapes(layer, f"{path}: {names[0]}")
-        layers.append(layer)
+        layers.append(check_layer(layer, f"{path}: {names[0]}"))
     return layers
 
 
-def _check_shapes(layer: CapturedLayer, where: str) -> None:
-    q, k, v = layer
+def check_layer(layer: CapturedLayer, where: str) -> CapturedLayer:
+    """Return a layer whose arrays hold numbers, in shapes that fit."""
+    q, k, v = (_validate.numbers(x, f"{where}: {name}") for name, x in layer._asdict().items())
     sound = q.ndim == k.ndim == 3 and k.shape == v.shape and q.shape[2] == k.shape[2] and 0 not in (*q.shape, *k.shape)
     if not sound or q.shape[0] % k.shape[0] or q.shape[1] > k.shape[1]:
         shapes = f"{q.shape}, {k.shape} and {v.shape}"
         raise InputError(f"{where}: q, k and v must be (heads, queries, d), (KV heads, tokens, d) twice, got {shapes}")
+    return CapturedLayer(q, k, v)
+
+
+def check_layers(layers: Sequence[CapturedLayer], name: str) -> list[CapturedLayer]:
+    """Return at least one checked layer, all with the same heads."""
+    checked = [
+        check_layer(layer, f"{name}[{i}]") for i, layer in enumerate(_validate.sequence(layers, name, CapturedLayer))
+    ]
+    if not checked:
+        raise InputError(f"{name} must not be empty")
+    shapes = {(layer.q.shape[:2], layer.k.shape[0], layer.k.shape[2]) for layer in checked}
+    if len(shapes) > 1:
+        raise InputError(f"{name} must have layers of one shape, got (q, KV heads, d) = {sorted(shapes)}")
+    return checked
 
 
 def measure_loss(
@@ -134,7 +162,16 @@ def measure_loss(
     Returns
     -------
     AttentionLoss
+
+    Raises
+    ------
+    InputError
+        There is no layer, shapes don't fit, or a number is out of its range.
     """
+    layers = check_layers(layers, "layers")
+    kept, sinks = _validate.number(kept, "kept"), _validate.integer(sinks, "sinks", 0, _MAX_TOKENS)
+    if not 0 <= kept <= 1:
+        raise InputError(f"kept must be a share from 0 to 1, got {kept}")
     _, k, _ = layers[0]
     cache = KVCache(len(layers), k.shape[0], k.shape[2], policy)
     errors = []

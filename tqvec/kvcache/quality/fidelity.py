@@ -111,7 +111,7 @@ def output_errors(
     other: tuple[ArrayLike, ArrayLike],
     *,
     scale: float | None = None,
-    kept: NDArray[np.int64] | None = None,
+    kept: ArrayLike | None = None,
 ) -> Doubles:
     """Return the relative error of each query's output, (n_heads, n_queries) float64.
 
@@ -119,10 +119,18 @@ def output_errors(
     ----------
     q, true, other, scale
         As for `measure_fidelity`.
-    kept : (m,) int64, optional
+    kept : (m,) int, optional
         Positions of the tokens that the other attention still has, rising, with those of all queries. Default: all.
+
+    Raises
+    ------
+    InputError
+        The shapes don't fit, or `kept` has other positions.
     """
-    pairs = _attentions(*_check(q, true, other), scale, kept)
+    queries, arrays = _check(q, true, other)
+    if kept is not None:
+        kept = _check_kept(kept, queries.shape[1], arrays[0].shape[1])
+    pairs = _attentions(queries, arrays, scale, kept)
     return np.array([np.concatenate([_output_error(*pair) for pair in head]) for head in pairs])
 
 
@@ -150,8 +158,13 @@ def _check(
     q: ArrayLike, true: tuple[ArrayLike, ArrayLike], other: tuple[ArrayLike, ArrayLike]
 ) -> tuple[NDArray, list[NDArray]]:
     """Return queries, and keys, values, other keys and other values, as arrays whose shapes fit."""
-    named = {"q": q, "true keys": true[0], "true values": true[1], "other keys": other[0], "other values": other[1]}
-    arrays = [as_array(x, name) for name, x in named.items()]
+    named = {"q": q}
+    for name, pair in (("true", true), ("other", other)):
+        sides = _validate.entries(pair, name)
+        if len(sides) != 2:
+            raise InputError(f"{name} must be a pair, keys and values, got {len(sides)} arrays")
+        named |= {f"{name} keys": sides[0], f"{name} values": sides[1]}
+    arrays = [_validate.numbers(x, name) for name, x in named.items()]
     shapes = [array.shape for array in arrays]
     if any(len(shape) != 3 for shape in shapes) or len(set(shapes[1:])) != 1 or shapes[0][2] != shapes[1][2]:
         raise InputError(
@@ -160,6 +173,19 @@ def _check(
     if shapes[1][0] == 0 or shapes[0][0] % shapes[1][0] or not 1 <= shapes[0][1] <= shapes[1][1]:
         raise InputError(f"q must have a multiple of the KV heads, and 1 to n_tokens queries, got {shapes[:2]}")
     return arrays[0], arrays[1:]
+
+
+def _check_kept(kept: ArrayLike, nq: int, n: int) -> NDArray[np.int64]:
+    """Return positions of tokens that rise, and among which are those of all queries."""
+    positions = as_array(kept, "kept")
+    if positions.dtype.kind not in "iu" or positions.ndim != 1:
+        raise InputError(f"kept must be a list of positions, got shape {positions.shape} of {positions.dtype}")
+    rises = positions.size and positions[0] >= 0 and (positions[1:] > positions[:-1]).all()
+    if not rises or not np.array_equal(positions[-nq:], np.arange(n - nq, n)):
+        raise InputError(
+            f"kept must rise from 0 or more, and end with the positions of the queries, {n - nq} to {n - 1}"
+        )
+    return positions.astype(np.int64)
 
 
 def _blocks(nq: int, n: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:

@@ -131,10 +131,14 @@ def measure_retrieval(
     InputError
         `rhos` don't rise from 0 to 1, or float32 does not cross one half among them.
     """
+    _validate.instance(haystack, "haystack", Haystack)
     for name, low in (("n", 1), ("d", 2), ("trials", 2), ("duplicates", 0)):
         _validate.integer(getattr(haystack, name), name, low, _MAX_NUMBER)
     _validate.fraction(haystack.duplicate_cosine, "duplicate_cosine")
-    if list(rhos) != sorted(set(rhos)) or not 0 <= rhos[0] < rhos[-1] <= 1:
+    for name, policy in _validate.instance(policies, "policies", dict).items():
+        _validate.instance(policy, f"policies[{name!r}]", Policy)
+    rhos = tuple(_validate.number(rho, f"rhos[{i}]") for i, rho in enumerate(_validate.entries(rhos, "rhos")))
+    if not rhos or list(rhos) != sorted(set(rhos)) or not 0 <= rhos[0] < rhos[-1] <= 1:
         raise InputError(f"rhos must rise, from 0 or more to at most 1, got {rhos}")
     rng = generator(seed, "needle: tokens")
     needles, queries = _draw_queries(haystack, rhos, rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tqvec import _validate
 from tqvec.errors import InputError
-from tqvec.kvcache.planning.units import parse_bytes
+from tqvec.kvcache.planning.units import MAX_BYTES, parse_bytes
 
 GONE = -1  # the tier of a block that was dropped
 EVICTIONS = ("oldest", "lru", "window", "belady")
@@ -48,7 +48,7 @@ class MemoryTier(NamedTuple):
         InputError
             The text has another form.
         """
-        name, *parts = text.split(":")
+        name, *parts = _validate.instance(text, "tier", str).split(":")
         if not name or len(parts) not in (1, 2, 3) or (len(parts) > 1 and not parts[1].endswith("/s")):
             raise InputError(
                 f"tier must be name:capacity[:bandwidth[:latency]], as disk:100GiB:2GB/s:100us; got {text!r}"
@@ -63,6 +63,26 @@ class MemoryTier(NamedTuple):
         if latency is None:
             raise InputError(f"latency of tier {name!r} must be a number with s, ms or us, got {parts[2]!r}")
         return cls(name, capacity, rate, float(latency[1]) * _SECONDS[latency[2]])
+
+
+def check_tiers(tiers: Sequence[MemoryTier]) -> tuple[MemoryTier, ...]:
+    """Return at least one tier with checked fields; no two have one name."""
+    checked: list[MemoryTier] = []
+    for i, tier in enumerate(_validate.sequence(tiers, "tiers", MemoryTier)):
+        where = f"tiers[{i}]"
+        name = _validate.instance(tier.name, f"{where}.name", str)
+        capacity = _validate.integer(tier.capacity, f"{where}.capacity", 0, MAX_BYTES)
+        bandwidth, latency = (_validate.number(getattr(tier, x), f"{where}.{x}") for x in ("bandwidth", "latency"))
+        if bandwidth <= 0:
+            raise InputError(f"{where}.bandwidth must be more than 0 bytes per second, got {bandwidth}")
+        if not 0 <= latency < math.inf:
+            raise InputError(f"{where}.latency must be 0 or more seconds, got {latency}")
+        if name in (other.name for other in checked):
+            raise InputError(f"{where}: there is another tier with the name {name!r}")
+        checked.append(MemoryTier(name, capacity, bandwidth, latency))
+    if not checked:
+        raise InputError("tiers must have at least one")
+    return tuple(checked)
 
 
 class BlockSequence:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from tqvec import _validate
 from tqvec._present import Presented, Sheet, brief, pyplot
 from tqvec._types import Doubles
+from tqvec.errors import InputError
 from tqvec.kvcache.planning.units import format_bytes, format_columns, format_seconds
 from tqvec.kvcache.quality.captured import AttentionLoss
 
@@ -141,7 +143,7 @@ COLUMNS = {
 def format_reports(reports: Sequence[SimulationReport]) -> str:
     """Format reports as a table with a line per report; `COLUMNS` says what its columns are."""
     rows = [list(COLUMNS)]
-    for report in reports:
+    for report in _validate.sequence(reports, "reports", SimulationReport):
         ((policy, per_token, held, *shares, first, following, moved, loss),) = report._sheet().rows
         rows.append(
             [
@@ -163,9 +165,14 @@ def plot_reports(reports: Sequence[SimulationReport]) -> Any:
 
     Raises
     ------
+    InputError
+        There is no report.
     UnsupportedError
         matplotlib is not installed.
     """
+    reports = _validate.sequence(reports, "reports", SimulationReport)
+    if not reports:
+        raise InputError("reports must have at least one")
     figure, axes = pyplot("plot").subplots(1, 2, figsize=(10, 4.5), layout="constrained")
     left, right = axes
     for report in reports:

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +19,14 @@ import numpy as np
 from tqvec import _validate
 from tqvec._present import brief
 from tqvec.errors import InputError
-from tqvec.kvcache.planning.models import Model, find_model
+from tqvec.kvcache.planning.models import Model, as_model
 from tqvec.kvcache.planning.planner import LayerGroup, SequenceBytes, group_layers
-from tqvec.kvcache.policy import Policy
-from tqvec.kvcache.quality.captured import CapturedLayer, measure_loss, synthesize_layer
-from tqvec.kvcache.simulation.memory_tiers import EVICTIONS, GONE, BlockSequence, BlockStore, MemoryTier
+from tqvec.kvcache.policy import Policy, as_policy
+from tqvec.kvcache.quality.captured import CapturedLayer, check_layers, measure_loss, synthesize_layer
+from tqvec.kvcache.simulation.memory_tiers import EVICTIONS, GONE, BlockSequence, BlockStore, MemoryTier, check_tiers
 from tqvec.kvcache.simulation.report import SimulationReport, summarise
-from tqvec.kvcache.simulation.timing import Clock
-from tqvec.kvcache.simulation.traces import Request
+from tqvec.kvcache.simulation.timing import Clock, check_clock
+from tqvec.kvcache.simulation.traces import Request, check_requests
 
 BLOCK = 256  # tokens
 
@@ -63,12 +62,11 @@ class Server:
 
     def __post_init__(self) -> None:
         _validate.choice(self.eviction, "eviction", EVICTIONS)
-        _validate.integer(self.window, "window", 1, 2**40)
-        _validate.integer(self.block, "block", 1, 2**20)
-        if not self.tiers:
-            raise InputError("tiers must have at least one")
         if not _validate.number(self.prefill, "prefill") > 0:
             raise InputError(f"prefill must be more than 0 tokens per second, got {self.prefill}")
+        object.__setattr__(self, "tiers", check_tiers(self.tiers))
+        for name, high in (("window", 2**40), ("block", 2**20)):
+            object.__setattr__(self, name, _validate.integer(getattr(self, name), name, 1, high))
 
 
 def simulate(
@@ -109,18 +107,24 @@ def simulate(
     Raises
     ------
     InputError
-        The model or policy is unknown, the block is no multiple of the chunk, or requests are out of order.
+        The model or policy is unknown, the block is no multiple of the chunk, or a field of a request, the model, the
+        clock or a tensor is wrong; the message names it.
     """
-    for i, (before, after) in enumerate(pairwise(requests), 1):
-        if after.time < before.time:
-            raise InputError(f"requests[{i}] comes before the one it follows: {after.time} s, {before.time} s")
-    shape = model if isinstance(model, Model) else find_model(model)
-    rules = policy if isinstance(policy, Policy) else Policy.from_name(policy)
+    requests, server = check_requests(requests), _validate.instance(server, "server", Server)
+    shape, rules = as_model(model), as_policy(policy)
     groups = group_layers(shape, rules)
     if rules.recent is not None and server.block % rules.chunk:
         raise InputError(f"block must be a multiple of the policy's chunk, {rules.chunk}; got {server.block}")
     if not any(group.kind.kv_heads for group in groups):
         raise InputError(f"model {shape.name} has no layer with keys and values")
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress must be a function, got {progress!r}")
+    if tensors is None:
+        kind = next(group.kind for group in groups if group.kind.kv_heads)
+        tensors = [synthesize_layer(kind.head_dim)]
+    tensors = check_layers(tensors, "tensors")
+    if clock is not None:
+        clock = check_clock(clock, groups)
     name = policy if isinstance(policy, str) else "policy"
     report = SimulationReport(shape.name, name, server.eviction, SequenceBytes(groups).per_token())
     if clock is None:
@@ -131,9 +135,6 @@ def simulate(
         if progress is not None:
             progress()
     run.finish()
-    if tensors is None:
-        kind = next(group.kind for group in groups if group.kind.kv_heads)
-        tensors = [synthesize_layer(kind.head_dim)]
     report.loss = measure_loss(tensors, rules, kept=round(report.attended, 3))
     return report
 

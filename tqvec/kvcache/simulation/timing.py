@@ -11,9 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec import _validate
 from tqvec._present import brief
 from tqvec._random import generator
 from tqvec._types import Doubles
+from tqvec.errors import InputError
 from tqvec.kvcache.cache import KVCache
 from tqvec.kvcache.planning.models import LayerKind
 from tqvec.kvcache.planning.planner import LayerGroup
@@ -162,6 +164,18 @@ class Clock(NamedTuple):
             pairs = min(n * before + n * (n + 1) / 2, n * kept)
             total += count * (n * rate.encode + pairs * rate.pair)
         return total
+
+
+def check_clock(clock: Clock, groups: list[LayerGroup]) -> Clock:
+    """Return a clock that has rates of all these layers; it counts these layers, whichever it was made for."""
+    rates = _validate.instance(clock, "clock", Clock).rates
+    for shape in {attention_shape(group.kind) for group in groups if group.kind.kv_heads}:
+        own = rates.get(shape) if isinstance(rates, dict) else None
+        if not isinstance(own, Rates):
+            raise InputError(f"clock has no rates of layers with (KV heads, head_dim, heads) {shape}; calibrate one")
+        for name, value in own._asdict().items():
+            _validate.number(value, f"clock.rates[{shape}].{name}")
+    return Clock(groups, rates)
 
 
 def attention_shape(kind: LayerKind) -> AttentionShape:

@@ -8,12 +8,12 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tqvec import _validate
-from tqvec._output import Kind, Output
+from tqvec._output import Kind, Output, as_path
 from tqvec.errors import InputError
 
 _MAX_TOKENS = 2**31  # of a request
@@ -116,8 +116,13 @@ def generate_requests(workload: str | Workload, tokens: int, *, seed: int = 0) -
     Returns
     -------
     list of Request
+
+    Raises
+    ------
+    InputError
+        There is no such workload, or a number is out of its range.
     """
-    kind = WORKLOADS[_validate.choice(workload, "workload", WORKLOADS)] if isinstance(workload, str) else workload
+    kind = _as_workload(workload)
     total = _validate.integer(tokens, "tokens", 1, _MAX_TOKENS)
     rng = np.random.default_rng(_validate.integer(seed, "seed", 0, 2**63))
     session_time = kind.turns * kind.think_time
@@ -135,7 +140,7 @@ def generate_requests(workload: str | Workload, tokens: int, *, seed: int = 0) -
                     prompt=prompt,
                     output=output,
                     prefix=prefix,
-                    prefix_tokens=kind.prefix_tokens,
+                    prefix_tokens=kind.prefix_tokens if kind.prefixes else 0,
                 )
             )
             count += prompt + output
@@ -143,6 +148,22 @@ def generate_requests(workload: str | Workload, tokens: int, *, seed: int = 0) -
         session += 1
         start += float(rng.exponential(session_time / kind.concurrency))
     return sorted(requests, key=lambda request: request.time)
+
+
+def _as_workload(workload: str | Workload) -> Workload:
+    """Return the workload of this name, or one with checked numbers."""
+    if isinstance(workload, str):
+        return WORKLOADS[_validate.choice(workload, "workload", WORKLOADS)]
+    values: dict[str, Any] = _validate.instance(workload, "workload", Workload)._asdict()
+    time = _validate.number(values.pop("think_time"), "workload.think_time")
+    if not 0 <= time <= _MAX_TIME:
+        raise InputError(f"workload.think_time must be 0 or more seconds, got {time}")
+    lows = {"turns": 1, "concurrency": 1, "prefix_tokens": 1 if workload.prefixes else 0}
+    numbers = {
+        name: _validate.integer(value, f"workload.{name}", lows.get(name, 0), _MAX_TOKENS)
+        for name, value in values.items()
+    }
+    return Workload(think_time=time, **numbers)
 
 
 def _draw_tokens(mean: int, rng: np.random.Generator) -> int:
@@ -156,12 +177,13 @@ def write_trace(path: str | os.PathLike[str], requests: Iterable[Request], *, ov
     Raises
     ------
     InputError
-        There is a file that only `overwrite` replaces.
+        There is a file that only `overwrite` replaces, or `read_trace` would refuse a request.
     OSError
         The path can't be written to.
     """
+    checked = check_requests(requests)
     with Output(path, _KIND, overwrite=overwrite).open() as file:
-        for request in requests:
+        for request in checked:
             fields = request._asdict() if request.prefix is not None else dict(zip(_REQUIRED, request[:4], strict=True))
             file.write(json.dumps(fields).encode() + b"\n")
 
@@ -181,32 +203,57 @@ def read_trace(path: str | Path) -> list[Request]:
         the line before, a request has no tokens, or a prefix changes its length or its session. The message names the
         file and the line.
     """
-    requests: list[Request] = []
-    sizes: dict[str, int] = {}
-    prefixes: dict[str, str | None] = {}
-    with Path(path).open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            request = _parse_request(line, where)
-            if requests and request.time < requests[-1].time:
-                raise InputError(f"{where}: time {request.time} is before {requests[-1].time}, that of the line above")
-            if prefixes.setdefault(request.session, request.prefix) != request.prefix:
-                raise InputError(f"{where}: session {request.session!r} began with another prefix")
-            if request.prefix is not None:
-                size = sizes.setdefault(request.prefix, request.prefix_tokens)
-                if size != request.prefix_tokens:
-                    raise InputError(f"{where}: prefix {request.prefix!r} had {size} tokens before")
-            requests.append(request)
+    path = as_path(path)
+    with path.open("rb") as file:
+        requests = _check_requests(
+            (
+                (_parse_request(line, f"{path}, line {number}"), f"{path}, line {number}")
+                for number, line in enumerate(file, 1)
+                if line.strip()
+            ),
+            ": time {} is before {}, that of the line above",
+        )
     if not requests:
         raise InputError(f"{path}: holds no requests")
     return requests
 
 
-def _parse_request(line: str, where: str) -> Request:
+def check_requests(requests: Iterable[Request]) -> list[Request]:
+    """Return requests if they are such as `read_trace` reads; messages name them by their index.
+
+    Raises
+    ------
+    InputError
+        As `read_trace`.
+    """
+    checked = enumerate(_validate.sequence(requests, "requests", Request))
+    named = ((request, f"requests[{i}]") for i, request in checked)
+    return _check_requests(named, " comes before the one it follows: {} s, {} s")
+
+
+def _check_requests(named: Iterable[tuple[Request, str]], early: str) -> list[Request]:
+    """Return requests with checked fields, each given with its name; `early` is said of one before its predecessor."""
+    requests: list[Request] = []
+    sizes: dict[str, int] = {}
+    prefixes: dict[str, str | None] = {}
+    for given, where in named:
+        request = _check_request(given, where)
+        if requests and request.time < requests[-1].time:
+            raise InputError(where + early.format(request.time, requests[-1].time))
+        if prefixes.setdefault(request.session, request.prefix) != request.prefix:
+            raise InputError(f"{where}: session {request.session!r} began with another prefix")
+        if request.prefix is not None:
+            size = sizes.setdefault(request.prefix, request.prefix_tokens)
+            if size != request.prefix_tokens:
+                raise InputError(f"{where}: prefix {request.prefix!r} had {size} tokens before")
+        requests.append(request)
+    return requests
+
+
+def _parse_request(raw: bytes, where: str) -> Request:
     """Return the request of a line; `where` is its file and number, for messages."""
     try:
+        line = raw.decode()
         fields = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: no JSON: {error}") from None
@@ -217,24 +264,31 @@ def _parse_request(line: str, where: str) -> Request:
     if missing or unknown:
         fault = f"lacks the field {missing[0]!r}" if missing else f"has the unknown field {unknown[0]!r}"
         raise InputError(f"{where}: {fault}; a request has {', '.join(_REQUIRED)}, and may have prefix, prefix_tokens")
-    time = _validate.number(fields["time"], f"{where}: time")
+    if fields.get("prefix") is not None:
+        fields.setdefault("prefix_tokens", None)
+    return Request(**fields)
+
+
+def _check_request(request: Request, where: str) -> Request:
+    """Return a request with checked fields."""
+    time = _validate.number(request.time, f"{where}: time")
     if not 0 <= time <= _MAX_TIME:
-        raise InputError(f"{where}: time must be 0 or more seconds, got {fields['time']}")
+        raise InputError(f"{where}: time must be 0 or more seconds, got {request.time}")
     prompt, output = (
-        _validate.integer(fields[name], f"{where}: {name}", 0, _MAX_TOKENS) for name in ("prompt", "output")
+        _validate.integer(getattr(request, name), f"{where}: {name}", 0, _MAX_TOKENS) for name in ("prompt", "output")
     )
     if prompt + output == 0:
         raise InputError(f"{where}: a request needs tokens, prompt and output are 0")
-    session, prefix, size = _parse_name(fields["session"], f"{where}: session"), fields.get("prefix"), 0
+    session, prefix, size = _check_name(request.session, f"{where}: session"), request.prefix, 0
     if prefix is not None:
-        prefix = _parse_name(prefix, f"{where}: prefix")
-        size = _validate.integer(fields.get("prefix_tokens"), f"{where}: prefix_tokens", 1, _MAX_TOKENS)
-    elif "prefix_tokens" in fields and fields["prefix_tokens"] != 0:
+        prefix = _check_name(prefix, f"{where}: prefix")
+        size = _validate.integer(request.prefix_tokens, f"{where}: prefix_tokens", 1, _MAX_TOKENS)
+    elif request.prefix_tokens != 0:
         raise InputError(f"{where}: prefix_tokens without a prefix")
     return Request(time=time, session=session, prompt=prompt, output=output, prefix=prefix, prefix_tokens=size)
 
 
-def _parse_name(value: object, name: str) -> str:
+def _check_name(value: object, name: str) -> str:
     """Return a name, which may be written as a number."""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise InputError(f"{name} must be a name, got {value!r}")
