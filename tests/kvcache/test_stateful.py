@@ -78,7 +78,7 @@ class Machine(RuleBasedStateMachine):
     def file(self, number):
         pair = self.pair(number)
         path = Path(self.folder.name) / "cache.st"
-        pair[0].save(path)
+        pair[0].save(path, overwrite=True)  # another one may have been saved there since
         pair[0], pair[2] = KVCache.load(path), False
 
     @rule(number=which, n_heads=st.sampled_from([2, 4]), nq=st.sampled_from([1, 2, 30]))

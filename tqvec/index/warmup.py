@@ -24,8 +24,8 @@ def _encode_trellis() -> None:
 
 def _ids() -> None:
     index = Index(16)
-    index.add(_X, ids=np.arange(0, -128, -1), threads=1)
-    index.remove_ids([-5])
+    index.add(_X, ids=np.arange(128, 0, -1), threads=1)
+    index.remove_ids([5])
 
 
 def _train() -> None:

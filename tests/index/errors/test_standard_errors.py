@@ -19,7 +19,7 @@ from tqvec.index.errors.standard_errors import (
     score_geometry,
     tail_rates,
 )
-from tqvec.index.metrics import METRICS
+from tqvec.index.metrics import METRICS, Metric
 
 LEVELS = ((0.994458, 0.68), (1.959964, 0.95), (2.575829, 0.99))
 
@@ -68,7 +68,8 @@ def test_trained_errors_of_all_scores():
         index = tqvec.Index(128, nbits=1, metric=metric)
         assert index.train(x[:3000]).accepted
         assert index.codec.bands[-1].stop < 128
-        index.codec.calibration.near_error[:] = 0, 1
+        calibration = index.codec.calibration._replace(near_error=np.array([0, 1], np.float32))
+        index = tqvec.Index._from_codec(index.codec.calibrated(calibration), Metric(metric))
         index.add(x[3000:])
         error, sigma = all_errors(index, x[3000:], queries)
         assert np.mean(np.square(error / sigma)) == pytest.approx(1, abs=0.2)
