@@ -183,3 +183,8 @@ def test_only_true_overwrites(overwrite, tmp_path):
     with pytest.raises(InputError, match="overwrite must be True or False"):
         write_trace(path, [REQUEST], overwrite=overwrite)
     assert path.read_text() == "mine"
+
+
+def test_small_integers_of_numpy_do_not_wrap():
+    policy = Policy(key_nbits=2.5, value_nbits=4)
+    assert bits_per_value(policy, np.int8(4), np.int8(4), np.int8(64)) == bits_per_value(policy, 4, 4, 64)

@@ -204,7 +204,7 @@ class Fuzzer:
         """A value for an argument of this name: in most calls of a fitting kind."""
         pick = self.random.random()
         if name == "rerank" and pick < 0.3:
-            return self.random.choice([lambda ids: np.ones((len(ids), WIDTH), np.float32), lambda: 0, len, repr])
+            return self.random.choice([lambda ids: np.ones((len(ids), WIDTH), np.float32), lambda ids: 0, len, repr])
         if pick < 0.06:
             return self.random.choice(list(itertools.chain.from_iterable(self.alive.values())) or [None])
         if name in ("x", "queries", "sample", "vectors", "rerank", "q", "k_new", "v", "keys", "values", "base"):

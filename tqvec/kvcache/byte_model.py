@@ -216,5 +216,6 @@ def bits_per_value(policy: Policy, n_layers: int, n_kv_heads: int, head_dim: int
     layers = _validate.instance(policy, "policy", Policy).layers(n_layers, n_kv_heads)
     if policy.recent is None:
         return 8.0 * _HALF
-    size = sum(row_bytes((*w.keys, *w.values), head_dim) + 2 * n_kv_heads * _SCALE for w in layers)
-    return 8 * size / (n_layers * 2 * n_kv_heads * head_dim)
+    heads = len(layers[0].keys)  # the arguments may be integers of 8 bits
+    size = sum(row_bytes((*w.keys, *w.values), head_dim) + 2 * heads * _SCALE for w in layers)
+    return 8 * size / (len(layers) * 2 * heads * head_dim)
