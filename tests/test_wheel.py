@@ -38,8 +38,9 @@ def test_wheel(tmp_path):
         assert archive.read(f"{info}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     assert {f"tqvec/eval/sample/{name}" for name in SAMPLE} < names
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tqvec").rglob("*.py")}
-    assert code == {name for name in names if name.endswith(".py")}
-    assert {name.split("/")[0] for name in names} == {"tqvec", info}
+    plugin = "pytest_tqvec.py"  # outside the package, which pytest shall not import
+    assert code | {plugin} == {name for name in names if name.endswith(".py")}
+    assert {name.split("/")[0] for name in names} == {"tqvec", plugin, info}
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".nbc"))]
     assert {"tqvec/py.typed", "tqvec/codec/data/codebooks.safetensors", "tqvec/codec/data/trellis.json"} < names
     assert len(re.findall("^License-File: ", metadata, re.MULTILINE)) == 1 + len(LICENCES)
@@ -50,6 +51,6 @@ def test_source_archive(tmp_path):
     """A wheel can be built from it."""
     with tarfile.open(build("sdist", tmp_path)) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
-    assert {"pyproject.toml", "LICENSE", "README.md", "tqvec/__init__.py"} < names
+    assert {"pyproject.toml", "LICENSE", "README.md", "tqvec/__init__.py", "pytest_tqvec.py"} < names
     assert {f"datasets/wordnet_minilm/{name}" for name in LICENCES} < names
     assert {f"datasets/wordnet_minilm/sample/{name}" for name in SAMPLE} < names
