@@ -334,17 +334,3 @@ BY_HAND_FIELDS = (
     "layer_types",
     "attention_chunk_size",
 )
-
-# What the rules read.
-READ = {
-    "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size",
-    "max_position_embeddings", "sliding_window", "use_sliding_window", "max_window_layers", "sliding_window_pattern",
-    "layer_types", "attention_chunk_size", "no_rope_layers", "no_rope_layer_interval", "num_kv_shared_layers",
-    "global_head_dim", "num_global_key_value_heads", "full_attention_interval", "global_attn_every_n_layers",
-    "attn_layer_period", "attn_layer_offset", "attn_layer_indices", "hybrid_override_pattern",
-    "full_attn_idxs", "multi_query", "new_decoder_architecture", "num_kv_heads", "linear_num_key_heads",
-    "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim", "linear_conv_kernel_dim", "mamba_d_conv",
-    "mamba_expand", "mamba_d_state", "mamba_n_heads", "mamba_d_head", "mamba_n_groups", "mamba_d_ssm",
-    "mamba_num_heads", "mamba_head_dim", "n_groups", "ssm_state_size", "conv_kernel", "conv_L_cache", "attn_type_list",
-    "cross_attention_layers", "num_key_value_heads_per_layer", "attention_k_eq_v",
-}  # fmt: skip
