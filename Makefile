@@ -43,11 +43,12 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
 	touch $@
 
-# Of torch's own index only torch is taken.
+# Of torch's own index only torch is taken; where it can't be reached, PyPI's build with CUDA does, at 2 GB more.
 $(VENV)-llm/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-llm
 	$(VENV)-llm/bin/python -m pip install --quiet --no-compile --no-deps --retries 1 \
-		--extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+		--extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu \
+		|| $(VENV)-llm/bin/python -m pip install --quiet --no-compile 'torch>=2.6'
 	$(VENV)-llm/bin/python -m pip install --quiet --editable '.[llm]' transformers==5.24.0 'pytest>=8' 'hypothesis>=6.100'
 	$(VENV)-llm/bin/python -m pip install --quiet --no-compile --target $(VENV)-llm/oldest transformers==5.0.0
 	touch $@
