@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -32,6 +33,30 @@ class Fixed:
         other = getattr(kind, name, None)
         if (name in kind._fixed and name in vars(self)) or (isinstance(other, property) and other.fset is None):
             raise AttributeError(f"{kind.__name__}.{name} can't be changed; make a new {kind.__name__} instead")
+
+
+Self = TypeVar("Self", bound="Copied")
+
+
+class Copied(Fixed):
+    """An object with a `__copy__` of its own, whose copies keep what users and subclasses added to it.
+
+    Attributes
+    ----------
+    _inner : frozenset of str
+        Names of the attributes that are not of users or subclasses.
+    """
+
+    _inner: ClassVar[frozenset[str]] = frozenset()
+
+    def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
+        memo[id(self)] = other = copy.copy(self)  # attributes of a subclass may refer to the object itself
+        vars(other).update(copy.deepcopy(self._own_attributes(), memo))
+        return other
+
+    def _own_attributes(self) -> dict[str, Any]:
+        """The attributes that a user or a subclass added."""
+        return {name: value for name, value in vars(self).items() if name not in self._inner}
 
 
 Tables = TypeVar("Tables", bound=tuple[Any, ...])

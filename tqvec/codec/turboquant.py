@@ -261,7 +261,7 @@ class TurboQuant(Fixed):
             Wrong type or shape; NaN, Inf or a length beyond float32, with the row.
         """
         vectors = Vectors(x, self._codebook.d, "x")
-        parts = vectors.parts(whole=self.calibration is None)
+        parts = vectors.parts(whole=self._calibration is None)
         return replace(join_codes([self._encode_part(part, threads) for part in parts]), maker=self._maker)
 
     def _encode_part(self, vectors: Vectors, threads: int | None) -> Codes:

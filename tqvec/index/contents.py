@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tqvec._config import num_threads
-from tqvec._fixed import Fixed
+from tqvec._fixed import Copied
 from tqvec._locks import ForkLock
 from tqvec._safetensors import Seen
 from tqvec._types import Floats, Ids, MetricName
@@ -31,7 +30,6 @@ from tqvec.index.training import recode
 NO_ID = -1  # in results
 
 Self = TypeVar("Self", bound="Contents")
-_OWN = {"_metric", "_lock", "_seen", "_selector", "_is_far", "_core"}  # what `Contents._start` sets
 
 
 class _Core(NamedTuple):
@@ -42,10 +40,11 @@ class _Core(NamedTuple):
     store: Store
 
 
-class Contents(Fixed):
+class Contents(Copied):
     """The vectors of an index, which can be added, replaced, removed and decompressed."""
 
     _fixed = frozenset({"_metric", "_lock"})
+    _inner = frozenset({"_metric", "_lock", "_seen", "_selector", "_is_far", "_core"})
     _block_rows = FULL_BLOCK_ROWS
 
     @classmethod
@@ -81,15 +80,6 @@ class Contents(Fixed):
         other._seen = dict(self._seen)
         vars(other).update(self._own_attributes())
         return other
-
-    def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
-        memo[id(self)] = other = self.__copy__()  # attributes of a subclass may refer to the index itself
-        vars(other).update(copy.deepcopy(self._own_attributes(), memo))
-        return other
-
-    def _own_attributes(self) -> dict[str, Any]:
-        """The attributes that a user or a subclass added."""
-        return {name: value for name, value in vars(self).items() if name not in _OWN}
 
     def __getstate__(self) -> dict[str, Any]:
         core, blocks, next_id = self._moment()

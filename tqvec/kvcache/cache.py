@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from typing import Any, Final, Literal, TypeVar, overload
@@ -12,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from tqvec import _safetensors, _validate
 from tqvec._config import num_threads
-from tqvec._fixed import Fixed
+from tqvec._fixed import Copied
 from tqvec._output import Output, as_path
 from tqvec._safetensors import Seen
 from tqvec._types import Floats
@@ -30,7 +29,7 @@ from tqvec.kvcache.policy import MAX_LAYERS, Policy, as_policy
 Self = TypeVar("Self", bound="KVCache")
 
 
-class KVCache(Fixed):
+class KVCache(Copied):
     """Keys and values of a transformer's tokens, most of them in codes, and attention on these codes.
 
     Parameters
@@ -67,6 +66,7 @@ class KVCache(Fixed):
     """
 
     _fixed = frozenset({"n_layers", "n_kv_heads", "head_dim", "policy"})
+    _inner = _fixed | {"_seen", "_layers"}
 
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, policy: str | Policy = "turbo3"):
         self.n_layers: Final = _validate.integer(n_layers, "n_layers", 1, MAX_LAYERS)
@@ -86,15 +86,6 @@ class KVCache(Fixed):
 
     def __copy__(self: Self) -> Self:
         return self.fork()
-
-    def __deepcopy__(self: Self, memo: dict[int, Any]) -> Self:
-        memo[id(self)] = other = self.fork()  # attributes of a subclass may refer to the cache itself
-        vars(other).update(copy.deepcopy(self._own_attributes(), memo))
-        return other
-
-    def _own_attributes(self) -> dict[str, Any]:
-        """The attributes that a user or a subclass added."""
-        return {name: value for name, value in vars(self).items() if name not in {*KVCache._fixed, "_seen", "_layers"}}
 
     def __getstate__(self) -> dict[str, Any]:
         shape = self._shape()
