@@ -33,7 +33,8 @@ class Rope:
     theta : float
         Base of the frequencies, as ``rope_theta`` of a model's configuration; above 1.
     dim : int, optional
-        Number of coordinates of a head that turn, an even number. Default: all from `start` on.
+        Number of coordinates of a head that turn. An odd one counts for the frequencies alone: one more turns, since
+        coordinates turn in pairs. Default: all from `start` on.
     scaling : mapping, optional
         As ``rope_scaling`` or ``rope_parameters`` of a configuration, without ``rope_theta``: the `rope_type`, which
         is "default", "linear", "dynamic", "yarn", "longrope", "llama3" or "proportional", and its parameters.
@@ -73,7 +74,7 @@ class Rope:
             raise InputError(f"theta must be above 1 and finite, got {theta}")
         self._set("theta", theta)
         if self.dim is not None:
-            self._set("dim", _even(_validate.integer(self.dim, "dim", 2, MAX_D), "dim"))
+            self._set("dim", _validate.integer(self.dim, "dim", 1, MAX_D))
         self._set("start", _validate.integer(self.start, "start", 0, MAX_D))
         for name in ("interleaved", "reverse"):
             if not isinstance(getattr(self, name), bool):
@@ -103,11 +104,11 @@ class Rope:
         Raises
         ------
         InputError
-            The head has no such coordinates, or an odd number of them.
+            The head has no such coordinates.
         """
-        dim = self._rotated(head_dim)
-        indices = np.arange(dim // 2)
-        pairs = np.stack([2 * indices, 2 * indices + 1] if self.interleaved else [indices, indices + dim // 2], axis=1)
+        n = (self._rotated(head_dim) + 1) // 2
+        i = np.arange(n)
+        pairs = np.stack([2 * i, 2 * i + 1] if self.interleaved else [i, i + n], axis=1)
         return (self.start + pairs[: len(self.frequencies(head_dim))]).astype(np.int64)
 
     def frequencies(self, head_dim: int, length: int | None = None) -> NDArray[np.float64]:
@@ -165,12 +166,13 @@ class Rope:
         return out if keys.dtype == np.float64 else out.astype(np.float32)
 
     def _rotated(self, head_dim: int) -> int:
-        """Return the number of coordinates of a head that are paired."""
-        head_dim = _validate.integer(head_dim, "head_dim", 2, MAX_D)
+        """Return `dim`, or the number of coordinates that it stands for, of a head that has them all."""
+        head_dim = _validate.integer(head_dim, "head_dim", 1, MAX_D)
         dim = head_dim - self.start if self.dim is None else self.dim
-        if dim < 2 or self.start + dim > head_dim:
-            raise InputError(f"head_dim must be at least {self.start + max(dim, 2)} for {self!r}, got {head_dim}")
-        return _even(dim, "head_dim - start" if self.start else "head_dim")
+        last = self.start + max(dim + dim % 2, 2)
+        if last > head_dim:
+            raise InputError(f"head_dim must be at least {last} for {self!r}, got {head_dim}")
+        return dim
 
     @classmethod
     def from_config(cls, config: object) -> tuple[Rope | None, ...]:
@@ -219,12 +221,6 @@ class Rope:
         if not isinstance(values, dict) or not values.keys() <= names:
             raise InputError(f"rope must have the parameters of Rope, got {str(values)[:80]}")
         return cls(**values)
-
-
-def _even(value: int, name: str) -> int:
-    if value % 2:
-        raise InputError(f"{name} must be even, since coordinates turn in pairs, got {value}")
-    return value
 
 
 def _check_positions(positions: ArrayLike, n: int) -> NDArray[np.float64]:

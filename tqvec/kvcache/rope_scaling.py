@@ -164,8 +164,8 @@ def _longrope(base: Frequencies, scaling: Mapping[str, Any], theta: float, dim: 
     """Each pair has factors of its own (Ding et al. 2024, LongRoPE)."""
     name = "long_factor" if length > scaling[_ORIGINAL] else "short_factor"
     factors = np.array(scaling[name])
-    if len(factors) != dim // 2:
-        raise InputError(f"scaling[{name!r}] must have {dim // 2} factors, one per pair, got {len(factors)}")
+    if len(factors) != len(base):
+        raise InputError(f"scaling[{name!r}] must have {len(base)} factors, one per pair, got {len(factors)}")
     return base / factors
 
 
@@ -187,7 +187,7 @@ def _yarn(base: Frequencies, scaling: Mapping[str, Any], theta: float, dim: int,
     if scaling["truncate"]:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
-    slowed = np.clip((np.arange(dim // 2) - low) / (high - low or 0.001), 0, 1)
+    slowed = np.clip((np.arange(len(base)) - low) / (high - low or 0.001), 0, 1)
     return base * (1 - slowed + slowed / scaling["factor"])
 
 
