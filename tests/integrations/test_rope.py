@@ -205,7 +205,14 @@ def test_frequencies_of_long_sequences(name, changes):
 def test_other_layouts_and_frequencies_would_show():
     config = configured("llama")
     rope, keys = Rope.from_config(config)[0], keys_of(config)[0]
-    for wrong in (None, Rope(10_100.0), Rope(dim=30), Rope(interleaved=True), Rope(reverse=True), Rope(dim=30, start=2)):
+    for wrong in (
+        None,
+        Rope(10_100.0),
+        Rope(dim=30),
+        Rope(interleaved=True),
+        Rope(reverse=True),
+        Rope(dim=30, start=2),
+    ):
         assert distance(wrong, keys) > 1e-3 > distance(rope, keys)
 
 

@@ -16,6 +16,7 @@ from tqvec import _validate
 from tqvec.errors import InputError
 
 MAX_LENGTH = 2**40
+_LARGEST = 1e6  # factors beyond would be mistakes, and overflow
 _REQUIRED = object()
 _ORIGINAL = "original_max_position_embeddings"
 # Parameters of each rope_type that change angles, and their defaults.
@@ -112,8 +113,8 @@ def _check_parameter(value: Any, name: str, kind: str) -> Any:
 
 def _positive(value: object, name: str) -> float:
     number = _validate.number(value, name)
-    if not 0 < number < math.inf:
-        raise InputError(f"{name} must be above 0 and finite, got {number}")
+    if not 1 / _LARGEST <= number <= _LARGEST:
+        raise InputError(f"{name} must be from {1 / _LARGEST} to {_LARGEST}, got {number}")
     return number
 
 

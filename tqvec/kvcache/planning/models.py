@@ -203,8 +203,10 @@ def parse_config(config: object, name: str, source: str) -> Model:
         The type or a field is not known, or a number is missing or wrong.
     """
     name, source = _validate.instance(name, "name", str), _validate.instance(source, "source", str)
-    kind, fields = read_fields(config, source)
-    architecture = ARCHITECTURES.get(kind, BY_HAND)
+    kind, values = text_part(config, source)
+    if kind and kind not in ARCHITECTURES:
+        raise InputError(f"{source}: model_type {kind!r} is not known; {_BY_HAND}")
+    fields, architecture = read_fields(values, kind, source), ARCHITECTURES.get(kind, BY_HAND)
     n = _count_layers(fields)
     kinds = _layer_kinds(fields, architecture, n)
     layers = [_layer(kind, i, _of_layer(i, fields), architecture) for i, kind in enumerate(kinds)]
@@ -219,16 +221,13 @@ def _facts() -> dict[str, Any]:
     return json.loads(files("tqvec.kvcache").joinpath("data/model_types.json").read_text(encoding="utf-8"))
 
 
-def read_fields(config: object, source: str) -> tuple[str, Fields]:
-    """Return the type of the part that reads text, and its fields, as `parse_config` reads them.
-
-    The type is "" for a model by hand. Fields have their common names, and the defaults of the type. A null is no
-    default: such a field is missing.
+def text_part(config: object, source: str) -> tuple[str, dict[str, Any]]:
+    """Return the type of the part of a model that reads text, "" for one by hand, and its configuration.
 
     Raises
     ------
     InputError
-        The type or a field is not known.
+        It is no dictionary.
     """
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise InputError(f"{source}: must hold an object, got {str(config)[:40]}")
@@ -237,13 +236,17 @@ def read_fields(config: object, source: str) -> tuple[str, Fields]:
         config = inner
     kind = config.get("model_type") or outer
     kind = "" if kind is None else str(kind)
-    kind = _facts()["text types"].get(kind, kind)  # files from before there was a text_config have all in one
-    if kind and kind not in ARCHITECTURES:
-        raise InputError(f"{source}: model_type {kind!r} is not known; {_BY_HAND}")
-    return kind, _fields(config, kind, source)
+    return _facts()["text types"].get(kind, kind), config  # files from before there was a text_config have all in one
 
 
-def _fields(values: dict[str, Any], kind: str, source: str) -> Fields:
+def read_fields(values: dict[str, Any], kind: str, source: str) -> Fields:
+    """Return the fields of a known type by their common names, with its defaults; a null is missing in any case.
+
+    Raises
+    ------
+    InputError
+        A field may change what layers keep, and is not known.
+    """
     by_hand: dict[str, Any] = {"defaults": {}, "names": {}, "known": BY_HAND_FIELDS}
     facts = _facts()[kind] if kind else by_hand
     known = {*facts["known"], *facts["names"]}

@@ -12,7 +12,7 @@ from tqvec import _validate
 from tqvec._output import as_path
 from tqvec.errors import InputError
 from tqvec.kvcache.planning.architectures import MAX_NUMBER, Fields
-from tqvec.kvcache.planning.models import LayerKind, parse_config, read_fields, read_file
+from tqvec.kvcache.planning.models import LayerKind, parse_config, read_fields, read_file, text_part
 
 _BY_HAND = "give a Rope by hand: Rope(theta, dim, scaling), or None if its keys don't turn"
 _LABELS = {"full": "full_attention", "sliding": "sliding_attention"}
@@ -200,11 +200,11 @@ def read_ropes(config: object) -> tuple[Values | None, ...]:
     InputError
         The type of the model or of its embedding is not known, or a number is missing or wrong.
     """
-    values, source = _as_config(config)
-    kind, fields = read_fields(values, source)
+    everything, source = _as_config(config)
+    kind, values = text_part(everything, source)
     if kind not in ROTARY:
         raise InputError(f"{source}: the rotary embedding of model_type {kind!r} is not known; {_BY_HAND}")
-    layers = parse_config(values, "model", source).layers
+    layers, fields = parse_config(everything, "model", source).layers, read_fields(values, kind, source)
     return tuple(_layer(ROTARY[kind], fields, layer, i) for i, layer in enumerate(layers))
 
 
@@ -227,11 +227,14 @@ def _layer(rotary: Rotary, fields: Fields, layer: LayerKind, number: int) -> Val
         if theta == 0:
             return None
     theta = _validate.number(theta, f"{fields.source}: rope_theta")
-    kind = scaling.pop("rope_type", scaling.pop("type", "default"))
+    older = scaling.pop("type", "default")
+    kind = _validate.instance(scaling.pop("rope_type", older), f"{fields.source}: rope_type", str)
     scaling["rope_type"] = rotary.names.get(kind, kind)
-    alpha = scaling.pop("alpha", None) if rotary.alpha and scaling["rope_type"] == "dynamic" else None
-    if alpha:
-        theta *= _validate.number(alpha, f"{fields.source}: alpha") ** (layer.head_dim / max(layer.head_dim - 2, 1))
+    if kind == "dynamic" and rotary.alpha and scaling.get("alpha"):
+        alpha = _validate.number(scaling["alpha"], f"{fields.source}: alpha")
+        if not 0 < alpha < MAX_NUMBER:
+            raise InputError(f"{fields.source}: alpha must be above 0 and below {MAX_NUMBER}, got {alpha}")
+        theta *= alpha ** (layer.head_dim / max(layer.head_dim - 2, 1))
         scaling = {"rope_type": "default"}
     _fill_lengths(fields, scaling)
     return {
@@ -263,14 +266,14 @@ def _of_kind(thetas: Mapping[str, str], fields: Fields, layer: LayerKind) -> Val
     label = _LABELS.get(layer.name, layer.name)
     default = fields.values["default_rope_parameters"].get(label, {})
     given = _given(fields, "rope_parameters") or ({} if thetas else _given(fields, "default_rope_parameters"))
-    if not given.keys() <= {*_LABELS.values(), "truncate"} or not (thetas or given.get(label)):
+    if not given.keys() <= set(_LABELS.values()) or not (thetas or given.get(label)):
         raise InputError(f"{fields.source}: rope_parameters must hold an object for {label}; {_BY_HAND}")
     own = {name: value for name, value in (given.get(label) or {}).items() if value is not None}
     if thetas:
         own |= _given(fields, "rope_scaling") if layer.name == "full" else {}
         own.setdefault("rope_theta", fields.values.get(thetas.get(layer.name, ""), default["rope_theta"]))
-    own.pop("truncate", None)  # transformers reads it beside the kinds
-    return own | ({"truncate": given["truncate"]} if "truncate" in given else {})
+    own.pop("truncate", None)  # transformers does not read it here
+    return own
 
 
 def _fill_lengths(fields: Fields, scaling: Values) -> None:
