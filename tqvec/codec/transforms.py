@@ -14,15 +14,20 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from tqvec import _validate
 from tqvec._fixed import Fixed, protect, protect_fields
 from tqvec._types import Bytes, Doubles, Floats
-from tqvec.codec.bands import mean
+from tqvec.codec.bands import Band, mean
 from tqvec.codec.codebooks.codebook import Codebook
 from tqvec.codec.splitmix import stream
 from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import RotationTables
+
+
+_BAND_ROUND = 64  # first round inside bands; those before belong to rotations, projections and calibrations
 
 
 def blocks(d: int) -> list[tuple[int, int]]:
@@ -41,17 +46,18 @@ def rounds(d: int) -> int:
     return 3 if d >= 128 else 4
 
 
-def hadamard(d: int, seed: int, first: int = 0) -> RotationTables:
+def hadamard(d: int, seed: int, first: int = 0, n_rounds: int | None = None) -> RotationTables:
     """Return the tables of the structured rotation, whose permutations and signs come from SplitMix64.
 
     Round `first` and the following have their own random bits, so rotations that share no round are independent.
+    There are ``rounds(d)`` of them, if `n_rounds` is not given.
     """
     layout = blocks(d)
     factor = np.concatenate([np.full(size, 1.0 / math.sqrt(size)) for _, size in layout])
     no_matrix = np.zeros((0, 0), np.float32)
     perm = []
     mult = []
-    for r in range(first, first + rounds(d)):
+    for r in range(first, first + (n_rounds or rounds(d))):
         perm.append(np.argsort(stream(seed, 2 * r, d), kind="stable"))
         negative = stream(seed, 2 * r + 1, d) >> np.uint64(63)
         mult.append(np.where(negative == 1, -factor, factor))
@@ -62,6 +68,38 @@ def hadamard(d: int, seed: int, first: int = 0) -> RotationTables:
         matrix=no_matrix,
         columns=no_matrix,
     )
+
+
+def bandwise(bands: tuple[Band, ...], seed: int) -> RotationTables:
+    """Return the tables of structured rotations inside each band: no coordinate leaves its band."""
+    n_rounds = max(rounds(band.stop - band.start) for band in bands)
+    parts = [
+        hadamard(band.stop - band.start, seed, _BAND_ROUND + n_rounds * i, n_rounds) for i, band in enumerate(bands)
+    ]
+    firsts = [band.start for band in bands]
+    return RotationTables(
+        perm=np.hstack([part.perm + np.int32(first) for part, first in zip(parts, firsts, strict=True)]),
+        mult=np.hstack([part.mult for part in parts]),
+        blocks=np.vstack([part.blocks + [first, 0] for part, first in zip(parts, firsts, strict=True)]),
+        matrix=parts[0].matrix,
+        columns=parts[0].columns,
+    )
+
+
+def check_band_std(kind: str, rule: str, bands: tuple[Band, ...], band_std: ArrayLike | None) -> Floats | None:
+    """Return the factor of each band's levels for ``rotation="bandwise"``; None for other rotations."""
+    if kind != "bandwise":
+        if band_std is not None:
+            raise InputError(f"band_std is for rotation='bandwise', got rotation={kind!r}")
+        return None
+    if rule != "least_squares":
+        raise InputError(f"rotation='bandwise' needs scale='least_squares', got {rule!r}")
+    std = np.ones(len(bands)) if band_std is None else _validate.numbers(band_std, "band_std").astype(np.float64)
+    if std.shape != (len(bands),) or not (np.isfinite(std).all() and (std > 0).all()):
+        raise InputError(f"band_std must have a positive number for each of {len(bands)} bands, got {band_std!r}")
+    sizes = np.array([band.stop - band.start for band in bands])
+    normalized: Floats = (std / np.sqrt(np.sum(sizes * np.square(std)) / sizes.sum())).astype(np.float32)
+    return normalized
 
 
 def haar(d: int, seed: int) -> RotationTables:
@@ -116,7 +154,7 @@ class Transform(Fixed):
 
     Attributes
     ----------
-    name : {"hadamard", "haar", "calibrated"}
+    name : {"hadamard", "haar", "bandwise", "calibrated"}
     """
 
     _fixed = frozenset({"name", "_tables", "_codebook", "_centre", "_band_std"})
@@ -145,7 +183,7 @@ class Transform(Fixed):
 
     @property
     def band_std(self) -> Floats:
-        """Factor of the levels of each band, (n_bands,); 1 without a calibration."""
+        """Factor of the levels of each band, (n_bands,); 1 unless the codec or its calibration has others."""
         return protect(self._band_std)
 
     @property
@@ -179,7 +217,8 @@ class Transform(Fixed):
     @property
     def shares(self) -> Doubles:
         """Part of the expected squared length of a vector that lies in each band, (n_bands,)."""
-        return np.array([(band.stop - band.start) / self._codebook.d for band in self._codebook.bands])
+        sizes = np.array([(band.stop - band.start) / self._codebook.d for band in self._codebook.bands])
+        return sizes * np.square(self._band_std, dtype=np.float64)
 
     @property
     def band_factors(self) -> Doubles:
@@ -189,7 +228,8 @@ class Transform(Fixed):
     @property
     def distortion(self) -> float:
         """Expected squared error of a decoded vector whose squared distance to the centre is 1."""
-        return mean(self._codebook.d, self._codebook.bands, self._codebook.distortions.tolist())
+        by_band = self._codebook.distortions * np.square(self._band_std, dtype=np.float64)
+        return mean(self._codebook.d, self._codebook.bands, by_band.tolist())
 
     def decode_factors(self) -> tuple[np.float32, Floats]:
         """Return the factors that turn unbiased vectors into least-squares ones: of the scales, and (n_bands, 1)."""

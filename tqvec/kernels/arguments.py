@@ -150,3 +150,25 @@ class EncodedProducts(NamedTuple):
     data: np.ndarray
     norm: np.ndarray
     residual: np.ndarray
+
+
+class HeadBasis(NamedTuple):
+    """How keys of a head become the vectors that are coded; coordinates are in the order of the codes.
+
+    Attributes
+    ----------
+    order : (d,) int64
+        Coordinate of the key.
+    gain : (d,) float32
+        Factor of the coordinate.
+    mean, crossed : (d,) float32
+        The mean at angle 0 is `mean`; at angle a it is ``mean * cos(a) + crossed * sin(a)``.
+    frequency : (d,) int64
+        Column of the coordinate's angle in the tables of cosines and sines.
+    """
+
+    order: np.ndarray
+    gain: np.ndarray
+    mean: np.ndarray
+    crossed: np.ndarray
+    frequency: np.ndarray

@@ -1,7 +1,7 @@
 """Attention over the tokens of a layer: on codes where tokens are coded, on 16-bit numbers elsewhere.
 
-The head's means are subtracted from all keys and values. For keys this changes all scores of a query by the same
-number, which the softmax cancels. To the sum of values the mean value is added in the end.
+Codes of keys are of what the head's mean leaves. What the mean contributes to a score depends on the token's position
+alone, and is added (`mean_scores`). The mean value is subtracted from all values, and added to their sum in the end.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from tqvec import _threads
 from tqvec._types import Floats
 from tqvec.codec import attention
 from tqvec.codec.turboquant import TurboQuant
+from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import AttentionTables
-from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, SideCodec, SideCodes
+from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, SideCodec, SideCodes, basis
 from tqvec.kvcache.half_precision import Halves, to_float32
-from tqvec.kvcache.state import Means, Segment, State, Uncoded
+from tqvec.kvcache.key_basis import Layout
+from tqvec.kvcache.mean_scores import mean_scores
+from tqvec.kvcache.state import Segment, State, Uncoded, count
 
 _SCORES = 1 << 22  # scores that one thread holds at a time, unless a single query has more
 _WIDENED = 2048  # uncoded tokens that are float32 at a time
@@ -33,23 +36,22 @@ class Task(NamedTuple):
     ----------
     state : State
     codecs : LayerCodecs
-    basis : (head_dim, head_dim) float32
-        The rotation.
+    turning : Layout
+        How the coordinates of keys turn with the position.
     skip_below : float
         Values with smaller attention weights may be skipped.
     """
 
     state: State
     codecs: LayerCodecs
-    basis: Floats
+    turning: Layout
     skip_below: float
 
 
 class _QueryBlock(NamedTuple):
-    """Some queries of one KV head, plain and rotated (g, head_dim), and the number of tokens that each sees (g,)."""
+    """Some queries of one KV head, (g, head_dim), and the number of tokens that each sees, (g,)."""
 
     plain: Floats
-    rotated: Floats
     seen: NDArray[np.int64]
 
 
@@ -85,7 +87,6 @@ def attend(task: Task, q: Floats, threads: int) -> tuple[Floats, Floats]:
     n_heads, nq, d = q.shape
     heads = task.state.recent.keys.shape[0]
     plain = q.reshape(heads, n_heads // heads * nq, d)
-    rotated = (plain.reshape(-1, d) @ task.basis).reshape(plain.shape)
     n = task.state.n
     seen = np.tile(np.arange(n - nq + 1, n + 1), n_heads // heads)
     out, skipped = np.empty_like(plain), np.empty(plain.shape[:2], np.float32)
@@ -95,7 +96,7 @@ def attend(task: Task, q: Floats, threads: int) -> tuple[Floats, Floats]:
         for head in range(start, stop):
             for at in range(0, seen.size, step):
                 rows = slice(at, at + step)
-                block = _QueryBlock(plain[head, rows], rotated[head, rows], seen[rows])
+                block = _QueryBlock(plain[head, rows], seen[rows])
                 out[head, rows], skipped[head, rows] = _attend_head(task, head, block)
 
     _threads.over_rows(some_heads, heads, -(-_GRAIN // (n * d * seen.size)), threads)
@@ -105,10 +106,15 @@ def attend(task: Task, q: Floats, threads: int) -> tuple[Floats, Floats]:
 def _attend_head(task: Task, head: int, block: _QueryBlock) -> tuple[Floats, Floats]:
     """Compute attention of some queries over the tokens of one KV head."""
     state = task.state
-    runs: list[_UncodedRun | _CodedRun] = [_UncodedRun(state.sinks, state.means, head, task.basis)]
+    mean_value = None if state.learned is None or state.learned.values is None else state.learned.values[head]
+    coded = _CodedHead(task, head, block)
+    rotation = basis(task.codecs.coded.values.groups[0].codec)
+    runs: list[_UncodedRun | _CodedRun] = [_UncodedRun(state.sinks, mean_value, head, rotation)]
     for segments, codecs in ((state.recoded, task.codecs.recoded), (state.coded, task.codecs.coded)):
-        runs += [_CodedRun(segment, codecs, head) for segment in segments]
-    runs.append(_UncodedRun(state.recent, state.means, head, task.basis))
+        for segment in segments:
+            runs.append(_CodedRun(segment, codecs, head, coded))
+            coded.first += segment.n
+    runs.append(_UncodedRun(state.recent, mean_value, head, rotation))
     runs = [run for run in runs if run.n]
     g, first, softmaxes = len(block.seen), 0, []
     workspace = _threads.scratch(g * state.n)
@@ -123,9 +129,9 @@ def _attend_head(task: Task, head: int, block: _QueryBlock) -> tuple[Floats, Flo
         out, skipped = run.sum_values(softmax.weights, threshold)
         parts.append(attention.Part(softmax.largest, softmax.total, skipped, out))
     out, skipped = attention.merge(parts)
-    out = out @ task.basis.T
-    if state.means is not None and state.means.values is not None:
-        out += state.means.values[head]
+    out = out @ rotation.T
+    if mean_value is not None:
+        out += mean_value
     return out, skipped
 
 
@@ -145,22 +151,21 @@ def _thresholds(softmaxes: list[_Softmax], skip_below: float) -> list[float]:
 class _UncodedRun:
     """Uncoded tokens of a head, made float32 in parts that stay in the processor's cache."""
 
-    def __init__(self, tokens: Uncoded, means: Means | None, head: int, basis: Floats):
-        self.n, self._basis = tokens.n, basis
+    def __init__(self, tokens: Uncoded, mean_value: Floats | None, head: int, rotation: Floats):
+        self.n, self._rotation = tokens.n, rotation
         self._parts = [slice(at, min(at + _WIDENED, tokens.n)) for at in range(0, tokens.n, _WIDENED)]
         self._keys, self._values = tokens.keys[head], tokens.values[head]
-        self._mean_key = None if means is None else means.keys[head]
-        self._mean_value = None if means is None or means.values is None else means.values[head]
+        self._mean_value = mean_value
 
     def score(self, block: _QueryBlock, out: Floats) -> None:
         """Fill in scores, (g, n)."""
         for part in self._parts:
-            np.matmul(block.plain, _subtract(self._keys[part], self._mean_key).T, out=out[:, part])
+            np.matmul(block.plain, to_float32(self._keys[part]).T, out=out[:, part])
 
     def sum_values(self, weights: Floats, threshold: float) -> tuple[Floats, Floats]:
         """Return the rotated sum of weighted values, (g, head_dim), and the sum of skipped weights, (g,)."""
         out = sum(np.matmul(weights[:, part], _subtract(self._values[part], self._mean_value)) for part in self._parts)
-        return np.matmul(out, self._basis), np.zeros(len(weights), np.float32)
+        return np.matmul(out, self._rotation), np.zeros(len(weights), np.float32)
 
 
 def _subtract(halves: Halves, mean: Floats | None) -> Floats:
@@ -171,19 +176,49 @@ def _subtract(halves: Halves, mean: Floats | None) -> Floats:
     return numbers
 
 
+class _CodedHead:
+    """Some queries of a head, as its codes need them.
+
+    Attributes
+    ----------
+    first : int
+        Number of coded tokens before those of the next run.
+    """
+
+    def __init__(self, task: Task, head: int, block: _QueryBlock):
+        state, self.first = task.state, 0
+        self._queries, self._means = block.plain, None
+        if state.learned is not None:
+            self._queries = state.learned.keys.turn_queries(block.plain, head)
+            n = count(state.recoded) + count(state.coded)
+            self._means = mean_scores(block.plain, state.learned.keys.means[head], task.turning, state.first_coded, n)
+
+    def rotated(self, codec: TurboQuant) -> Floats:
+        """Return the queries in the basis of a codec's codes, (g, head_dim)."""
+        return self._queries @ basis(codec)
+
+    def add_means(self, scales: NDArray[np.uint16], first: int, out: Floats) -> None:
+        """Add what the mean key contributes to the scores of tokens with these scales, (g, n)."""
+        if self._means is not None:
+            kernel("add_means")(self._means.coefficients, self._means.table, scales, first, out)
+
+
 class _CodedRun:
     """Coded tokens of a head."""
 
-    def __init__(self, segment: Segment, codecs: KVCodecs | None, head: int):
+    def __init__(self, segment: Segment, codecs: KVCodecs | None, head: int, queries: _CodedHead):
         assert codecs is not None
         self.n, self._d = segment.n, codecs.values.groups[0].codec.d
+        self._queries, self._first = queries, queries.first
+        self._key_codec = codecs.keys.groups[codecs.keys.positions[head][0]].codec
         self._keys = _head_codes(segment.keys, segment.rows, codecs.keys, head)
         self._values = _head_codes(segment.values, segment.rows, codecs.values, head)
 
     def score(self, block: _QueryBlock, out: Floats) -> None:
         """Fill in scores, (g, n)."""
         tables, codes, scales = self._keys
-        attention.code_scores(tables, block.rotated, codes, scales, out)
+        attention.code_scores(tables, self._queries.rotated(self._key_codec), codes, scales, out)
+        self._queries.add_means(scales, self._first, out)
 
     def sum_values(self, weights: Floats, threshold: float) -> tuple[Floats, Floats]:
         """Return the rotated sum of weighted values, (g, head_dim), and the sum of skipped weights, (g,)."""

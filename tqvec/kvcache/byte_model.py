@@ -14,6 +14,7 @@ MIN_SEGMENT, SEGMENT = 256, 8192  # tokens of a full segment
 _SCALE = 2  # bytes of a bfloat16
 _HALF = 2  # bytes of a value of a token that is not coded
 _MEAN = 4  # bytes of a value of a mean
+_BASIS = 6  # bytes of a coordinate's place and gain, in the order of the codes
 _MAX_TOKENS = 2**40
 
 
@@ -25,7 +26,8 @@ class Nbytes(ByteCount):
     codes, scales : int
         Codes and scales of coded and recoded tokens.
     means : int
-        Mean keys of all heads, and mean values if the policy subtracts them.
+        Mean keys of all heads with the order and units of their coordinates, and mean values if the policy subtracts
+        them.
     uncoded : int
         Tokens in 16 bits: sinks and recent tokens.
     bookkeeping : int
@@ -172,7 +174,7 @@ def layer_nbytes(policy: Policy, widths: LayerWidths, head_dim: int, n_tokens: i
     token = 2 * heads * head_dim * _HALF
     spare += (capacity(at.sinks) - at.sinks + capacity(at.recent) - at.recent) * token
     has_means = policy.mean_tokens and left + at.coded
-    means = (1 + policy.value_means) * heads * head_dim * _MEAN if has_means else 0
+    means = heads * head_dim * ((1 + policy.value_means) * _MEAN + _BASIS) if has_means else 0
     return Nbytes(codes, scales, means, uncoded=(at.sinks + at.recent) * token, bookkeeping=spare)
 
 

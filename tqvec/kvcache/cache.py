@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeVar, overload
 
 import numpy as np
@@ -22,9 +23,11 @@ from tqvec.kvcache import file as cache_file
 from tqvec.kvcache import state as states
 from tqvec.kvcache.attention import Task, attend
 from tqvec.kvcache.byte_model import Nbytes, TokenCounts
-from tqvec.kvcache.codecs import basis, layer_codecs
+from tqvec.kvcache.codecs import layer_codecs
+from tqvec.kvcache.key_basis import layout
 from tqvec.kvcache.layer import Layer
 from tqvec.kvcache.policy import MAX_LAYERS, Policy, as_policy
+from tqvec.kvcache.rope import Rope
 
 Self = TypeVar("Self", bound="KVCache")
 
@@ -38,9 +41,27 @@ class KVCache(Copied):
         The shape of the model's keys and values.
     policy : str or Policy
         How tokens are stored: a policy, or the name of a preset (see `Policy.from_name`).
+    rope : Rope, None or sequence of them, optional
+        The rotary position embedding of the keys: of all layers, or an entry per layer (see `Rope.from_config`). With it
+        keys are coded at a fraction of the error, at any length of the context. None, the default: the keys have none,
+        or it is not known.
+
+    Attributes
+    ----------
+    n_layers, n_kv_heads, head_dim, policy
+        The arguments, which can't be changed.
+    rope : tuple of Rope or None
+        An entry per layer.
+
+    Raises
+    ------
+    InputError
+        An argument is out of its range, or the policy or the rope does not fit the others.
 
     Notes
     -----
+    The first token that is appended has position 0. If a model counts from another number, nothing changes.
+
     Any number of threads may append, attend and fork at a time. An attention sees the tokens of one moment, and never
     waits. The stored bytes don't depend on how tokens were cut into calls.
 
@@ -65,14 +86,22 @@ class KVCache(Copied):
     TokenCounts(sinks=4, recoded=0, coded=832, recent=164, evicted=0)
     """
 
-    _fixed = frozenset({"n_layers", "n_kv_heads", "head_dim", "policy"})
+    _fixed = frozenset({"n_layers", "n_kv_heads", "head_dim", "policy", "rope"})
     _inner = _fixed | {"_seen", "_layers"}
 
-    def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, policy: str | Policy = "turbo3"):
+    def __init__(
+        self,
+        n_layers: int,
+        n_kv_heads: int,
+        head_dim: int,
+        policy: str | Policy = "turbo3",
+        rope: Rope | Sequence[Rope | None] | None = None,
+    ):
         self.n_layers: Final = _validate.integer(n_layers, "n_layers", 1, MAX_LAYERS)
         self.n_kv_heads: Final = _validate.integer(n_kv_heads, "n_kv_heads", 1, MAX_LAYERS)
         self.head_dim: Final = _validate.integer(head_dim, "head_dim", 1, MAX_D)
         self.policy: Final = as_policy(policy)
+        self.rope: Final = checks.ropes(rope, self.n_layers, self.head_dim)
         self._seen: Seen = {}
         self._layers = self._make_layers()
 
@@ -80,8 +109,13 @@ class KVCache(Copied):
         """Return layers without tokens."""
         empty = states.empty_state(self.n_kv_heads, self.head_dim, self.policy.dtype)
         return tuple(
-            Layer(self.policy, layer_codecs(self.policy, widths, self.head_dim), empty)
-            for widths in self.policy.layers(self.n_layers, self.n_kv_heads)
+            Layer(
+                self.policy,
+                layer_codecs(self.policy, widths, self.head_dim, rope is not None),
+                layout(rope, self.head_dim),
+                empty,
+            )
+            for widths, rope in zip(self.policy.layers(self.n_layers, self.n_kv_heads), self.rope, strict=True)
         )
 
     def __copy__(self: Self) -> Self:
@@ -102,7 +136,9 @@ class KVCache(Copied):
             layer.state = one
 
     def __repr__(self) -> str:
-        return f"KVCache({self.n_layers}, {self.n_kv_heads}, {self.head_dim}, {self.policy!r})"
+        kinds = set(self.rope)
+        rope = "" if kinds == {None} else f", rope={next(iter(kinds)) if len(kinds) == 1 else '(…)'}"
+        return f"KVCache({self.n_layers}, {self.n_kv_heads}, {self.head_dim}, {self.policy!r}{rope})"
 
     @property
     def n_tokens(self) -> int:
@@ -221,7 +257,7 @@ class KVCache(Copied):
         task = Task(
             state=state,
             codecs=target.codecs,
-            basis=basis(d, target.policy.seed),
+            turning=target.turning,
             skip_below=checks.share(skip_below, "skip_below"),
         )
         out, skipped = attend(task, rows, num_threads(threads))
@@ -237,13 +273,21 @@ class KVCache(Copied):
 
     def _decode(self, layer: int, name: str, threads: int | None) -> Floats:
         """Return all keys, or all values."""
-        state, codecs = self._layer(layer).state, self._layer(layer).codecs
-        means = getattr(state.means, name, None)
-        mean = 0 if means is None else means[:, None]
+        owner = self._layer(layer)
+        state, codecs = owner.state, owner.codecs
         parts = [half_precision.to_float32(getattr(state.sinks, name)[:, : state.sinks.n])]
+        first = state.first_coded
         for segments, pair in ((state.recoded, codecs.recoded), (state.coded, codecs.coded)):
-            codec: Any = getattr(pair, name, None)
-            parts += [codec.decode(getattr(segment, name), segment.rows, threads) + mean for segment in segments]
+            side: Any = getattr(pair, name, None)
+            for segment in segments:
+                codes = getattr(segment, name)
+                rows = side.decode(codes, segment.rows, threads)
+                if state.learned is not None and name == "keys":
+                    rows = state.learned.keys.restore(rows, side.plain(codes, segment.rows), first, owner.turning)
+                elif state.learned is not None and state.learned.values is not None:
+                    rows += state.learned.values[:, None]
+                parts.append(rows)
+                first += segment.n
         parts.append(half_precision.to_float32(getattr(state.recent, name)[:, : state.recent.n]))
         return np.concatenate(parts, axis=1)
 
@@ -319,8 +363,9 @@ class KVCache(Copied):
             reader, header = cache_file.read_header(path, file)
             try:
                 policy = Policy.from_json(header.policy)
+                rope = [None if text is None else Rope.from_json(text) for text in header.rope]
                 cache = cls.__new__(cls)
-                KVCache.__init__(cache, header.n_layers, header.n_kv_heads, header.head_dim, policy)
+                KVCache.__init__(cache, header.n_layers, header.n_kv_heads, header.head_dim, policy, rope)
             except InputError as error:
                 raise FormatError(f"{path}: damaged, or this tqvec can't read such a cache: {error}") from error
             loaded = cache_file.load(reader, header, cache._shape())
@@ -331,7 +376,7 @@ class KVCache(Copied):
 
     def _shape(self) -> cache_file.Shape:
         codecs = tuple(layer.codecs for layer in self._layers)
-        return cache_file.Shape(self.policy, self.n_kv_heads, self.head_dim, codecs)
+        return cache_file.Shape(self.policy, self.n_kv_heads, self.head_dim, self.rope, codecs)
 
     def _layer(self, number: int) -> Layer:
         return self._layers[_validate.integer(number, "layer", 0, len(self._layers) - 1)]

@@ -10,6 +10,7 @@ from tqvec._types import Floats
 from tqvec.errors import InputError
 from tqvec.kvcache import half_precision
 from tqvec.kvcache.half_precision import Halves
+from tqvec.kvcache.rope import Rope
 
 _PART = 1024  # tokens checked at a time
 _FLOAT16_ENDS = 1e5
@@ -87,6 +88,19 @@ def queries(x: ArrayLike, shape: tuple[int, int], factor: float, layer: int) -> 
     rows = _float32(array)
     _check(rows, "q", largest, f"of layer {layer}, head {{head}}, query {{row}}")
     return rows * np.float32(factor)
+
+
+def ropes(value: object, n_layers: int, head_dim: int) -> tuple[Rope | None, ...]:
+    """Return an entry per layer of a rope, None, or a sequence of them; raise InputError for anything else."""
+    entries = [value] * n_layers if value is None or isinstance(value, Rope) else _validate.entries(value, "rope")
+    if len(entries) != n_layers:
+        raise InputError(f"rope must have an entry for each of {n_layers} layers, got {len(entries)}")
+    for layer, entry in enumerate(entries):
+        if entry is not None and not isinstance(entry, Rope):
+            raise InputError(f"rope of layer {layer} must be a Rope or None, got {type(entry).__name__}")
+        if entry is not None:
+            entry.pairs(head_dim)  # raises if the head has too few coordinates
+    return tuple(entries)
 
 
 def finite(value: object, name: str) -> float:

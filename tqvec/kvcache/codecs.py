@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec._types import Bytes, CodebookName, Floats, ScaleName
-from tqvec.codec.bands import code_bytes
+from tqvec.codec.bands import MAX_NBITS, code_bytes, parse
+from tqvec.codec.codebooks import trellis
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.kvcache.half_precision import to_float32, to_half
@@ -17,6 +19,7 @@ from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
 KEY_SCALE: ScaleName = "least_squares"  # the "KV cache" page has the measurement
 VALUE_SCALE: ScaleName = "unbiased"
+_SIGN, _SIZE = np.uint16(15), np.uint16(0x7FFF)  # place of the sign bit of a scale; the other bits
 
 
 class GroupCodes(NamedTuple):
@@ -26,7 +29,7 @@ class GroupCodes(NamedTuple):
     ----------
     codes : (heads, tokens, code bytes) uint8
     scales : (heads, tokens) uint16
-        Bits of bfloat16.
+        Bits of bfloat16. The sign bit of a key's scale says that the mean was not subtracted from the key.
     """
 
     codes: Bytes
@@ -61,8 +64,8 @@ class SideCodec(NamedTuple):
     groups: tuple[HeadGroup, ...]
     positions: tuple[tuple[int, int], ...]
 
-    def encode(self, x: Floats, threads: int | None) -> SideCodes:
-        """Encode vectors of all heads, (heads, n, head_dim)."""
+    def encode(self, x: Floats, plain: Bytes | None, threads: int | None) -> SideCodes:
+        """Encode vectors of all heads, (heads, n, head_dim); `plain`: keys without their mean, (heads, n)."""
         out = []
         n, d = x.shape[1:]
         for group in self.groups:
@@ -70,18 +73,28 @@ class SideCodec(NamedTuple):
             sums = encode_sums(group.codec, rows.reshape(-1, d), threads=threads)
             scales = sums.scale(group.codec.scale_rule).astype(np.float32)
             shape = (len(group.heads), n)
-            out.append(GroupCodes(sums.data.reshape(*shape, -1), to_half(scales, "bfloat16").reshape(shape)))
+            bits = to_half(scales, "bfloat16").reshape(shape)
+            if plain is not None:
+                bits |= plain[list(group.heads)].astype(np.uint16) << _SIGN
+            out.append(GroupCodes(sums.data.reshape(*shape, -1), bits))
         return tuple(out)
 
     def decode(self, codes: SideCodes, rows: slice, threads: int | None) -> Floats:
-        """Decode some tokens to the vectors that attention works with, (heads, n, head_dim)."""
+        """Decode some tokens to the vectors that were coded, (heads, n, head_dim)."""
         d = self.groups[0].codec.d
         out = np.empty((len(self.positions), len(range(*rows.indices(codes[0].codes.shape[1]))), d), np.float32)
         for group, part in zip(self.groups, codes, strict=True):
             data = np.ascontiguousarray(part.codes[:, rows]).reshape(-1, group.code_bytes)
-            scales = to_float32(np.ascontiguousarray(part.scales[:, rows]).reshape(-1))
+            scales = to_float32(np.ascontiguousarray(part.scales[:, rows] & _SIZE).reshape(-1))
             vectors = group.codec.decode_unbiased(Codes(data, scales), threads=threads)
             out[list(group.heads)] = vectors.reshape(-1, *out.shape[1:])
+        return out
+
+    def plain(self, codes: SideCodes, rows: slice) -> Bytes:
+        """Return which keys were coded without their mean, (heads, n) uint8."""
+        out = np.empty((len(self.positions), len(range(*rows.indices(codes[0].codes.shape[1])))), np.uint8)
+        for group, part in zip(self.groups, codes, strict=True):
+            out[list(group.heads)] = part.scales[:, rows] >> _SIGN
         return out
 
 
@@ -105,13 +118,36 @@ def _codec(d: int, width: Width, codebook: CodebookName, seed: int, scale: Scale
     return TurboQuant(d, nbits, codebook=codebook, seed=seed, scale=scale)
 
 
-@lru_cache(maxsize=16)
-def basis(d: int, seed: int) -> Floats:
-    """Return the rotation of a seed's codecs as a matrix: ``x @ basis`` rotates rows, ``x @ basis.T`` undoes it."""
-    return _codec(d, 1, "scalar", seed, KEY_SCALE).transform.rotate(np.eye(d, dtype=np.float32))
+@lru_cache(maxsize=256)
+def _key_codec(d: int, width: Width, codebook: CodebookName, seed: int) -> TurboQuant:
+    """Return the codec of keys whose coordinates come in the order of their importance."""
+    nbits = key_bands(d, width, codebook)
+    if len(nbits) == 1:
+        return _codec(d, width, codebook, seed, KEY_SCALE)
+    std = [2.0 ** (bits / 4) for _, bits in nbits]
+    return TurboQuant(d, nbits, codebook=codebook, seed=seed, scale=KEY_SCALE, rotation="bandwise", band_std=std)
 
 
-def _side_codec(policy: Policy, widths: tuple[Width, ...], d: int, scale: str) -> SideCodec:
+def key_bands(d: int, width: Width, codebook: CodebookName) -> tuple[tuple[int, int], ...]:
+    """Return the bands of keys in the order of importance: a bit goes from the lower half to the upper one.
+
+    Wider steps and more bands gain more where the importance is known exactly, and lose more where it is not.
+    """
+    _, bands = parse(tuple(width) if isinstance(width, tuple) else width, d)
+    most, least = (trellis.MAX_NBITS, trellis.MIN_COORDINATES) if codebook == "trellis" else (MAX_NBITS, 1)
+    whole = 16 if codebook == "trellis" else 2  # halves of a trellis have whole bytes
+    if len(bands) == 1 and 1 < bands[0].nbits < most and d % whole == 0 and d // 2 >= least:
+        return ((d // 2, bands[0].nbits + 1), (d // 2, bands[0].nbits - 1))
+    return tuple((band.stop - band.start, band.nbits) for band in bands)
+
+
+@lru_cache(maxsize=64)
+def basis(codec: TurboQuant) -> Floats:
+    """Return the rotation of a codec as a matrix: ``x @ basis`` rotates rows, ``x @ basis.T`` undoes it."""
+    return codec.transform.rotate(np.eye(codec.d, dtype=np.float32))
+
+
+def _side_codec(widths: tuple[Width, ...], make: Callable[[Width], TurboQuant]) -> SideCodec:
     kinds = list(dict.fromkeys((type(width), width) for width in widths))
     heads: list[list[int]] = [[] for _ in kinds]
     positions = []
@@ -119,13 +155,12 @@ def _side_codec(policy: Policy, widths: tuple[Width, ...], d: int, scale: str) -
         group = kinds.index((type(width), width))
         positions.append((group, len(heads[group])))
         heads[group].append(head)
-    codecs = (_codec(d, width, policy.codebook, policy.seed, scale) for _, width in kinds)
-    groups = (HeadGroup(codec, tuple(members)) for codec, members in zip(codecs, heads, strict=True))
+    groups = (HeadGroup(make(width), tuple(members)) for (_, width), members in zip(kinds, heads, strict=True))
     return SideCodec(tuple(groups), tuple(positions))
 
 
-def layer_codecs(policy: Policy, widths: LayerWidths, d: int) -> LayerCodecs:
-    """Return the codecs of a layer.
+def layer_codecs(policy: Policy, widths: LayerWidths, d: int, turns: bool) -> LayerCodecs:
+    """Return the codecs of a layer; `turns`: its keys have a rotary embedding that is known.
 
     Raises
     ------
@@ -133,8 +168,18 @@ def layer_codecs(policy: Policy, widths: LayerWidths, d: int) -> LayerCodecs:
         A width does not fit the dimension.
     """
 
+    ordered = turns and policy.mean_tokens > 0
+
+    def key_codec(width: Width) -> TurboQuant:
+        if ordered:
+            return _key_codec(d, width, policy.codebook, policy.seed)
+        return _codec(d, width, policy.codebook, policy.seed, KEY_SCALE)
+
+    def value_codec(width: Width) -> TurboQuant:
+        return _codec(d, width, policy.codebook, policy.seed, VALUE_SCALE)
+
     def both(keys: tuple[Width, ...], values: tuple[Width, ...]) -> KVCodecs:
-        return KVCodecs(_side_codec(policy, keys, d, KEY_SCALE), _side_codec(policy, values, d, VALUE_SCALE))
+        return KVCodecs(_side_codec(keys, key_codec), _side_codec(values, value_codec))
 
     recoded = both(widths.recoded_keys, widths.recoded_values) if widths.recoded_keys else None
     return LayerCodecs(both(widths.keys, widths.values), recoded)

@@ -11,6 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _safetensors
@@ -21,10 +22,13 @@ from tqvec.kvcache import byte_model
 from tqvec.kvcache import state as state_module
 from tqvec.kvcache.byte_model import TokenCounts
 from tqvec.kvcache.codecs import GroupCodes, KVCodecs, LayerCodecs, SideCodec, SideCodes
+from tqvec.kvcache.key_basis import KeyBasis
 from tqvec.kvcache.policy import Policy
-from tqvec.kvcache.state import Means, Segments, State, Uncoded
+from tqvec.kvcache.rope import Rope
+from tqvec.kvcache.state import Learned, Segments, State, Uncoded
 
-VERSION = 1
+VERSION = 2
+_FIRST_WITH_ROPE = 2
 
 KIND = Kind("a cache of tqvec", re.compile(rb'\A.{8}\{"__metadata__":\{"tqvec_kvcache":', re.DOTALL))
 
@@ -41,22 +45,27 @@ class Header(NamedTuple):
     n_layers: int
     n_kv_heads: int
     head_dim: int
+    rope: list[str | None]
     layers: list[TokenCounts]
     fingerprint: str
     crc32: dict[str, str]
 
     def head(self, tensors: dict[str, Tensor]) -> bytes:
         """Return the bytes that a file begins with, up to its first tensor."""
-        fields = _safetensors.with_checksum(self._asdict())
+        values = self._asdict()
+        if self.version < _FIRST_WITH_ROPE:
+            del values["rope"]
+        fields = _safetensors.with_checksum(values)
         return _safetensors.make_head(tensors, {_KEY: _safetensors.canonical(fields)})
 
 
 class Shape(NamedTuple):
-    """The shape of a cache: its policy, and its layers' codecs."""
+    """The shape of a cache: its policy, and its layers' embeddings and codecs."""
 
     policy: Policy
     n_kv_heads: int
     head_dim: int
+    rope: tuple[Rope | None, ...]
     codecs: tuple[LayerCodecs, ...]
 
     @property
@@ -69,20 +78,24 @@ class Shape(NamedTuple):
                 digest.update("".join(group.codec.fingerprint for group in groups).encode())
         return digest.hexdigest()[:32]
 
-    def tensors(self, layers: list[TokenCounts]) -> dict[str, Tensor]:
-        """Return all tensors, in the order of the file."""
+    def tensors(self, layers: list[TokenCounts], version: int = VERSION) -> dict[str, Tensor]:
+        """Return all tensors of a file of a version, in the order of the file."""
         shapes: _Shapes = {}
         for number, (counts, codecs) in enumerate(zip(layers, self.codecs, strict=True)):
-            shapes |= {f"{number}.{name}": shape for name, shape in self._layer_shapes(counts, codecs).items()}
+            of_layer = self._layer_shapes(counts, codecs, version)
+            shapes |= {f"{number}.{name}": shape for name, shape in of_layer.items()}
         return _safetensors.place_by_type(shapes)
 
-    def _layer_shapes(self, counts: TokenCounts, codecs: LayerCodecs) -> _Shapes:
+    def _layer_shapes(self, counts: TokenCounts, codecs: LayerCodecs, version: int) -> _Shapes:
         """Return type and shape of each tensor of a layer."""
         half = "F16" if self.policy.dtype == "float16" else "BF16"
         shapes: _Shapes = {}
         if counts.recoded + counts.coded and self.policy.mean_tokens:
             names = ("keys", "values") if self.policy.value_means else ("keys",)
             shapes |= {f"means.{name}": ("F32", (self.n_kv_heads, self.head_dim)) for name in names}
+            if version >= _FIRST_WITH_ROPE:
+                shapes["basis.order"] = ("U16", (self.n_kv_heads, self.head_dim))
+                shapes["basis.gains"] = ("F32", (self.n_kv_heads, self.head_dim))
         for tier, n in ((_SINKS, counts.sinks), (_RECENT, counts.recent)):
             shapes |= {f"{tier}.{name}": (half, (self.n_kv_heads, n, self.head_dim)) for name in ("keys", "values")}
         for tier, n, sides in ((_RECODED, counts.recoded, codecs.recoded), (_CODED, counts.coded, codecs.coded)):
@@ -97,9 +110,11 @@ class Shape(NamedTuple):
 def _layer_pieces(state: State) -> dict[str, list[NDArray]]:
     """Return the arrays whose bytes, one behind the other, are each tensor of a layer; all are views."""
     pieces: dict[str, list[NDArray]] = {}
-    if state.means is not None:
-        means = {"means.keys": state.means.keys, "means.values": state.means.values}
-        pieces |= {name: [mean] for name, mean in means.items() if mean is not None}
+    if state.learned is not None:
+        basis = state.learned.keys
+        arrays = {"means.keys": basis.means, "basis.order": basis.order, "basis.gains": basis.gains}
+        arrays |= {} if state.learned.values is None else {"means.values": state.learned.values}
+        pieces |= {name: [array] for name, array in arrays.items()}
     for tier, tokens in ((_SINKS, state.sinks), (_RECENT, state.recent)):
         pieces[f"{tier}.keys"] = [tokens.keys[:, : tokens.n]]
         pieces[f"{tier}.values"] = [tokens.values[:, : tokens.n]]
@@ -135,6 +150,7 @@ def save(output: Output, shape: Shape, states: list[State]) -> None:
         n_layers=len(states),
         n_kv_heads=shape.n_kv_heads,
         head_dim=shape.head_dim,
+        rope=[None if rope is None else rope.to_json() for rope in shape.rope],
         layers=layers,
         fingerprint=shape.fingerprint,
         crc32=dict.fromkeys(tensors, "0" * 8),
@@ -172,14 +188,18 @@ def _header(fields: dict[str, Any]) -> Header:
         integer(fields, name, 1)
     for name in ("policy", "fingerprint"):
         string(fields, name)
-    layers = fields["layers"]
+    version, layers = fields["version"], fields["layers"]
+    rope = fields["rope"] if version >= _FIRST_WITH_ROPE else [None] * fields["n_layers"]
+    if not isinstance(rope, list) or not all(entry is None or isinstance(entry, str) for entry in rope):
+        raise ValueError(f"rope is {reprlib.repr(rope)}")
     if not isinstance(layers, list) or len(layers) != fields["n_layers"]:
         raise ValueError(f"layers are {reprlib.repr(layers)}")
     for row in layers:
         counts = row if isinstance(row, list) and len(row) == len(TokenCounts._fields) else [None]
         if not all(type(value) is int and 0 <= value < 2**62 for value in counts):
             raise ValueError(f"layers have {reprlib.repr(row)}")
-    return Header(**{name: fields[name] for name in Header._fields} | {"layers": [TokenCounts(*row) for row in layers]})
+    own = {"rope": rope, "layers": [TokenCounts(*row) for row in layers]}
+    return Header(**{name: fields[name] for name in Header._fields if name not in own} | own)
 
 
 def load(reader: Reader, header: Header, shape: Shape) -> list[State]:
@@ -198,7 +218,7 @@ def load(reader: Reader, header: Header, shape: Shape) -> list[State]:
     for number, counts in enumerate(header.layers):
         if not _possible(shape, number, counts):
             raise FormatError(f"{path}: damaged: layer {number} can't have the tokens {tuple(counts)}")
-    tensors = shape.tensors(header.layers)
+    tensors = shape.tensors(header.layers, header.version)
     with _safetensors.blame(path):
         _safetensors.check_checksums(_safetensors.in_lists(header.crc32), dict.fromkeys(tensors, 1))
     reader.verify(tensors, header.head(tensors))
@@ -206,7 +226,8 @@ def load(reader: Reader, header: Header, shape: Shape) -> list[State]:
     for name, array in reader.read(tensors):
         _safetensors.verify_block(f"{path}: damaged: {name}", tensors[name].kind, array, header.crc32[name])
         arrays[name] = array
-    return [_state(arrays, shape, number, counts) for number, counts in enumerate(header.layers)]
+    with _safetensors.blame(path):
+        return [_state(arrays, shape, number, counts) for number, counts in enumerate(header.layers)]
 
 
 def _possible(shape: Shape, number: int, counts: TokenCounts) -> bool:
@@ -246,17 +267,28 @@ def _state(arrays: dict[str, NDArray], shape: Shape, number: int, counts: TokenC
         return state_module.extend((), sides, (keys, values), size, owner)
 
     codecs = shape.codecs[number]
-    mean = arrays.pop(f"{number}.means.keys", None)
-    means = None if mean is None else Means(mean, arrays.pop(f"{number}.means.values", None))
     sizes = byte_model.segment_sizes(shape.policy, codecs.recoded is not None)
     return State(
         sinks=uncoded(_SINKS),
         recoded=coded(_RECODED, counts.recoded, codecs.recoded, sizes.recoded),
         coded=coded(_CODED, counts.coded, codecs.coded, sizes.coded),
         recent=uncoded(_RECENT),
-        means=means,
+        learned=_learned(arrays, number),
         evicted=counts.evicted,
     )
+
+
+def _learned(arrays: dict[str, NDArray], number: int) -> Learned | None:
+    """Take what a layer learned out of the arrays of a file; version 1 has the means alone."""
+    means = arrays.pop(f"{number}.means.keys", None)
+    if means is None:
+        return None
+    d = means.shape[1]
+    order = arrays.pop(f"{number}.basis.order", np.tile(np.arange(d, dtype=np.uint16), (len(means), 1)))
+    gains = arrays.pop(f"{number}.basis.gains", np.ones_like(means))
+    if not (np.sort(order) == np.arange(d)).all() or not ((gains > 0) & (gains <= 1)).all():
+        raise ValueError(f"the basis of layer {number} is no order of {d} coordinates with gains up to 1")
+    return Learned(KeyBasis(means, order, gains), arrays.pop(f"{number}.means.values", None))
 
 
 def _codes(arrays: dict[str, NDArray], prefix: str, side: SideCodec) -> SideCodes:

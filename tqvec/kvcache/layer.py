@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec._locks import ForkLock
-from tqvec._types import Floats
+from tqvec._types import Bytes, Floats
 from tqvec.kvcache import byte_model
 from tqvec.kvcache import state as states
 from tqvec.kvcache.codecs import KVCodecs, LayerCodecs
 from tqvec.kvcache.half_precision import Halves, round_to_half, to_half
+from tqvec.kvcache.key_basis import Layout, learn
 from tqvec.kvcache.policy import Policy
-from tqvec.kvcache.state import Means, Segments, State, Uncoded
+from tqvec.kvcache.state import Learned, Segments, State, Uncoded
 
 _PART = 2048  # vectors coded at a time: they stay in the second-level cache
 
@@ -26,6 +27,8 @@ class Layer:
     ----------
     policy : Policy
     codecs : LayerCodecs
+    turning : Layout
+        How the coordinates of keys turn with the position.
     state : State
         Its arrays may be shared with other layers: this layer copies them before it writes.
 
@@ -35,8 +38,8 @@ class Layer:
         The state at this moment. A reader takes it once and works on it.
     """
 
-    def __init__(self, policy: Policy, codecs: LayerCodecs, state: State):
-        self.policy, self.codecs, self.state = policy, codecs, state
+    def __init__(self, policy: Policy, codecs: LayerCodecs, turning: Layout, state: State):
+        self.policy, self.codecs, self.turning, self.state = policy, codecs, turning, state
         self._sizes = byte_model.segment_sizes(policy, codecs.recoded is not None)
         self._lock = ForkLock()
         self._owner = object()  # of the arrays that this layer made; not the layer itself, which would be a cycle
@@ -60,40 +63,43 @@ class Layer:
     def _add(self, state: State, keys: NDArray, values: NDArray, threads: int | None) -> State:
         """Return the state with new tokens behind the recent ones; tokens that leave their window are coded."""
         recent, n = state.recent, state.recent.n + keys.shape[1]
-        leaving = byte_model.count_to_code(self.policy, n, state.means is not None)
+        leaving = byte_model.count_to_code(self.policy, n, state.learned is not None)
         if leaving == 0:
             if keys.shape[1] == 0:
                 return state
             new = [to_half(side, self.policy.dtype) for side in (keys, values)]
             return state._replace(recent=recent.extend(new, self._owner))
         waiting = _Waiting(recent, keys, values, self.policy.dtype)
-        if state.means is None and self.policy.mean_tokens:
-            state = state._replace(means=self._means(waiting))
+        if state.learned is None and self.policy.mean_tokens:
+            state = state._replace(learned=self._learn(state.first_coded, waiting))
         state = self._code(state, waiting, leaving, threads)
         # New arrays: readers of earlier states still see the tokens at the beginning of the old ones.
         rest = recent._replace(n=0, owner=None).extend(waiting.halves(leaving, n), self._owner)
         return state._replace(recent=rest)
 
-    def _means(self, waiting: _Waiting) -> Means:
-        """Return the means of the first tokens, which don't depend on how the tokens were cut into calls."""
-        keys, values = (
-            side.mean(axis=1, dtype=np.float64).astype(np.float32)
-            for side in waiting.floats(0, self.policy.mean_tokens)
-        )
-        return Means(keys, values if self.policy.value_means else None)
+    def _learn(self, first: int, waiting: _Waiting) -> Learned:
+        """Learn from the first tokens, which don't depend on how the tokens were cut into calls."""
+        keys, values = waiting.floats(0, self.policy.mean_tokens)
+        side = self.codecs.coded.keys
+        codecs = [side.groups[group].codec for group, _ in side.positions]
+        basis = learn(keys, first, self.turning, [(codec.bands, codec.band_std) for codec in codecs])
+        mean_values = values.mean(axis=1, dtype=np.float64).astype(np.float32)
+        return Learned(basis, mean_values if self.policy.value_means else None)
 
     def _code(self, state: State, waiting: _Waiting, n: int, threads: int | None) -> State:
         """Return the state with codes of the first `n` tokens that wait."""
-        codecs = self.codecs.coded
+        codecs, learned = self.codecs.coded, state.learned
+        first = state.first_coded + states.count(state.recoded) + states.count(state.coded)
         parts = []
         step = max(1, _PART // len(codecs.keys.positions))
         for start in range(0, n, step):
             keys, values = waiting.floats(start, min(start + step, n))
-            if state.means is not None:
-                keys -= state.means.keys[:, None]
-                if state.means.values is not None:
-                    values -= state.means.values[:, None]
-            parts.append((codecs.keys.encode(keys, threads), codecs.values.encode(values, threads)))
+            plain = None
+            if learned is not None:
+                keys, plain = learned.keys.centre(keys, first + start, self.turning)
+                if learned.values is not None:
+                    values -= learned.values[:, None]
+            parts.append((codecs.keys.encode(keys, plain, threads), codecs.values.encode(values, None, threads)))
         new = states.concat([part[0] for part in parts]), states.concat([part[1] for part in parts])
         return state._replace(coded=states.extend(state.coded, codecs, new, self._sizes.coded, self._owner))
 
@@ -105,8 +111,8 @@ class Layer:
             return state
         recoded = state.recoded
         step = max(1, _PART // len(codecs.keys.positions))
-        for keys, values in _decode(states.keep_first(state.coded, leaving), self.codecs.coded, step, threads):
-            new = (codecs.keys.encode(keys, threads), codecs.values.encode(values, threads))
+        for keys, plain, values in _decode(states.keep_first(state.coded, leaving), self.codecs.coded, step, threads):
+            new = (codecs.keys.encode(keys, plain, threads), codecs.values.encode(values, None, threads))
             recoded = states.extend(recoded, codecs, new, self._sizes.recoded, self._owner)
         return state._replace(recoded=recoded, coded=states.drop_first(state.coded, leaving))
 
@@ -138,7 +144,7 @@ class Layer:
                 recoded=recoded,
                 coded=coded,
                 recent=state.recent.first(n - states.count(coded)),
-                means=state.means if recoded or coded else None,
+                learned=state.learned if recoded or coded else None,
                 evicted=state.evicted,
             )
 
@@ -149,7 +155,7 @@ class Layer:
 
     def fork(self) -> Layer:
         """Return another layer with the same tokens; additions to either layer don't show in the other."""
-        return Layer(self.policy, self.codecs, self.state)
+        return Layer(self.policy, self.codecs, self.turning, self.state)
 
 
 class _Waiting:
@@ -182,9 +188,12 @@ class _Waiting:
         return sides
 
 
-def _decode(segments: Segments, codecs: KVCodecs, step: int, threads: int | None) -> Iterator[tuple[Floats, Floats]]:
-    """Yield keys and values of all tokens less the means, (heads, ≤ step, head_dim) each, a part at a time."""
+def _decode(
+    segments: Segments, codecs: KVCodecs, step: int, threads: int | None
+) -> Iterator[tuple[Floats, Bytes, Floats]]:
+    """Yield keys as they were coded, which of them have no mean, and values less theirs; ≤ `step` tokens at a time."""
     for segment in segments:
         for start in range(segment.start, segment.stop, step):
             rows = slice(start, min(start + step, segment.stop))
-            yield codecs.keys.decode(segment.keys, rows, threads), codecs.values.decode(segment.values, rows, threads)
+            keys, plain = codecs.keys.decode(segment.keys, rows, threads), codecs.keys.plain(segment.keys, rows)
+            yield keys, plain, codecs.values.decode(segment.values, rows, threads)

@@ -18,6 +18,7 @@ from tqvec.kvcache import half_precision
 from tqvec.kvcache.byte_model import Nbytes, TokenCounts, capacity
 from tqvec.kvcache.codecs import GroupCodes, HeadGroup, KVCodecs, SideCodes
 from tqvec.kvcache.half_precision import Halves
+from tqvec.kvcache.key_basis import KeyBasis
 
 _COPIED = 8  # a segment of another owner is copied while it has less than this part of a full one: few stay small
 
@@ -153,15 +154,22 @@ def _copy_codes(side: SideCodes, rows: slice, size: int) -> SideCodes:
     return tuple(GroupCodes(_copy(group.codes, rows, size), _copy(group.scales, rows, size)) for group in side)
 
 
-class Means(NamedTuple):
-    """The mean key and mean value of each head, (heads, head_dim) float32; of values only if the policy says so."""
+class Learned(NamedTuple):
+    """What a layer learned from its first tokens.
 
-    keys: Floats
+    Attributes
+    ----------
+    keys : KeyBasis
+    values : (heads, head_dim) float32 or None
+        The mean value of each head; only if the policy says so.
+    """
+
+    keys: KeyBasis
     values: Floats | None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all means."""
+        """Bytes of all arrays."""
         return self.keys.nbytes + (0 if self.values is None else self.values.nbytes)
 
 
@@ -172,7 +180,7 @@ class State(NamedTuple):
     ----------
     sinks, recent : Uncoded
     recoded, coded : tuple of Segment
-    means : Means or None
+    learned : Learned or None
         Fixed when the first tokens are coded. None: no token is coded, or the policy subtracts no mean.
     evicted : int
         Tokens that were dropped for newer ones.
@@ -182,7 +190,7 @@ class State(NamedTuple):
     recoded: Segments
     coded: Segments
     recent: Uncoded
-    means: Means | None
+    learned: Learned | None
     evicted: int
 
     @property
@@ -207,6 +215,11 @@ class State(NamedTuple):
         """Number of tokens."""
         return self.sinks.n + count(self.recoded) + count(self.coded) + self.recent.n
 
+    @property
+    def first_coded(self) -> int:
+        """Position of the first token behind the sinks that is held: tokens count from the beginning."""
+        return self.sinks.n + self.evicted
+
     def packed(self) -> State:
         """Return the same tokens in views of just these tokens, for a pickle: no writer owns them."""
         return self._replace(
@@ -218,7 +231,7 @@ class State(NamedTuple):
 
     def nbytes(self) -> Nbytes:
         """Return the bytes of all arrays, shared ones included."""
-        means = 0 if self.means is None else self.means.nbytes
+        means = 0 if self.learned is None else self.learned.nbytes
         segments = [segment.nbytes() for segment in (*self.recoded, *self.coded)]
         return Nbytes.total([self.sinks.nbytes(), self.recent.nbytes(), Nbytes(means=means), *segments])
 
@@ -227,7 +240,7 @@ def empty_state(heads: int, d: int, dtype: str) -> State:
     """Return the state of a layer without tokens."""
     kind = half_precision.type_of(dtype)
     empty = Uncoded(np.empty((heads, 0, d), kind), np.empty((heads, 0, d), kind), 0)
-    return State(sinks=empty, recoded=(), coded=(), recent=empty, means=None, evicted=0)
+    return State(sinks=empty, recoded=(), coded=(), recent=empty, learned=None, evicted=0)
 
 
 def count(segments: Segments) -> int:

@@ -27,10 +27,13 @@ ONE = np.float32(1.0)
 
 @jit
 def widen_scales(scale, start, count, out):
-    """Convert bfloat16 scales ``start .. start + count``, as uint16, to the first entries of `out` float32."""
+    """Convert the size of bfloat16 scales ``start .. start + count``, as uint16, to the first entries of `out` float32.
+
+    The sign bit has another meaning (rope/README.md).
+    """
     bits = out.view(np.uint32)
     for i in range(count):
-        bits[i] = np.uint32(scale[start + i]) << np.uint32(16)
+        bits[i] = np.uint32(scale[start + i] & np.uint16(0x7FFF)) << np.uint32(16)
 
 
 @jit

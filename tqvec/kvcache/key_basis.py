@@ -1,0 +1,207 @@
+"""What a layer learns from its first keys: their mean before rotary embedding, and how much each coordinate matters.
+
+The embedding turns pairs of coordinates with the position. A part that all keys share before it is therefore no constant
+in the cache: it turns. `KeyBasis` keeps that part at position 0 and subtracts it, turned to each token's position. What
+is left is measured in units that suit the coordinates, and put in the order of their importance. Both commute with the
+embedding, since the coordinates of a pair share them. The "KV cache" page has the derivation.
+
+Sums are taken in a fixed order, and roots are square roots: codes have the same bits everywhere.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tqvec._types import Bytes, Doubles, Floats
+from tqvec.codec.bands import Band
+from tqvec.kernels.arguments import HeadBasis
+from tqvec.kernels.dispatch import kernel
+from tqvec.kvcache.rope import Rope
+
+_FAR = 4.0  # times the median of the squared distances to the mean: tokens beyond don't count for it
+_STEPS = 2  # of leaving such tokens out
+_FLOOR = 0.05  # part of the mean energy that every coordinate has at least: few tokens tell little of small ones
+_QUERY_FLOOR = 0.1  # the same of the mean's energy, from which that of queries is guessed
+
+
+class Layout(NamedTuple):
+    """The coordinates of a head, and how they turn.
+
+    Attributes
+    ----------
+    frequencies : (f,) float64
+        Radians per token of each pair, rounded to float32 as models have them, and 0 for what does not turn.
+    partner : (d,) int64
+        The other coordinate of a pair; the coordinate itself if it does not turn.
+    frequency : (d,) int64
+        Place of the coordinate's frequency.
+    sign : (d,) float32
+        -1 for the first coordinate of a pair, 1 for the second, 0 if it does not turn.
+    """
+
+    frequencies: Doubles
+    partner: NDArray[np.int64]
+    frequency: NDArray[np.int64]
+    sign: Floats
+
+    def turns(self, first: int, n: int) -> tuple[Floats, Floats]:
+        """Return the cosines and sines of positions ``first .. first + n``, (n, f) each."""
+        cosines, sines = (np.empty((n, self.frequencies.size), np.float32) for _ in range(2))
+        kernel("turn_tables")(self.frequencies, first, cosines, sines)
+        return cosines, sines
+
+
+@lru_cache(maxsize=64)
+def layout(rope: Rope | None, d: int) -> Layout:
+    """Return how the coordinates of keys turn; without a rope none does."""
+    pairs = np.empty((0, 2), np.int64) if rope is None else rope.pairs(d)
+    angles = np.empty(0) if rope is None else rope.frequencies(d)
+    frequencies = np.append(angles.astype(np.float32), np.float32(0)).astype(np.float64)
+    partner, frequency, sign = np.arange(d), np.full(d, len(angles)), np.zeros(d, np.float32)
+    for place, (one, other) in enumerate(pairs):
+        partner[one], partner[other] = other, one
+        frequency[[one, other]] = place
+        sign[one], sign[other] = -1, 1
+    return Layout(frequencies, partner, frequency, sign)
+
+
+class KeyBasis(NamedTuple):
+    """What a layer learned of its keys.
+
+    Attributes
+    ----------
+    means : (heads, d) float32
+        The mean key of each head, turned back to position 0.
+    order : (heads, d) uint16
+        Coordinates in the order of the codes: those that matter most come first.
+    gains : (heads, d) float32
+        Factors of the coordinates in this order; at most 1.
+    """
+
+    means: Floats
+    order: NDArray[np.uint16]
+    gains: Floats
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return self.means.nbytes + self.order.nbytes + self.gains.nbytes
+
+    def head(self, head: int, turning: Layout) -> HeadBasis:
+        """Return what the kernels need of a head."""
+        order, mean = self.order[head].astype(np.int64), self.means[head]
+        crossed = turning.sign * mean[turning.partner]
+        return HeadBasis(order, self.gains[head], mean[order], crossed[order], turning.frequency[order])
+
+    def centre(self, keys: Floats, first: int, turning: Layout) -> tuple[Floats, Bytes]:
+        """Return keys as they are coded, and which of them are coded without the mean, since it makes them longer.
+
+        Parameters
+        ----------
+        keys : (heads, n, d) float32
+        first : int
+            Position of the first key.
+        turning : Layout
+
+        Returns
+        -------
+        rows : (heads, n, d) float32
+        plain : (heads, n) uint8
+        """
+        rows, plain = np.empty_like(keys), np.empty(keys.shape[:2], np.uint8)
+        tables = turning.turns(first, keys.shape[1])
+        for head, one in enumerate(keys):
+            kernel("centre_keys")(one, self.head(head, turning), *tables, rows[head], plain[head])
+        return rows, plain
+
+    def restore(self, rows: Floats, plain: Bytes, first: int, turning: Layout) -> Floats:
+        """Return the keys of decoded rows: undo `centre`."""
+        keys = np.empty_like(rows)
+        tables = turning.turns(first, rows.shape[1])
+        for head, one in enumerate(rows):
+            kernel("restore_keys")(one, self.head(head, turning), *tables, plain[head], keys[head])
+        return keys
+
+    def turn_queries(self, queries: Floats, head: int) -> Floats:
+        """Return queries of a head, (g, d), whose products with coded keys are those with the keys less their means."""
+        return queries[:, self.order[head]] / self.gains[head]
+
+
+def learn(keys: Floats, first: int, turning: Layout, bands: list[tuple[tuple[Band, ...], Floats]]) -> KeyBasis:
+    """Learn a basis from the first keys of a layer.
+
+    Parameters
+    ----------
+    keys : (heads, n, d) float32
+    first : int
+        Position of the first key.
+    turning : Layout
+    bands : list of (bands, standard deviations)
+        Per head, of the codec: of the coordinates in the order of the codes.
+
+    Returns
+    -------
+    KeyBasis
+        If nothing turns, order and units stay as they are: whoever gives no rope may have keys that turn, and then
+        coordinates don't keep their size.
+    """
+    heads, _, d = keys.shape
+    means, order, gains = np.empty((heads, d), np.float32), np.empty((heads, d), np.uint16), np.ones((heads, d))
+    tables = turning.turns(first, keys.shape[1])
+    for head, one in enumerate(keys):
+        mean, energy = _mean_and_energy(_turn_back(one, *tables, turning))
+        means[head] = mean
+        order[head] = np.arange(d)
+        if turning.sign.any() and energy.any():
+            order[head], gains[head] = _units(mean, energy, turning, *bands[head])
+    return KeyBasis(means, order, gains.astype(np.float32))
+
+
+def _turn_back(keys: Floats, cosines: Floats, sines: Floats, turning: Layout) -> Doubles:
+    """Return keys as they were before the embedding, (d, n)."""
+    x = keys.T.astype(np.float64)
+    cos, sin = (table.T[turning.frequency].astype(np.float64) for table in (cosines, sines))
+    return x * cos - (turning.sign[:, None] * x[turning.partner]) * sin
+
+
+def _mean_and_energy(x: Doubles) -> tuple[Doubles, Doubles]:
+    """Return the mean of columns, (d,), and the mean squared distance to it by coordinate; few far columns don't count."""
+    mean = np.median(x, axis=1)
+    for _ in range(_STEPS):
+        squares = np.square(x - mean[:, None])
+        distance = squares.sum(axis=0)
+        near = distance <= _FAR * np.median(distance)
+        mean = np.add.reduce(x[:, near].T.copy(), axis=0) / near.sum()
+    squares = np.square(x[:, near] - mean[:, None])
+    return mean, np.add.reduce(squares.T.copy(), axis=0) / near.sum()
+
+
+def _units(
+    mean: Doubles, energy: Doubles, turning: Layout, bands: tuple[Band, ...], std: Floats
+) -> tuple[NDArray[np.int64], Doubles]:
+    """Return the order of coordinates and their gains.
+
+    A coordinate with energy e of the keys and w of the queries adds w times its error to that of a score. In a band of
+    one width, errors are equal in the units of the codes, so the best gain is (w/e)^(1/4). Bits go by e·w. The queries
+    are not known: where keys share a large part, queries are large too, as w = |mean|^(3/4).
+    """
+
+    def of_pair(x: Doubles) -> Doubles:
+        """Return the mean over the two coordinates of a pair."""
+        return (x + x[turning.partner]) / 2
+
+    e, squared = of_pair(energy), of_pair(np.square(mean))
+    e = e + _FLOOR * e.mean()
+    root = np.sqrt(np.sqrt(squared + _QUERY_FLOOR * squared.mean() + np.finfo(np.float64).tiny))
+    w = root * np.sqrt(root)
+    w = w + _FLOOR * w.mean()
+    order = np.argsort(-(e * w), kind="stable")
+    gain = np.sqrt(np.sqrt(w / e))[order]
+    for band, factor in zip(bands, std, strict=True):
+        part = slice(band.start, band.stop)
+        gain[part] *= factor / np.sqrt(np.mean(e[order][part] * np.square(gain[part])))
+    return order, gain / gain.max()
