@@ -47,6 +47,7 @@ def kinds(name):
 
 
 def test_windows_and_states():
+    assert kinds("mistral-7b-v0.3") == {("full", None): 32}
     assert kinds("gemma-2-9b") == {("sliding", 4096): 21, ("full", None): 21}
     assert kinds("gemma-3-12b") == {("sliding", 1024): 40, ("full", None): 8}
     assert list_models()["gemma-3-12b"].layers[5].name == "full"
@@ -83,7 +84,8 @@ MAMBA = {"mamba_expand": 2, "mamba_d_state": 16, "mamba_d_conv": 4}
             [FULL, FULL._replace(kv_heads=4), FULL, FULL],
         ),
         ("mistral", {"sliding_window": 16}, [SLIDING] * 4),
-        ("mistral", {"sliding_window": None}, [SLIDING._replace(window=4096)] * 4),
+        ("mistral", {}, [SLIDING._replace(window=4096)] * 4),
+        ("mistral", {"sliding_window": None}, [FULL] * 4),
         ("qwen2", {"sliding_window": 16, "use_sliding_window": False, "max_window_layers": 3}, [FULL] * 4),
         (
             "qwen2",

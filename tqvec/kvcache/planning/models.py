@@ -120,14 +120,32 @@ def find_model(model: str | Path) -> Model:
     if isinstance(model, str) and model.lower() in models:
         return models[model.lower()]
     path = as_path(model, "model")
+    config, source = read_file(path, f"model must be one of {', '.join(models)}, or")
+    return parse_config(config, Path(source).resolve().parent.name, source)
+
+
+def read_file(path: Path, message: str) -> tuple[object, str]:
+    """Return what a config.json holds, and its path.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file, or of its folder.
+    message : str
+        The error for a file that is not there, but for its last words.
+
+    Raises
+    ------
+    InputError
+        The file is not there, or is no JSON.
+    """
     path = path / "config.json" if os.path.isdir(path) else path
     if not os.path.isfile(path):  # also if the name is too long for one
-        raise InputError(f"model must be one of {', '.join(models)}, or the path of a config.json; got {str(model)!r}")
+        raise InputError(f"{message} the path of a config.json; got {str(path)!r}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8")), str(path)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: no JSON: {error}") from None
-    return parse_config(config, path.resolve().parent.name, str(path))
 
 
 def as_model(model: str | Path | Model) -> Model:
@@ -185,8 +203,10 @@ def parse_config(config: object, name: str, source: str) -> Model:
         The type or a field is not known, or a number is missing or wrong.
     """
     name, source = _validate.instance(name, "name", str), _validate.instance(source, "source", str)
-    values, kind = _text_values(config, source)
-    fields, architecture = _fields(values, kind, source), ARCHITECTURES.get(kind, BY_HAND)
+    kind, values = text_part(config, source)
+    if kind and kind not in ARCHITECTURES:
+        raise InputError(f"{source}: model_type {kind!r} is not known; {_BY_HAND}")
+    fields, architecture = read_fields(values, kind, source), ARCHITECTURES.get(kind, BY_HAND)
     n = _count_layers(fields)
     kinds = _layer_kinds(fields, architecture, n)
     layers = [_layer(kind, i, _of_layer(i, fields), architecture) for i, kind in enumerate(kinds)]
@@ -201,8 +221,14 @@ def _facts() -> dict[str, Any]:
     return json.loads(files("tqvec.kvcache").joinpath("data/model_types.json").read_text(encoding="utf-8"))
 
 
-def _text_values(config: object, source: str) -> tuple[dict[str, Any], str]:
-    """Return the fields of the part that reads text, without nulls, and its type: "" for a model by hand."""
+def text_part(config: object, source: str) -> tuple[str, dict[str, Any]]:
+    """Return the type of the part of a model that reads text, "" for one by hand, and its configuration.
+
+    Raises
+    ------
+    InputError
+        It is no dictionary.
+    """
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise InputError(f"{source}: must hold an object, got {str(config)[:40]}")
     outer, inner = config.get("model_type"), config.get("text_config")
@@ -210,27 +236,31 @@ def _text_values(config: object, source: str) -> tuple[dict[str, Any], str]:
         config = inner
     kind = config.get("model_type") or outer
     kind = "" if kind is None else str(kind)
-    kind = _facts()["text types"].get(kind, kind)  # files from before there was a text_config have all in one
-    if kind and kind not in ARCHITECTURES:
-        raise InputError(f"{source}: model_type {kind!r} is not known; {_BY_HAND}")
-    return {key: value for key, value in config.items() if value is not None}, kind
+    return _facts()["text types"].get(kind, kind), config  # files from before there was a text_config have all in one
 
 
-def _fields(values: dict[str, Any], kind: str, source: str) -> Fields:
-    """Return the fields by their common names, with the defaults of the type."""
+def read_fields(values: dict[str, Any], kind: str, source: str) -> Fields:
+    """Return the fields of a known type by their common names, with its defaults; a null is missing in any case.
+
+    Raises
+    ------
+    InputError
+        A field may change what layers keep, and is not known.
+    """
     by_hand: dict[str, Any] = {"defaults": {}, "names": {}, "known": BY_HAND_FIELDS}
     facts = _facts()[kind] if kind else by_hand
     known = {*facts["known"], *facts["names"]}
     for key, value in values.items():
         strange = STRUCTURAL.search(key) and not HARMLESS.search(key) and key not in known and key != "per_layer_config"
-        if strange and value not in (False, [], {}):
+        if strange and value not in (None, False, [], {}):
             of = f"for model_type {kind!r}" if kind else "in a description by hand"
             raise InputError(
                 f"{source}: the field {key} is not known {of}; it may change what layers keep. Remove it from a copy "
                 f"of the file if it doesn't; otherwise {_BY_HAND}"
             )
     own = {field: values[other] for field, other in facts["names"].items() if other in values}
-    return Fields(facts["defaults"] | values | own, source)
+    merged = facts["defaults"] | values | own
+    return Fields({key: value for key, value in merged.items() if value is not None}, source)
 
 
 def _count_layers(fields: Fields) -> int:
