@@ -10,6 +10,7 @@ from tqvec.kvcache.cache import KVCache
 from tqvec.kvcache.planning import Plan, plan
 from tqvec.kvcache.policy import PRESETS, Bands, Policy
 from tqvec.kvcache.quality import Allocation, allocate
+from tqvec.kvcache.rope import Rope
 from tqvec.kvcache.simulation import simulate
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Nbytes",
     "Plan",
     "Policy",
+    "Rope",
     "TokenCounts",
     "allocate",
     "bits_per_value",
