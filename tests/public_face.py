@@ -41,6 +41,8 @@ def attend(k: NDArray[np.float32]) -> NDArray[np.float32]:
     cache = kvcache.KVCache(1, k.shape[0], k.shape[2], policy=kvcache.Policy(3, 3, codebook="trellis"))
     cache.append(0, k, k)
     out, skipped = cache.attend(0, k[:, -1:], skip_below=1e-4, return_skipped=True)
+    rope = kvcache.Rope(500_000.0, scaling={"rope_type": "linear", "factor": 4.0})
+    k = rope.rotate(k, np.arange(k.shape[1]))
     plan: kvcache.Plan = kvcache.plan("llama-3.1-8b", memory="8GiB", policy="turbo3")
     server = kvcache.simulation.Server([kvcache.simulation.MemoryTier.parse("memory:1GiB")])
     model: kvcache.planning.Model = kvcache.planning.find_model("llama-3.1-8b")

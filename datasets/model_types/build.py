@@ -62,6 +62,8 @@ def describe(name: str) -> dict[str, object]:
     names = sorted({*fields, *kind().to_dict()})
     known = [field for field in names if STRUCTURAL.search(field) and not HARMLESS.search(field)]
     known += [field for field in sorted(READ) if f'"{field}"' in source and field not in known]
+    if "head_dim" not in known and 'self.head_dim = getattr(config, "head_dim"' in _modeling(kind):
+        known.append("head_dim")  # no field of the class, but in files, and read
     defaults |= HIDDEN.get(name, {}) | rotary_defaults(kind)
     return {"defaults": defaults, "names": own, "known": known}
 
@@ -86,6 +88,11 @@ def main() -> None:
     body = ",\n".join([*lines, f' "text types": {json.dumps(texts, sort_keys=True)}'])
     OUTPUT.write_text(f"{{\n{body}\n}}\n", encoding="utf-8")
     print(f"{OUTPUT}: {len(facts)} types, {len(texts)} with a text_config")
+
+
+def _modeling(kind: type) -> str:
+    """Return the source of the models of a configuration."""
+    return Path(inspect.getfile(kind).replace("configuration_", "modeling_")).read_text(encoding="utf-8")
 
 
 def _text_type(name: str) -> str | None:

@@ -125,6 +125,7 @@ def check(config):
     return ropes, keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TYPES)
 def test_keys_turn_as_read(name):
     config = configured(name)
@@ -148,7 +149,7 @@ VARIANTS = [
     ("gemma3_text", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
     ("gemma3_text", {"rope_parameters": {"full_attention": YARN, "sliding_attention": {"rope_theta": 70.0}}}),
     ("glm", {"partial_rotary_factor": 0.25}),
-    ("glm4_moe", {"hidden_size": 4 * 42}),  # an odd number of coordinates turns
+    ("glm4_moe", {"head_dim": 42}),  # an odd number of coordinates turns
     ("gpt_neox", {"rotary_pct": 0.5, "rotary_emb_base": 700}),
     ("gpt_oss", {"rope_parameters": {"rope_type": "default", "rope_theta": 999.0}}),
     ("granite_swa", {"layer_rope_theta": [100.0, 0, 200.0, 300.0, 0]}),
@@ -168,6 +169,7 @@ VARIANTS = [
     ("phi3", {"rope_scaling": {"type": "longrope", **FACTORS}, "original_max_position_embeddings": 3000}),
     ("phi3", {"rope_scaling": {"type": "su", **FACTORS}, "original_max_position_embeddings": 3000}),
     ("phi3", {"partial_rotary_factor": 0.75}),
+    ("phimoe", {"rope_scaling": {"type": "longrope", "short_mscale": 1.1, "long_mscale": 1.2, **FACTORS}}),
     ("qwen2", {"rope_scaling": YARN}),
     ("qwen2", {"rope_parameters": {**YARN, "factor": None, "beta_fast": 16, "truncate": False}}),
     ("qwen2_vl_text", {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}),

@@ -37,6 +37,7 @@ WIDTH = 16  # dimension of most right values
 HOOKS = {"rows_of"}  # for selectors of one's own: an index calls it
 INPUTS = (
     kvcache.Bands,
+    kvcache.Rope,
     planning.LayerKind,
     planning.Model,
     quality.CapturedLayer,

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tqvec import _validate
+from tqvec._arrays import as_array
 from tqvec.codec.bands import MAX_D
 from tqvec.errors import InputError
 from tqvec.kvcache.planning.ropes import read_ropes
@@ -224,7 +225,7 @@ class Rope:
 
 
 def _check_positions(positions: ArrayLike, n: int) -> NDArray[np.float64]:
-    array = np.asarray(positions)
+    array = as_array(positions, "positions")
     if array.shape != (n,) or (n and array.dtype.kind not in "iu"):
         raise InputError(f"positions must be {n} integers, got {array.dtype} of shape {array.shape}")
     if n and (array.min() < -_MAX_POSITION or array.max() > _MAX_POSITION):

@@ -5,6 +5,7 @@ A type that is not here is refused. Tests compare the keys with those of the mod
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -210,11 +211,14 @@ def read_ropes(config: object) -> tuple[Values | None, ...]:
 
 def _as_config(config: object) -> tuple[object, str]:
     """Return a configuration as a dictionary, and its name for error messages."""
-    if isinstance(config, Mapping):
-        return dict(config), "config"
     if hasattr(config, "to_dict"):
-        return config.to_dict(), "config"
-    return read_file(as_path(config, "config"), "config must be a configuration, or")
+        config = config.to_dict()
+    if not isinstance(config, Mapping):
+        return read_file(as_path(config, "config"), "config must be a configuration, or")
+    try:  # only what a file could hold: types of tensors, arrays and the like are in none
+        return json.loads(json.dumps(dict(config), default=lambda value: type(value).__name__)), "config"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"config must hold what JSON can: {error}") from None
 
 
 def _layer(rotary: Rotary, fields: Fields, layer: LayerKind, number: int) -> Values | None:
@@ -294,8 +298,10 @@ def _dim(rotary: Rotary, fields: Fields, layer: LayerKind, scaling: Values) -> i
     if rotary.partial == "rotary_dim" and _FACTOR not in scaling and "rotary_dim" in fields.values:
         dim = fields.integer("rotary_dim")
     else:
-        factor = scaling.pop(_FACTOR, fields.values.get(_FACTOR, 1.0))
-        dim = int(layer.head_dim * _validate.number(factor, f"{fields.source}: {_FACTOR}"))
+        factor = _validate.number(scaling.pop(_FACTOR, fields.values.get(_FACTOR, 1.0)), f"{fields.source}: {_FACTOR}")
+        if not 0 < factor <= 1:
+            raise InputError(f"{fields.source}: {_FACTOR} must be above 0 and at most 1, got {factor}")
+        dim = int(layer.head_dim * factor)
     if dim != layer.head_dim and not rotary.partial:
         raise InputError(f"{fields.source}: {_FACTOR} is not known for this model_type; {_BY_HAND}")
     return None if dim == layer.head_dim else dim
