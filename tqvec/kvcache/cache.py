@@ -42,9 +42,9 @@ class KVCache(Copied):
     policy : str or Policy
         How tokens are stored: a policy, or the name of a preset (see `Policy.from_name`).
     rope : Rope, None or sequence of them, optional
-        The rotary position embedding of the keys: of all layers, or an entry per layer (see `Rope.from_config`). With it
-        keys are coded at a fraction of the error, at any length of the context. None, the default: the keys have none,
-        or it is not known.
+        The rotary position embedding of the keys: of all layers, or an entry per layer (see `Rope.from_config`). With
+        it keys are coded at a fraction of the error, at any length of the context. None, the default: the keys have
+        none, or it is not known.
 
     Attributes
     ----------

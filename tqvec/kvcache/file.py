@@ -112,9 +112,9 @@ def _layer_pieces(state: State) -> dict[str, list[NDArray]]:
     pieces: dict[str, list[NDArray]] = {}
     if state.learned is not None:
         basis = state.learned.keys
-        arrays = {"means.keys": basis.means, "basis.order": basis.order, "basis.gains": basis.gains}
-        arrays |= {} if state.learned.values is None else {"means.values": state.learned.values}
-        pieces |= {name: [array] for name, array in arrays.items()}
+        pieces |= {"means.keys": [basis.means], "basis.order": [basis.order], "basis.gains": [basis.gains]}
+        if state.learned.values is not None:
+            pieces["means.values"] = [state.learned.values]
     for tier, tokens in ((_SINKS, state.sinks), (_RECENT, state.recent)):
         pieces[f"{tier}.keys"] = [tokens.keys[:, : tokens.n]]
         pieces[f"{tier}.values"] = [tokens.values[:, : tokens.n]]

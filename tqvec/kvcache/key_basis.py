@@ -1,4 +1,4 @@
-"""What a layer learns from its first keys: their mean before rotary embedding, and how much each coordinate matters.
+"""What a layer learns from its first keys: the mean before rotary embedding, and how much each coordinate matters.
 
 The embedding turns pairs of coordinates with the position. A part that all keys share before it is therefore no constant
 in the cache: it turns. `KeyBasis` keeps that part at position 0 and subtracts it, turned to each token's position. What
@@ -169,7 +169,7 @@ def _turn_back(keys: Floats, cosines: Floats, sines: Floats, turning: Layout) ->
 
 
 def _mean_and_energy(x: Doubles) -> tuple[Doubles, Doubles]:
-    """Return the mean of columns, (d,), and the mean squared distance to it by coordinate; few far columns don't count."""
+    """Return the mean of columns, (d,), and the mean squared distance to it by coordinate, without the far columns."""
     mean = np.median(x, axis=1)
     for _ in range(_STEPS):
         squares = np.square(x - mean[:, None])

@@ -23,7 +23,7 @@ _FINE = 32  # blocks between angles that are computed, not multiplied
 
 
 class MeanScores(NamedTuple):
-    """Coefficients of the curves for each query and block, (g, blocks, r) float32, and the curves, (r, BLOCK) float32."""
+    """Coefficients of the curves for each query and block, (g, blocks, r) float32; the curves, (r, BLOCK) float32."""
 
     coefficients: Floats
     table: Floats
