@@ -152,6 +152,25 @@ class EncodedProducts(NamedTuple):
     residual: np.ndarray
 
 
+class MeanWaves(NamedTuple):
+    """The curves of which the mean's part of a score is made, over a block of tokens (kernels/rope/README.md).
+
+    Attributes
+    ----------
+    angles : (f,) float64
+        Radians per token: first those of slow waves, then those of fast ones.
+    cosine, sine : (slow waves, terms) float32
+        Coefficients of the first `terms` curves in the cosine and in the sine of each slow wave.
+    table : (terms + 2 * fast waves, block size) float32
+        The curves: polynomials, then cosine and sine of each fast wave.
+    """
+
+    angles: np.ndarray
+    cosine: np.ndarray
+    sine: np.ndarray
+    table: np.ndarray
+
+
 class HeadBasis(NamedTuple):
     """How keys of a head become the vectors that are coded; coordinates are in the order of the codes.
 

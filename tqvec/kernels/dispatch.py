@@ -48,7 +48,7 @@ _KERNELS = {
     "turn_tables": {"portable": "rope.portable"},
     "centre_keys": {"portable": "rope.portable"},
     "restore_keys": {"portable": "rope.portable"},
-    "add_means": {"portable": "rope.portable"},
+    "add_means": {"avx512": "rope.avx512", "portable": "rope.portable"},
     "code_scores": {"avx512": "attend.scores_avx512", "portable": "attend.portable"},
     "softmax_rows": {"avx512": "attend.softmax_avx512", "portable": "attend.portable"},
     "add_values": {"avx512": "attend.values_avx512", "portable": "attend.portable"},

@@ -21,8 +21,7 @@ from tqvec.kernels.tables import AttentionTables
 from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, SideCodec, SideCodes, basis
 from tqvec.kvcache.half_precision import Halves, to_float32
 from tqvec.kvcache.key_basis import Layout
-from tqvec.kvcache.mean_scores import mean_scores
-from tqvec.kvcache.state import Segment, State, Uncoded, count
+from tqvec.kvcache.state import Segment, State, Uncoded
 
 _SCORES = 1 << 22  # scores that one thread holds at a time, unless a single query has more
 _WIDENED = 2048  # uncoded tokens that are float32 at a time
@@ -113,7 +112,7 @@ def _attend_head(task: Task, head: int, block: _QueryBlock) -> tuple[Floats, Flo
     for segments, codecs in ((state.recoded, task.codecs.recoded), (state.coded, task.codecs.coded)):
         for segment in segments:
             runs.append(_CodedRun(segment, codecs, head, coded))
-            coded.first += segment.n
+            coded.position += segment.n
     runs.append(_UncodedRun(state.recent, mean_value, head, rotation))
     runs = [run for run in runs if run.n]
     g, first, softmaxes = len(block.seen), 0, []
@@ -181,26 +180,28 @@ class _CodedHead:
 
     Attributes
     ----------
-    first : int
-        Number of coded tokens before those of the next run.
+    position : int
+        Of the first token of the next run.
     """
 
     def __init__(self, task: Task, head: int, block: _QueryBlock):
-        state, self.first = task.state, 0
-        self._queries, self._means = block.plain, None
-        if state.learned is not None:
-            self._queries = state.learned.keys.turn_queries(block.plain, head)
-            n = count(state.recoded) + count(state.coded)
-            self._means = mean_scores(block.plain, state.learned.keys.means[head], task.turning, state.first_coded, n)
+        self.position, self._waves = task.state.first_coded, task.turning.waves
+        self._queries, self._products, learned = block.plain, None, task.state.learned
+        self._rotated: dict[TurboQuant, Floats] = {}
+        if learned is not None:
+            self._queries = learned.keys.turn_queries(block.plain, head)
+            self._products = task.turning.products(block.plain, learned.keys.means[head])
 
     def rotated(self, codec: TurboQuant) -> Floats:
         """Return the queries in the basis of a codec's codes, (g, head_dim)."""
-        return self._queries @ basis(codec)
+        if codec not in self._rotated:
+            self._rotated[codec] = self._queries @ basis(codec)
+        return self._rotated[codec]
 
-    def add_means(self, scales: NDArray[np.uint16], first: int, out: Floats) -> None:
-        """Add what the mean key contributes to the scores of tokens with these scales, (g, n)."""
-        if self._means is not None:
-            kernel("add_means")(self._means.coefficients, self._means.table, scales, first, out)
+    def add_means(self, scales: NDArray[np.uint16], position: int, out: Floats) -> None:
+        """Add what the mean key contributes to the scores of tokens with these scales, (g, n), from a position on."""
+        if self._products is not None:
+            kernel("add_means")(self._products, self._waves, position, scales, out)
 
 
 class _CodedRun:
@@ -209,7 +210,7 @@ class _CodedRun:
     def __init__(self, segment: Segment, codecs: KVCodecs | None, head: int, queries: _CodedHead):
         assert codecs is not None
         self.n, self._d = segment.n, codecs.values.groups[0].codec.d
-        self._queries, self._first = queries, queries.first
+        self._queries, self._position = queries, queries.position
         self._key_codec = codecs.keys.groups[codecs.keys.positions[head][0]].codec
         self._keys = _head_codes(segment.keys, segment.rows, codecs.keys, head)
         self._values = _head_codes(segment.values, segment.rows, codecs.values, head)
@@ -218,7 +219,7 @@ class _CodedRun:
         """Fill in scores, (g, n)."""
         tables, codes, scales = self._keys
         attention.code_scores(tables, self._queries.rotated(self._key_codec), codes, scales, out)
-        self._queries.add_means(scales, self._first, out)
+        self._queries.add_means(scales, self._position, out)
 
     def sum_values(self, weights: Floats, threshold: float) -> tuple[Floats, Floats]:
         """Return the rotated sum of weighted values, (g, head_dim), and the sum of skipped weights, (g,)."""

@@ -96,7 +96,7 @@ class Layer:
             keys, values = waiting.floats(start, min(start + step, n))
             plain = None
             if learned is not None:
-                keys, plain = learned.keys.centre(keys, first + start, self.turning)
+                keys, plain = learned.keys.centre(keys, first + start, self.turning, threads)
                 if learned.values is not None:
                     values -= learned.values[:, None]
             parts.append((codecs.keys.encode(keys, plain, threads), codecs.values.encode(values, None, threads)))

@@ -6,6 +6,8 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 
+MEAN_BLOCK = 128  # tokens over which the curves of `MeanWaves` run
+
 # Cosine and sine of a float64, from fdlibm (Sun Microsystems): sums and products alone, so the bits are the same
 # everywhere, as those of a library's functions are not. π/2 is in three parts of which the first two have 33 bits.
 _TWO_OVER_PI = 0.6366197723675814
@@ -100,41 +102,78 @@ def restore_keys_portable(rows, head, cosines, sines, plain, out):
 
 
 @jit
-def add_means_portable(coefficients, table, scale, first, out):
-    """Add to scores what the means of the tokens contribute: a small product per query and block of tokens.
+def start_phases(angles, position, steps, phases):
+    """Fill in (cos, sin) of the angles at a position, `phases`, and of a block, `steps`: (f, 2) float64 each."""
+    for p in range(angles.size):
+        phases[p, 0], phases[p, 1] = np.cos(angles[p] * position), np.sin(angles[p] * position)
+        steps[p, 0], steps[p, 1] = np.cos(angles[p] * MEAN_BLOCK), np.sin(angles[p] * MEAN_BLOCK)
+
+
+@jit
+def mean_coefficients(products, waves, steps, phases, out):
+    """Fill in the coefficients of the curves for the block that begins at `phases`, and move these to the next block.
 
     Parameters
     ----------
-    coefficients : (g, blocks, r) float32
-        r is a multiple of 4.
-    table : (r, block size) float32
+    products : (g, f, 2) float32
+        The mean contributes ``products[i, p, 0] * cos(a) + products[i, p, 1] * sin(a)``, summed over the angles a.
+    waves : MeanWaves
+    steps, phases : (f, 2) float64
+        Those of `start_phases`.
+    out : (g, rows) float32
+    """
+    terms = waves.cosine.shape[1]
+    slow = waves.cosine.shape[0]
+    out[:] = np.float32(0.0)
+    for p in range(waves.angles.size):
+        c, s = np.float32(phases[p, 0]), np.float32(phases[p, 1])
+        for q in range(products.shape[0]):
+            even = products[q, p, 0] * c + products[q, p, 1] * s
+            odd = products[q, p, 1] * c - products[q, p, 0] * s
+            if p < slow:
+                row, cosine, sine = out[q], waves.cosine[p], waves.sine[p]
+                for k in range(terms):
+                    row[k] += even * cosine[k] + odd * sine[k]
+            else:
+                out[q, terms + 2 * (p - slow)] = even
+                out[q, terms + 2 * (p - slow) + 1] = odd
+        a, b = phases[p, 0], phases[p, 1]
+        phases[p, 0] = a * steps[p, 0] - b * steps[p, 1]
+        phases[p, 1] = b * steps[p, 0] + a * steps[p, 1]
+
+
+@jit
+def add_means_portable(products, waves, position, scale, out):
+    """Add to scores what the mean key contributes to those of tokens from which it was subtracted.
+
+    Parameters
+    ----------
+    products : (g, f, 2) float32
+        As in `mean_coefficients`.
+    waves : MeanWaves
+    position : int
+        Of the first token.
     scale : (n,) uint16
         Of the tokens' codes; the highest bit says that no mean was subtracted.
-    first : int
-        Place of the first token, counted from the beginning of the first block.
     out : (g, n) float32
-        ``out[i, t]`` gains ``coefficients[i, b] @ table[:, k]`` for token ``first + t = b * block size + k``.
     """
-    ranks, size = table.shape
-    n = scale.size
-    kept = np.empty(size, np.float32)
-    sums = np.empty(size, np.float32)
-    start = 0
-    while start < n:
-        block, at = (first + start) // size, (first + start) % size
-        count = min(size - at, n - start)
+    g, n = out.shape
+    steps, phases = np.empty((waves.angles.size, 2)), np.empty((waves.angles.size, 2))
+    coefficients = np.empty((g, waves.table.shape[0]), np.float32)
+    kept, sums = np.empty(MEAN_BLOCK, np.float32), np.empty(MEAN_BLOCK, np.float32)
+    start_phases(waves.angles, np.float64(position), steps, phases)
+    table = waves.table
+    for start in range(0, n, MEAN_BLOCK):
+        count = min(MEAN_BLOCK, n - start)
+        mean_coefficients(products, waves, steps, phases, coefficients)
         for i in range(count):
             kept[i] = np.float32(0.0) if scale[start + i] >> np.uint16(15) else np.float32(1.0)
-        for q in range(coefficients.shape[0]):
-            weights = coefficients[q, block]
-            sums[:count] = np.float32(0.0)
-            for r in range(0, ranks, 4):
-                w0, w1, w2, w3 = weights[r], weights[r + 1], weights[r + 2], weights[r + 3]
-                t0, t1 = table[r, at : at + count], table[r + 1, at : at + count]
-                t2, t3 = table[r + 2, at : at + count], table[r + 3, at : at + count]
-                for i in range(count):
-                    sums[i] += (w0 * t0[i] + w1 * t1[i]) + (w2 * t2[i] + w3 * t3[i])
+        for q in range(g):
+            sums[:] = np.float32(0.0)
+            for r in range(table.shape[0]):
+                weight, curve = coefficients[q, r], table[r]
+                for i in range(MEAN_BLOCK):
+                    sums[i] += weight * curve[i]
             row = out[q, start : start + count]
             for i in range(count):
                 row[i] += kept[i] * sums[i]
-        start += count
