@@ -61,10 +61,10 @@ class Layout(NamedTuple):
     waves: MeanWaves
 
     def turns(self, first: int, n: int) -> tuple[Floats, Floats]:
-        """Return the cosines and sines of positions ``first .. first + n``, (n, f) each."""
+        """Return the cosines and sines of the coordinates' angles at positions ``first .. first + n``, (n, d) each."""
         cosines, sines = (np.empty((n, self.frequencies.size), np.float32) for _ in range(2))
         kernel("turn_tables")(self.frequencies, first, cosines, sines)
-        return cosines, sines
+        return cosines.take(self.frequency, axis=1), sines.take(self.frequency, axis=1)
 
     def cross(self, mean: Floats) -> Floats:
         """Return the part of a turned mean that grows with the sine; `mean` is that at angle 0, (d,)."""
@@ -72,9 +72,9 @@ class Layout(NamedTuple):
         return crossed
 
     def products(self, queries: Floats, mean: Floats) -> Floats:
-        """Return what a mean contributes to scores, by frequency: factors of cosine and sine, (g, f, 2) float32."""
+        """Return what a mean contributes to scores, by frequency: factors of cosine and sine, (2, g, f) float32."""
         parts = [np.add.reduceat((queries * x)[:, self.sorted], self.starts, axis=1) for x in (mean, self.cross(mean))]
-        return np.stack(parts, axis=2)
+        return np.stack(parts)
 
 
 @lru_cache(maxsize=64)
@@ -117,9 +117,9 @@ class KeyBasis(NamedTuple):
 
     def head(self, head: int, turning: Layout) -> HeadBasis:
         """Return what the kernels need of a head."""
-        order, mean = self.order[head].astype(np.int64), self.means[head]
-        crossed = turning.cross(mean)
-        return HeadBasis(order, self.gains[head], mean[order], crossed[order], turning.frequency[order])
+        order, mean, unit = self.order[head].astype(np.int64), self.means[head], np.empty_like(self.gains[head])
+        unit[order] = self.gains[head]
+        return HeadBasis(order, unit, mean, turning.cross(mean))
 
     def centre(self, keys: Floats, first: int, turning: Layout, threads: int | None) -> tuple[Floats, Bytes]:
         """Return keys as they are coded, and which of them are coded without the mean, since it makes them longer.
@@ -194,7 +194,7 @@ def learn(keys: Floats, first: int, turning: Layout, bands: list[tuple[tuple[Ban
 def _turn_back(keys: Floats, cosines: Floats, sines: Floats, turning: Layout) -> Doubles:
     """Return keys as they were before the embedding, (d, n)."""
     x = keys.T.astype(np.float64)
-    cos, sin = (table.T[turning.frequency].astype(np.float64) for table in (cosines, sines))
+    cos, sin = (table.T.astype(np.float64) for table in (cosines, sines))
     return x * cos - (turning.sign[:, None] * x[turning.partner]) * sin
 
 

@@ -12,26 +12,28 @@ from numpy.polynomial import chebyshev
 
 from tqvec._types import Doubles
 from tqvec.kernels.arguments import MeanWaves
-from tqvec.kernels.rope.portable import MEAN_BLOCK
+from tqvec.kernels.rope.portable import MEAN_BLOCK, MEAN_TERMS
 
-_TERMS = 16  # polynomials
 _TOLERANCE = 2e-6  # of a wave, whose largest value is 1
 
 
 def mean_waves(frequencies: Doubles) -> MeanWaves:
     """Return the curves for waves of rising frequencies, radians per token."""
     if not frequencies.any():
-        one = np.ones((1, 1), np.float32)
-        return MeanWaves(frequencies, one, np.zeros_like(one), np.ones((1, MEAN_BLOCK), np.float32))
+        one = np.eye(1, MEAN_TERMS, dtype=np.float32)
+        table = np.zeros((MEAN_TERMS, MEAN_BLOCK), np.float32)
+        table[0] = 1
+        return MeanWaves(frequencies, one, np.zeros_like(one), table, 1)
     time = np.arange(MEAN_BLOCK)
     x = 2 * time / (MEAN_BLOCK - 1) - 1
-    polynomials: Doubles = chebyshev.chebvander(x, _TERMS - 1).T.astype(np.float64)
+    polynomials: Doubles = chebyshev.chebvander(x, MEAN_TERMS - 1).T.astype(np.float64)
     weights = [_polynomial_weights(frequency, polynomials) for frequency in frequencies]
     slow = [pair for pair in weights if pair is not None]
     fast = np.outer(frequencies[len(slow) :], time)
     waves = np.stack([np.cos(fast), np.sin(fast)], axis=1).reshape(-1, MEAN_BLOCK)
-    cosine, sine = (np.array([pair[i] for pair in slow], np.float32).reshape(-1, _TERMS) for i in (0, 1))
-    return MeanWaves(frequencies, cosine, sine, np.vstack([polynomials, waves]).astype(np.float32))
+    cosine, sine = (np.array([pair[i] for pair in slow], np.float32).reshape(-1, MEAN_TERMS) for i in (0, 1))
+    table = np.vstack([polynomials, waves]).astype(np.float32)
+    return MeanWaves(frequencies, cosine, sine, table, len(table))
 
 
 def _polynomial_weights(frequency: float, polynomials: Doubles) -> tuple[Doubles, Doubles] | None:

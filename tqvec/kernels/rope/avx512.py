@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.rope.portable import MEAN_BLOCK, mean_coefficients, start_phases
-from tqvec.kernels.simd.floats import add_f32x16
-from tqvec.kernels.simd.memory import load_f32x16, load_where_f32x16, splat_f32x16, store_f32x16, store_where_f32x16
+from tqvec.kernels.rope.portable import MEAN_BLOCK, next_waves, place_fast_waves, start_phases
+from tqvec.kernels.simd.floats import add_f32x16, multiply_add_f32x16
+from tqvec.kernels.simd.memory import (
+    load_f32x16,
+    load_where_f32x16,
+    splat_f32x16,
+    splat_load_f32x16,
+    store_f32x16,
+    store_where_f32x16,
+)
 from tqvec.kernels.simd.tuples import (
     add_multiples_1,
     add_multiples_2,
@@ -73,22 +80,55 @@ def _with_mean(scale, start, count):
 
 
 @jit
+def _polynomial_terms(even, odd, stride, waves, out):
+    """Write the coefficients of the polynomials for four queries, `stride` bytes apart, at an address.
+
+    `even` and `odd` are the addresses of the first query's factors, (f,) float32, and the next ones lie f numbers on.
+    """
+    step = 4 * waves.angles.size
+    zero = splat_f32x16(np.float32(0.0))
+    a, b, c, d = zero, zero, zero, zero
+    for p in range(waves.cosine.shape[0]):
+        cosine = load_f32x16(waves.cosine.ctypes.data + 64 * p)
+        sine = load_f32x16(waves.sine.ctypes.data + 64 * p)
+        at, to = even + 4 * p, odd + 4 * p
+        a = multiply_add_f32x16(splat_load_f32x16(at), cosine, a)
+        b = multiply_add_f32x16(splat_load_f32x16(at + step), cosine, b)
+        c = multiply_add_f32x16(splat_load_f32x16(at + 2 * step), cosine, c)
+        d = multiply_add_f32x16(splat_load_f32x16(at + 3 * step), cosine, d)
+        a = multiply_add_f32x16(splat_load_f32x16(to), sine, a)
+        b = multiply_add_f32x16(splat_load_f32x16(to + step), sine, b)
+        c = multiply_add_f32x16(splat_load_f32x16(to + 2 * step), sine, c)
+        d = multiply_add_f32x16(splat_load_f32x16(to + 3 * step), sine, d)
+    store_f32x16(out, a)
+    store_f32x16(out + stride, b)
+    store_f32x16(out + 2 * stride, c)
+    store_f32x16(out + 3 * stride, d)
+
+
+@jit
 def add_means_avx512(products, waves, position, scale, out):
     """See `add_means_portable`; each product and its sum are rounded once. All arrays are C-contiguous."""
     g, n = out.shape
-    rows = waves.table.shape[0]
-    steps, phases = np.empty((waves.angles.size, 2)), np.empty((waves.angles.size, 2))
-    coefficients = np.zeros((-(-g // _AT_ONCE) * _AT_ONCE, rows), np.float32)
+    width = waves.table.shape[0]
+    padded = -(-g // _AT_ONCE) * _AT_ONCE
+    given = np.zeros((2, padded, waves.angles.size), np.float32)
+    given[:, :g] = products
+    factors = np.empty_like(given)
+    coefficients = np.zeros((padded, width), np.float32)
     sums = np.empty((_AT_ONCE, _TILE), np.float32)
-    start_phases(waves.angles, np.float64(position), steps, phases)
+    phases, steps = start_phases(waves.angles, np.float64(position))
     for start in range(0, n, MEAN_BLOCK):
-        mean_coefficients(products, waves, steps, phases, coefficients[:g])
-        for first in range(start, min(start + MEAN_BLOCK, n), _TILE):
-            bits = _with_mean(scale, first, min(_TILE, n - first))
-            for q in range(0, g, _AT_ONCE):
+        next_waves(given, phases, steps, factors)
+        place_fast_waves(factors, waves, coefficients)
+        for q in range(0, g, _AT_ONCE):
+            even, odd = factors[0, q:].ctypes.data, factors[1, q:].ctypes.data
+            at = coefficients.ctypes.data + 4 * width * q
+            _polynomial_terms(even, odd, 4 * width, waves, at)
+            for first in range(start, min(start + MEAN_BLOCK, n), _TILE):
+                bits = _with_mean(scale, first, min(_TILE, n - first))
                 sums[:] = np.float32(0.0)
-                at = coefficients.ctypes.data + 4 * rows * q
                 table = waves.table.ctypes.data + 4 * (first - start)
-                _sum_curves(at, 4 * rows, g - q, table, rows, sums.ctypes.data)
+                _sum_curves(at, 4 * width, g - q, table, waves.rows, sums.ctypes.data)
                 for i in range(min(_AT_ONCE, g - q)):
                     _add_where(bits, sums.ctypes.data + 4 * _TILE * i, out.ctypes.data + 4 * ((q + i) * n + first))

@@ -7,6 +7,7 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 
 MEAN_BLOCK = 128  # tokens over which the curves of `MeanWaves` run
+MEAN_TERMS = LANES  # polynomials among them
 
 # Cosine and sine of a float64, from fdlibm (Sun Microsystems): sums and products alone, so the bits are the same
 # everywhere, as those of a library's functions are not. π/2 is in three parts of which the first two have 33 bits.
@@ -56,8 +57,8 @@ def centre_keys_portable(keys, head, cosines, sines, out, plain):
     ----------
     keys : (n, d) float32
     head : HeadBasis
-    cosines, sines : (n, f) float32
-        Of the tokens' positions.
+    cosines, sines : (n, d) float32
+        Of the angle of each coordinate at the tokens' positions.
     out : (n, d) float32
         Filled.
     plain : (n,) uint8
@@ -65,81 +66,96 @@ def centre_keys_portable(keys, head, cosines, sines, out, plain):
     """
     d = keys.shape[1]
     near, far = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    whole = np.empty(d, np.float32)
+    rest, whole = np.empty(d, np.float32), np.empty(d, np.float32)
+    mean, crossed, unit, order = head.mean, head.crossed, head.unit, head.order
     for t in range(keys.shape[0]):
-        row, rest, c, s = keys[t], out[t], cosines[t], sines[t]
+        row, c, s, coded = keys[t], cosines[t], sines[t], out[t]
+        for i in range(d):
+            whole[i] = unit[i] * row[i]
+            rest[i] = unit[i] * (row[i] - (mean[i] * c[i] + crossed[i] * s[i]))
         near[:] = np.float32(0.0)
         far[:] = np.float32(0.0)
-        for j in range(d):
-            f, x = head.frequency[j], row[head.order[j]]
-            rest[j] = head.gain[j] * (x - (head.mean[j] * c[f] + head.crossed[j] * s[f]))
-            whole[j] = head.gain[j] * x
         for first in range(0, d - d % LANES, LANES):
+            a, b = rest[first : first + LANES], whole[first : first + LANES]
             for lane in range(LANES):
-                near[lane] += rest[first + lane] * rest[first + lane]
-                far[lane] += whole[first + lane] * whole[first + lane]
-        for j in range(d - d % LANES, d):
-            near[0] += rest[j] * rest[j]
-            far[0] += whole[j] * whole[j]
-        a, b = near[0], far[0]
+                near[lane] += a[lane] * a[lane]
+                far[lane] += b[lane] * b[lane]
+        for i in range(d - d % LANES, d):
+            near[0] += rest[i] * rest[i]
+            far[0] += whole[i] * whole[i]
+        length, without = near[0], far[0]
         for lane in range(1, LANES):
-            a += near[lane]
-            b += far[lane]
-        plain[t] = np.uint8(0) if a < b else np.uint8(1)
-        if plain[t]:
-            rest[:] = whole
+            length += near[lane]
+            without += far[lane]
+        if length < without:
+            plain[t] = np.uint8(0)
+            for j in range(d):
+                coded[j] = rest[order[j]]
+        else:
+            plain[t] = np.uint8(1)
+            for j in range(d):
+                coded[j] = whole[order[j]]
 
 
 @jit
 def restore_keys_portable(rows, head, cosines, sines, plain, out):
     """Undo `centre_keys_portable`: fill `out`, (n, d) float32, with the keys of decoded rows."""
+    mean, crossed, unit, order = head.mean, head.crossed, head.unit, head.order
     for t in range(rows.shape[0]):
+        row, key, c, s = rows[t], out[t], cosines[t], sines[t]
         for j in range(rows.shape[1]):
-            f = head.frequency[j]
-            mean = head.mean[j] * cosines[t, f] + head.crossed[j] * sines[t, f]
-            key = rows[t, j] / head.gain[j]
-            out[t, head.order[j]] = key if plain[t] else key + mean
+            key[order[j]] = row[j]
+        if plain[t]:
+            for i in range(rows.shape[1]):
+                key[i] = key[i] / unit[i]
+        else:
+            for i in range(rows.shape[1]):
+                key[i] = key[i] / unit[i] + (mean[i] * c[i] + crossed[i] * s[i])
 
 
 @jit
-def start_phases(angles, position, steps, phases):
-    """Fill in (cos, sin) of the angles at a position, `phases`, and of a block, `steps`: (f, 2) float64 each."""
+def start_phases(angles, position):
+    """Return cosines and sines of the angles at a position, (2, f) float64, and those of a block of tokens."""
+    phases, steps = np.empty((2, angles.size)), np.empty((2, angles.size))
     for p in range(angles.size):
-        phases[p, 0], phases[p, 1] = np.cos(angles[p] * position), np.sin(angles[p] * position)
-        steps[p, 0], steps[p, 1] = np.cos(angles[p] * MEAN_BLOCK), np.sin(angles[p] * MEAN_BLOCK)
+        phases[0, p], phases[1, p] = np.cos(angles[p] * position), np.sin(angles[p] * position)
+        steps[0, p], steps[1, p] = np.cos(angles[p] * MEAN_BLOCK), np.sin(angles[p] * MEAN_BLOCK)
+    return phases, steps
 
 
 @jit
-def mean_coefficients(products, waves, steps, phases, out):
-    """Fill in the coefficients of the curves for the block that begins at `phases`, and move these to the next block.
+def next_waves(products, phases, steps, out):
+    """Fill in the factors of each wave's cosine and sine over the block at `phases`, and move these to the next block.
 
     Parameters
     ----------
-    products : (g, f, 2) float32
-        The mean contributes ``products[i, p, 0] * cos(a) + products[i, p, 1] * sin(a)``, summed over the angles a.
-    waves : MeanWaves
-    steps, phases : (f, 2) float64
+    products : (2, g, f) float32
+        The mean contributes ``products[0, i] @ cos(a) + products[1, i] @ sin(a)`` at angles a.
+    phases, steps : (2, f) float64
         Those of `start_phases`.
-    out : (g, rows) float32
+    out : (2, g, f) float32
     """
-    terms = waves.cosine.shape[1]
+    cosine, sine = phases[0].astype(np.float32), phases[1].astype(np.float32)
+    for q in range(products.shape[1]):
+        a, b, even, odd = products[0, q], products[1, q], out[0, q], out[1, q]
+        for p in range(cosine.size):
+            even[p] = a[p] * cosine[p] + b[p] * sine[p]
+            odd[p] = b[p] * cosine[p] - a[p] * sine[p]
+    for p in range(cosine.size):
+        c, s = phases[0, p], phases[1, p]
+        phases[0, p] = c * steps[0, p] - s * steps[1, p]
+        phases[1, p] = s * steps[0, p] + c * steps[1, p]
+
+
+@jit
+def place_fast_waves(factors, waves, coefficients):
+    """Copy the factors of fast waves, from (2, g, f) to the coefficients (g, rows) behind those of polynomials."""
     slow = waves.cosine.shape[0]
-    out[:] = np.float32(0.0)
-    for p in range(waves.angles.size):
-        c, s = np.float32(phases[p, 0]), np.float32(phases[p, 1])
-        for q in range(products.shape[0]):
-            even = products[q, p, 0] * c + products[q, p, 1] * s
-            odd = products[q, p, 1] * c - products[q, p, 0] * s
-            if p < slow:
-                row, cosine, sine = out[q], waves.cosine[p], waves.sine[p]
-                for k in range(terms):
-                    row[k] += even * cosine[k] + odd * sine[k]
-            else:
-                out[q, terms + 2 * (p - slow)] = even
-                out[q, terms + 2 * (p - slow) + 1] = odd
-        a, b = phases[p, 0], phases[p, 1]
-        phases[p, 0] = a * steps[p, 0] - b * steps[p, 1]
-        phases[p, 1] = b * steps[p, 0] + a * steps[p, 1]
+    for q in range(factors.shape[1]):
+        row, even, odd = coefficients[q], factors[0, q], factors[1, q]
+        for p in range(slow, waves.angles.size):
+            row[MEAN_TERMS + 2 * (p - slow)] = even[p]
+            row[MEAN_TERMS + 2 * (p - slow) + 1] = odd[p]
 
 
 @jit
@@ -148,8 +164,8 @@ def add_means_portable(products, waves, position, scale, out):
 
     Parameters
     ----------
-    products : (g, f, 2) float32
-        As in `mean_coefficients`.
+    products : (2, g, f) float32
+        As in `next_waves`.
     waves : MeanWaves
     position : int
         Of the first token.
@@ -158,19 +174,26 @@ def add_means_portable(products, waves, position, scale, out):
     out : (g, n) float32
     """
     g, n = out.shape
-    steps, phases = np.empty((waves.angles.size, 2)), np.empty((waves.angles.size, 2))
-    coefficients = np.empty((g, waves.table.shape[0]), np.float32)
+    table, cosine, sine = waves.table, waves.cosine, waves.sine
+    factors = np.empty(products.shape, np.float32)
+    coefficients = np.empty((g, table.shape[0]), np.float32)
     kept, sums = np.empty(MEAN_BLOCK, np.float32), np.empty(MEAN_BLOCK, np.float32)
-    start_phases(waves.angles, np.float64(position), steps, phases)
-    table = waves.table
+    phases, steps = start_phases(waves.angles, np.float64(position))
     for start in range(0, n, MEAN_BLOCK):
         count = min(MEAN_BLOCK, n - start)
-        mean_coefficients(products, waves, steps, phases, coefficients)
+        next_waves(products, phases, steps, factors)
+        place_fast_waves(factors, waves, coefficients)
         for i in range(count):
             kept[i] = np.float32(0.0) if scale[start + i] >> np.uint16(15) else np.float32(1.0)
         for q in range(g):
+            terms = coefficients[q, :MEAN_TERMS]
+            terms[:] = np.float32(0.0)
+            for p in range(cosine.shape[0]):
+                even, odd, a, b = factors[0, q, p], factors[1, q, p], cosine[p], sine[p]
+                for k in range(MEAN_TERMS):
+                    terms[k] += even * a[k] + odd * b[k]
             sums[:] = np.float32(0.0)
-            for r in range(table.shape[0]):
+            for r in range(waves.rows):
                 weight, curve = coefficients[q, r], table[r]
                 for i in range(MEAN_BLOCK):
                     sums[i] += weight * curve[i]
