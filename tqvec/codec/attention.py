@@ -26,7 +26,7 @@ __all__ = ["BLOCK", "Part", "add_values", "attention_tables", "code_scores", "me
 
 _FILLER = np.zeros(128, np.uint8)
 _FILLER[63::64] = 255
-_BYTES_UP_TO = 4  # bits per coordinate: products of bytes are precise enough
+_BYTES_UP_TO = 4  # bits per coordinate on average, and one more in a band: products of bytes are precise enough
 _STEPS = range(96, 128)  # that the largest byte level may have
 
 
@@ -48,7 +48,8 @@ def attention_tables(codec: TurboQuant) -> AttentionTables:
     _, quantizer = kernel_tables(codec)
     word_unit = float(np.abs(quantizer.centroids).max()) / 32767
     words = np.rint(quantizer.centroids / word_unit).astype(np.int16).view(np.uint16)
-    narrow = all(band.nbits <= _BYTES_UP_TO for band in codec.bands)
+    bits = [band.nbits * (band.stop - band.start) for band in codec.bands]
+    narrow = sum(bits) <= _BYTES_UP_TO * codec.d and all(band.nbits <= _BYTES_UP_TO + 1 for band in codec.bands)
     bytes_, byte_unit = _byte_levels(quantizer.centroids.astype(np.float64))
     runs, registers = runs_of(codec.bands, quantizer, code_bytes(codec.bands))
 

@@ -80,30 +80,32 @@ def _with_mean(scale, start, count):
 
 
 @jit
-def _polynomial_terms(even, odd, stride, waves, out):
-    """Write the coefficients of the polynomials for four queries, `stride` bytes apart, at an address.
+def _polynomial_terms(even, odd, step, slow, out):
+    """Write the coefficients of the polynomials for four queries at addresses.
 
-    `even` and `odd` are the addresses of the first query's factors, (f,) float32, and the next ones lie f numbers on.
+    The factors of a wave's cosine and sine, float32, lie at `even` and `odd`, and those of the next query `step` bytes
+    on. `slow` is the number of slow waves and the addresses of their coefficients; `out` the address of the result and
+    the bytes to that of the next query.
     """
-    step = 4 * waves.angles.size
+    n, cosines, sines = slow
+    to, stride = out
     zero = splat_f32x16(np.float32(0.0))
     a, b, c, d = zero, zero, zero, zero
-    for p in range(waves.cosine.shape[0]):
-        cosine = load_f32x16(waves.cosine.ctypes.data + 64 * p)
-        sine = load_f32x16(waves.sine.ctypes.data + 64 * p)
-        at, to = even + 4 * p, odd + 4 * p
+    for p in range(n):
+        cosine, sine = load_f32x16(cosines + 64 * p), load_f32x16(sines + 64 * p)
+        at, beside = even + 4 * p, odd + 4 * p
         a = multiply_add_f32x16(splat_load_f32x16(at), cosine, a)
         b = multiply_add_f32x16(splat_load_f32x16(at + step), cosine, b)
         c = multiply_add_f32x16(splat_load_f32x16(at + 2 * step), cosine, c)
         d = multiply_add_f32x16(splat_load_f32x16(at + 3 * step), cosine, d)
-        a = multiply_add_f32x16(splat_load_f32x16(to), sine, a)
-        b = multiply_add_f32x16(splat_load_f32x16(to + step), sine, b)
-        c = multiply_add_f32x16(splat_load_f32x16(to + 2 * step), sine, c)
-        d = multiply_add_f32x16(splat_load_f32x16(to + 3 * step), sine, d)
-    store_f32x16(out, a)
-    store_f32x16(out + stride, b)
-    store_f32x16(out + 2 * stride, c)
-    store_f32x16(out + 3 * stride, d)
+        a = multiply_add_f32x16(splat_load_f32x16(beside), sine, a)
+        b = multiply_add_f32x16(splat_load_f32x16(beside + step), sine, b)
+        c = multiply_add_f32x16(splat_load_f32x16(beside + 2 * step), sine, c)
+        d = multiply_add_f32x16(splat_load_f32x16(beside + 3 * step), sine, d)
+    store_f32x16(to, a)
+    store_f32x16(to + stride, b)
+    store_f32x16(to + 2 * stride, c)
+    store_f32x16(to + 3 * stride, d)
 
 
 @jit
@@ -118,17 +120,19 @@ def add_means_avx512(products, waves, position, scale, out):
     coefficients = np.zeros((padded, width), np.float32)
     sums = np.empty((_AT_ONCE, _TILE), np.float32)
     phases, steps = start_phases(waves.angles, np.float64(position))
+    # The caller holds these arrays: to take them out of the tuple in a loop would count references.
+    slow = waves.cosine.shape[0], waves.cosine.ctypes.data, waves.sine.ctypes.data
+    table, rows, f = waves.table.ctypes.data, waves.rows, waves.angles.size
     for start in range(0, n, MEAN_BLOCK):
         next_waves(given, phases, steps, factors)
         place_fast_waves(factors, waves, coefficients)
         for q in range(0, g, _AT_ONCE):
-            even, odd = factors[0, q:].ctypes.data, factors[1, q:].ctypes.data
+            even = factors.ctypes.data + 4 * f * q
             at = coefficients.ctypes.data + 4 * width * q
-            _polynomial_terms(even, odd, 4 * width, waves, at)
+            _polynomial_terms(even, even + 4 * f * padded, 4 * f, slow, (at, 4 * width))
             for first in range(start, min(start + MEAN_BLOCK, n), _TILE):
                 bits = _with_mean(scale, first, min(_TILE, n - first))
                 sums[:] = np.float32(0.0)
-                table = waves.table.ctypes.data + 4 * (first - start)
-                _sum_curves(at, 4 * width, g - q, table, waves.rows, sums.ctypes.data)
+                _sum_curves(at, 4 * width, g - q, table + 4 * (first - start), rows, sums.ctypes.data)
                 for i in range(min(_AT_ONCE, g - q)):
                     _add_where(bits, sums.ctypes.data + 4 * _TILE * i, out.ctypes.data + 4 * ((q + i) * n + first))

@@ -135,13 +135,12 @@ def next_waves(products, phases, steps, out):
         Those of `start_phases`.
     out : (2, g, f) float32
     """
-    cosine, sine = phases[0].astype(np.float32), phases[1].astype(np.float32)
     for q in range(products.shape[1]):
-        a, b, even, odd = products[0, q], products[1, q], out[0, q], out[1, q]
-        for p in range(cosine.size):
-            even[p] = a[p] * cosine[p] + b[p] * sine[p]
-            odd[p] = b[p] * cosine[p] - a[p] * sine[p]
-    for p in range(cosine.size):
+        for p in range(products.shape[2]):
+            cosine, sine = np.float32(phases[0, p]), np.float32(phases[1, p])
+            out[0, q, p] = products[0, q, p] * cosine + products[1, q, p] * sine
+            out[1, q, p] = products[1, q, p] * cosine - products[0, q, p] * sine
+    for p in range(products.shape[2]):
         c, s = phases[0, p], phases[1, p]
         phases[0, p] = c * steps[0, p] - s * steps[1, p]
         phases[1, p] = s * steps[0, p] + c * steps[1, p]
@@ -152,10 +151,9 @@ def place_fast_waves(factors, waves, coefficients):
     """Copy the factors of fast waves, from (2, g, f) to the coefficients (g, rows) behind those of polynomials."""
     slow = waves.cosine.shape[0]
     for q in range(factors.shape[1]):
-        row, even, odd = coefficients[q], factors[0, q], factors[1, q]
-        for p in range(slow, waves.angles.size):
-            row[MEAN_TERMS + 2 * (p - slow)] = even[p]
-            row[MEAN_TERMS + 2 * (p - slow) + 1] = odd[p]
+        for p in range(slow, factors.shape[2]):
+            coefficients[q, MEAN_TERMS + 2 * (p - slow)] = factors[0, q, p]
+            coefficients[q, MEAN_TERMS + 2 * (p - slow) + 1] = factors[1, q, p]
 
 
 @jit
