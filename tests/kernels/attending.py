@@ -46,7 +46,7 @@ class Rows:
         """How far scores may be from `scores`."""
         queries = np.abs(queries.astype(np.float64))
         error = reference.scores(queries, np.abs(self.levels), self.factor) * FLOAT
-        if level == "portable" or not len(self.tables.source):
+        if level == "portable" or not len(self.tables.source if level == "avx512" else self.tables.strips):
             return error
         query_step, level_error = self._steps(queries)
         lengths = (np.abs(self.levels) + level_error).sum(axis=1)
@@ -59,7 +59,7 @@ class Rows:
         if self.tables.byte_unit:
             unit = self.tables.byte_unit
             return queries.max(axis=1) / 127, np.abs(centroids - unit * np.rint(centroids / unit)).max()
-        entries = len(self.tables.coordinates)
+        entries = self.codec.d
         reach = 65000 / np.sqrt(entries) - np.sqrt(entries) / 2
         return np.sqrt(np.square(queries).sum(axis=1)) / reach, self.tables.word_unit / 2
 
