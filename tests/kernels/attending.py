@@ -70,6 +70,6 @@ class Rows:
         """How far sums of values may be from `values`."""
         shares = np.abs(weights.astype(np.float64)) * self.factor
         error = shares @ np.abs(self.levels) * FLOAT
-        if level == "portable" or self.tables.index_bits <= 5:
+        if level == "portable" or (level == "avx512" and self.tables.index_bits <= 5):
             return error
         return error + shares.sum(axis=1)[:, None] * self.tables.word_unit / 2
