@@ -46,7 +46,7 @@ _KERNELS = {
     "add_dots": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
     "topk_finish": {"portable": "topk.portable"},
     "code_scores": {"avx512": "attend.scores_avx512", "avx2": "attend.scores_avx2", "portable": "attend.portable"},
-    "softmax_rows": {"avx512": "attend.softmax_avx512", "portable": "attend.portable"},
+    "softmax_rows": {"avx512": "attend.softmax", "avx2": "attend.softmax", "portable": "attend.portable"},
     "add_values": {"avx512": "attend.values_avx512", "avx2": "attend.values_avx2", "portable": "attend.portable"},
 }
 
