@@ -14,6 +14,7 @@ from tqvec.codec.bands import Band
 from tqvec.kernels.tables import STRIP_FIELDS
 
 _COLUMNS = 16  # of eight coordinates: 16 bytes of each plane
+_MOST = 640  # coordinates of a row: the steps of int16 queries would be too coarse for more
 
 
 class Strip(NamedTuple):
@@ -35,8 +36,10 @@ class Strip(NamedTuple):
 
 
 def strips_of(bands: tuple[Band, ...], windows: NDArray[np.int64]) -> list[Strip]:
-    """Return the strips of a row; none if the kernels can't read its layout, since a trellis band isn't whole bytes."""
+    """Return the strips of a row; none if it is too long, or if a trellis band isn't whole bytes."""
     strips: list[Strip] = []
+    if bands[-1].stop > _MOST:
+        return strips
     bit = 0
     for b, band in enumerate(bands):
         n = band.stop - band.start

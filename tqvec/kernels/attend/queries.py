@@ -40,11 +40,12 @@ def byte_queries(queries, coordinates, level_unit, packed, unit):
 def word_queries(queries, coordinates, level_unit, packed, unit):
     """Round queries to int16; the rest as in `byte_queries`."""
     d = queries.shape[1]
+    root = np.sqrt(max(d, 4))  # the entries of shorter rows would not fit int16
     for q in range(queries.shape[0]):
         square = 0.0
         for j in range(d):
             square += np.float64(queries[q, j]) * np.float64(queries[q, j])
-        step = max(np.sqrt(square), 1e-30) / (WORD_REACH / np.sqrt(d) - np.sqrt(d) / 2)
+        step = max(np.sqrt(square), 1e-30) / (WORD_REACH / root - root / 2)
         for k in range(packed.shape[1]):
             j = coordinates[k]
             packed[q, k] = np.int16(np.rint(queries[q, j] / step)) if j >= 0 else np.int16(0)

@@ -106,5 +106,6 @@ def code_scores_avx2(tables, queries, codes, scale, out):
                     store_f32x8(out.ctypes.data + 4 * (q * n + t + first), scores)
                 else:
                     store_f32x8(last.ctypes.data, scores)
-                    out[q, t + first :] = last[: count - first]
+                    for i in range(first, count):
+                        out[q, t + i] = last[i - first]
     planes[0, 0] = 0  # lives as long as the plan

@@ -73,7 +73,7 @@ def strip_plan(tables, planes):
         fields=tables.strips.ctypes.data,
         level_bytes=tables.strip_bytes.ctypes.data,
         level_words=tables.strip_words.ctypes.data,
-        planes=planes.ctypes.data,
+        planes=np.int64(planes.ctypes.data),  # as all sums of addresses: Numba unites uint64 and int64 to float64
     )
 
 
@@ -83,7 +83,9 @@ def copy_tail(codes):
     n, row_bytes = codes.shape
     count = min(n, _BEYOND // row_bytes + 1)
     tail = np.zeros(count * row_bytes + _BEYOND, np.uint8)
-    tail[: count * row_bytes] = codes[n - count :].reshape(count * row_bytes)
+    for i in range(count):
+        for j in range(row_bytes):
+            tail[i * row_bytes + j] = codes[n - count + i, j]
     return tail
 
 
