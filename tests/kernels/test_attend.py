@@ -146,6 +146,17 @@ def test_parts_of_whole_blocks_add_up_to_the_same_bits(level, kind):
 
 
 @pytest.mark.parametrize("level", VALUES)
+def test_values_do_not_depend_on_other_queries(level):
+    """Not even on the rows that others see."""
+    n = BLOCK + 75
+    rows, weights = Rows("scalar", 3, 128, n), weights_of(7, n) * (sts.rng(6).random((7, n)) < 0.4)
+    weights = weights.astype(np.float32)
+    whole, _ = values_of(level, rows, weights)
+    alone = np.concatenate([values_of(level, rows, weights[q : q + 1])[0] for q in range(7)])
+    np.testing.assert_array_equal(alone, whole)
+
+
+@pytest.mark.parametrize("level", VALUES)
 @pytest.mark.parametrize("least", [0.3, 0.9])
 def test_light_rows_are_skipped(level, least):
     rows, weights = Rows("scalar", 4, 128, 2 * BLOCK + 9), weights_of(2, 2 * BLOCK + 9)

@@ -29,6 +29,7 @@ from tqvec.kernels.simd.memory import (
 )
 from tqvec.kernels.simd.shuffles import view_i16x16_as_i32x8
 
+SMALLEST = np.float32(1e-45)  # float32 above 0
 AT_ONCE = 4  # queries whose sums fit the registers
 _SUMS = 4 * 2 * STRIP  # bytes of the sums of a strip: those of the first and the second row of all pairs
 _FACTORS = 4 * 4 * ROWS  # bytes of the factors of a query
@@ -112,63 +113,80 @@ def _add_four(levels, stride, pairs, factors, sums, width):
 
 
 @jit
-def _kept_rows(weights, least, heaviest, kept, skipped):
-    """List the rows that are not skipped; add the weights of the others to `skipped`.
+def _kept_pairs(weights, least, heaviest, wide, kept, skipped):
+    """List the pairs of rows of which one is not skipped; add the weights of the rows that are to `skipped`.
 
-    `weights` are those of the rows of a block, and `heaviest` (count,) float32 is workspace. `kept` (BLOCK,) int32 is
-    filled with numbers of rows; return how many there are.
+    Parameters
+    ----------
+    weights : (g, count) float32
+        Of the rows of a block.
+    least : float32
+    heaviest : (BLOCK,) float32
+        Workspace.
+    wide : (BLOCK,) float32
+        Replaced by 0 where a row is skipped.
+    kept : (BLOCK // 2,) int32
+        Filled with the first rows of pairs; their number is returned.
+    skipped : (g,) float32
     """
+    g, count = weights.shape
     heaviest[:] = np.float32(0.0)
-    for q in range(weights.shape[0]):
+    for q in range(g):
         row = weights[q]
-        for i in range(heaviest.size):
+        for i in range(count):
             heaviest[i] = max(heaviest[i], row[i])
-    n_kept = 0
-    for i in range(heaviest.size):
+    n_kept, n_light = 0, 0
+    for i in range(0, count, 2):
         kept[n_kept] = i
-        n_kept += (heaviest[i] >= least) & (heaviest[i] > np.float32(0.0))
-    if n_kept < heaviest.size:
-        for q in range(weights.shape[0]):
-            row, light = weights[q], 0.0
-            for i in range(heaviest.size):
-                if heaviest[i] < least:
-                    light += np.float64(row[i])
-            skipped[q] += np.float32(light)
+        n_kept += max(heaviest[i], heaviest[i + 1]) >= max(least, SMALLEST)
+    for i in range(count):
+        light = heaviest[i] < least
+        n_light += light
+        wide[i] = np.float32(0.0) if light else wide[i]
+    if n_light > 0:
+        for q in range(g):
+            row, total = weights[q], 0.0
+            for i in range(count):
+                total += np.float64(row[i]) if heaviest[i] < least else 0.0
+            skipped[q] += np.float32(total)
     return n_kept
 
 
 @jit
 def _add_group(weights, group, wide, factors, levels, sums):
-    """Add the levels of a group of rows, times their weights and `wide`, to the sums of all queries.
+    """Add the levels of pairs of rows, times their weights and `wide`, to the sums of all queries.
 
     Parameters
     ----------
-    weights : (g, BLOCK) float32
-    group : (count,) int32
-        Numbers of at most `ROWS` rows, in the order of their levels.
+    weights : (g, count) float32
+        Of the rows of a block.
+    group : (pairs,) int32
+        First rows of at most ``ROWS / 2`` pairs, in the order of their levels.
     wide : (BLOCK,) float32
     factors : (AT_ONCE + 1, 4 * ROWS) float32
         Workspace.
-    levels : (pairs, bytes) uint8
+    levels : (pairs or more, bytes) uint8
     sums : (g or more, width) float32
         A multiple of `AT_ONCE` rows.
     """
-    g, stride, width, pairs = weights.shape[0], levels.shape[1], 4 * sums.shape[1], (group.size + 1) // 2
+    g, count = weights.shape
+    pairs, stride, width = group.size, levels.shape[1], 4 * sums.shape[1]
     once = factors[AT_ONCE]
     for first in range(0, g, AT_ONCE):
-        count = min(AT_ONCE, g - first)
-        for q in range(count):
+        m = min(AT_ONCE, g - first)
+        for q in range(m):
             row = weights[first + q]
-            for i in range(group.size):
-                once[i] = row[group[i]] * wide[group[i]]
-            once[group.size] = np.float32(0.0)  # the second row of the last pair, if it has none
+            for p in range(pairs):
+                t = group[p]
+                once[2 * p] = row[t] * wide[t]
+                once[2 * p + 1] = row[t + 1] * wide[t + 1] if t + 1 < count else np.float32(0.0)
             for i in range(0, 2 * pairs, 4):
                 fourfold = load_fourfold_f32x16(factors.ctypes.data + AT_ONCE * _FACTORS + 4 * i)
                 store_f32x16(factors.ctypes.data + q * _FACTORS + 16 * i, fourfold)
         at = sums.ctypes.data + first * width
-        if count == 1:
+        if m == 1:
             _add_one(levels.ctypes.data, stride, pairs, factors.ctypes.data, at, width)
-        elif count == 2:
+        elif m == 2:
             _add_two(levels.ctypes.data, stride, pairs, factors.ctypes.data, at, width)
         else:
             _add_four(levels.ctypes.data, stride, pairs, factors.ctypes.data, at, width)
@@ -195,7 +213,7 @@ def add_values_avx2(tables, weights, codes, scale, least, out, skipped):
     unit = np.float32(tables.word_unit / 65536.0)
     planes, levels = aligned_bytes(8, 32), aligned_bytes(ROWS // 2, 4 * STRIP * strips)
     plan, tail = strip_plan(tables, planes), copy_tail(codes)
-    rows, kept = np.empty(ROWS, np.int64), np.empty(BLOCK, np.int32)
+    rows, kept = np.empty(ROWS, np.int64), np.empty(BLOCK // 2, np.int32)
     heaviest, wide = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     factors = np.zeros((AT_ONCE + 1, 4 * ROWS), np.float32)
     sums = aligned_bytes((g + AT_ONCE - 1) // AT_ONCE * AT_ONCE, _SUMS * strips).view(np.float32)
@@ -208,19 +226,20 @@ def add_values_avx2(tables, weights, codes, scale, least, out, skipped):
     for start in range(0, n, BLOCK):
         count = min(BLOCK, n - start)
         block = weights[:, start : start + count]
-        n_kept = _kept_rows(block, least, heaviest[:count], kept, skipped)
-        if n_kept == 0:
-            continue
         widen_scales(scale, start, count, wide)
         wide *= unit
+        n_kept = _kept_pairs(block, least, heaviest, wide, kept, skipped)
+        if n_kept == 0:
+            continue
         sums[:] = np.float32(0.0)
-        for first in range(0, n_kept, ROWS):
-            group = kept[first : min(first + ROWS, n_kept)]
+        for first in range(0, n_kept, ROWS // 2):
+            group = kept[first : min(first + ROWS // 2, n_kept)]
             places = row_places(codes, tail)
             ask_ahead(places, start + group[0])
-            for i in range(ROWS):
-                rows[i] = row_address(places, start + group[min(i, group.size - 1)])
-            unpack_words(plan, rows, (group.size + 1) // 2, levels.ctypes.data)
+            for p in range(group.size):
+                rows[2 * p] = row_address(places, start + group[p])
+                rows[2 * p + 1] = row_address(places, min(start + group[p] + 1, n - 1))
+            unpack_words(plan, rows, group.size, levels.ctypes.data)
             _add_group(block, group, wide, factors, levels, sums)
         for q in range(g):
             for k in range(0, coordinates.size, 4):
