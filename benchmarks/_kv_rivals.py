@@ -1,8 +1,8 @@
 """Formats of other libraries for keys and values, for the same harness and with bits counted in the same way.
 
 quanto and HQQ are coded by transformers' own cache layers, where they are installed:
-``pip install --no-deps optimum-quanto hqq einops termcolor``. Those layers code all tokens again and again while a text
-is generated. In float32, with a group per token, that gives the same as coding them once, and so it is not repeated here.
+``pip install --no-deps optimum-quanto hqq einops termcolor``. While a text is generated, those layers code all tokens
+again and again. In float32, with a group per token, the result is that of coding them once, so they are coded once here.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ Bits per value count all that is stored of coded tokens, and means over the toke
 where the models come from, `_kv_rivals.py` has the other libraries' formats.
 
 ``--captured FOLDER`` measures attention on captured tensors instead, such as those of datasets/qwen_kv: keys are coded,
-values are exact, and nothing is kept. The error of a layer is the length of the difference of all outputs (the queries of
-all heads) relative to the length of all outputs; its root mean square over layers, and the worst layer.
+values are exact, and no key is kept. The error of a layer is the length of the difference of its outputs, relative to
+their length, over the queries of all heads together; the table has its root mean square over layers, and the worst layer.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def _losses(run: Run, exact: Run) -> Row:
     edges = [0, FIRST_BUCKET]
     while edges[-1] < len(change):
         edges.append(2 * edges[-1])
-    buckets = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
+    buckets = [slice(*pair) for pair in pairwise(edges)]
     return {
         "perplexity": math.exp(run.nll.mean(dtype=np.float64)),
         "increase": math.expm1(change.mean()),
