@@ -2,7 +2,7 @@
 
 quanto and HQQ are coded by transformers' own cache layers, where they are installed:
 ``pip install --no-deps optimum-quanto hqq einops termcolor``. While a text is generated, those layers code all tokens
-again and again. In float32, with a group per token, the result is that of coding them once, so they are coded once here.
+again and again. In float32, with a group per token, the result is that of coding them once, as is done here.
 """
 
 from __future__ import annotations

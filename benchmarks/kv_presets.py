@@ -12,7 +12,7 @@ where the models come from, `_kv_rivals.py` has the other libraries' formats.
 
 ``--captured FOLDER`` measures attention on captured tensors instead, such as those of datasets/qwen_kv: keys are coded,
 values are exact, and no key is kept. The error of a layer is the length of the difference of its outputs, relative to
-their length, over the queries of all heads together; the table has its root mean square over layers, and the worst layer.
+their length, over the queries of all heads together; the table has the root mean square over layers, and the worst.
 """
 
 from __future__ import annotations
