@@ -4,8 +4,8 @@ Perplexity, and KL of the next token's distribution from that of exact attention
 (datasets/prose): every layer reads keys and values as a cache gives them back. A row per model, codec, part and seed of
 the rotation; rows are written as they come, and ``--resume`` goes on where a run ended. The parts:
 
-everything  Nothing is exact.
-window      Each query sees the newest 128 tokens exactly, and every codec keeps the first 4 tokens.
+sinks   All but the first 4 tokens are coded.
+window  Each query also sees the newest 128 tokens exactly.
 
 Bits per value count all that is stored of coded tokens, and means over the tokens of the text. `_model_weights.py` says
 where the models come from, `_kv_rivals.py` has the other libraries' formats.
@@ -40,7 +40,7 @@ from rich.table import Table
 from tqvec.kvcache import Policy
 from tqvec.kvcache.policy import PRESETS
 
-PARTS = {"everything": Part(0, 0), "window": Part(128, 4)}
+PARTS = {"sinks": Part(0, 4), "window": Part(128, 4)}
 FIRST_BUCKET = 512  # tokens; each later bucket is as long as all before
 
 Row = dict[str, Any]
@@ -164,7 +164,7 @@ def attention_errors(captured: Captured, wanted: argparse.Namespace) -> Iterator
         if not any(fnmatch(name, pattern) for pattern in wanted.codecs):
             continue
         for seed, coder in by_seed(all_seeds, wanted.seeds):
-            through = coder.make(captured, PARTS["everything"])
+            through = coder.make(captured, Part(0, 0))
             errors = [output_error(x, through(i, x.keys, x.values)[0].keys) for i, x in enumerate(captured.layers)]
             rms = math.sqrt(sum(error**2 for error in errors) / len(errors))
             row = {"codec": name, "seed": seed, "bits": coder.bits(captured), "rms": rms, "worst": max(errors)}

@@ -1,4 +1,4 @@
-"""Keys, values and queries of three layers of a real model whose keys have large constant channels: datasets/qwen_kv."""
+"""Keys, values and queries of a real model whose keys have large constant channels (datasets/qwen_kv)."""
 
 import json
 from pathlib import Path
