@@ -191,6 +191,22 @@ def show_model(name: str, rows: list[Row]) -> None:
         mine = [row for row in rows if (row["part"], row["tokens"]) == (part, tokens)]
         columns = {"bytes_per_token": "", "increase": "", "kl": "KL"}
         show(f"{name}, {part}, {tokens} tokens: medians over seeds", mine, columns)
+        show_positions(
+            f"{name}, {part}: KL of tokens from position …, seed 0", [row for row in mine if row["seed"] == 0]
+        )
+
+
+def show_positions(title: str, rows: list[Row]) -> None:
+    """Print the KL of each codec by position, if the text is long enough for that."""
+    starts = rows[0]["from"]
+    if len(starts) < 3:
+        return
+    table = Table(title=title)
+    for column in ("codec", *map(str, starts)):
+        table.add_column(column, justify="left" if column == "codec" else "right")
+    for row in rows:
+        table.add_row(row["codec"], *(f"{kl:.5f}" for kl in row["kl_by_position"]))
+    console.print(table)
 
 
 def read_rows(name: str) -> list[Row]:
