@@ -11,12 +11,11 @@ import torch
 from _language_model import Floats, Replace, Stored
 from numpy.typing import NDArray
 
-from tqvec import TurboQuant, kvcache
+from tqvec import TurboQuant
 from tqvec.codec.codes import Codes
-from tqvec.kvcache import KVCache, Policy
+from tqvec.kvcache import KVCache, Policy, Rope
 
 MEAN = 64  # tokens
-HAS_ROPE = hasattr(kvcache, "Rope")
 
 
 class Part(NamedTuple):
@@ -72,8 +71,8 @@ class Cached:
         return through
 
     def _new_cache(self, model: Target, policy: Policy) -> KVCache:
-        if self.rope and HAS_ROPE:
-            return KVCache(*model.shape, policy, rope=[kvcache.Rope(theta=theta) for theta in model.rope_thetas])
+        if self.rope:
+            return KVCache(*model.shape, policy, rope=[Rope(theta) for theta in model.rope_thetas])
         return KVCache(*model.shape, policy)
 
     def bits(self, model: Target) -> float:

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _kv_coders import HAS_ROPE, Cached, Coder, Part, Rival
+from _kv_coders import Cached, Coder, Part, Rival
 from _kv_rivals import rivals
 from _language_model import CapturedTensors, Floats, Model, Run, prose_name
 from _model_weights import SOURCES
@@ -80,8 +80,7 @@ def plain_widths(widths: tuple[float, ...]) -> Iterator[tuple[str, Coder]]:
         for codebook in ("trellis", "scalar"):
             name, policy = f"K{nbits}V{nbits} {codebook}", Policy(nbits, nbits, codebook)
             yield name, Cached(policy)
-            if HAS_ROPE:
-                yield f"{name}, no rope", Cached(policy, rope=False)
+            yield f"{name}, no rope", Cached(policy, rope=False)
 
 
 def by_seed(coder: Coder, seeds: int) -> Iterator[tuple[int, Coder]]:

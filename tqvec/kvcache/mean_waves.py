@@ -30,9 +30,8 @@ def mean_waves(frequencies: Doubles) -> MeanWaves:
     weights = [_polynomial_weights(frequency, polynomials) for frequency in frequencies]
     slow = [pair for pair in weights if pair is not None]
     fast = np.outer(frequencies[len(slow) :], time)
-    waves = np.stack([np.cos(fast), np.sin(fast)], axis=1).reshape(-1, MEAN_BLOCK)
     cosine, sine = (np.array([pair[i] for pair in slow], np.float32).reshape(-1, MEAN_TERMS) for i in (0, 1))
-    table = np.vstack([polynomials, waves]).astype(np.float32)
+    table = np.vstack([polynomials, np.cos(fast), np.sin(fast)]).astype(np.float32)
     return MeanWaves(frequencies, cosine, sine, table, len(table))
 
 
