@@ -127,7 +127,7 @@ class TurboQuantLayer(CacheLayerMixin):
 
     def _held(self, side: str) -> Any:
         self.settle()
-        return torch.from_numpy(self._stored(side, self._layout(0))) if self.kvs else None
+        return torch.from_numpy(self._stored(side, self._layout(0))) if self.is_initialized else None
 
     def lazy_initialization(self, key_states: Any, value_states: Any) -> None:
         """Check the shape of keys and values. Memory is allocated as tokens are added."""
@@ -196,12 +196,13 @@ class TurboQuantLayer(CacheLayerMixin):
     def _layout(self, n: int) -> Layout:
         """Return which stored tokens a call with `n` tokens returns, and where."""
         start = self.get_seq_length()
+        if start == 0:
+            return Layout([], None, 0, 0)
         real = self._sequences.tokens(0, start + n)
         new = [n] * len(self.kvs) if real is None else real[:, start:].sum(axis=1).tolist()
         kept = [self._count_kept(kv, count) for kv, count in zip(self.kvs, new, strict=True)]
         if real is None:
-            width = kept[0] if kept else 0
-            return Layout(kept, None, width, start - width)
+            return Layout(kept, None, kept[0], start - kept[0])
         columns = [np.flatnonzero(row[:start])[-count:] if count else np.empty(0, np.int64) for row, count in zip(real, kept)]
         offset = min((int(each[0]) for each in columns if each.size), default=start)
         return Layout(kept, [each - offset for each in columns], start - offset, offset)

@@ -14,6 +14,7 @@ from tqvec.integrations.transformers.names import (
     DynamicCache,
     DynamicLayer,
     DynamicSlidingWindowLayer,
+    GenerationMixin,
     PretrainedConfig,
 )
 from tqvec.kvcache import Policy
@@ -21,7 +22,7 @@ from tqvec.kvcache import Policy
 _ATTENTION = {"full_attention", "attention", "sliding_attention", "chunked_attention"}
 # Fields of models whose keys and values differ in size, or which cache more than those of the text.
 _OTHER_CACHES = ("kv_lora_rank", "cross_attention_layers", "is_encoder_decoder")
-_CACHE_ARGUMENTS = {"cache", "past_key_values"}  # of a model's forward
+_CACHE_ARGUMENTS = {"cache", "past_key_values"}  # of models, in newer and older versions
 
 
 class Kind(NamedTuple):
@@ -56,36 +57,47 @@ def make_layers(config: Any) -> list[Any]:
     Raises
     ------
     InputError
-        The model does not use that cache; a layer is of a kind that is not known; or no layer has keys and values of
-        its own. The message names the fault.
+        The model does not use that cache; a layer is of a kind that is not known, or its keys and values differ in
+        size; or no layer has keys and values of its own. The message names the fault.
     """
     if not _uses_cache(type(config)):
-        raise _refusal(config, "does not use a cache of transformers' common kind")
-    others = [name for name in _OTHER_CACHES if getattr(config, name, None)]
+        raise _refusal(config, "does not use a cache that transformers makes")
+    try:
+        layers = list(DynamicCache(config=config).layers)
+    except Exception as error:  # whatever the code of a strange config may raise
+        raise _refusal(config, f"transformers makes no cache for ({type(error).__name__}: {error})") from error
+    of_layers = _per_layer(config, 1)
+    others = [name for name in _OTHER_CACHES if any(getattr(fields, name, None) for fields in of_layers)]
+    if any(_value_dim(fields) != getattr(fields, "head_dim", None) for fields in of_layers):
+        others.append("v_head_dim")
     if not STATE_LAYERS:  # this version makes layers with keys and values whatever the kind
         kinds = [*(getattr(config, "layer_types", None) or ()), *(getattr(config, "layers_block_type", None) or ())]
         others += sorted({str(kind) for kind in kinds} - _ATTENTION)
+    known = (DynamicLayer, DynamicSlidingWindowLayer, *STATE_LAYERS)
+    others += sorted({type(layer).__name__ for layer in layers if type(layer) not in known})
     if others:
         raise _refusal(config, f"has {', '.join(others)}")
-    try:
-        layers = DynamicCache(config=config).layers
-    except KeyError as error:
-        raise _refusal(config, f"has layers of a kind that transformers does not know: {error}") from error
-    known = (DynamicLayer, DynamicSlidingWindowLayer, *STATE_LAYERS)
-    strange = sorted({type(layer).__name__ for layer in layers if type(layer) not in known})
-    if strange:
-        raise _refusal(config, f"has layers of the kind {', '.join(strange)}")
     if all(isinstance(layer, STATE_LAYERS) for layer in layers):
         raise _refusal(config, "has no layer with keys and values")
-    return list(layers)
+    return layers
+
+
+def _per_layer(config: Any, n: int) -> list[Any]:
+    """Return the config of each layer; the same `n` times in versions in which layers can't differ."""
+    return getattr(config, "per_layer_config", None) or [config] * n
+
+
+def _value_dim(fields: Any) -> Any:
+    return getattr(fields, "v_head_dim", None) or getattr(fields, "head_dim", None)
 
 
 def _uses_cache(config_class: Any) -> bool:
     """Return whether the models of a config take a cache, and one that transformers can make."""
+    argument = _CACHE_ARGUMENTS & inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters.keys()
     for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING):
         models = mapping.get(config_class, ())
         for model in models if isinstance(models, (list, tuple)) else (models,):
-            if not _CACHE_ARGUMENTS & inspect.signature(model.forward).parameters.keys():
+            if not argument & inspect.signature(model.forward).parameters.keys():
                 return False
             if hasattr(model, "_supports_default_dynamic_cache") and not model._supports_default_dynamic_cache():
                 return False
@@ -98,7 +110,7 @@ def find_kinds(layers: list[Any], config: Any, policy: Policy) -> list[Kind | No
     These are layers without keys and values, and those whose window is not larger than what the policy keeps in 16
     bits anyway.
     """
-    of_layers = getattr(config, "per_layer_config", None) or [config] * len(layers)
+    of_layers = _per_layer(config, len(layers))
     kinds: list[Kind | None] = []
     for layer, fields in zip(layers, of_layers, strict=True):
         window = layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None
@@ -160,6 +172,6 @@ def describe(config: Any) -> str:
 
 def _refusal(config: Any, fault: str) -> InputError:
     return InputError(
-        f"TurboQuantCache can't hold the tokens of {describe(config)}, which {fault}. "
+        f"TurboQuantCache is not for {describe(config)}, which {fault}. "
         "Use transformers' DynamicCache(config=model.config)"
     )

@@ -14,6 +14,7 @@ try:
         AttentionInterface,
         Cache,
         DynamicCache,
+        GenerationMixin,
         PretrainedConfig,
         cache_utils,
     )
@@ -39,6 +40,7 @@ __all__ = [
     "DynamicCache",
     "DynamicLayer",
     "DynamicSlidingWindowLayer",
+    "GenerationMixin",
     "PretrainedConfig",
     "sdpa_attention_forward",
     "sdpa_mask",
