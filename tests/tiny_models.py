@@ -113,7 +113,9 @@ def text_types():
     """Model types with a causal language model of text alone."""
     with_text = {name for name, kind in transformers.CONFIG_MAPPING.items() if "text_config" in kind.sub_configs}
     mapping = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    return sorted(name for name, kind in transformers.CONFIG_MAPPING.items() if kind in mapping and name not in with_text)
+    return sorted(
+        name for name, kind in transformers.CONFIG_MAPPING.items() if kind in mapping and name not in with_text
+    )
 
 
 def tiny_config(model_type):

@@ -68,10 +68,14 @@ def attend_on_codes(
 
 def _shows(mask: Any, shown: Any) -> bool:
     """Return whether a mask, (batch, heads, 1, tokens), shows just the tokens that are not padding."""
-    if mask is None:
-        return shown is None
-    visible = mask if mask.dtype == torch.bool else mask == 0
-    return bool(visible.all() if shown is None else (visible == shown[:, None, None].to(mask.device)).all())
+    if mask is None or shown is None:
+        shown_or_mask = mask if shown is None else shown
+        return shown_or_mask is None or bool(_as_bool(shown_or_mask).all())
+    return bool((_as_bool(mask) == shown[:, None, None].to(mask.device)).all())
+
+
+def _as_bool(mask: Any) -> Any:
+    return mask if mask.dtype == torch.bool else mask == 0
 
 
 def make_mask(*args: Any, config: Any = None, **options: Any) -> Any:

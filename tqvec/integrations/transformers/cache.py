@@ -10,9 +10,9 @@ from typing import Any
 from tqvec import _validate
 from tqvec.errors import InputError
 from tqvec.integrations.transformers.layer import TurboQuantLayer
-from tqvec.integrations.transformers.model_layers import Kind, describe, find_kinds, make_layers, read_text_config
-from tqvec.integrations.transformers.names import STATE_LAYERS, Cache, torch
-from tqvec.integrations.transformers.sequences import Group, Sequences
+from tqvec.integrations.transformers.model_layers import describe, find_kinds, make_layers, read_text_config
+from tqvec.integrations.transformers.names import Cache, torch
+from tqvec.integrations.transformers.sequences import Sequences, find_places, make_groups
 from tqvec.kvcache import KVCache, Nbytes, Policy
 from tqvec.kvcache.policy import as_policy
 
@@ -67,21 +67,10 @@ class TurboQuantCache(Cache):
         rules = as_policy("turbo4" if policy is None else policy) if kv is None else _as_kv(kv).policy
         layers = make_layers(self._config)
         kinds = find_kinds(layers, self._config, rules)
-        of_kind: dict[Kind, list[int]] = {kind: [] for kind in kinds if kind is not None}
-        n_layers = 0
-        for i, kind in enumerate(kinds):
-            n_before, n_layers = n_layers, n_layers + (not isinstance(layers[i], STATE_LAYERS))
-            if kind is not None:
-                layers[i] = (list(of_kind).index(kind), len(of_kind[kind]))
-                of_kind[kind].append(n_before)
-        groups = [Group(kind, tuple(numbers), n_layers, rules) for kind, numbers in of_kind.items()]
-        self._sequences = Sequences(groups)
-        super().__init__(
-            layers=[
-                TurboQuantLayer(self._sequences, *layer, self._config) if isinstance(layer, tuple) else layer
-                for layer in layers
-            ]
-        )
+        self._sequences = Sequences(make_groups(layers, kinds, rules))
+        for number, (group, place) in find_places(kinds).items():
+            layers[number] = TurboQuantLayer(self._sequences, group, place, self._config)
+        super().__init__(layers=layers)
         self._own = self._find_own()
         if kv is not None:
             self.kv = kv
@@ -190,7 +179,8 @@ class TurboQuantCache(Cache):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TurboQuantCache:
         copied = self._copy(self._sequences.deepcopy(memo), memo)
-        for name in self.__dict__.keys() - {"_config", "_sequences", "_own", "layers"}:  # the config stays that of the model
+        # The config stays that of the model.
+        for name in self.__dict__.keys() - {"_config", "_sequences", "_own", "layers"}:
             copied.__dict__[name] = copy.deepcopy(self.__dict__[name], memo)
         return copied
 
@@ -209,7 +199,7 @@ class TurboQuantCache(Cache):
 
     def _lengths(self) -> list[int]:
         """Return the positions so far, of each layer and sequence."""
-        return [length for layer in self._own for length in layer.lengths()] or [0]
+        return [length for layer in self._own for length in layer.lengths()] or [self.get_seq_length()]
 
     def _equal_length(self) -> int:
         """Return the positions so far, which must be as many in all layers."""
@@ -300,6 +290,8 @@ class TurboQuantCache(Cache):
 
     def _select(self, indices: list[int]) -> None:
         n = self._n_sequences
+        if n == 0 and self._own:
+            return
         if n and not (indices and all(0 <= index < n for index in indices)):
             raise InputError(f"indices must be of the {n} sequences of the cache, got {indices}")
         for layer in self.layers:
@@ -317,9 +309,10 @@ class TurboQuantCache(Cache):
             self._settle()
             start = self._own[0].get_seq_length()
             stop = start + (query_length if isinstance(query_length, int) else query_length.shape[0])
-            if mask is None or (isinstance(mask, torch.Tensor) and mask.ndim == 2):
-                known = mask is not None and mask.shape[1] >= stop
-                self._sequences.learn_padding(mask.to("cpu", torch.bool).numpy() if known else None, start, stop)
+            if isinstance(mask, torch.Tensor) and mask.ndim == 2 and mask.shape[1] >= stop:
+                self._sequences.learn_padding(mask.to("cpu", torch.bool).numpy(), start, stop)
+            elif mask is None:
+                self._sequences.learn_padding(None, start, stop)
         return super().get_mask_sizes(query_length, layer_idx)
 
     def prefetch(self, layer_idx: int, only_non_sliding: bool = True) -> None:

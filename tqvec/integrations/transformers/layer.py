@@ -17,6 +17,7 @@ from tqvec.integrations.transformers.on_codes import ATTENTION, OnCodes
 from tqvec.integrations.transformers.sequences import Group, Sequences
 from tqvec.kvcache import KVCache
 
+
 class Layout(NamedTuple):
     """Where the stored tokens are among the keys that a call returns, before the call's own tokens.
 
@@ -203,7 +204,8 @@ class TurboQuantLayer(CacheLayerMixin):
         kept = [self._count_kept(kv, count) for kv, count in zip(self.kvs, new, strict=True)]
         if real is None:
             return Layout(kept, None, kept[0], start - kept[0])
-        columns = [np.flatnonzero(row[:start])[-count:] if count else np.empty(0, np.int64) for row, count in zip(real, kept)]
+        places = [np.flatnonzero(row[:start]) for row in real]
+        columns = [each[each.size - count :] for each, count in zip(places, kept, strict=True)]
         offset = min((int(each[0]) for each in columns if each.size), default=start)
         return Layout(kept, [each - offset for each in columns], start - offset, offset)
 
@@ -216,9 +218,13 @@ class TurboQuantLayer(CacheLayerMixin):
         counts, limit = kv.token_counts(self._number), kv.policy.max_tokens
         if limit is None:
             return counts.held
-        if limit == self._group.kind.window:
+        if self._keeps_window(kv):
             return min(counts.held, limit - 1)
         return counts.held - min(max(0, counts.held + n - limit), counts.held - counts.sinks)
+
+    def _keeps_window(self, kv: KVCache) -> bool:
+        """Return whether the cache keeps the layer's window, and not less by the policy's `max_tokens`."""
+        return kv.policy.max_tokens == self._group.kind.window is not None
 
     def _stored(self, side: str, layout: Layout) -> Floats:
         """Return stored keys or values, (batch, heads, width, head_dim), decoded."""
@@ -311,7 +317,8 @@ class TurboQuantLayer(CacheLayerMixin):
         kept = [length] * len(self.kvs) if real is None else real.sum(axis=1).tolist()
         for kv, n in zip(self.kvs, kept, strict=True):
             counts = kv.token_counts(self._number)
-            first = counts.evicted + counts.sinks if counts.evicted else 0
+            needed = (kv.policy.max_tokens or 1) - 1 if self._keeps_window(kv) else counts.sinks
+            first = counts.evicted + needed if counts.evicted else 0
             if n < first:
                 raise InputError(
                     f"only {first} tokens or more can be kept, since {counts.evicted} were dropped for newer ones"
@@ -319,7 +326,7 @@ class TurboQuantLayer(CacheLayerMixin):
         return [n - kv.token_counts(self._number).evicted for kv, n in zip(self.kvs, kept, strict=True)]
 
     def forget(self, length: int) -> None:
-        """Drop what waits beyond the first `length` positions, and store the rest; follow the cache's crop to `length`."""
+        """Drop what waits behind the first `length` positions, store the rest, and follow the crop of the cache."""
         if self._waiting:
             stored = self.get_seq_length() - self._waiting[0].shape[-2]
             self._waiting = tuple(side[:, :, : max(0, length - stored)] for side in self._waiting)

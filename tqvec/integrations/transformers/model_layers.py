@@ -115,8 +115,8 @@ def find_kinds(layers: list[Any], config: Any, policy: Policy) -> list[Kind | No
     for layer, fields in zip(layers, of_layers, strict=True):
         window = layer.sliding_window if isinstance(layer, DynamicSlidingWindowLayer) else None
         own = isinstance(layer, STATE_LAYERS) or (window is not None and limit_to_window(policy, window) is None)
-        shape = (getattr(fields, name, None) for name in ("num_key_value_heads", "head_dim"))
-        kinds.append(None if own else Kind(window, *shape))
+        n_kv_heads, head_dim = (getattr(fields, name, None) for name in ("num_key_value_heads", "head_dim"))
+        kinds.append(None if own else Kind(window, n_kv_heads, head_dim))
     if policy.recode_after is None or len(set(kinds)) == 1:
         return kinds
     numbers = [number for number, layer in enumerate(layers) if not isinstance(layer, STATE_LAYERS)]

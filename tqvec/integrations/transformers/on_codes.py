@@ -40,8 +40,9 @@ class OnCodes(torch.Tensor):
         if function in _METADATA:
             return super().__torch_function__(function, types, args, kwargs or {})
         found = next(_find_on_codes([*args, *(kwargs or {}).values()]))
+        name = getattr(function, "__name__", function)
         raise InputError(
-            f"{describe(found.layer.config)} computes {getattr(function, '__name__', function)} on {found.side} between its "
+            f"{describe(found.layer.config)} computes {name} on {found.side} between its "
             f'cache and attention "{ATTENTION}", which runs on the codes of what was cached. {REMEDY}'
         )
 

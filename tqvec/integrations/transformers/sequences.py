@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tqvec.errors import InputError
 from tqvec.integrations.transformers.model_layers import Kind, policy_of
+from tqvec.integrations.transformers.names import STATE_LAYERS
 from tqvec.kvcache import KVCache, Policy
 
 
@@ -69,6 +70,34 @@ class Group:
                 self.kvs[index] if first[index] == place else self.kvs[index].fork()
                 for place, index in enumerate(indices)
             ]
+
+
+def make_groups(layers: Sequence[Any], kinds: Sequence[Kind | None], policy: Policy) -> list[Group]:
+    """Return a group per kind of layers.
+
+    Parameters
+    ----------
+    layers : sequence
+        The layers that transformers makes.
+    kinds : sequence
+        Of each layer; None for those that stay as they are.
+    policy : Policy
+        Of the whole cache.
+    """
+    numbers = [number for number, layer in enumerate(layers) if not isinstance(layer, STATE_LAYERS)]
+    return [
+        Group(kind, tuple(i for i, number in enumerate(numbers) if kinds[number] == kind), len(numbers), policy)
+        for kind in dict.fromkeys(kinds)
+        if kind is not None
+    ]
+
+
+def find_places(kinds: Sequence[Kind | None]) -> dict[int, tuple[int, int]]:
+    """Return the group of each layer of `make_groups`, and its number there."""
+    order = [kind for kind in dict.fromkeys(kinds) if kind is not None]
+    return {
+        number: (order.index(kind), kinds[:number].count(kind)) for number, kind in enumerate(kinds) if kind is not None
+    }
 
 
 class Sequences:
