@@ -111,11 +111,9 @@ MORE = {
 
 def text_types():
     """Model types with a causal language model of text alone."""
-    with_text = {name for name, kind in transformers.CONFIG_MAPPING.items() if "text_config" in kind.sub_configs}
-    mapping = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    return sorted(
-        name for name, kind in transformers.CONFIG_MAPPING.items() if kind in mapping and name not in with_text
-    )
+    mapping, parts = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, {"text_config", "decoder"}
+    kinds = transformers.CONFIG_MAPPING.items()
+    return sorted(name for name, kind in kinds if kind in mapping and not parts & kind.sub_configs.keys())
 
 
 def tiny_config(model_type):

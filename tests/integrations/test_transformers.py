@@ -145,23 +145,24 @@ def test_other_attention_can_not_take_what_is_for_codes(model):
         torch.nn.functional.scaled_dot_product_attention(torch.ones(1, 2, 1, 16), keys, values)
 
 
-def run_example(text, name):
+def run_example(text, name, namespace):
     """Run a docstring's example, or a program, by the name that this transformers has for the argument."""
     if tiny_models.VERSION < (5, 24):
         text = re.sub(r"(?<=[ (])cache=", "past_key_values=", text)
     if ">>>" not in text:
-        exec(compile(text, name, "exec"), {})
+        exec(compile(text, name, "exec"), namespace)
         return
-    result = doctest.DocTestRunner().run(doctest.DocTestParser().get_doctest(text, {}, name, None, 0))
+    result = doctest.DocTestRunner().run(doctest.DocTestParser().get_doctest(text, namespace, name, None, 0))
     assert (result.failed, result.attempted > 0) == (0, True)
 
 
 def test_examples(tmp_path, monkeypatch):
     """Of the docstring, and of the page in docs/, where they are marked ``py`` for tests without transformers."""
     monkeypatch.chdir(tmp_path)
-    run_example(TurboQuantCache.__doc__, "TurboQuantCache")
-    page = (Path(__file__).parents[2] / "docs" / "explanation" / "kv-quality.md").read_text(encoding="utf-8")
+    run_example(TurboQuantCache.__doc__, "TurboQuantCache", {})
+    page = (Path(__file__).parents[2] / "docs" / "transformers.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert blocks
+    namespace = {}
     for block in blocks:
-        run_example(block, "kv-quality.md")
+        run_example(block, "transformers.md", namespace)
