@@ -5,10 +5,10 @@ import pickle
 
 import numpy as np
 import pytest
-from tiny_models import VERSION, build, fed, generated, given, prompt, torch, transformers
+from tiny_models import SIZES, VERSION, build, fed, generated, given, prompt, torch, transformers
 
 from tqvec.errors import InputError
-from tqvec.kvcache import Policy
+from tqvec.kvcache import Policy, Rope
 
 integration = pytest.importorskip("tqvec.integrations.transformers")
 TurboQuantCache = integration.TurboQuantCache
@@ -159,6 +159,17 @@ def test_other_masks_are_refused_on_codes(model):
             model(prompt(1), attention_mask=mask, **given(cache))
     finally:
         model.set_attn_implementation("sdpa")
+
+
+def test_keys_turn_with_the_rotary_embedding_of_the_config(model):
+    assert filled(model).sequences[2][0].rope == Rope.from_config(model.config) != (None,) * 3
+    sizes = SIZES | {"head_dim": 16, "sliding_window": 16, "num_hidden_layers": 6}
+    gemma = transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(**sizes)).eval()
+    cache = filled(gemma, WINDOW)
+    windows, full = Rope.from_config(gemma.config)[4:]
+    assert [set(kv.rope) for kv in cache.sequences[0]] == [{windows}, {full}]
+    assert windows != full
+    assert filled(half("DiffLlama")).sequences[0][0].rope == (None,) * 3  # a type that Rope does not know
 
 
 # methods for batches

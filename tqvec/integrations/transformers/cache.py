@@ -10,7 +10,7 @@ from typing import Any
 from tqvec import _validate
 from tqvec.errors import InputError
 from tqvec.integrations.transformers.layer import TurboQuantLayer
-from tqvec.integrations.transformers.model_layers import describe, find_kinds, make_layers, read_text_config
+from tqvec.integrations.transformers.model_layers import describe, find_kinds, make_layers, read_ropes, read_text_config
 from tqvec.integrations.transformers.names import Cache, torch
 from tqvec.integrations.transformers.sequences import Sequences, find_places, make_groups
 from tqvec.kvcache import KVCache, Nbytes, Policy
@@ -23,7 +23,7 @@ class TurboQuantCache(Cache):
     Parameters
     ----------
     config : PretrainedConfig
-        ``model.config``, for the kinds of the model's layers.
+        ``model.config``, for the kinds of the model's layers and their rotary embedding.
     policy : str or Policy, optional
         How tokens are stored, as for `KVCache`. Default: "turbo4".
     kv : KVCache, optional
@@ -67,7 +67,7 @@ class TurboQuantCache(Cache):
         rules = as_policy("turbo4" if policy is None else policy) if kv is None else _as_kv(kv).policy
         layers = make_layers(self._config)
         kinds = find_kinds(layers, self._config, rules)
-        self._sequences = Sequences(make_groups(layers, kinds, rules))
+        self._sequences = Sequences(make_groups(layers, kinds, rules, read_ropes(self._config, len(layers))))
         for number, (group, place) in find_places(kinds).items():
             layers[number] = TurboQuantLayer(self._sequences, group, place, self._config)
         super().__init__(layers=layers)

@@ -17,7 +17,7 @@ from tqvec.integrations.transformers.names import (
     GenerationMixin,
     PretrainedConfig,
 )
-from tqvec.kvcache import Policy
+from tqvec.kvcache import Policy, Rope
 
 _ATTENTION = {"full_attention", "attention", "sliding_attention", "chunked_attention"}
 # Fields of models whose keys and values differ in size, or which cache more than those of the text.
@@ -122,6 +122,15 @@ def find_kinds(layers: list[Any], config: Any, policy: Policy) -> list[Kind | No
     numbers = [number for number, layer in enumerate(layers) if not isinstance(layer, STATE_LAYERS)]
     ends = {*numbers[: policy.protected], *numbers[len(numbers) - policy.protected :]}
     return [kind and kind._replace(recodes=number not in ends) for number, kind in enumerate(kinds)]
+
+
+def read_ropes(config: Any, n_layers: int) -> tuple[Rope | None, ...]:
+    """Return the rotary embedding of each layer, or None for all if `Rope` does not know the type."""
+    try:
+        ropes = Rope.from_config(config)
+    except InputError:
+        return (None,) * n_layers
+    return ropes if len(ropes) == n_layers else (None,) * n_layers
 
 
 def limit_to_window(policy: Policy, window: int) -> Policy | None:

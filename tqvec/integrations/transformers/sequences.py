@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqvec.errors import InputError
 from tqvec.integrations.transformers.model_layers import Kind, policy_of
 from tqvec.integrations.transformers.names import STATE_LAYERS
-from tqvec.kvcache import KVCache, Policy
+from tqvec.kvcache import KVCache, Policy, Rope
 
 
 class Group:
@@ -27,16 +27,20 @@ class Group:
         Number of layers of the model that have keys and values.
     policy : Policy
         Of the whole cache.
+    ropes : tuple of Rope or None
+        The rotary embedding of each of the group's layers.
     """
 
-    def __init__(self, kind: Kind, numbers: tuple[int, ...], n_layers: int, policy: Policy):
-        self.kind, self.numbers, self.n_layers, self.policy = kind, numbers, n_layers, policy
+    def __init__(
+        self, kind: Kind, numbers: tuple[int, ...], n_layers: int, policy: Policy, ropes: tuple[Rope | None, ...]
+    ):
+        self.kind, self.numbers, self.n_layers, self.policy, self.ropes = kind, numbers, n_layers, policy, ropes
         self.kvs: list[KVCache] = []
 
     def make_kv(self, n_kv_heads: int, head_dim: int) -> KVCache:
         """Return a `KVCache` without tokens."""
         policy = policy_of(self.policy, self.kind, self.numbers, self.n_layers, n_kv_heads)
-        return KVCache(len(self.numbers), n_kv_heads, head_dim, policy)
+        return KVCache(len(self.numbers), n_kv_heads, head_dim, policy, self.ropes)
 
     @property
     def n_tokens(self) -> int:
@@ -72,7 +76,9 @@ class Group:
             ]
 
 
-def make_groups(layers: Sequence[Any], kinds: Sequence[Kind | None], policy: Policy) -> list[Group]:
+def make_groups(
+    layers: Sequence[Any], kinds: Sequence[Kind | None], policy: Policy, ropes: Sequence[Rope | None]
+) -> list[Group]:
     """Return a group per kind of layers.
 
     Parameters
@@ -83,13 +89,16 @@ def make_groups(layers: Sequence[Any], kinds: Sequence[Kind | None], policy: Pol
         Of each layer; None for those that stay as they are.
     policy : Policy
         Of the whole cache.
+    ropes : sequence of Rope or None
+        The rotary embedding of each layer.
     """
     numbers = [number for number, layer in enumerate(layers) if not isinstance(layer, STATE_LAYERS)]
-    return [
-        Group(kind, tuple(i for i, number in enumerate(numbers) if kinds[number] == kind), len(numbers), policy)
-        for kind in dict.fromkeys(kinds)
-        if kind is not None
-    ]
+    groups = []
+    for kind in dict.fromkeys(kind for kind in kinds if kind is not None):
+        alike = [i for i, number in enumerate(numbers) if kinds[number] == kind]
+        of_group = tuple(ropes[numbers[i]] for i in alike)
+        groups.append(Group(kind, tuple(alike), len(numbers), policy, of_group))
+    return groups
 
 
 def find_places(kinds: Sequence[Kind | None]) -> dict[int, tuple[int, int]]:
