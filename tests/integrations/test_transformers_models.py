@@ -1,5 +1,6 @@
 """Every type of text model in transformers: the tokens of its own cache, or a refusal when the cache is made."""
 
+import json
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -9,6 +10,8 @@ from tiny_models import VERSION, given, prompt, text_types, tiny_config, torch, 
 
 from tqvec.errors import InputError
 from tqvec.kvcache import Policy
+from tqvec.kvcache.planning import plan
+from tqvec.kvcache.planning.models import parse_config
 
 integration = pytest.importorskip("tqvec.integrations.transformers")
 TurboQuantCache, TurboQuantLayer = integration.TurboQuantCache, integration.TurboQuantLayer
@@ -121,6 +124,20 @@ def test_same_tokens_or_a_refusal(model_type):
         exact = len(windows) == sum(isinstance(layer, TurboQuantLayer) for layer in compressed.layers)
         assert torch.equal(tokens, expected[0]) or not exact
         assert (logits[1] - expected[1][1]).norm() <= (0 if exact else 0.2) * expected[1][1].norm()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(VERSION < (5, 24), reason="the planner follows the newest version")
+@pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text", "gpt_oss", "lfm2", "llama", "mistral", "qwen3_next"])
+def test_bytes_are_those_of_the_plan(model_type):
+    policy = Policy(4, 4, recent=8, chunk=4, mean_tokens=4, sinks=2, protected=1, protected_nbits=6)
+    model = build_tiny(tiny_config(model_type))
+    cache = TurboQuantCache(model.config, policy)
+    with torch.no_grad():
+        model(prompt(40), **given(cache))
+    shape = parse_config(json.loads(model.config.to_json_string(use_diff=False)), "tiny", "here")
+    assert plan(shape, policy=policy, context=40).nbytes == sum(kv.nbytes for kv in cache.sequences[0])
 
 
 def table():

@@ -71,11 +71,11 @@ class TurboQuantCache(Cache):
         for number, (group, place) in find_places(kinds).items():
             layers[number] = TurboQuantLayer(self._sequences, group, place, self._config)
         super().__init__(layers=layers)
-        self._own = self._find_own()
+        self._kept = self._find_kept()
         if kv is not None:
             self.kv = kv
 
-    def _find_own(self) -> list[TurboQuantLayer]:
+    def _find_kept(self) -> list[TurboQuantLayer]:
         """Return the layers that are kept in a `KVCache`."""
         return [layer for layer in self.layers if isinstance(layer, TurboQuantLayer)]
 
@@ -114,8 +114,8 @@ class TurboQuantCache(Cache):
     def kv(self, kv: KVCache) -> None:
         """Take other tokens, of the model's number of layers."""
         self._check_single("kv")
-        if _as_kv(kv).n_layers != len(self._own):
-            raise InputError(f"kv must have the model's {len(self._own)} layers, got {kv.n_layers}")
+        if _as_kv(kv).n_layers != len(self._kept):
+            raise InputError(f"kv must have the model's {len(self._kept)} layers, got {kv.n_layers}")
         self.reset()
         self._sequences.groups[0].kvs = [kv]
 
@@ -174,13 +174,13 @@ class TurboQuantCache(Cache):
             for layer in self.layers
         ]
         copied.__dict__.update(self.__dict__, _sequences=sequences, layers=layers)
-        copied._own = copied._find_own()
+        copied._kept = copied._find_kept()
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TurboQuantCache:
         copied = self._copy(self._sequences.deepcopy(memo), memo)
         # The config stays that of the model.
-        for name in self.__dict__.keys() - {"_config", "_sequences", "_own", "layers"}:
+        for name in self.__dict__.keys() - {"_config", "_sequences", "_kept", "layers"}:
             copied.__dict__[name] = copy.deepcopy(self.__dict__[name], memo)
         return copied
 
@@ -189,17 +189,17 @@ class TurboQuantCache(Cache):
         if not 0 <= layer_idx < len(self.layers):
             raise InputError(f"layer_idx must be from 0 to {len(self.layers) - 1}, as the config says, got {layer_idx}")
         layer = self.layers[layer_idx]
-        if isinstance(layer, TurboQuantLayer) and layer is self._own[0]:
+        if isinstance(layer, TurboQuantLayer) and layer is self._kept[0]:
             self._equal_length()
         elif isinstance(layer, TurboQuantLayer):
-            first, before = self._own[0].get_seq_length(), layer.get_seq_length()
+            first, before = self._kept[0].get_seq_length(), layer.get_seq_length()
             if before + key_states.shape[-2] != first:
                 raise _unequal([first, before])
         return layer.update(key_states, value_states, *args, **kwargs)
 
     def _lengths(self) -> list[int]:
         """Return the positions so far, of each layer and sequence."""
-        return [length for layer in self._own for length in layer.lengths()] or [self.get_seq_length()]
+        return [length for layer in self._kept for length in layer.lengths()] or [self.get_seq_length()]
 
     def _equal_length(self) -> int:
         """Return the positions so far, which must be as many in all layers."""
@@ -210,7 +210,7 @@ class TurboQuantCache(Cache):
 
     def _settle(self) -> None:
         """Store the tokens of the last call, where they wait."""
-        for layer in self._own:
+        for layer in self._kept:
             layer.settle()
 
     def crop(self, max_length: int) -> None:
@@ -243,7 +243,7 @@ class TurboQuantCache(Cache):
             raise InputError(
                 f"crop({n}) would keep the first {keep} of {lengths[0]} tokens, but {error}; reset() drops all"
             ) from error
-        for layer in self._own:
+        for layer in self._kept:
             layer.forget(keep)
         for group, kept in zip(self._sequences.groups, self._count_kept(keep), strict=True):
             for kv, count in zip(group.kvs, kept, strict=True):
@@ -253,7 +253,7 @@ class TurboQuantCache(Cache):
     def _count_kept(self, length: int) -> list[list[int]]:
         """Return how many tokens are among the first positions in the cache of each group and sequence."""
         counts: list[list[list[int]]] = [[] for _ in self._sequences.groups]
-        for layer in self._own:
+        for layer in self._kept:
             counts[layer.group].append(layer.count_kept(length))
         if any(count != each[0] for each in counts for count in each):
             raise _unequal(self._lengths())
@@ -290,7 +290,7 @@ class TurboQuantCache(Cache):
 
     def _select(self, indices: list[int]) -> None:
         n = self._n_sequences
-        if n == 0 and self._own:
+        if n == 0 and self._kept:
             return
         if n and not (indices and all(0 <= index < n for index in indices)):
             raise InputError(f"indices must be of the {n} sequences of the cache, got {indices}")
@@ -305,9 +305,9 @@ class TurboQuantCache(Cache):
         """Return the number of keys that `update` will return, and the position of the first."""
         # transformers tells a cache nothing of padding, but asks it for these sizes where it makes the mask.
         mask = sys._getframe(1).f_locals.get("attention_mask")
-        if self._own:
+        if self._kept:
             self._settle()
-            start = self._own[0].get_seq_length()
+            start = self._kept[0].get_seq_length()
             stop = start + (query_length if isinstance(query_length, int) else query_length.shape[0])
             if isinstance(mask, torch.Tensor) and mask.ndim == 2 and mask.shape[1] >= stop:
                 self._sequences.learn_padding(mask.to("cpu", torch.bool).numpy(), start, stop)
