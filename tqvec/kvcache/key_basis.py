@@ -90,7 +90,15 @@ def layout(rope: Rope | None, d: int) -> Layout:
     frequencies, frequency = np.unique(speed, return_inverse=True)
     by_frequency = np.argsort(frequency, kind="stable")
     starts = np.searchsorted(frequency[by_frequency], np.arange(len(frequencies)))
-    return Layout(frequencies, partner, frequency, sign, by_frequency, starts, mean_waves(frequencies))
+    return Layout(
+        frequencies=frequencies,
+        partner=partner,
+        frequency=frequency,
+        sign=sign,
+        sorted=by_frequency,
+        starts=starts,
+        waves=mean_waves(frequencies),
+    )
 
 
 class KeyBasis(NamedTuple):
