@@ -41,7 +41,7 @@ class Torn(Layer):
     def _evict(self, state):
         if len(state.coded) and self.state.coded is not state.coded:
             before = self.state
-            self.state = before._replace(coded=state.coded, means=state.means)
+            self.state = before._replace(coded=state.coded, learned=state.learned)
             time.sleep(1e-3)
             self.state = before
         return super()._evict(state)
