@@ -99,7 +99,7 @@ class SideCodec(NamedTuple):
         return out
 
     def squared_lengths(self, codes: SideCodes) -> Doubles:
-        """Return the mean squared length of the vectors that were coded, (heads,), by their scales: to a few percent."""
+        """Return the mean squared length of coded vectors, (heads,), by their scales: right to a few percent."""
         out = np.empty(len(self.positions))
         for group, part in zip(self.groups, codes, strict=True):
             out[list(group.heads)] = np.square(to_float32(part.scales & _SIZE), dtype=np.float64).mean(axis=1)

@@ -216,7 +216,7 @@ def learn(keys: Floats, first: int, turning: Layout, bands: list[tuple[tuple[Ban
 
 
 def _lost_bits(energy: Doubles, bands: tuple[Band, ...]) -> float:
-    """Return the bits per coordinate that a common width of each band costs, beside a width of each coordinate's own."""
+    """Return the bits per coordinate that a common width of each band costs, beside a width for each coordinate."""
     lost = 0.0
     for band in bands:
         part = energy[band.start : band.stop]
