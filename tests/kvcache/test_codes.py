@@ -100,7 +100,7 @@ def test_codecs_are_shared():
         id(group.codec)
         for cache in (one, other)
         for layer in cache._layers
-        for side in layer.codecs.coded
+        for side in layer.codecs(()).coded
         for group in side.groups
     }
     assert len(codecs) == 3  # keys of 3 and 4 bits, values of 4

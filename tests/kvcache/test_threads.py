@@ -132,7 +132,7 @@ def test_every_answer_is_that_of_one_moment(policy):
 def test_broken_layers_are_found_out(kind):
     run = Run(POLICIES["plain"])
     layer = run.cache._layers[0]
-    run.cache._layers = (kind(layer.policy, layer.codecs, layer.state), run.cache._layers[1])
+    run.cache._layers = (kind(0, layer.policy, layer.codecs(()), layer.turning, layer.state), run.cache._layers[1])
     assert run.violations(seconds=20)
 
 

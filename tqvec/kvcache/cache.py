@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeVar, overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from tqvec import _safetensors, _validate
@@ -18,7 +17,7 @@ from tqvec._safetensors import Seen
 from tqvec._types import Floats
 from tqvec.codec.bands import MAX_D
 from tqvec.errors import FormatError, InputError
-from tqvec.kvcache import checks, half_precision
+from tqvec.kvcache import checks
 from tqvec.kvcache import file as cache_file
 from tqvec.kvcache import state as states
 from tqvec.kvcache.attention import Task, attend
@@ -282,32 +281,11 @@ class KVCache(Copied):
 
     def keys(self, layer: int, *, threads: int | None = None) -> Floats:
         """Return the keys that attention sees, (n_kv_heads, tokens, head_dim) float32; coded ones are decoded."""
-        return self._decode(layer, "keys", threads)
+        return self._layer(layer).decode("keys", threads)
 
     def values(self, layer: int, *, threads: int | None = None) -> Floats:
         """Return the values that attention sees, (n_kv_heads, tokens, head_dim) float32; coded ones are decoded."""
-        return self._decode(layer, "values", threads)
-
-    def _decode(self, layer: int, name: str, threads: int | None) -> Floats:
-        """Return all keys, or all values."""
-        owner = self._layer(layer)
-        state = owner.state
-        codecs = owner.codecs(state.guarded_heads)
-        parts = [half_precision.to_float32(getattr(state.sinks, name)[:, : state.sinks.n])]
-        first = state.first_coded
-        for segments, pair in ((state.recoded, codecs.recoded), (state.coded, codecs.coded)):
-            side: Any = getattr(pair, name, None)
-            for segment in segments:
-                codes = getattr(segment, name)
-                rows = side.decode(codes, segment.rows, threads)
-                if state.learned is not None and name == "keys":
-                    rows = state.learned.keys.restore(rows, side.plain(codes, segment.rows), first, owner.turning)
-                elif state.learned is not None and state.learned.values is not None:
-                    rows += state.learned.values[:, None]
-                parts.append(rows)
-                first += segment.n
-        parts.append(half_precision.to_float32(getattr(state.recent, name)[:, : state.recent.n]))
-        return np.concatenate(parts, axis=1)
+        return self._layer(layer).decode("values", threads)
 
     def truncate(self, n_tokens: int) -> None:
         """Keep only the first `n_tokens` tokens of those that each layer holds, as after a rejected draft.
