@@ -44,7 +44,7 @@ ROPES = {
 
 
 def tokens(n, seed=0, rope=None, start=0):
-    """Keys and values, (2, n, D) each, with a mean that nearly all share: keys before the embedding, from a position on."""
+    """Keys at positions from `start` on, and values, (2, n, D) each, with a mean that nearly all share."""
     mean = sts.normal(2 * 2, D, 7_500)[:, None] * 3
     x = (mean + sts.normal(4 * n, D, 7_501 + seed).reshape(4, n, D)).reshape(2, 2, n, D)
     x[:, :, 5::9] -= mean.reshape(2, 2, 1, D)
