@@ -50,6 +50,7 @@ _KERNELS = {
     "restore_keys": {"portable": "rope.portable"},
     "add_means": {"portable": "rope.portable"},
     "code_scores": {"avx512": "attend.scores_avx512", "portable": "attend.portable"},
+    "cap_scores": {"portable": "attend.portable"},
     "softmax_rows": {"avx512": "attend.softmax_avx512", "portable": "attend.portable"},
     "add_values": {"avx512": "attend.values_avx512", "portable": "attend.portable"},
 }
