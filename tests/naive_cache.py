@@ -10,7 +10,7 @@ from tqvec.codec.turboquant import encode_sums
 
 
 def attention(q, k, v, scale=None, *, window=None, softcap=None, sinks=None, positions=None):
-    """Causal grouped-query attention of the newest tokens' queries, float64; `positions` of all tokens, by default 0 …"""
+    """Causal grouped-query attention of the newest tokens' queries, float64. `positions` of the tokens, or 0, 1, …"""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     n_heads, nq, d = q.shape
     n = k.shape[1]
