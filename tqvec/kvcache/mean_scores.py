@@ -78,5 +78,9 @@ def mean_scores(queries: Floats, mean: Floats, turning: Layout, first: int, n: i
     np.add.at(products[1], turning.frequency, (queries * -crossed).T)
     z = (products[0] + 1j * products[1]).T.astype(np.complex64)
     curves = _curves(frequencies)
-    waves = np.multiply(z[:, None], _phases(frequencies, first, -(-n // BLOCK)), order="C").view(np.float32)
-    return MeanScores(waves @ curves.weights, curves.table)
+    phases = _phases(frequencies, first, -(-n // BLOCK))
+    waves = np.empty_like(phases)  # of one query: those of many leave the processor's cache
+    coefficients = np.empty((len(z), len(phases), len(curves.table)), np.float32)
+    for weights, out in zip(z, coefficients, strict=True):
+        np.matmul(np.multiply(weights, phases, out=waves).view(np.float32), curves.weights, out=out)
+    return MeanScores(coefficients, curves.table)
