@@ -30,6 +30,8 @@ from tqvec.kvcache.state import Segment, State, Uncoded, count
 
 _SCORES = 1 << 22  # scores that one thread holds at a time, unless a single query has more
 _BLOCK = 1024  # queries that share the tokens that they see, at most
+_NEAR = 1 << 18  # scores of a run, at most, unless it is one of the shortest: they stay in the processor's cache
+_RUN = 2048  # tokens of the shortest runs into which others are cut, a multiple of the kernels' block of rows
 _WIDENED = 2048  # uncoded tokens that are float32 at a time
 _GRAIN = 1 << 24  # products per thread, at least: with fewer, threads mostly wait for each other's Python
 
@@ -191,17 +193,17 @@ def _visible_runs(
     places.append((state.recent, None, position))
     coded = _CodedHead(task, head, block)
     rotation = basis(task.codecs.coded.values.groups[0].codec)
+    step = max(_RUN, _NEAR // len(block.stop) // _RUN * _RUN)
     runs: list[_UncodedRun | _CodedRun] = []
     for tokens, codecs, position in places:
         rows = block.visible(position, tokens.n)
-        place = _Place(head, rows.start, rows.stop, position + rows.start)
-        if place.n <= 0:
-            continue
-        if isinstance(tokens, Uncoded):
-            runs.append(_UncodedRun(tokens, place, mean_value, rotation))
-        else:
-            assert codecs is not None
-            runs.append(_CodedRun(tokens, place, codecs, coded))
+        for start in range(rows.start, rows.stop, step):
+            place = _Place(head, start, min(start + step, rows.stop), position + start)
+            if isinstance(tokens, Uncoded):
+                runs.append(_UncodedRun(tokens, place, mean_value, rotation))
+            else:
+                assert codecs is not None
+                runs.append(_CodedRun(tokens, place, codecs, coded))
     return runs
 
 
@@ -284,8 +286,7 @@ class _CodedHead:
     def add_means(self, scales: NDArray[np.uint16], position: int, out: Floats) -> None:
         """Add what the mean key contributes to the scores of tokens with these scales from a position on, (g, n)."""
         if self._means is not None:
-            first = position - self._position
-            kernel("add_means")(self._means.coefficients, self._means.table, scales, first, out)
+            self._means.add(scales, position - self._position, out)
 
 
 class _CodedRun:
