@@ -58,7 +58,7 @@ class Task(NamedTuple):
 
 
 class _QueryBlock(NamedTuple):
-    """Some queries of one KV head.
+    """Some queries of one KV head, in the order of their positions.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class _QueryBlock(NamedTuple):
 
     def visible(self, position: int, n: int) -> slice:
         """Return which of `n` tokens from a position on some query sees, or an empty slice."""
-        first, stop = int(self.first.min()) - position, int(self.stop.max()) - position
+        first, stop = int(self.first[0]) - position, int(self.stop[-1]) - position
         return slice(max(0, first), max(0, min(n, stop)))
 
 
@@ -167,7 +167,8 @@ def _attend_head(task: Task, head: int, block: _QueryBlock) -> tuple[Floats, Flo
         run.score(block, scores)
         if softcap is not None:
             kernel("cap_scores")(scores, np.float32(softcap))
-        softmaxes.append(_softmax_in_place(scores, block.first - run.position, block.stop - run.position))
+        seen = _hide(scores, block, run.position)
+        softmaxes.append(_Softmax(scores, *attention.softmax_in_place(scores, seen)))
         held += run.n
     parts = [] if block.sinks is None else [_sink_part(block.sinks, mean_value, rotation)]
     for run, softmax, threshold in zip(runs, softmaxes, _thresholds(softmaxes, parts, task.skip_below), strict=True):
@@ -207,12 +208,19 @@ def _visible_runs(
     return runs
 
 
-def _softmax_in_place(scores: Floats, first: NDArray[np.int64], stop: NDArray[np.int64]) -> _Softmax:
-    """Replace scores of a run by weights; query i sees its rows ``first[i] … stop[i] - 1``, as far as there are any."""
-    hidden = scores[:, : max(0, int(first.max()))]
+def _hide(scores: Floats, block: _QueryBlock, position: int) -> NDArray[np.int64]:
+    """Make scores of tokens before a query's window -infinity.
+
+    Return how many of the tokens, the first of which has this position, each query sees or has before its window; 0 if
+    all are before it.
+    """
+    stop = block.stop - position
+    if block.first[-1] <= position:
+        return stop
+    first = block.first - position
+    hidden = scores[:, : int(first[-1])]
     hidden[np.arange(hidden.shape[1]) < first[:, None]] = -np.inf
-    largest, total = attention.softmax_in_place(scores, np.where(first < scores.shape[1], stop, 0))
-    return _Softmax(scores, largest, total)
+    return np.where(first < scores.shape[1], stop, 0)
 
 
 def _sink_part(logits: Floats, mean_value: Floats | None, rotation: Floats) -> attention.Part:
@@ -286,7 +294,8 @@ class _CodedHead:
     def add_means(self, scales: NDArray[np.uint16], position: int, out: Floats) -> None:
         """Add what the mean key contributes to the scores of tokens with these scales from a position on, (g, n)."""
         if self._means is not None:
-            self._means.add(scales, position - self._position, out)
+            first = position - self._position
+            kernel("add_means")(self._means.coefficients, self._means.table, scales, first, out)
 
 
 class _CodedRun:

@@ -8,14 +8,14 @@ costs a handful of products, where the frequencies themselves would cost as many
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tqvec import _threads
 from tqvec._types import Floats
-from tqvec.kernels.dispatch import kernel
 from tqvec.kvcache.key_basis import Layout
 
 BLOCK = 128  # tokens
@@ -24,46 +24,21 @@ _STEP = 4  # curves that the kernel takes at a time
 _FINE = 32  # blocks between angles that are computed, not multiplied
 
 
+class MeanScores(NamedTuple):
+    """Coefficients of the curves for each query and block, (g, blocks, r) float32, and the curves, (r, BLOCK) float32.
+
+    The coefficients are in a workspace of the calling thread: they last until its next call of `mean_scores`.
+    """
+
+    coefficients: Floats
+    table: Floats
+
+
 class _Curves(NamedTuple):
     """`weights` (2 f, r): of the curves in each cosine and in each sine; `table` (r, BLOCK): the curves."""
 
     weights: Floats
     table: Floats
-
-
-class MeanScores(NamedTuple):
-    """What the mean key contributes to the scores of some queries, from a position on.
-
-    Attributes
-    ----------
-    z : (g, f) complex64
-        Of the queries, per frequency.
-    phases : (blocks, f) complex64
-        e^(i ω p) at the first position p of each block.
-    curves : _Curves
-    """
-
-    z: NDArray[np.complex64]
-    phases: NDArray[np.complex64]
-    curves: _Curves
-
-    def add(self, scales: NDArray[np.uint16], first: int, scores: Floats) -> None:
-        """Add to the scores of tokens.
-
-        Parameters
-        ----------
-        scales : (n,) uint16
-            The highest bit of a token's scale says that its key was coded without the mean.
-        first : int
-            Number of tokens between the first position and these.
-        scores : (g, n) float32
-        """
-        phases = self.phases[first // BLOCK : -(-(first + len(scales)) // BLOCK)]
-        waves = np.empty_like(phases)  # of one query: those of many would leave the processor's cache
-        coefficients = np.empty((len(self.z), len(phases), len(self.curves.table)), np.float32)
-        for z, out in zip(self.z, coefficients, strict=True):
-            np.matmul(np.multiply(z, phases, out=waves).view(np.float32), self.curves.weights, out=out)
-        kernel("add_means")(coefficients, self.curves.table, scales, first % BLOCK, scores)
 
 
 @lru_cache(maxsize=64)
@@ -81,16 +56,17 @@ def _curves(frequencies: tuple[float, ...]) -> _Curves:
 
 
 @lru_cache(maxsize=8)
-def _phases(frequencies: tuple[float, ...], first: int, blocks: int) -> NDArray[np.complex64]:
+def _phases(frequencies: tuple[float, ...], first: int, blocks: int) -> Floats:
     """Return e^(i ω p) at the first position p of each block, (blocks, f) complex64."""
     rates = 1j * np.asarray(frequencies)
     coarse = np.exp((first + BLOCK * _FINE * np.arange(-(-blocks // _FINE)))[:, None] * rates)
     fine = np.exp(BLOCK * np.arange(_FINE)[:, None] * rates)
-    return (coarse[:, None] * fine).reshape(-1, len(rates))[:blocks].astype(np.complex64)
+    phases: Floats = (coarse[:, None] * fine).reshape(-1, len(rates))[:blocks].astype(np.complex64)
+    return phases
 
 
 def mean_scores(queries: Floats, mean: Floats, turning: Layout, first: int, n: int) -> MeanScores:
-    """Prepare what is added to the scores of `n` tokens from position `first` on.
+    """Return what `add_means` adds to the scores of `n` tokens from position `first` on.
 
     Parameters
     ----------
@@ -106,4 +82,11 @@ def mean_scores(queries: Floats, mean: Floats, turning: Layout, first: int, n: i
     np.add.at(products[0], turning.frequency, (queries * mean).T)
     np.add.at(products[1], turning.frequency, (queries * -crossed).T)
     z = (products[0] + 1j * products[1]).T.astype(np.complex64)
-    return MeanScores(z, _phases(frequencies, first, -(-n // BLOCK)), _curves(frequencies))
+    curves = _curves(frequencies)
+    phases = _phases(frequencies, first, -(-n // BLOCK))
+    waves = np.empty_like(phases)  # of one query: those of many leave the processor's cache
+    shape = (len(z), len(phases), len(curves.table))
+    coefficients = _threads.scratch(math.prod(shape), "mean scores")[: math.prod(shape)].reshape(shape)
+    for weights, out in zip(z, coefficients, strict=True):
+        np.matmul(np.multiply(weights, phases, out=waves).view(np.float32), curves.weights, out=out)
+    return MeanScores(coefficients, curves.table)
