@@ -79,9 +79,10 @@ def test_large_scores():
 @pytest.mark.parametrize("nbits", [1, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("d", [64, 128])
 def test_the_usual_head_sizes_have_vector_kernels(d, nbits):
-    assert len(attention_tables(tqvec.TurboQuant(d, nbits=nbits)).source) == d // 64
-    if nbits <= 5:
-        assert len(attention_tables(tqvec.TurboQuant(d, nbits=nbits, codebook="trellis")).source) == d // 64
+    for codebook in ("scalar", "trellis") if nbits <= 5 else ("scalar",):
+        tables = attention_tables(tqvec.TurboQuant(d, nbits=nbits, codebook=codebook))
+        assert len(tables.source) == d // 64
+        assert len(tables.strips) == len(tables.bands)
 
 
 def test_codecs_without_tables():

@@ -39,6 +39,10 @@ class Rows:
         self.levels = reference.levels(self.data, d, sts.bands(self.codec), kind)
         self.factor = reference.from_bfloat16(self.scale).astype(np.float64)
 
+    def has_vectors(self, level):
+        """Tell whether a level has vector kernels for the layout."""
+        return len({"avx512": self.tables.source, "avx2": self.tables.strips}.get(level, ())) > 0
+
     def scores(self, queries):
         return reference.scores(queries, self.levels, self.factor)
 
@@ -46,7 +50,7 @@ class Rows:
         """How far scores may be from `scores`."""
         queries = np.abs(queries.astype(np.float64))
         error = reference.scores(queries, np.abs(self.levels), self.factor) * FLOAT
-        if level == "portable" or not len(self.tables.source):
+        if not self.has_vectors(level):
             return error
         query_step, level_error = self._steps(queries)
         lengths = (np.abs(self.levels) + level_error).sum(axis=1)
@@ -59,7 +63,7 @@ class Rows:
         if self.tables.byte_unit:
             unit = self.tables.byte_unit
             return queries.max(axis=1) / 127, np.abs(centroids - unit * np.rint(centroids / unit)).max()
-        entries = len(self.tables.coordinates)
+        entries = max(self.codec.d, 4)
         reach = 65000 / np.sqrt(entries) - np.sqrt(entries) / 2
         return np.sqrt(np.square(queries).sum(axis=1)) / reach, self.tables.word_unit / 2
 
@@ -70,6 +74,6 @@ class Rows:
         """How far sums of values may be from `values`."""
         shares = np.abs(weights.astype(np.float64)) * self.factor
         error = shares @ np.abs(self.levels) * FLOAT
-        if level == "portable" or self.tables.index_bits <= 5:
+        if not self.has_vectors(level) or (level == "avx512" and self.tables.index_bits <= 5):
             return error
         return error + shares.sum(axis=1)[:, None] * self.tables.word_unit / 2

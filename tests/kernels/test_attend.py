@@ -65,8 +65,42 @@ def test_values(level, kind, nbits, d):
         assert not skipped.any()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("level", SCORES)
+@pytest.mark.parametrize(("kind", "nbits"), WIDTHS)
+def test_odd_sizes(level, kind, nbits):
+    """Rows of a byte, of strips that are not full, and rows that are too long for vectors."""
+    for d in (1, 7, 33, 129, 300, 640, 648) if kind == "scalar" else (16, 24, 136, 200, 648):
+        if kind == "trellis" and nbits in (2.5, 3.5) and d < 64:
+            continue  # bands of less than 16 coordinates
+        rows, queries, weights = Rows(kind, nbits, d, 35), sts.normal(2, d), weights_of(3, 35)
+        error = np.abs(scores_of(level, rows, queries) - rows.scores(queries))
+        assert np.all(error <= rows.score_bound(queries, level))
+        out, _ = values_of(level, rows, weights)
+        assert np.all(np.abs(out - rows.values(weights)) <= rows.value_bound(weights, level))
+
+
+@pytest.mark.skipif("avx512" not in SCORES, reason="needs two levels with vector instructions")
 @pytest.mark.parametrize(
-    "nbits", [[(8, 6), (56, 2)], [(24, 8), (40, 1), (64, 3)], [(3, 2), (61, 4)], [(40, 4), (88, 4)]]
+    ("kind", "nbits"), [("scalar", 1), ("scalar", 3.5), ("scalar", 4), ("scalar", 7), ("trellis", 3)]
+)
+@pytest.mark.parametrize("d", [64, 96, 128])
+def test_levels_with_vectors_give_the_same_scores(kind, nbits, d):
+    rows, queries = Rows(kind, nbits, d, 75), sts.normal(3, d)
+    assert rows.has_vectors("avx512")
+    assert rows.has_vectors("avx2")
+    np.testing.assert_array_equal(scores_of("avx2", rows, queries), scores_of("avx512", rows, queries))
+
+
+@pytest.mark.parametrize(
+    "nbits",
+    [
+        [(8, 6), (56, 2)],
+        [(24, 8), (40, 1), (64, 3)],
+        [(3, 2), (61, 4)],
+        [(40, 4), (88, 4)],
+        [(131, 2), (5, 8), (150, 1)],
+    ],
 )
 @pytest.mark.parametrize("level", SCORES)
 def test_bands(level, nbits):
@@ -109,6 +143,17 @@ def test_parts_of_whole_blocks_add_up_to_the_same_bits(level, kind):
         values_of(level, rows, weights, out=parts, start=start, stop=stop)
     np.testing.assert_array_equal(parts, whole)
     assert np.all(np.abs(whole - rows.values(weights)) <= rows.value_bound(weights, level))
+
+
+@pytest.mark.parametrize("level", VALUES)
+def test_values_do_not_depend_on_other_queries(level):
+    """Not even on the rows that others see."""
+    n = BLOCK + 75
+    rows, weights = Rows("scalar", 3, 128, n), weights_of(7, n) * (sts.rng(6).random((7, n)) < 0.4)
+    weights = weights.astype(np.float32)
+    whole, _ = values_of(level, rows, weights)
+    alone = np.concatenate([values_of(level, rows, weights[q : q + 1])[0] for q in range(7)])
+    np.testing.assert_array_equal(alone, whole)
 
 
 @pytest.mark.parametrize("level", VALUES)
@@ -190,14 +235,13 @@ def test_capped_scores(level, cap):
     np.testing.assert_allclose(largest, [[np.float32(cap), 0]], rtol=1e-6)
 
 
-def test_rounding_of_byte_scores_is_small():
+@pytest.mark.parametrize("level", [level for level in SCORES if level != "portable"])
+def test_rounding_of_byte_scores_is_small(level):
     """The standard error of kernels/attend/README.md, as a share of that which the codes leave anyhow."""
-    if "avx512" not in SCORES:
-        pytest.skip("only scores of levels with vector instructions are rounded")
     for kind, nbits, most in (("scalar", 2, 0.03), ("scalar", 3, 0.05), ("scalar", 4, 0.1), ("trellis", 4, 0.15)):
         rows = Rows(kind, nbits, 128, 2000, seed=7)
         queries = sts.normal(20, 128, seed=8)
-        error = (scores_of("avx512", rows, queries) - rows.scores(queries)) / rows.factor
+        error = (scores_of(level, rows, queries) - rows.scores(queries)) / rows.factor
         lengths = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(rows.levels, axis=1)
         left = np.sqrt(rows.codec.distortion / 128)
         assert np.std(error / lengths) < most * left

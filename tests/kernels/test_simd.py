@@ -45,7 +45,7 @@ class Domain:
             self.edges = np.array(edges, self.dtype)
             return
         info = np.iinfo(self.dtype)
-        self.low = 0 if limit else info.min + text.endswith("> 0")
+        self.low = 0 if limit else info.min + (" > " in text)
         self.high = int(limit) - 1 if limit else info.max
         middle = (self.low + self.high) // 2  # of unsigned numbers the lower half; else -1
         self.edges = np.array([self.low, self.high, middle, middle + 1], self.dtype)
@@ -77,6 +77,12 @@ def shape_of(kind, dtype):
     if isinstance(kind, types.UniTuple):
         return (kind.count, *shape_of(kind.dtype, dtype))
     return (kind.n * dtype_of(kind).itemsize // dtype.itemsize,) if isinstance(kind, Vector) else ()
+
+
+def nbytes_of(kind):
+    """Bytes of a register, or of each register of a tuple."""
+    kind = getattr(kind, "dtype", kind)
+    return kind.n * dtype_of(kind).itemsize
 
 
 class Argument(NamedTuple):
@@ -125,7 +131,7 @@ def make_load(kind):
 
     @operation(kind, (types.intp,))
     def load(builder, address):
-        places = [builder.add(address, address.type(64 * i)) for i in range(kind.count)]
+        places = [builder.add(address, address.type(nbytes_of(kind) * i)) for i in range(kind.count)]
         return [load_from(builder, place, kind.dtype.llvm) for place in places]
 
     return load
@@ -137,7 +143,7 @@ def make_store(kind):
     @operation(types.void, (types.intp, kind))
     def store(builder, address, value):
         for i, register in enumerate(value if isinstance(kind, types.UniTuple) else [value]):
-            store_to(builder, builder.add(address, address.type(64 * i)), register)
+            store_to(builder, builder.add(address, address.type(nbytes_of(kind) * i)), register)
 
     return store
 

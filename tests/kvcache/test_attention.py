@@ -73,7 +73,7 @@ def test_any_number_of_queries_in_any_blocks(monkeypatch):
     for j in (0, 1, 5, 419):
         close(cache.attend(1, q[:, j:])[:, 0], out[:, j], 1e-2)
     monkeypatch.setattr("tqvec.kvcache.attention._SCORES", 3000)
-    np.testing.assert_allclose(cache.attend(1, q), out, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(cache.attend(1, q), out, rtol=1e-5, atol=5e-6)  # sums of float32 in another order
 
 
 @pytest.mark.parametrize("policy", ["turbo4", "by head", "recoded"])

@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 
 from tqvec._types import Floats
 from tqvec.codec.bands import code_bytes
-from tqvec.codec.tables.attention import runs_of
+from tqvec.codec.tables.attention import Run, runs_of
+from tqvec.codec.tables.strips import Strip, strips_of
 from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
 from tqvec.kernels.attend.portable import BLOCK
 from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.tables import AttentionTables
+from tqvec.kernels.tables import STRIP_FIELDS, AttentionTables
 
 __all__ = ["BLOCK", "Part", "add_values", "attention_tables", "code_scores", "merge", "softmax_in_place"]
 
 
 _FILLER = np.zeros(128, np.uint8)
 _FILLER[63::64] = 255
-_BYTES_UP_TO = 4  # bits per coordinate: products of bytes are precise enough
+_BYTES_UP_TO = 4  # bits per coordinate on average, and one more in a band: products of bytes are precise enough
 _STEPS = range(96, 128)  # that the largest byte level may have
 
 
@@ -48,13 +49,17 @@ def attention_tables(codec: TurboQuant) -> AttentionTables:
     _, quantizer = kernel_tables(codec)
     word_unit = float(np.abs(quantizer.centroids).max()) / 32767
     words = np.rint(quantizer.centroids / word_unit).astype(np.int16).view(np.uint16)
-    narrow = all(band.nbits <= _BYTES_UP_TO for band in codec.bands)
+    low, high = (words & 255).astype(np.uint8), (words >> 8).astype(np.uint8)
+    bits = [band.nbits * (band.stop - band.start) for band in codec.bands]
+    narrow = sum(bits) <= _BYTES_UP_TO * codec.d and all(band.nbits <= _BYTES_UP_TO + 1 for band in codec.bands)
     bytes_, byte_unit = _byte_levels(quantizer.centroids.astype(np.float64))
     runs, registers = runs_of(codec.bands, quantizer, code_bytes(codec.bands))
 
-    def entries(table: NDArray) -> NDArray:
-        """Look up each index of each run in a table by band, (runs, 256)."""
-        return np.array([table[tuple(run.entries)] for run in runs], table.dtype).reshape(-1, 256)
+    strips = strips_of(codec.bands, quantizer.windows)
+
+    def entries(table: NDArray, parts: Sequence[Run] | Sequence[Strip] = runs) -> NDArray:
+        """Look up each index of each run or strip in a table by band, (parts, 256)."""
+        return np.array([table[tuple(part.entries)] for part in parts], table.dtype).reshape(-1, 256)
 
     return AttentionTables(
         bands=quantizer.bands,
@@ -66,10 +71,14 @@ def attention_tables(codec: TurboQuant) -> AttentionTables:
         coordinates=np.array([run.coordinates for run in runs], np.int64).ravel(),
         levels=np.ascontiguousarray(entries(quantizer.centroids)[:, :32]),
         level_bytes=entries(bytes_),
-        level_words=np.hstack([entries((words & 255).astype(np.uint8)), entries((words >> 8).astype(np.uint8))]),
+        level_words=np.hstack([entries(low), entries(high)]),
         registers=registers,
         whole=all(run.whole for run in runs),
         index_bits=max((run.bits for run in runs), default=0),
+        strips=np.array([strip.fields for strip in strips], np.int32).reshape(-1, STRIP_FIELDS),
+        strip_coordinates=np.array([strip.coordinates for strip in strips], np.int64).ravel(),
+        strip_bytes=entries(bytes_ - np.uint8(128), strips),
+        strip_words=np.hstack([entries(low, strips), entries(high, strips)]),
         byte_unit=byte_unit if narrow else 0.0,
         word_unit=word_unit,
     )

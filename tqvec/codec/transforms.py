@@ -26,7 +26,6 @@ from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import RotationTables
 
-
 _BAND_ROUND = 64  # first round inside bands; those before belong to rotations, projections and calibrations
 
 
@@ -80,7 +79,7 @@ def bandwise(bands: tuple[Band, ...], seed: int) -> RotationTables:
     return RotationTables(
         perm=np.hstack([part.perm + np.int32(first) for part, first in zip(parts, firsts, strict=True)]),
         mult=np.hstack([part.mult for part in parts]),
-        blocks=np.vstack([part.blocks + [first, 0] for part, first in zip(parts, firsts, strict=True)]),
+        blocks=np.vstack([part.blocks + np.array([first, 0]) for part, first in zip(parts, firsts, strict=True)]),
         matrix=parts[0].matrix,
         columns=parts[0].columns,
     )

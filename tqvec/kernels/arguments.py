@@ -152,23 +152,42 @@ class EncodedProducts(NamedTuple):
     residual: np.ndarray
 
 
+class MeanWaves(NamedTuple):
+    """The curves of which the mean's part of a score is made, over a block of tokens (kernels/rope/README.md).
+
+    Attributes
+    ----------
+    angles : (f,) float64
+        Radians per token: first those of slow waves, then those of fast ones.
+    cosine, sine : (slow waves, terms) float32
+        Coefficients of the polynomials in the cosine and in the sine of each slow wave.
+    table : (terms + 2 * fast waves, block size) float32
+        The curves: polynomials, then the cosine of each fast wave, then the sine of each.
+    rows : int
+        Curves that are not 0: all of them, or the first alone.
+    """
+
+    angles: np.ndarray
+    cosine: np.ndarray
+    sine: np.ndarray
+    table: np.ndarray
+    rows: int
+
+
 class HeadBasis(NamedTuple):
-    """How keys of a head become the vectors that are coded; coordinates are in the order of the codes.
+    """How keys of a head become the vectors that are coded.
 
     Attributes
     ----------
     order : (d,) int64
-        Coordinate of the key.
-    gain : (d,) float32
-        Factor of the coordinate.
+        Coordinate of the key at each place of the codes.
+    unit : (d,) float32
+        Factor of each coordinate of the key.
     mean, crossed : (d,) float32
         The mean at angle 0 is `mean`; at angle a it is ``mean * cos(a) + crossed * sin(a)``.
-    frequency : (d,) int64
-        Column of the coordinate's angle in the tables of cosines and sines.
     """
 
     order: np.ndarray
-    gain: np.ndarray
+    unit: np.ndarray
     mean: np.ndarray
     crossed: np.ndarray
-    frequency: np.ndarray

@@ -48,11 +48,11 @@ _KERNELS = {
     "turn_tables": {"portable": "rope.portable"},
     "centre_keys": {"portable": "rope.portable"},
     "restore_keys": {"portable": "rope.portable"},
-    "add_means": {"portable": "rope.portable"},
-    "code_scores": {"avx512": "attend.scores_avx512", "portable": "attend.portable"},
+    "add_means": {"avx512": "rope.avx512", "portable": "rope.portable"},
+    "code_scores": {"avx512": "attend.scores_avx512", "avx2": "attend.scores_avx2", "portable": "attend.portable"},
     "cap_scores": {"portable": "attend.portable"},
-    "softmax_rows": {"avx512": "attend.softmax_avx512", "portable": "attend.portable"},
-    "add_values": {"avx512": "attend.values_avx512", "portable": "attend.portable"},
+    "softmax_rows": {"avx512": "attend.softmax", "avx2": "attend.softmax", "portable": "attend.portable"},
+    "add_values": {"avx512": "attend.values_avx512", "avx2": "attend.values_avx2", "portable": "attend.portable"},
 }
 
 # Drivers are written once: they take their parts from `_KERNELS`, and exist at the levels of the part that is named.

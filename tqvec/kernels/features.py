@@ -23,7 +23,7 @@ _VNNI = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512vnni"
 LEVELS = {
     "amx": _VNNI | {"amx-tile", "amx-int8"},
     "avx512": _VNNI,
-    "avx2": frozenset({"avx2"}),
+    "avx2": frozenset({"avx2", "fma"}),
     "neon": frozenset({"neon", "dotprod"}),
     "portable": frozenset(),
 }

@@ -240,8 +240,13 @@ class BatchTables(NamedTuple):
     config: np.ndarray
 
 
+STRIP_FIELDS = 11  # of `AttentionTables.strips`
+
+
 class AttentionTables(NamedTuple):
-    """The tables of a codec for attention on codes. A run is 64 coordinates that are looked up together.
+    """The tables of a codec for attention on codes.
+
+    AVX-512 looks up a *run* of 64 coordinates at a time, AVX2 a *strip* of up to 128 coordinates of one band.
 
     Attributes
     ----------
@@ -268,6 +273,15 @@ class AttentionTables(NamedTuple):
         Whether `fields` are whole bytes in order, so that the step is left out.
     index_bits : int
         Bits of the largest index of all runs.
+    strips : (strips, 11) int32
+        Of each strip: bits of an index; windows, as in `QuantizerTables`; the byte of a row that comes before the path;
+        then the first bit in a row of each plane, the last plane first. There are no strips if AVX2 has no kernel.
+    strip_coordinates : (128 * strips,) int64
+        Coordinate of entry ``16 k + m`` of a strip, which is number k of the eight of column m, or -1.
+    strip_bytes : (strips, 256) uint8
+        Levels in steps of `byte_unit`, as int8.
+    strip_words : (strips, 512) uint8
+        As `level_words`.
     byte_unit, word_unit : float
         Steps of the levels; `byte_unit` is 0 if products take words.
     """
@@ -285,5 +299,9 @@ class AttentionTables(NamedTuple):
     registers: int
     whole: bool
     index_bits: int
+    strips: np.ndarray
+    strip_coordinates: np.ndarray
+    strip_bytes: np.ndarray
+    strip_words: np.ndarray
     byte_unit: float
     word_unit: float

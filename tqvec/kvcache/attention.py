@@ -23,10 +23,8 @@ from tqvec.kernels.tables import AttentionTables
 from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, SideCodec, SideCodes, basis
 from tqvec.kvcache.half_precision import Halves, to_float32
 from tqvec.kvcache.key_basis import Layout
-from tqvec.kvcache.mean_scores import BLOCK as MEANS_BLOCK
-from tqvec.kvcache.mean_scores import mean_scores
 from tqvec.kvcache.score_options import ScoreOptions
-from tqvec.kvcache.state import Segment, State, Uncoded, count
+from tqvec.kvcache.state import Segment, State, Uncoded
 
 _SCORES = 1 << 22  # scores that one thread holds at a time, unless a single query has more
 _BLOCK = 1024  # queries that share the tokens that they see, at most
@@ -277,25 +275,23 @@ class _CodedHead:
     """Some queries of a head, as its codes need them."""
 
     def __init__(self, task: Task, head: int, block: _QueryBlock):
-        state = task.state
-        self._queries, self._means = block.plain, None
-        visible = block.visible(state.first_coded, count(state.recoded) + count(state.coded))
-        if state.learned is not None and visible.start < visible.stop:
-            self._queries = state.learned.keys.turn_queries(block.plain, head)
-            start = visible.start - visible.start % MEANS_BLOCK
-            self._position = state.first_coded + start
-            mean = state.learned.keys.means[head]
-            self._means = mean_scores(block.plain, mean, task.turning, self._position, visible.stop - start)
+        self._queries, self._products, learned = block.plain, None, task.state.learned
+        self._waves = task.turning.waves
+        self._rotated: dict[TurboQuant, Floats] = {}
+        if learned is not None:
+            self._queries = learned.keys.turn_queries(block.plain, head)
+            self._products = task.turning.products(block.plain, learned.keys.means[head])
 
     def rotated(self, codec: TurboQuant) -> Floats:
         """Return the queries in the basis of a codec's codes, (g, head_dim)."""
-        return self._queries @ basis(codec)
+        if codec not in self._rotated:
+            self._rotated[codec] = self._queries @ basis(codec)
+        return self._rotated[codec]
 
     def add_means(self, scales: NDArray[np.uint16], position: int, out: Floats) -> None:
-        """Add what the mean key contributes to the scores of tokens with these scales from a position on, (g, n)."""
-        if self._means is not None:
-            first = position - self._position
-            kernel("add_means")(self._means.coefficients, self._means.table, scales, first, out)
+        """Add what the mean key contributes to the scores of tokens with these scales, (g, n), from a position on."""
+        if self._products is not None:
+            kernel("add_means")(self._products, self._waves, position, scales, out)
 
 
 class _CodedRun:

@@ -1,9 +1,9 @@
-"""What a layer learns from its first keys: their mean before rotary embedding, and how much each coordinate matters.
+"""What a layer learns from its first keys: the mean before rotary embedding, and how much each coordinate matters.
 
-The embedding turns pairs of coordinates with the position. A part that all keys share before it is therefore no constant
-in the cache: it turns. `KeyBasis` keeps that part at position 0 and subtracts it, turned to each token's position. What
-is left is measured in units that suit the coordinates, and put in the order of their importance. Both commute with the
-embedding, since the coordinates of a pair share them. The "KV cache" page has the derivation.
+The embedding turns pairs of coordinates with the position. A part that all keys share before it is therefore no
+constant in the cache: it turns. `KeyBasis` keeps that part at position 0 and subtracts it, turned to each token's
+position. What is left is measured in units that suit the coordinates, and put in the order of their importance. Both
+commute with the embedding, since the coordinates of a pair share them. The "KV cache" page has the derivation.
 
 Sums are taken in a fixed order, and roots are square roots: codes have the same bits everywhere.
 """
@@ -16,15 +16,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec import _threads
+from tqvec._config import num_threads
 from tqvec._types import Bytes, Doubles, Floats
 from tqvec.codec.bands import Band
-from tqvec.kernels.arguments import HeadBasis
+from tqvec.kernels.arguments import HeadBasis, MeanWaves
 from tqvec.kernels.dispatch import kernel
+from tqvec.kvcache.mean_waves import mean_waves
 from tqvec.kvcache.rope import Rope
 
 _FAR = 4.0  # times the median of the squared distances to the mean: tokens beyond don't count for it
 _STEPS = 2  # of leaving such tokens out
 _FLOOR = 0.05  # part of the mean energy that every coordinate has at least: few tokens tell little of small ones
+_MOST_LOST = 1.5  # bits per coordinate; the worst heads of models with their rope lose 0.4
+_SMALLEST = 1e-4
 _QUERY_FLOOR = 0.1  # the same of the mean's energy, from which that of queries is guessed
 
 
@@ -34,25 +39,44 @@ class Layout(NamedTuple):
     Attributes
     ----------
     frequencies : (f,) float64
-        Radians per token of each pair, rounded to float32 as models have them, and 0 for what does not turn.
+        Radians per token, rounded to float32 as models have them: 0 for coordinates that don't turn, then rising.
     partner : (d,) int64
         The other coordinate of a pair; the coordinate itself if it does not turn.
     frequency : (d,) int64
         Place of the coordinate's frequency.
     sign : (d,) float32
         -1 for the first coordinate of a pair, 1 for the second, 0 if it does not turn.
+    sorted : (d,) int64
+        The coordinates by frequency.
+    starts : (f,) int64
+        Place of the first coordinate of each frequency among them.
+    waves : MeanWaves
+        The curves of the mean's part of a score.
     """
 
     frequencies: Doubles
     partner: NDArray[np.int64]
     frequency: NDArray[np.int64]
     sign: Floats
+    sorted: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    waves: MeanWaves
 
     def turns(self, first: int, n: int) -> tuple[Floats, Floats]:
-        """Return the cosines and sines of positions ``first .. first + n``, (n, f) each."""
+        """Return the cosines and sines of the coordinates' angles at positions ``first .. first + n``, (n, d) each."""
         cosines, sines = (np.empty((n, self.frequencies.size), np.float32) for _ in range(2))
         kernel("turn_tables")(self.frequencies, first, cosines, sines)
-        return cosines, sines
+        return cosines.take(self.frequency, axis=1), sines.take(self.frequency, axis=1)
+
+    def cross(self, mean: Floats) -> Floats:
+        """Return the part of a turned mean that grows with the sine; `mean` is that at angle 0, (d,)."""
+        crossed: Floats = self.sign * mean[self.partner]
+        return crossed
+
+    def products(self, queries: Floats, mean: Floats) -> Floats:
+        """Return what a mean contributes to scores, by frequency: factors of cosine and sine, (2, g, f) float32."""
+        parts = [np.add.reduceat((queries * x)[:, self.sorted], self.starts, axis=1) for x in (mean, self.cross(mean))]
+        return np.stack(parts)
 
 
 @lru_cache(maxsize=64)
@@ -60,13 +84,23 @@ def layout(rope: Rope | None, d: int) -> Layout:
     """Return how the coordinates of keys turn; without a rope none does."""
     pairs = np.empty((0, 2), np.int64) if rope is None else rope.pairs(d)
     angles = np.empty(0) if rope is None else rope.frequencies(d)
-    frequencies = np.append(angles.astype(np.float32), np.float32(0)).astype(np.float64)
-    partner, frequency, sign = np.arange(d), np.full(d, len(angles)), np.zeros(d, np.float32)
-    for place, (one, other) in enumerate(pairs):
+    partner, sign, speed = np.arange(d), np.zeros(d, np.float32), np.zeros(d)
+    for (one, other), angle in zip(pairs, angles, strict=True):
         partner[one], partner[other] = other, one
-        frequency[[one, other]] = place
-        sign[one], sign[other] = -1, 1
-    return Layout(frequencies, partner, frequency, sign)
+        speed[[one, other]] = abs(np.float32(angle))
+        sign[one], sign[other] = (-1, 1) if angle > 0 else (1, -1)
+    frequencies, frequency = np.unique(speed, return_inverse=True)
+    by_frequency = np.argsort(frequency, kind="stable")
+    starts = np.searchsorted(frequency[by_frequency], np.arange(len(frequencies)))
+    return Layout(
+        frequencies=frequencies,
+        partner=partner,
+        frequency=frequency,
+        sign=sign,
+        sorted=by_frequency,
+        starts=starts,
+        waves=mean_waves(frequencies),
+    )
 
 
 class KeyBasis(NamedTuple):
@@ -80,24 +114,35 @@ class KeyBasis(NamedTuple):
         Coordinates in the order of the codes: those that matter most come first.
     gains : (heads, d) float32
         Factors of the coordinates in this order; at most 1.
+    spread : (heads,) float32
+        Mean squared length of what was learned from, as it is coded.
+    guarded : (heads,) uint8
+        1 for heads whose coordinates differ so much that a common width can't hold them.
     """
 
     means: Floats
     order: NDArray[np.uint16]
     gains: Floats
+    spread: Floats
+    guarded: Bytes
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return self.means.nbytes + self.order.nbytes + self.gains.nbytes
+        return sum(array.nbytes for array in self)
+
+    @property
+    def guarded_heads(self) -> tuple[int, ...]:
+        """The heads whose keys get more bits than the policy says."""
+        return tuple(np.flatnonzero(self.guarded).tolist())
 
     def head(self, head: int, turning: Layout) -> HeadBasis:
         """Return what the kernels need of a head."""
-        order, mean = self.order[head].astype(np.int64), self.means[head]
-        crossed = turning.sign * mean[turning.partner]
-        return HeadBasis(order, self.gains[head], mean[order], crossed[order], turning.frequency[order])
+        order, mean, unit = self.order[head].astype(np.int64), self.means[head], np.empty_like(self.gains[head])
+        unit[order] = self.gains[head]
+        return HeadBasis(order, unit, mean, turning.cross(mean))
 
-    def centre(self, keys: Floats, first: int, turning: Layout) -> tuple[Floats, Bytes]:
+    def centre(self, keys: Floats, first: int, turning: Layout, threads: int | None) -> tuple[Floats, Bytes]:
         """Return keys as they are coded, and which of them are coded without the mean, since it makes them longer.
 
         Parameters
@@ -106,6 +151,7 @@ class KeyBasis(NamedTuple):
         first : int
             Position of the first key.
         turning : Layout
+        threads : int, optional
 
         Returns
         -------
@@ -114,8 +160,13 @@ class KeyBasis(NamedTuple):
         """
         rows, plain = np.empty_like(keys), np.empty(keys.shape[:2], np.uint8)
         tables = turning.turns(first, keys.shape[1])
-        for head, one in enumerate(keys):
-            kernel("centre_keys")(one, self.head(head, turning), *tables, rows[head], plain[head])
+        centre, bases = kernel("centre_keys"), [self.head(head, turning) for head in range(len(keys))]
+
+        def some_heads(part: int, start: int, stop: int) -> None:
+            for head in range(start, stop):
+                centre(keys[head], bases[head], *tables, rows[head], plain[head])
+
+        _threads.over_rows(some_heads, len(keys), -(-_threads.GRAIN // keys.shape[1]), num_threads(threads))
         return rows, plain
 
     def restore(self, rows: Floats, plain: Bytes, first: int, turning: Layout) -> Floats:
@@ -151,6 +202,7 @@ def learn(keys: Floats, first: int, turning: Layout, bands: list[tuple[tuple[Ban
     """
     heads, _, d = keys.shape
     means, order, gains = np.empty((heads, d), np.float32), np.empty((heads, d), np.uint16), np.ones((heads, d))
+    spread, guarded = np.empty(heads, np.float32), np.zeros(heads, np.uint8)
     tables = turning.turns(first, keys.shape[1])
     for head, one in enumerate(keys):
         mean, energy = _mean_and_energy(_turn_back(one, *tables, turning))
@@ -158,18 +210,30 @@ def learn(keys: Floats, first: int, turning: Layout, bands: list[tuple[tuple[Ban
         order[head] = np.arange(d)
         if turning.sign.any() and energy.any():
             order[head], gains[head] = _units(mean, energy, turning, *bands[head])
-    return KeyBasis(means, order, gains.astype(np.float32))
+        coded = energy[order[head]] * np.square(gains[head])
+        spread[head], guarded[head] = coded.sum(), _lost_bits(coded, bands[head][0]) > _MOST_LOST
+    return KeyBasis(means, order, gains.astype(np.float32), spread, guarded)
+
+
+def _lost_bits(energy: Doubles, bands: tuple[Band, ...]) -> float:
+    """Return the bits per coordinate that a common width of each band costs, beside a width for each coordinate."""
+    lost = 0.0
+    for band in bands:
+        part = energy[band.start : band.stop]
+        if part.any():
+            lost += float(np.sum(np.log2(part.mean() / (part + _SMALLEST * part.mean()))) / 2)
+    return lost / len(energy)
 
 
 def _turn_back(keys: Floats, cosines: Floats, sines: Floats, turning: Layout) -> Doubles:
     """Return keys as they were before the embedding, (d, n)."""
     x = keys.T.astype(np.float64)
-    cos, sin = (table.T[turning.frequency].astype(np.float64) for table in (cosines, sines))
+    cos, sin = (table.T.astype(np.float64) for table in (cosines, sines))
     return x * cos - (turning.sign[:, None] * x[turning.partner]) * sin
 
 
 def _mean_and_energy(x: Doubles) -> tuple[Doubles, Doubles]:
-    """Return the mean of columns, (d,), and the mean squared distance to it by coordinate; few far columns don't count."""
+    """Return the mean of columns, (d,), and the mean squared distance to it by coordinate, without the far columns."""
     mean = np.median(x, axis=1)
     for _ in range(_STEPS):
         squares = np.square(x - mean[:, None])

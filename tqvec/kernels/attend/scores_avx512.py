@@ -7,6 +7,7 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.attend.indices import ONE_REGISTER, aligned_bytes, bytes_kept, indices_of_run, look_up, row_plan
 from tqvec.kernels.attend.portable import BLOCK, code_scores_portable, widen_scales
+from tqvec.kernels.attend.queries import byte_queries, word_queries
 from tqvec.kernels.simd.floats import convert_f32x16, mul_f32x16
 from tqvec.kernels.simd.integers import add_i32x16
 from tqvec.kernels.simd.memory import (
@@ -22,51 +23,7 @@ from tqvec.kernels.simd.shuffles import interleave_high_i16x32, interleave_low_i
 from tqvec.kernels.simd.tuples import dot_bytes_16, dot_words_16, sum_lanes_16, zeros_16
 from tqvec.kernels.simd.x86 import permute_i8x64
 
-WORD_REACH = 65000.0  # bound of a query's length times the square root of its entries; README.md has the proof
 AHEAD = 4096  # bytes
-
-
-@jit
-def byte_queries(tables, queries, packed, zeros, unit):
-    """Round queries to int8, in the order of the columns.
-
-    Parameters
-    ----------
-    tables : AttentionTables
-    queries : (g, d) float32
-    packed : (g, 64 * runs) int8
-        Filled.
-    zeros : (g,) int32
-        Filled: -128 times the sum of a query's entries, which makes up for the unsigned levels of its products.
-    unit : (g,) float32
-        Filled: score of 1 in a product.
-    """
-    for q in range(queries.shape[0]):
-        largest = np.float32(1e-30)
-        for j in range(queries.shape[1]):
-            largest = max(largest, abs(queries[q, j]))
-        step = largest / np.float32(127.0)
-        total = 0
-        for k in range(packed.shape[1]):
-            j = tables.coordinates[k]
-            packed[q, k] = np.int8(np.rint(queries[q, j] / step)) if j >= 0 else np.int8(0)
-            total += packed[q, k]
-        zeros[q] = -128 * total
-        unit[q] = np.float32(np.float64(step) * tables.byte_unit)
-
-
-@jit
-def word_queries(tables, queries, packed, unit):
-    """Round queries to int16, (g, 64 * runs), in the order of the columns; the rest as in `byte_queries`."""
-    for q in range(queries.shape[0]):
-        square = 0.0
-        for j in range(queries.shape[1]):
-            square += np.float64(queries[q, j]) * np.float64(queries[q, j])
-        step = max(np.sqrt(square), 1e-30) / (WORD_REACH / np.sqrt(packed.shape[1]) - np.sqrt(packed.shape[1]) / 2)
-        for k in range(packed.shape[1]):
-            j = tables.coordinates[k]
-            packed[q, k] = np.int16(np.rint(queries[q, j] / step)) if j >= 0 else np.int16(0)
-        unit[q] = np.float32(step * tables.word_unit)
 
 
 @jit
@@ -140,9 +97,11 @@ def code_scores_avx512(tables, queries, codes, scale, out):
     width = 128 * runs if words else 64 * runs
     packed = aligned_bytes(g, width).view(np.int8)
     if words:
-        word_queries(tables, queries, packed.view(np.int16), unit)
+        word_queries(queries, tables.coordinates, tables.word_unit, packed.view(np.int16), unit)
     else:
-        byte_queries(tables, queries, packed, zeros, unit)
+        byte_queries(queries, tables.coordinates, tables.byte_unit, packed, unit)
+        for q in range(g):
+            zeros[q] = -128 * packed[q].sum()  # makes up for the 128 that is in every level
     levels = aligned_bytes(LANES, width)
     plan = row_plan(tables, row_bytes)
     for t in range(0, n, LANES):

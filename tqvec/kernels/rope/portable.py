@@ -6,6 +6,9 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 
+MEAN_BLOCK = 128  # tokens over which the curves of `MeanWaves` run
+MEAN_TERMS = LANES  # polynomials among them
+
 # Cosine and sine of a float64, from fdlibm (Sun Microsystems): sums and products alone, so the bits are the same
 # everywhere, as those of a library's functions are not. π/2 is in three parts of which the first two have 33 bits.
 _TWO_OVER_PI = 0.6366197723675814
@@ -54,8 +57,8 @@ def centre_keys_portable(keys, head, cosines, sines, out, plain):
     ----------
     keys : (n, d) float32
     head : HeadBasis
-    cosines, sines : (n, f) float32
-        Of the tokens' positions.
+    cosines, sines : (n, d) float32
+        Of the angle of each coordinate at the tokens' positions.
     out : (n, d) float32
         Filled.
     plain : (n,) uint8
@@ -63,78 +66,142 @@ def centre_keys_portable(keys, head, cosines, sines, out, plain):
     """
     d = keys.shape[1]
     near, far = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
-    whole = np.empty(d, np.float32)
+    rest, whole = np.empty(d, np.float32), np.empty(d, np.float32)
+    mean, crossed, unit, order = head.mean, head.crossed, head.unit, head.order
     for t in range(keys.shape[0]):
-        row, rest, c, s = keys[t], out[t], cosines[t], sines[t]
+        row, c, s, coded = keys[t], cosines[t], sines[t], out[t]
+        for i in range(d):
+            whole[i] = unit[i] * row[i]
+            rest[i] = unit[i] * (row[i] - (mean[i] * c[i] + crossed[i] * s[i]))
         near[:] = np.float32(0.0)
         far[:] = np.float32(0.0)
-        for j in range(d):
-            f, x = head.frequency[j], row[head.order[j]]
-            rest[j] = head.gain[j] * (x - (head.mean[j] * c[f] + head.crossed[j] * s[f]))
-            whole[j] = head.gain[j] * x
         for first in range(0, d - d % LANES, LANES):
+            a, b = rest[first : first + LANES], whole[first : first + LANES]
             for lane in range(LANES):
-                near[lane] += rest[first + lane] * rest[first + lane]
-                far[lane] += whole[first + lane] * whole[first + lane]
-        for j in range(d - d % LANES, d):
-            near[0] += rest[j] * rest[j]
-            far[0] += whole[j] * whole[j]
-        a, b = near[0], far[0]
+                near[lane] += a[lane] * a[lane]
+                far[lane] += b[lane] * b[lane]
+        for i in range(d - d % LANES, d):
+            near[0] += rest[i] * rest[i]
+            far[0] += whole[i] * whole[i]
+        length, without = near[0], far[0]
         for lane in range(1, LANES):
-            a += near[lane]
-            b += far[lane]
-        plain[t] = np.uint8(0) if a < b else np.uint8(1)
-        if plain[t]:
-            rest[:] = whole
+            length += near[lane]
+            without += far[lane]
+        if length < without:
+            plain[t] = np.uint8(0)
+            for j in range(d):
+                coded[j] = rest[order[j]]
+        else:
+            plain[t] = np.uint8(1)
+            for j in range(d):
+                coded[j] = whole[order[j]]
 
 
 @jit
 def restore_keys_portable(rows, head, cosines, sines, plain, out):
     """Undo `centre_keys_portable`: fill `out`, (n, d) float32, with the keys of decoded rows."""
+    mean, crossed, unit, order = head.mean, head.crossed, head.unit, head.order
     for t in range(rows.shape[0]):
+        row, key, c, s = rows[t], out[t], cosines[t], sines[t]
         for j in range(rows.shape[1]):
-            f = head.frequency[j]
-            mean = head.mean[j] * cosines[t, f] + head.crossed[j] * sines[t, f]
-            key = rows[t, j] / head.gain[j]
-            out[t, head.order[j]] = key if plain[t] else key + mean
+            key[order[j]] = row[j]
+        if plain[t]:
+            for i in range(rows.shape[1]):
+                key[i] = key[i] / unit[i]
+        else:
+            for i in range(rows.shape[1]):
+                key[i] = key[i] / unit[i] + (mean[i] * c[i] + crossed[i] * s[i])
 
 
 @jit
-def add_means_portable(coefficients, table, scale, first, out):
-    """Add to scores what the means of the tokens contribute: a small product per query and block of tokens.
+def start_phases(angles, position):
+    """Return cosines and sines of the angles at a position, (2, f) float64, and those of a block of tokens."""
+    phases, steps = np.empty((2, angles.size)), np.empty((2, angles.size))
+    for p in range(angles.size):
+        phases[0, p], phases[1, p] = np.cos(angles[p] * position), np.sin(angles[p] * position)
+        steps[0, p], steps[1, p] = np.cos(angles[p] * MEAN_BLOCK), np.sin(angles[p] * MEAN_BLOCK)
+    return phases, steps
+
+
+@jit
+def next_waves(products, phases, steps, angle, out):
+    """Fill in the factors of each wave's cosine and sine over the block at `phases`, and move these to the next block.
 
     Parameters
     ----------
-    coefficients : (g, blocks, r) float32
-        r is a multiple of 4.
-    table : (r, block size) float32
+    products : (2, g, f) float32
+        The mean contributes ``products[0, i] @ cos(a) + products[1, i] @ sin(a)`` at angles a.
+    phases, steps : (2, f) float64
+        Those of `start_phases`.
+    angle : (2, f) float32
+        Workspace.
+    out : (2, g, f) float32
+    """
+    f = products.shape[2]
+    for p in range(f):
+        angle[0, p], angle[1, p] = np.float32(phases[0, p]), np.float32(phases[1, p])
+    for q in range(products.shape[1]):
+        for p in range(f):
+            out[0, q, p] = products[0, q, p] * angle[0, p] + products[1, q, p] * angle[1, p]
+        for p in range(f):
+            out[1, q, p] = products[1, q, p] * angle[0, p] - products[0, q, p] * angle[1, p]
+    for p in range(f):
+        c, s = phases[0, p], phases[1, p]
+        phases[0, p] = c * steps[0, p] - s * steps[1, p]
+        phases[1, p] = s * steps[0, p] + c * steps[1, p]
+
+
+@jit
+def place_fast_waves(factors, waves, coefficients):
+    """Copy the factors of fast waves, from (2, g, f) to the coefficients (g, rows) behind those of polynomials."""
+    slow = waves.cosine.shape[0]
+    fast = factors.shape[2] - slow
+    for q in range(factors.shape[1]):
+        for p in range(fast):
+            coefficients[q, MEAN_TERMS + p] = factors[0, q, slow + p]
+        for p in range(fast):
+            coefficients[q, MEAN_TERMS + fast + p] = factors[1, q, slow + p]
+
+
+@jit
+def add_means_portable(products, waves, position, scale, out):
+    """Add to scores what the mean key contributes to those of tokens from which it was subtracted.
+
+    Parameters
+    ----------
+    products : (2, g, f) float32
+        As in `next_waves`.
+    waves : MeanWaves
+    position : int
+        Of the first token.
     scale : (n,) uint16
         Of the tokens' codes; the highest bit says that no mean was subtracted.
-    first : int
-        Place of the first token, counted from the beginning of the first block.
     out : (g, n) float32
-        ``out[i, t]`` gains ``coefficients[i, b] @ table[:, k]`` for token ``first + t = b * block size + k``.
     """
-    ranks, size = table.shape
-    n = scale.size
-    kept = np.empty(size, np.float32)
-    sums = np.empty(size, np.float32)
-    start = 0
-    while start < n:
-        block, at = (first + start) // size, (first + start) % size
-        count = min(size - at, n - start)
+    g, n = out.shape
+    table, cosine, sine = waves.table, waves.cosine, waves.sine
+    factors, angle = np.empty(products.shape, np.float32), np.empty((2, waves.angles.size), np.float32)
+    coefficients = np.empty((g, table.shape[0]), np.float32)
+    kept, sums = np.empty(MEAN_BLOCK, np.float32), np.empty(MEAN_BLOCK, np.float32)
+    phases, steps = start_phases(waves.angles, np.float64(position))
+    for start in range(0, n, MEAN_BLOCK):
+        count = min(MEAN_BLOCK, n - start)
+        next_waves(products, phases, steps, angle, factors)
+        place_fast_waves(factors, waves, coefficients)
         for i in range(count):
             kept[i] = np.float32(0.0) if scale[start + i] >> np.uint16(15) else np.float32(1.0)
-        for q in range(coefficients.shape[0]):
-            weights = coefficients[q, block]
-            sums[:count] = np.float32(0.0)
-            for r in range(0, ranks, 4):
-                w0, w1, w2, w3 = weights[r], weights[r + 1], weights[r + 2], weights[r + 3]
-                t0, t1 = table[r, at : at + count], table[r + 1, at : at + count]
-                t2, t3 = table[r + 2, at : at + count], table[r + 3, at : at + count]
-                for i in range(count):
-                    sums[i] += (w0 * t0[i] + w1 * t1[i]) + (w2 * t2[i] + w3 * t3[i])
+        for q in range(g):
+            terms = coefficients[q, :MEAN_TERMS]
+            terms[:] = np.float32(0.0)
+            for p in range(cosine.shape[0]):
+                even, odd, a, b = factors[0, q, p], factors[1, q, p], cosine[p], sine[p]
+                for k in range(MEAN_TERMS):
+                    terms[k] += even * a[k] + odd * b[k]
+            sums[:] = np.float32(0.0)
+            for r in range(waves.rows):
+                weight, curve = coefficients[q, r], table[r]
+                for i in range(MEAN_BLOCK):
+                    sums[i] += weight * curve[i]
             row = out[q, start : start + count]
             for i in range(count):
                 row[i] += kept[i] * sums[i]
-        start += count

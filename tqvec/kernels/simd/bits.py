@@ -17,7 +17,9 @@ from tqvec.kernels.simd.vector import (
     i8x64,
     i16x16,
     i16x32,
+    i32x8,
     i32x16,
+    i64x4,
     i64x8,
     make_binary,
     mask_lanes,
@@ -26,9 +28,11 @@ from tqvec.kernels.simd.vector import (
     take,
 )
 
-and_i8x64, and_i32x16 = make_binary(i8x64, "and_"), make_binary(i32x16, "and_")
+and_i8x32, and_i8x64 = make_binary(i8x32, "and_"), make_binary(i8x64, "and_")
+and_i32x8, and_i32x16 = make_binary(i32x8, "and_"), make_binary(i32x16, "and_")
 or_i8x64, xor_i64x8 = make_binary(i8x64, "or_"), make_binary(i64x8, "xor")
-shift_left_i32x16, shift_right_i32x16 = make_binary(i32x16, "shl"), make_binary(i32x16, "lshr")
+shift_left_i32x8, shift_left_i32x16 = make_binary(i32x8, "shl"), make_binary(i32x16, "shl")
+shift_right_i32x16 = make_binary(i32x16, "lshr")
 
 
 @operation(types.int64, (types.uint64,))
@@ -68,10 +72,17 @@ def make_select(vector: Vector):
 select_i32x16, select_f32x16 = make_select(i32x16), make_select(f32x16)
 
 
-@operation(i8x64, (i8x64, i8x64, i8x64))
-def select_negative_i8x64(builder, condition, a, b):
-    """Select `a` in the lanes whose condition has its highest bit set, `b` elsewhere."""
-    return builder.select(builder.icmp_signed("<", condition, constant(i8x64, 0)), a, b)
+def make_select_negative(vector: Vector):
+    """Make ``select(condition, a, b)``: `a` in the lanes whose condition has its highest bit set, `b` elsewhere."""
+
+    @operation(vector, (vector, vector, vector))
+    def select_negative(builder, condition, a, b):
+        return builder.select(builder.icmp_signed("<", condition, constant(vector, 0)), a, b)
+
+    return select_negative
+
+
+select_negative_i8x32, select_negative_i8x64 = make_select_negative(i8x32), make_select_negative(i8x64)
 
 
 def make_add_where(vector: Vector):
@@ -92,6 +103,13 @@ add_where_i8x64, add_where_i32x16 = make_add_where(i8x64), make_add_where(i32x16
 def append_bits_i8x64(builder, a, bits):
     """Append a bit below those of each lane: ``2 a``, plus 1 where the bit is set."""
     return builder.sub(builder.add(a, a), builder.sext(mask_lanes(builder, i8x64, bits), i8x64.llvm))
+
+
+@operation(i8x32, (i8x32, i8x32))
+def append_high_bits_i8x32(builder, a, before):
+    """Append the highest bit of a lane of `before` below those of `a`: ``2 a + (before >> 7)``."""
+    negative = builder.icmp_signed("<", before, constant(i8x32, 0))
+    return builder.sub(builder.add(a, a), builder.sext(negative, i8x32.llvm))
 
 
 def make_and_nonzero(vector: Vector):
@@ -157,7 +175,14 @@ def extract_fields_i8x64(builder, low, high):
     return builder.trunc(shifted, i8x64.llvm)
 
 
-@operation(i64x8, (i64x8, i64x8, types.int64))
-def funnel_shift_i64x8(builder, a, before, k):
-    """Shift each lane of `a` up by `k` bits, 0 … 63, with the highest `k` bits of `before` below."""
-    return call(builder, "llvm.fshl.v8i64", i64x8.llvm, a, before, broadcast(builder, i64x8, k))
+def make_funnel_shift(vector: Vector):
+    """Make ``shift(a, before, k)``: lanes of `a` go up by `k` bits, 0 … 63, above the top `k` of `before`."""
+
+    @operation(vector, (vector, vector, types.int64))
+    def funnel_shift(builder, a, before, k):
+        return call(builder, f"llvm.fshl.v{vector.n}i64", vector.llvm, a, before, broadcast(builder, vector, k))
+
+    return funnel_shift
+
+
+funnel_shift_i64x4, funnel_shift_i64x8 = make_funnel_shift(i64x4), make_funnel_shift(i64x8)

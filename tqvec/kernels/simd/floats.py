@@ -10,6 +10,7 @@ from tqvec.kernels.simd.vector import (
     f32x8,
     f32x16,
     f64x8,
+    i32x8,
     i32x16,
     make_binary,
     operation,
@@ -18,7 +19,7 @@ from tqvec.kernels.simd.vector import (
 )
 
 add_f32x16, sub_f32x16, mul_f32x16 = (make_binary(f32x16, name) for name in ("fadd", "fsub", "fmul"))
-mul_f64x8 = make_binary(f64x8, "fmul")
+mul_f32x8, mul_f64x8 = make_binary(f32x8, "fmul"), make_binary(f64x8, "fmul")
 
 
 def make_multiply_add(vector: Vector):
@@ -31,7 +32,8 @@ def make_multiply_add(vector: Vector):
     return multiply_add
 
 
-multiply_add_f32x16, multiply_add_f64x8 = make_multiply_add(f32x16), make_multiply_add(f64x8)
+multiply_add_f32x8, multiply_add_f32x16 = make_multiply_add(f32x8), make_multiply_add(f32x16)
+multiply_add_f64x8 = make_multiply_add(f64x8)
 
 
 def make_extreme(order: str):
@@ -66,10 +68,17 @@ def round_i32x16(builder, a):
     return builder.fptosi(call(builder, "llvm.rint.v16f32", f32x16.llvm, a), i32x16.llvm)
 
 
-@operation(f32x16, (i32x16,))
-def convert_f32x16(builder, a):
-    """Convert int32 to the nearest float32."""
-    return builder.sitofp(a, f32x16.llvm)
+def make_convert(integers: Vector, vector: Vector):
+    """Make ``convert(a) -> vector``: int32 as the nearest float32."""
+
+    @operation(vector, (integers,))
+    def convert(builder, a):
+        return builder.sitofp(a, vector.llvm)
+
+    return convert
+
+
+convert_f32x8, convert_f32x16 = make_convert(i32x8, f32x8), make_convert(i32x16, f32x16)
 
 
 @operation(f64x8, (f32x8,))

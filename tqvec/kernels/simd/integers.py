@@ -19,7 +19,8 @@ from tqvec.kernels.simd.vector import (
     take_from_two,
 )
 
-add_i8x64, add_i16x16, add_i16x32 = (make_binary(vector, "add") for vector in (i8x64, i16x16, i16x32))
+add_i8x32, add_i8x64 = (make_binary(vector, "add") for vector in (i8x32, i8x64))
+add_i16x16, add_i16x32 = (make_binary(vector, "add") for vector in (i16x16, i16x32))
 add_i32x4, add_i32x8, add_i32x16 = (make_binary(vector, "add") for vector in (i32x4, i32x8, i32x16))
 sub_i16x16 = make_binary(i16x16, "sub")
 

@@ -22,6 +22,7 @@ from tqvec.kernels.simd.vector import (
     i32x4,
     i32x8,
     i32x16,
+    i64x4,
     i64x8,
     load_from,
     mask_lanes,
@@ -45,7 +46,7 @@ def make_load(vector: Vector):
 
 
 load_i8x16, load_i8x32, load_i8x64 = (make_load(vector) for vector in (i8x16, i8x32, i8x64))
-load_i16x8, load_i16x32 = (make_load(vector) for vector in (i16x8, i16x32))
+load_i16x8, load_i16x16, load_i16x32 = (make_load(vector) for vector in (i16x8, i16x16, i16x32))
 load_i32x4, load_i32x8, load_i32x16 = (make_load(vector) for vector in (i32x4, i32x8, i32x16))
 load_f32x8, load_f32x16 = (make_load(vector) for vector in (f32x8, f32x16))
 load_i64x8, load_f64x8 = (make_load(vector) for vector in (i64x8, f64x8))
@@ -61,7 +62,8 @@ def make_store(vector: Vector):
     return store
 
 
-store_i8x16, store_i8x64 = (make_store(vector) for vector in (i8x16, i8x64))
+store_i8x16, store_i8x32, store_i8x64 = (make_store(vector) for vector in (i8x16, i8x32, i8x64))
+store_i16x16, store_i64x4, store_f32x8 = (make_store(vector) for vector in (i16x16, i64x4, f32x8))
 store_i32x4, store_i32x8, store_i32x16 = (make_store(vector) for vector in (i32x4, i32x8, i32x16))
 store_f32x16, store_i64x8, store_f64x8 = (make_store(vector) for vector in (f32x16, i64x8, f64x8))
 
@@ -114,10 +116,19 @@ def load_nibbles_i32x16(builder, address):
     return builder.and_(shifted, constant(i32x16, 15))
 
 
-@operation(f32x16, (types.intp, types.intp))
-def load_halves_f32x16(builder, low, high):
-    """Load eight float32 from each of two addresses."""
-    return take_from_two(builder, *(load_from(builder, address, f32x8.llvm) for address in (low, high)), range(16))
+def make_load_halves(vector: Vector):
+    """Make ``load_halves(low, high) -> vector``: the two halves of a register from two addresses."""
+    half = ir.VectorType(vector.llvm.element, vector.n // 2)
+
+    @operation(vector, (types.intp, types.intp))
+    def load_halves(builder, low, high):
+        return take_from_two(builder, *(load_from(builder, address, half) for address in (low, high)), range(vector.n))
+
+    return load_halves
+
+
+load_halves_i8x32, load_halves_i16x16 = make_load_halves(i8x32), make_load_halves(i16x16)
+load_halves_i64x4, load_halves_f32x16 = make_load_halves(i64x4), make_load_halves(f32x16)
 
 
 @operation(f32x16, (types.intp,))
@@ -136,9 +147,10 @@ def make_splat(vector: Vector):
     return splat
 
 
-splat_i8x16, splat_i8x64 = (make_splat(vector) for vector in (i8x16, i8x64))
+splat_i8x16, splat_i8x32, splat_i8x64 = (make_splat(vector) for vector in (i8x16, i8x32, i8x64))
 splat_i16x16, splat_i16x32 = (make_splat(vector) for vector in (i16x16, i16x32))
-splat_i32x8, splat_i32x16, splat_f32x16 = (make_splat(vector) for vector in (i32x8, i32x16, f32x16))
+splat_i32x8, splat_i32x16 = (make_splat(vector) for vector in (i32x8, i32x16))
+splat_f32x8, splat_f32x16 = (make_splat(vector) for vector in (f32x8, f32x16))
 
 
 def make_splat_load(vector: Vector):

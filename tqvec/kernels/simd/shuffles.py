@@ -16,6 +16,7 @@ from tqvec.kernels.simd.vector import (
     i16x8,
     i16x16,
     i16x32,
+    i32x8,
     i32x16,
     i64x8,
     operation,
@@ -35,6 +36,7 @@ def make_view(source: Vector, vector: Vector):
 
 
 view_i8x32_as_i16x16, view_i8x64_as_i32x16 = make_view(i8x32, i16x16), make_view(i8x64, i32x16)
+view_i16x16_as_i32x8 = make_view(i16x16, i32x8)
 view_i16x32_as_i8x64, view_i16x32_as_i32x16 = make_view(i16x32, i8x64), make_view(i16x32, i32x16)
 view_i32x16_as_i8x64, view_i32x16_as_f32x16 = make_view(i32x16, i8x64), make_view(i32x16, f32x16)
 
@@ -71,18 +73,23 @@ interleave_low_f32x16 = make_join(f32x16, [i // 2 + i % 2 * 16 for i in range(16
 interleave_high_f32x16 = make_join(f32x16, [i // 2 + i % 2 * 16 + 8 for i in range(16)])
 
 
-def make_interleave(first: int):
-    """Make ``interleave(low, high)``: 16-bit numbers from bytes ``first … first + 31`` of two registers."""
+def make_interleave(source: Vector, vector: Vector, chosen: list[int]):
+    """Make ``interleave(low, high) -> vector``: 16-bit numbers from chosen bytes of two registers."""
 
-    @operation(i16x32, (i8x64, i8x64))
+    @operation(vector, (source, source))
     def interleave(builder, low, high):
-        both = take_from_two(builder, low, high, [first + i // 2 + 64 * (i % 2) for i in range(64)])
-        return builder.bitcast(both, i16x32.llvm)
+        both = take_from_two(builder, low, high, [byte + source.n * i for byte in chosen for i in (0, 1)])
+        return builder.bitcast(both, vector.llvm)
 
     return interleave
 
 
-interleave_low_i16x32, interleave_high_i16x32 = make_interleave(0), make_interleave(32)
+interleave_low_i16x32, interleave_high_i16x32 = (
+    make_interleave(i8x64, i16x32, list(range(first, first + 32))) for first in (0, 32)
+)
+interleave_even_quarters_i16x16, interleave_odd_quarters_i16x16 = (
+    make_interleave(i8x32, i16x16, [*range(first, first + 8), *range(first + 16, first + 24)]) for first in (0, 8)
+)
 
 
 def make_tile_bytes(shift: int):
@@ -103,3 +110,12 @@ tile_low_bytes_i8x64, tile_high_bytes_i8x64 = make_tile_bytes(0), make_tile_byte
 def prepend_i64x8(builder, first, a):
     """Put `first` before lanes 0 … 6 of `a`."""
     return builder.insert_element(take(builder, a, [0, *range(7)]), first, ir.Constant(INDEX, 0))
+
+
+@operation(i8x32, (types.uint64, types.uint64, i8x32))
+def prepend_halves_i8x32(builder, first, second, a):
+    """Put one byte before lanes 0 … 14 of `a`, another before lanes 16 … 30."""
+    moved = take(builder, a, [0, *range(15), 16, *range(16, 31)])
+    for byte, lane in ((first, 0), (second, 16)):
+        moved = builder.insert_element(moved, builder.trunc(byte, ir.IntType(8)), ir.Constant(INDEX, lane))
+    return moved

@@ -15,15 +15,20 @@ from tqvec.kernels.simd.vector import (
     call,
     constant,
     f32x16,
+    i8x32,
     i8x64,
+    i16x16,
+    i32x8,
     i32x16,
     load_from,
     operation,
     store_to,
+    take,
     take_from_two,
 )
 
 _NUMBER, _FLOAT = ir.IntType(64), ir.FloatType()
+_BYTES_8 = types.UniTuple(i8x32, 8)
 _FLOATS_16, _INTS_16 = types.UniTuple(f32x16, 16), types.UniTuple(i32x16, 16)
 
 
@@ -149,6 +154,31 @@ def sum_lanes_16(builder, values):
         for i in range(stride):
             values[i] = builder.add(*_exchange(builder, values[i], values[i + stride], stride))
     return values[0]
+
+
+@operation(i32x8, (types.UniTuple(i32x8, 4),))
+def sum_halves_4(builder, values):
+    """Add up the lanes of each half of four registers, modulo 2^32: lane i is the sum of half i."""
+    evens, odds = [0, 2, 8, 10, 4, 6, 12, 14], [1, 3, 9, 11, 5, 7, 13, 15]  # within halves, as ``vphaddd`` adds
+    while len(values) > 1:
+        pairs = list(zip(values[::2], values[1::2], strict=True))
+        values = [builder.add(*(take_from_two(builder, *pair, lanes) for lanes in (evens, odds))) for pair in pairs]
+    return take(builder, values[0], [0, 4, 1, 5, 2, 6, 3, 7])
+
+
+@operation(_BYTES_8, (_BYTES_8,))
+def transpose_bits_8(builder, values):
+    """Transpose 8 x 8 bits: bit i of a byte of register k is bit k of that byte of register i."""
+    words = [builder.bitcast(value, i16x16.llvm) for value in values]  # x86 can't shift bytes
+    for stride, mask in ((1, 0x5555), (2, 0x3333), (4, 0x0F0F)):  # bits without the bit `stride` in their number
+        kept, step = constant(i16x16, mask), constant(i16x16, stride)
+        for i in range(8):
+            if not i & stride:
+                a, b = words[i], words[i + stride]
+                change = builder.and_(builder.xor(builder.lshr(a, step), b), kept)
+                words[i] = builder.xor(a, builder.shl(change, step))
+                words[i + stride] = builder.xor(b, change)
+    return [builder.bitcast(word, i8x32.llvm) for word in words]
 
 
 def make_add_multiples(count: int):

@@ -51,7 +51,7 @@ i8x16, i8x32, i8x64 = (Vector("i8", n) for n in (16, 32, 64))
 i16x8, i16x16, i16x32 = (Vector("i16", n) for n in (8, 16, 32))
 i32x4, i32x8, i32x16 = (Vector("i32", n) for n in (4, 8, 16))
 f32x8, f32x16 = (Vector("f32", n) for n in (8, 16))
-i64x8, f64x8 = Vector("i64", 8), Vector("f64", 8)
+i64x4, i64x8, f64x8 = Vector("i64", 4), Vector("i64", 8), Vector("f64", 8)
 
 
 def operation(result: types.Type, arguments: tuple[types.Type, ...]) -> Callable[[Callable], Callable]:

@@ -121,6 +121,18 @@ def dot_pairs_i32x8(builder, acc, a, b):
     return builder.add(acc, call(builder, "llvm.x86.avx2.pmadd.wd", i32x8.llvm, *words))
 
 
+@operation(i32x8, (i32x8, i8x32, i8x32))
+def dot_signed_bytes_i32x8(builder, acc, a, b):
+    """``vpabsb``, ``vpsignb``, ``vpmaddubsw``, ``vpmaddwd``: add four products of signed bytes per lane to `acc`.
+
+    A product is ``abs(b) * (a * sign(b))``. No byte of `a` is -128, so no sum of two products saturates.
+    """
+    sizes = call(builder, "llvm.abs.v32i8", i8x32.llvm, b, ir.IntType(1)(0))
+    signed = call(builder, "llvm.x86.avx2.psign.b", i8x32.llvm, a, b)
+    pairs = call(builder, "llvm.x86.avx2.pmadd.ub.sw", i16x16.llvm, sizes, signed)
+    return builder.add(acc, call(builder, "llvm.x86.avx2.pmadd.wd", i32x8.llvm, pairs, constant(i16x16, 1)))
+
+
 @operation(i16x16, (i8x32, i8x32))
 def multiply_bytes_i16x16(builder, a, b):
     """``vpmaddubsw``: the 32-byte `multiply_bytes_i16x32`."""
@@ -149,11 +161,24 @@ def multiply_words_i32x16(builder, a, b):
     return _call_on_halves(builder, "pmadd.wd", i32x8, a, b)
 
 
-@operation(i8x64, (i8x64, i8x64))
-def lookup_i8x64(builder, table, index):
-    """``vpshufb``: lane i is ``table[i // 16 * 16 + index[i]]``, for an index of 0 … 15."""
-    return _call_on_halves(builder, "pshuf.b", i8x32, table, index)
+def _look_up(builder, vector: Vector, table, index):
+    """``vpshufb``: look up the lower four bits of an index in 16 bytes of the table; 0 where the index is negative."""
+    if vector.n == 64:
+        return _call_on_halves(builder, "pshuf.b", i8x32, table, index)
+    return call(builder, "llvm.x86.avx2.pshuf.b", vector.llvm, table, index)
 
+
+def make_lookup(vector: Vector):
+    """Make ``lookup(table, index) -> vector``: lane i is ``table[i // 16 * 16 + index[i]]``, for an index of 0 … 15."""
+
+    @operation(vector, (vector, vector))
+    def lookup(builder, table, index):
+        return _look_up(builder, vector, table, index)
+
+    return lookup
+
+
+lookup_i8x32, lookup_i8x64 = make_lookup(i8x32), make_lookup(i8x64)
 
 _TABLE_128 = types.UniTuple(i8x64, 8)
 
@@ -169,15 +194,23 @@ def load_table_128(builder, address):
     return registers
 
 
-@operation(i8x64, (_TABLE_128, i8x64))
-def lookup_128_i8x64(builder, table, index):
-    """``vpshufb``: lane i is entry ``index[i]``, 0 … 127, of a table from `load_table_128`.
+def make_lookup_128(vector: Vector):
+    """Make ``lookup(table, index) -> vector``: entries ``index[i]``, 0 … 127, of a table from `load_table_128`.
 
     ``vpshufb`` gives 0 where the index is negative. The index is 16 less at each of the eight lookups, so the entries
     up to the last before that are added up without carry, and leave the one that is meant.
     """
-    total = constant(i8x64, 0)
-    for register in table:
-        total = builder.xor(total, _call_on_halves(builder, "pshuf.b", i8x32, register, index))
-        index = builder.sub(index, constant(i8x64, 16))
-    return total
+
+    @operation(vector, (_TABLE_128, vector))
+    def lookup_128(builder, table, index):
+        total = constant(vector, 0)
+        for register in table:
+            part = take(builder, register, range(vector.n))  # all its 16 bytes are the same
+            total = builder.xor(total, _look_up(builder, vector, part, index))
+            index = builder.sub(index, constant(vector, 16))
+        return total
+
+    return lookup_128
+
+
+lookup_128_i8x32, lookup_128_i8x64 = make_lookup_128(i8x32), make_lookup_128(i8x64)

@@ -199,11 +199,12 @@ def _keep_float32(keys: Floats) -> Scores:
 
 def _codec(name: str, policy: Policy, d: int) -> _Codec:
     """Return the codec of a cache's keys."""
-    side = layer_codecs(policy, policy.layers(1, 1)[0], d).coded.keys
-    tables, rotation = attention.attention_tables(side.groups[0].codec), basis(d, policy.seed)
+    side = layer_codecs(policy, policy.layers(1, 1)[0], d, turns=False).coded.keys
+    codec = side.groups[0].codec
+    tables, rotation = attention.attention_tables(codec), basis(codec)
 
     def encode(keys: Floats) -> Scores:
-        codes, scales = side.encode(np.ascontiguousarray(keys)[None], None)[0]
+        codes, scales = side.encode(np.ascontiguousarray(keys)[None], None, None)[0]
 
         def scores(queries: Floats) -> Floats:
             out = np.empty((len(queries), len(keys)), np.float32)

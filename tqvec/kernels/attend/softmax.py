@@ -1,4 +1,4 @@
-"""`softmax_rows` with AVX-512: 16 exponentials at a time."""
+"""`softmax_rows` with AVX-512 or AVX2: 16 exponentials at a time, in one register or two."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _largest(at, count, lanes):
 
 
 @jit
-def softmax_rows_avx512(scores, seen, largest, total):
+def softmax_rows(scores, seen, largest, total):
     """See `softmax_rows_portable`; the last bits differ. `scores` is C-contiguous."""
     g, n = scores.shape
     lanes = np.empty(LANES, np.float32)
@@ -98,14 +98,22 @@ def softmax_rows_avx512(scores, seen, largest, total):
         sums = 0.0
         for first in range(0, count, BLOCK):
             stop = min(first + BLOCK, count)
+            whole = first + (stop - first) // LANES * LANES
             part = splat_f32x16(np.float32(0.0))
-            for t in range(first, stop, LANES):
-                kept = bytes_kept(stop - t) & _ALL
-                weights = _exponentials(load_where_f32x16(kept, at + 4 * t, nothing), largest[q])
-                store_where_f32x16(kept, at + 4 * t, weights)
+            for t in range(first, whole, LANES):
+                weights = _exponentials(load_f32x16(at + 4 * t), largest[q])
+                store_f32x16(at + 4 * t, weights)
+                part = add_f32x16(part, weights)
+            if whole < stop:
+                kept = bytes_kept(stop - whole) & _ALL
+                weights = _exponentials(load_where_f32x16(kept, at + 4 * whole, nothing), largest[q])
+                store_where_f32x16(kept, at + 4 * whole, weights)
                 part = add_f32x16(part, weights)
             store_f32x16(lanes.ctypes.data, part)
             for lane in range(LANES):
                 sums += np.float64(lanes[lane])
         total[q] = np.float32(sums)
         scores[q, count:] = np.float32(0.0)
+
+
+softmax_rows_avx512 = softmax_rows_avx2 = softmax_rows  # LLVM makes two registers of one where they are smaller
