@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from tqvec import _safetensors, _validate
