@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +11,8 @@ from tqvec._locks import ForkLock
 from tqvec._types import Bytes, Floats
 from tqvec.kvcache import byte_model, key_warnings
 from tqvec.kvcache import state as states
-from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, SideCodec, guard
-from tqvec.kvcache.half_precision import Halves, round_to_half, to_float32, to_half
+from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, guard
+from tqvec.kvcache.half_precision import Halves, round_to_half, to_half
 from tqvec.kvcache.key_basis import Layout, learn
 from tqvec.kvcache.policy import Policy
 from tqvec.kvcache.state import Learned, Segments, State, Uncoded
@@ -143,26 +142,6 @@ class Layer:
             coded=states.drop_first(state.coded, extra - from_recoded),
             evicted=state.evicted + extra,
         )
-
-    def decode(self, side: Literal["keys", "values"], threads: int | None) -> Floats:
-        """Return all keys, or all values, (heads, tokens, head_dim)."""
-        state = self.state
-        codecs, learned = self.codecs(state.guarded_heads), state.learned
-        parts = [to_float32(getattr(state.sinks, side)[:, : state.sinks.n])]
-        first = state.first_coded
-        for segments, pair in ((state.recoded, codecs.recoded), (state.coded, codecs.coded)):
-            for segment in segments:
-                codec: SideCodec = getattr(pair, side)
-                codes = getattr(segment, side)
-                rows = codec.decode(codes, segment.rows, threads)
-                if learned is not None and side == "keys":
-                    rows = learned.keys.restore(rows, codec.plain(codes, segment.rows), first, self.turning)
-                elif learned is not None and learned.values is not None:
-                    rows += learned.values[:, None]
-                parts.append(rows)
-                first += segment.n
-        parts.append(to_float32(getattr(state.recent, side)[:, : state.recent.n]))
-        return np.concatenate(parts, axis=1)
 
     def truncate(self, n: int) -> None:
         """Keep the first `n` tokens of those that the layer holds."""
