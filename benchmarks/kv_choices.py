@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--queries", type=int, default=128)
     arguments = parser.parse_args()
-    layers = Model(arguments.tokens).capture()[::3]
+    layers = Model("smollm2", arguments.tokens).capture()[::3]
     rows: list[dict[str, Any]] = []
     table = Table(title="error of attention's output")
     for column in ("bits", "coded", "scale", "mean", "error", "by layer"):

@@ -113,7 +113,7 @@ def fidelities(model: Model, known: set[str]) -> Iterator[dict[str, Any]]:
         through = coder.make(model, PARTS["attention"])
         metrics = np.array(
             [
-                measure_fidelity(x.queries[:, -QUERIES:], (x.keys, x.values), through(i, x.keys, x.values))
+                measure_fidelity(x.queries[:, -QUERIES:], (x.keys, x.values), through(i, x.keys, x.values)[0][1:])
                 for i, x in enumerate(layers)
             ]
         )
@@ -180,12 +180,12 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--resume", action="store_true", help="keep rows that were written before")
     parser.add_argument("--plot", metavar="FILE", help="only draw what was measured before; needs matplotlib")
-    parser.add_argument("-n", type=int, default=4096, help="tokens; a multiple of 128")
+    parser.add_argument("-n", type=int, default=4096, help="tokens")
     arguments = parser.parse_args()
     if arguments.plot:
         draw(arguments.plot)
         return
-    model = Model(arguments.n)
+    model = Model("smollm2", arguments.n)
     console.print(f"{prose_name()}: {arguments.n} tokens")
     for part in arguments.parts:
         rows = earlier(part, arguments.n) if arguments.resume else []

@@ -2,7 +2,7 @@
 
 Examples
 --------
-The sample and the prose of this folder, or also a full set that ``build.py`` wrote to ``full/``, or another set::
+What is kept in this folder, or also a full set that ``build.py`` wrote to ``full/``, or another set::
 
     python verify.py
     python verify.py full
@@ -25,6 +25,7 @@ from _common import read_manifest, sha256
 HERE = Path(__file__).resolve().parent / "wordnet_minilm"
 WORDS = Path(__file__).resolve().parent / "word_vectors"
 PROSE = Path(__file__).resolve().parent / "prose"
+QWEN_KV = Path(__file__).resolve().parent / "qwen_kv"
 MIN_COSINE = 0.999
 
 
@@ -86,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.set is not None and args.full is None:
         parser.error("argument --set: needs a folder")
 
-    manifest = read_manifest(HERE) | others | {"prose": read_manifest(PROSE)}
-    folders = [("sample", HERE / "sample"), ("prose", PROSE)] if args.set is None else []
+    manifest = read_manifest(HERE) | others | {"prose": read_manifest(PROSE), "qwen_kv": read_manifest(QWEN_KV)}
+    folders = [("sample", HERE / "sample"), ("prose", PROSE), ("qwen_kv", QWEN_KV)] if args.set is None else []
     if args.full is not None:
         folders.append((args.set or "full", args.full))
 

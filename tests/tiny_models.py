@@ -53,3 +53,77 @@ def generated(model, cache, ids, n=24, **options):
     mask = torch.ones_like(ids)
     found = model.generate(ids, **{"attention_mask": mask, "pad_token_id": 0, **given(cache), **settings, **options})
     return found.sequences[0, -n:], torch.cat(found.logits)
+
+
+# Fields of configurations by their common names; each type takes those that it has.
+FIELDS = {
+    **{name: value for name, value in SIZES.items() if name != "num_hidden_layers"},
+    "head_dim": 16,
+    "sliding_window": 16,
+    "attention_chunk_size": 16,
+    "use_sliding_window": True,
+    "max_window_layers": 1,
+    "num_kv_heads": 2,
+    "is_decoder": True,
+    "num_local_experts": 4,
+    "num_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "n_group": 1,
+    "topk_group": 1,
+    "ffn_dim": 64,
+    "d_model": 64,
+    "ffn_hidden_size": 64,
+    "decoder_attention_heads": 4,
+    "rotary_dim": 8,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+LAYERS = 4
+ALTERNATING = ["linear_attention", "full_attention"] * (LAYERS // 2)
+CONVOLUTIONS = {"layer_types": ["conv", "full_attention"] * (LAYERS // 2)}
+# What a type needs besides.
+MORE = {
+    "bamba": {"attn_layer_indices": [1, 3]},
+    "cwm": {"bos_token_id": 1},
+    "dots1": {"n_shared_experts": 1},
+    "falcon_h1": {"mamba_d_ssm": 128},
+    "gemma3_text": {"num_hidden_layers": 6},
+    "gemma3n_text": {"num_hidden_layers": 10, "num_kv_shared_layers": 4, "vocab_size_per_layer_input": 97},
+    "gemma4_text": {"vocab_size_per_layer_input": 97, "global_head_dim": 32},
+    "gemma4_unified_text": {"global_head_dim": 32},
+    "gpt_neo": {"attention_types": [[["global", "local"], LAYERS // 2]], "window_size": 16},
+    "granitemoehybrid": {"layer_types": ALTERNATING},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+    "lfm2": CONVOLUTIONS,
+    "lfm2_moe": CONVOLUTIONS,
+    "modernbert-decoder": {"bos_token_id": 1, "eos_token_id": 1, "cls_token_id": 1, "sep_token_id": 1},
+    "xlnet": {"max_position_embeddings": None},
+    "zaya": {"num_experts_per_tok": 1},
+}
+
+
+def text_types():
+    """Model types with a causal language model of text alone."""
+    mapping, parts = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, {"text_config", "decoder"}
+    kinds = transformers.CONFIG_MAPPING.items()
+    return sorted(name for name, kind in kinds if kind in mapping and not parts & kind.sub_configs.keys())
+
+
+def tiny_config(model_type):
+    """A small configuration of a type, or its default one if it has no such fields."""
+    kind = transformers.CONFIG_MAPPING[model_type]
+    names, more = getattr(kind, "attribute_map", {}), MORE.get(model_type, {})
+    known = {*kind().to_dict(), "is_decoder", "bos_token_id", "eos_token_id", "pad_token_id", *more}
+    fields = FIELDS | {"num_hidden_layers": LAYERS, "decoder_layers": LAYERS} | more
+    own = {names.get(name, name): value for name, value in fields.items() if value is not None or name not in more}
+    try:
+        return kind(**{name: value for name, value in own.items() if name in known})
+    except Exception:  # each type has errors of its own
+        return kind()

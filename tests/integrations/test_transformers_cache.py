@@ -96,22 +96,28 @@ def test_tokens_of_another_cache_are_taken(model):
 
 def test_a_saved_cache_is_resumed(model, tmp_path):
     cache = filled(model)
-    cache.kv.save(tmp_path / "prefix.safetensors")
-    resumed = TurboQuantCache(model.config, kv=KVCache.load(tmp_path / "prefix.safetensors"))
+    cache.save(tmp_path / "prefix.safetensors")
+    resumed = TurboQuantCache.load(tmp_path / "prefix.safetensors", model.config)
     with torch.no_grad():
         found, expected = (model(prompt(5, seed=1), **given(c)).logits for c in (resumed, cache))
     assert torch.equal(found, expected)
 
 
 def test_tokens_of_other_models_are_refused(model):
-    for kv in (KVCache(2, 2, 16), KVCache(3, 4, 16), KVCache(3, 2, 8)):
-        with pytest.raises(InputError, match=r"kv must have the model's CacheShape\(n_layers=3"):
-            TurboQuantCache(model.config, kv=kv)
-    cache = TurboQuantCache(model.config)
+    with pytest.raises(InputError, match="kv must have the model's 3 layers, got 2"):
+        TurboQuantCache(model.config, kv=KVCache(2, 2, 16))
+    for kv, heads in ((KVCache(3, 4, 16), (4, 1, 16)), (KVCache(3, 2, 8), (2, 1, 8))):
+        kv.append(0, np.ones(heads, np.float32), np.ones(heads, np.float32))
+        other = TurboQuantCache(model.config, kv=kv)
+        with pytest.raises(InputError, match=r"as those before, but model type 'llama'.*another model's"):
+            other.layers[0].update(torch.ones(1, 2, 3, 16), torch.ones(1, 2, 3, 16))
+    cache = filled(model)
     with pytest.raises(InputError, match="kv must be a KVCache, got dict"):
         cache.kv = {}
     with pytest.raises(InputError, match="policy must be left out"):
         TurboQuantCache(model.config, "turbo4", kv=cache.kv)
+    with pytest.raises(InputError, match="there are 0 before the first tokens"):
+        TurboQuantCache(model.config).kv  # noqa: B018
 
 
 @pytest.mark.parametrize("config", [None, {}, "llama", 3])
@@ -168,7 +174,7 @@ def test_crop_counts_positions(model):
 
 @pytest.mark.parametrize(
     ("n", "kept"),
-    [(-63, "first 87 of 150 tokens, but only 88"), (87, "first 87"), (1, "first 1"), (-150, "first 0"), (-151, "-1")],
+    [(-63, "first 87 of 150 tokens, but only 88"), (87, "first 87"), (1, "first 1"), (-150, "first 0")],
 )
 def test_crop_beyond_what_is_held_is_refused(model, n, kept):
     cache = filled(model, 150, EVICTING)
@@ -182,38 +188,12 @@ def test_crop_beyond_what_is_held_is_refused(model, n, kept):
 
 def test_crop_of_more_than_all_is_refused(model):
     cache = filled(model, 30)
+    with pytest.raises(InputError, match=r"crop\(-151\) would keep the first -1"):
+        filled(model, 150, EVICTING).crop(-151)
     with pytest.raises(InputError, match=r"crop\(-31\) would keep the first -1 of 30 tokens.*reset\(\) drops all"):
         cache.crop(-31)
     with pytest.raises(InputError, match="max_length must be an integer"):
         cache.crop(1.5)
-
-
-# padding
-
-
-def test_padding_is_masked_as_in_the_default_cache(model):
-    """Also after tokens were dropped, if no sink is kept."""
-    ids, mask = prompt(60), torch.ones((1, 60), dtype=torch.long)
-    mask[0, :5] = 0
-    hot = [Policy(recent=None), Policy(8, 8, recent=40, sinks=0, chunk=8, mean_tokens=8, max_tokens=64)]
-    caches = [transformers.DynamicCache(config=model.config)] + [TurboQuantCache(model.config, p) for p in hot]
-    found = [generated(model, cache, ids, n=20, attention_mask=mask)[1] for cache in caches]
-    assert (found[1] - found[0]).abs().max() < 2e-2 * found[0].abs().max()
-    assert (found[2] - found[0]).abs()[:5].max() < 0.1 * found[0].abs().max()  # nothing but padding is dropped
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager", "tqvec"])
-def test_padding_among_sinks_that_stay_is_refused(model, attention):
-    mask = torch.ones((1, 100), dtype=torch.long)
-    mask[0, :3] = 0
-    model.set_attn_implementation(attention)
-    try:
-        cache = TurboQuantCache(model.config, EVICTING)
-        with pytest.raises(InputError, match="attention_mask must have no padding.*sinks=0"):
-            model.generate(prompt(100), attention_mask=mask, **given(cache), max_new_tokens=3, pad_token_id=0)
-        assert cache.get_seq_length() == 0
-    finally:
-        model.set_attn_implementation("sdpa")
 
 
 # failures midway
@@ -254,39 +234,24 @@ def test_bad_numbers_in_a_later_layer_are_noticed(model):
     assert cache.get_seq_length() == 80
 
 
-def test_what_does_not_fit_the_config_is_refused(model):
+def test_what_does_not_fit_is_refused(model):
     cache = TurboQuantCache(model.config)
-    for shape in ((1, 4, 3, 16), (1, 2, 3, 8)):
-        with pytest.raises(InputError, match=r"must have shape \(1, 2, 3, 16\) by the config, but model type 'llama'"):
-            cache.update(torch.ones(shape), torch.ones(1, 2, 3, 16), 0)
+    with pytest.raises(
+        InputError, match=r"same shape, but model type 'llama' caches \(1, 2, 3, 16\) and \(1, 2, 3, 8\)"
+    ):
+        cache.update(torch.ones(1, 2, 3, 16), torch.ones(1, 2, 3, 8), 0)
     with pytest.raises(InputError, match="layer_idx must be from 0 to 2"):
         cache.update(torch.ones(1, 2, 3, 16), torch.ones(1, 2, 3, 16), 3)
     assert cache.get_seq_length() == 0
+    cache.update(torch.ones(1, 2, 3, 16), torch.ones(1, 2, 3, 16), 0)
+    for shape in ((1, 4, 3, 16), (1, 2, 3, 8)):
+        with pytest.raises(InputError, match=r"must have shape \(1, 2, 3, 16\), as those before"):
+            cache.update(torch.ones(shape), torch.ones(shape), 1)
+    with pytest.raises(InputError, match="of 1 sequences, got a batch of 2.*batch_repeat_interleave"):
+        cache.update(torch.ones(2, 2, 3, 16), torch.ones(2, 2, 3, 16), 1)
 
 
 # transformers' interface
-
-
-@pytest.mark.parametrize("n", [0, 3])
-def test_methods_for_batches_accept_one_sequence(model, n):
-    cache = TurboQuantCache(model.config) if n == 0 else filled(model, n)
-    before = cache.kv.keys(0)
-    cache.reorder_cache(torch.tensor([0]))
-    cache.batch_repeat_interleave(1)
-    cache.batch_select_indices(torch.tensor([0]))
-    cache.batch_select_indices(torch.tensor([True]))
-    np.testing.assert_array_equal(cache.kv.keys(0), before)
-    for call in (
-        lambda: cache.reorder_cache(torch.tensor([0, 0])),
-        lambda: cache.reorder_cache(torch.tensor([1])),
-        lambda: cache.batch_repeat_interleave(2),
-        lambda: cache.batch_repeat_interleave(0),
-        lambda: cache.batch_select_indices(torch.tensor([1])),
-        lambda: cache.batch_select_indices(torch.tensor([False])),
-        lambda: cache.batch_select_indices([0, 0]),
-    ):
-        with pytest.raises(InputError, match=r"holds one sequence.*fork\(\)"):
-            call()
 
 
 ARGUMENTS = {
@@ -335,14 +300,15 @@ def test_every_member_of_the_interface_works_or_refuses_in_words(model, of, toke
                 needed = [p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
                 value(*(ARGUMENTS[p.name]() for p in needed))
             used.append(name)
-        except TqvecError as error:
+        except (TqvecError, ValueError) as error:  # transformers' own errors for states of layers that have none
             refused[name] = str(error)
     assert all(len(message) > 30 for message in refused.values())
-    assert {"update", "get_seq_length", "get_mask_sizes", "reorder_cache", "batch_select_indices", "offload"} <= {*used}
+    assert {"update", "get_seq_length", "get_mask_sizes", "offload"} <= {*used}
     states = ("conv_state", "recurrent_state", "indexer", "previous_state", "linear_attention_mask")
-    assert all(any(part in name for part in states) or name in {"crop", "reset"} for name in refused)
+    batches = {"reorder_cache", "batch_repeat_interleave", "batch_select_indices"}
+    assert all(any(part in name for part in states) or name in {"crop", "reset", *batches} for name in refused)
     if of == "cache":
-        assert "reset" in used
+        assert {"reset", *batches} <= {*used}
         assert ("crop" in used) == (tokens > 0)  # nothing can be dropped from an empty cache
 
 
@@ -354,7 +320,7 @@ def test_what_transformers_reads_of_a_cache(model):
     assert cache.is_initialized
     assert not TurboQuantCache(model.config).is_initialized
     assert tuple(cache.layers[0].keys.shape) == tuple(cache.layers[0].values.shape) == (1, 2, 20, 16)
-    assert tuple(TurboQuantCache(model.config).layers[0].keys.shape) == (1, 2, 0, 16)
+    assert TurboQuantCache(model.config).layers[0].keys is None
     if VERSION >= (5, 24):
         assert cache.is_croppable
         assert not filled(model, 20, EVICTING).is_croppable

@@ -11,7 +11,8 @@ from tqvec.kvcache import PRESETS, Bands, KVCache, Policy, bits_per_value
 def test_presets_cost_what_their_docs_say():
     """With 32 layers of 8 heads; protected layers are 4 of them."""
     expected = {"exact": 16, "turbo4": 4.125, "turbo3": 3.125, "turbo2": 2.125, "k4v3": 3.625, "k4v2": 3.125}
-    expected |= {"quality": (28 * 4.125 + 4 * 5.125) / 32, "small": (28 * 2.625 + 4 * 4.125) / 32}
+    expected |= {"quality": 4.125, "balanced": 3.125, "small": 2.625, "tiny": 2.125}
+    expected |= {"layer_adaptive": (28 * 3.125 + 4 * 8.125) / 32, "temporal_decay": 4.125}
     assert {name: bits_per_value(policy, 32, 8, 128) for name, policy in PRESETS.items()} == expected
 
 

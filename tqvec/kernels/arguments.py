@@ -162,7 +162,7 @@ class MeanWaves(NamedTuple):
     cosine, sine : (slow waves, terms) float32
         Coefficients of the polynomials in the cosine and in the sine of each slow wave.
     table : (terms + 2 * fast waves, block size) float32
-        The curves: polynomials, then cosine and sine of each fast wave.
+        The curves: polynomials, then the cosine of each fast wave, then the sine of each.
     rows : int
         Curves that are not 0: all of them, or the first alone.
     """

@@ -15,6 +15,7 @@ _SCALE = 2  # bytes of a bfloat16
 _HALF = 2  # bytes of a value of a token that is not coded
 _MEAN = 4  # bytes of a value of a mean
 _BASIS = 6  # bytes of a coordinate's place and gain, in the order of the codes
+_HEAD = 5  # bytes of a head's spread, and of whether it is guarded
 _MAX_TOKENS = 2**40
 
 
@@ -174,7 +175,7 @@ def layer_nbytes(policy: Policy, widths: LayerWidths, head_dim: int, n_tokens: i
     token = 2 * heads * head_dim * _HALF
     spare += (capacity(at.sinks) - at.sinks + capacity(at.recent) - at.recent) * token
     has_means = policy.mean_tokens and left + at.coded
-    means = heads * head_dim * ((1 + policy.value_means) * _MEAN + _BASIS) if has_means else 0
+    means = heads * (head_dim * ((1 + policy.value_means) * _MEAN + _BASIS) + _HEAD) if has_means else 0
     return Nbytes(codes, scales, means, uncoded=(at.sinks + at.recent) * token, bookkeeping=spare)
 
 
@@ -183,7 +184,7 @@ def nbytes(policy: Policy, n_layers: int, n_kv_heads: int, head_dim: int, n_toke
 
     The number equals `KVCache.nbytes` to the byte. Not counted are the codecs (codebooks and rotation, some kilobytes,
     shared by all caches of a process) and Python's own objects. A cache that was truncated, forked or loaded may hold
-    another amount of spare memory.
+    another amount of spare memory. Keys of guarded heads take more (see `KVCache.guarded_heads`).
 
     Parameters
     ----------

@@ -108,29 +108,31 @@ class KVCache(Copied):
     def _make_layers(self) -> tuple[Layer, ...]:
         """Return layers without tokens."""
         empty = states.empty_state(self.n_kv_heads, self.head_dim, self.policy.dtype)
+        widths_by_layer = self.policy.layers(self.n_layers, self.n_kv_heads)
         return tuple(
             Layer(
+                number,
                 self.policy,
                 layer_codecs(self.policy, widths, self.head_dim, rope is not None),
                 layout(rope, self.head_dim),
                 empty,
             )
-            for widths, rope in zip(self.policy.layers(self.n_layers, self.n_kv_heads), self.rope, strict=True)
+            for number, (widths, rope) in enumerate(zip(widths_by_layer, self.rope, strict=True))
         )
 
     def __copy__(self: Self) -> Self:
         return self.fork()
 
     def __getstate__(self) -> dict[str, Any]:
-        shape = self._shape()
         states = [layer.state.packed() for layer in self._layers]
+        shape = self._shape([state.guarded_heads for state in states])
         return vars(self) | {"_layers": states, "fingerprint": shape.fingerprint}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         tokens, fingerprint = state.pop("_layers"), state.pop("fingerprint")
         vars(self).update(state)
         vars(self)["_layers"] = self._make_layers()
-        if self._shape().fingerprint != fingerprint:
+        if self._shape([one.guarded_heads for one in tokens]).fingerprint != fingerprint:
             raise FormatError(f"this tqvec makes other codecs than the one that pickled the {type(self).__name__}")
         for layer, one in zip(self._layers, tokens, strict=True):
             layer.state = one
@@ -154,6 +156,15 @@ class KVCache(Copied):
         """Return how many tokens of a layer are stored in which way."""
         return self._layer(layer).state.counts
 
+    def guarded_heads(self, layer: int) -> tuple[int, ...]:
+        """Return the heads of a layer whose keys get 8 bits, since the policy's can't hold them.
+
+        It is decided when the first tokens are coded, with a `LossWarning`: coordinates of their keys differ in size by
+        so much that a width for all of them would cost 1.5 bits. Known is one cause: keys with a large constant part
+        that turns with a rotary embedding, in a cache without its `rope`. They are not in `tqvec.kvcache.nbytes`.
+        """
+        return self._layer(layer).state.guarded_heads
+
     def append(self, layer: int, k: ArrayLike, v: ArrayLike, *, threads: int | None = None) -> None:
         """Add tokens behind those of a layer.
 
@@ -170,6 +181,12 @@ class KVCache(Copied):
         InputError
             Wrong type or shape; NaN, Inf, or a value that the policy's `dtype` can't hold. The message names layer,
             head and token. No token is added.
+
+        Warns
+        -----
+        LossWarning
+            Keys of a head have outliers, so they get 8 bits; or newer keys no longer fit what was learned from the
+            first ones, so their error grows. The message names layer and head.
         """
         number, target = layer, self._layer(layer)
         keys, values = (
@@ -256,7 +273,7 @@ class KVCache(Copied):
             )
         task = Task(
             state=state,
-            codecs=target.codecs,
+            codecs=target.codecs(state.guarded_heads),
             turning=target.turning,
             skip_below=checks.share(skip_below, "skip_below"),
         )
@@ -274,7 +291,8 @@ class KVCache(Copied):
     def _decode(self, layer: int, name: str, threads: int | None) -> Floats:
         """Return all keys, or all values."""
         owner = self._layer(layer)
-        state, codecs = owner.state, owner.codecs
+        state = owner.state
+        codecs = owner.codecs(state.guarded_heads)
         parts = [half_precision.to_float32(getattr(state.sinks, name)[:, : state.sinks.n])]
         first = state.first_coded
         for segments, pair in ((state.recoded, codecs.recoded), (state.coded, codecs.coded)):
@@ -343,7 +361,8 @@ class KVCache(Copied):
             A folder; a path that this process can't write to; a full disk. The old file stays.
         """
         output = Output(path, cache_file.KIND, overwrite=overwrite, seen=self._seen)
-        cache_file.save(output, self._shape(), [layer.state for layer in self._layers])
+        states = [layer.state for layer in self._layers]
+        cache_file.save(output, self._shape([state.guarded_heads for state in states]), states)
 
     @classmethod
     def load(cls: type[Self], path: str | os.PathLike[str]) -> Self:
@@ -368,15 +387,18 @@ class KVCache(Copied):
                 KVCache.__init__(cache, header.n_layers, header.n_kv_heads, header.head_dim, policy, rope)
             except InputError as error:
                 raise FormatError(f"{path}: damaged, or this tqvec can't read such a cache: {error}") from error
-            loaded = cache_file.load(reader, header, cache._shape())
+            loaded = cache_file.load(reader, header, cache._shape(header.guarded))
         for layer, state in zip(cache._layers, loaded, strict=True):
             layer.state = state
         cache._seen[os.path.realpath(path)] = reader.digest
         return cache
 
-    def _shape(self) -> cache_file.Shape:
-        codecs = tuple(layer.codecs for layer in self._layers)
-        return cache_file.Shape(self.policy, self.n_kv_heads, self.head_dim, self.rope, codecs)
+    def _shape(self, guarded: Sequence[tuple[int, ...]]) -> cache_file.Shape:
+        """Return what decides the tensors of a file, with the guarded heads of each layer."""
+        codecs = tuple(layer.codecs(heads) for layer, heads in zip(self._layers, guarded, strict=True))
+        return cache_file.Shape(
+            policy=self.policy, n_kv_heads=self.n_kv_heads, head_dim=self.head_dim, rope=self.rope, codecs=codecs
+        )
 
     def _layer(self, number: int) -> Layer:
         return self._layers[_validate.integer(number, "layer", 0, len(self._layers) - 1)]

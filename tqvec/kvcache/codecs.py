@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._types import Bytes, CodebookName, Floats, ScaleName
+from tqvec._types import Bytes, CodebookName, Doubles, Floats, ScaleName
 from tqvec.codec.bands import MAX_NBITS, code_bytes, parse
 from tqvec.codec.codebooks import trellis
 from tqvec.codec.codes import Codes
@@ -19,6 +19,7 @@ from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
 KEY_SCALE: ScaleName = "least_squares"  # the "KV cache" page has the measurement
 VALUE_SCALE: ScaleName = "unbiased"
+GUARD_NBITS = 8  # of the keys of a head that fewer can't hold
 _SIGN, _SIZE = np.uint16(15), np.uint16(0x7FFF)  # place of the sign bit of a scale; the other bits
 
 
@@ -97,6 +98,13 @@ class SideCodec(NamedTuple):
             out[list(group.heads)] = part.scales[:, rows] >> _SIGN
         return out
 
+    def squared_lengths(self, codes: SideCodes) -> Doubles:
+        """Return the mean squared length of coded vectors, (heads,), by their scales: right to a few percent."""
+        out = np.empty(len(self.positions))
+        for group, part in zip(self.groups, codes, strict=True):
+            out[list(group.heads)] = np.square(to_float32(part.scales & _SIZE), dtype=np.float64).mean(axis=1)
+        return out
+
 
 class KVCodecs(NamedTuple):
     """The codecs of a layer's keys and values."""
@@ -147,16 +155,34 @@ def basis(codec: TurboQuant) -> Floats:
     return codec.transform.rotate(np.eye(codec.d, dtype=np.float32))
 
 
-def _side_codec(widths: tuple[Width, ...], make: Callable[[Width], TurboQuant]) -> SideCodec:
-    kinds = list(dict.fromkeys((type(width), width) for width in widths))
+def _side_codec(by_head: Sequence[TurboQuant]) -> SideCodec:
+    """Return the codecs of a side, in groups of heads, from that of each head."""
+    kinds = list(dict.fromkeys(by_head))
     heads: list[list[int]] = [[] for _ in kinds]
     positions = []
-    for head, width in enumerate(widths):
-        group = kinds.index((type(width), width))
+    for head, codec in enumerate(by_head):
+        group = kinds.index(codec)
         positions.append((group, len(heads[group])))
         heads[group].append(head)
-    groups = (HeadGroup(make(width), tuple(members)) for (_, width), members in zip(kinds, heads, strict=True))
+    groups = (HeadGroup(codec, tuple(members)) for codec, members in zip(kinds, heads, strict=True))
     return SideCodec(tuple(groups), tuple(positions))
+
+
+@lru_cache(maxsize=256)
+def guard(codecs: LayerCodecs, heads: tuple[int, ...]) -> LayerCodecs:
+    """Return codecs that give the keys of some heads `GUARD_NBITS`, where they had less."""
+
+    def guarded(side: SideCodec) -> SideCodec:
+        by_head = [side.groups[group].codec for group, _ in side.positions]
+        for head in heads:
+            codec = by_head[head]
+            if max(band.nbits for band in codec.bands) < GUARD_NBITS:
+                by_head[head] = _codec(codec.d, GUARD_NBITS, "scalar", codec.seed, KEY_SCALE)
+        return _side_codec(by_head)
+
+    coded, recoded = (None if pair is None else pair._replace(keys=guarded(pair.keys)) for pair in codecs)
+    assert coded is not None
+    return LayerCodecs(coded, recoded)
 
 
 def layer_codecs(policy: Policy, widths: LayerWidths, d: int, turns: bool) -> LayerCodecs:
@@ -179,7 +205,7 @@ def layer_codecs(policy: Policy, widths: LayerWidths, d: int, turns: bool) -> La
         return _codec(d, width, policy.codebook, policy.seed, VALUE_SCALE)
 
     def both(keys: tuple[Width, ...], values: tuple[Width, ...]) -> KVCodecs:
-        return KVCodecs(_side_codec(keys, key_codec), _side_codec(values, value_codec))
+        return KVCodecs(_side_codec([*map(key_codec, keys)]), _side_codec([*map(value_codec, values)]))
 
     recoded = both(widths.recoded_keys, widths.recoded_values) if widths.recoded_keys else None
     return LayerCodecs(both(widths.keys, widths.values), recoded)

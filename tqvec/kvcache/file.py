@@ -46,6 +46,7 @@ class Header(NamedTuple):
     n_kv_heads: int
     head_dim: int
     rope: list[str | None]
+    guarded: list[tuple[int, ...]]
     layers: list[TokenCounts]
     fingerprint: str
     crc32: dict[str, str]
@@ -54,7 +55,7 @@ class Header(NamedTuple):
         """Return the bytes that a file begins with, up to its first tensor."""
         values = self._asdict()
         if self.version < _FIRST_WITH_ROPE:
-            del values["rope"]
+            del values["rope"], values["guarded"]
         fields = _safetensors.with_checksum(values)
         return _safetensors.make_head(tensors, {_KEY: _safetensors.canonical(fields)})
 
@@ -96,6 +97,8 @@ class Shape(NamedTuple):
             if version >= _FIRST_WITH_ROPE:
                 shapes["basis.order"] = ("U16", (self.n_kv_heads, self.head_dim))
                 shapes["basis.gains"] = ("F32", (self.n_kv_heads, self.head_dim))
+                shapes["basis.spread"] = ("F32", (self.n_kv_heads,))
+                shapes["basis.guarded"] = ("U8", (self.n_kv_heads,))
         for tier, n in ((_SINKS, counts.sinks), (_RECENT, counts.recent)):
             shapes |= {f"{tier}.{name}": (half, (self.n_kv_heads, n, self.head_dim)) for name in ("keys", "values")}
         for tier, n, sides in ((_RECODED, counts.recoded, codecs.recoded), (_CODED, counts.coded, codecs.coded)):
@@ -112,7 +115,8 @@ def _layer_pieces(state: State) -> dict[str, list[NDArray]]:
     pieces: dict[str, list[NDArray]] = {}
     if state.learned is not None:
         basis = state.learned.keys
-        pieces |= {"means.keys": [basis.means], "basis.order": [basis.order], "basis.gains": [basis.gains]}
+        pieces["means.keys"] = [basis.means]
+        pieces |= {f"basis.{name}": [getattr(basis, name)] for name in basis._fields if name != "means"}
         if state.learned.values is not None:
             pieces["means.values"] = [state.learned.values]
     for tier, tokens in ((_SINKS, state.sinks), (_RECENT, state.recent)):
@@ -151,6 +155,7 @@ def save(output: Output, shape: Shape, states: list[State]) -> None:
         n_kv_heads=shape.n_kv_heads,
         head_dim=shape.head_dim,
         rope=[None if rope is None else rope.to_json() for rope in shape.rope],
+        guarded=[state.guarded_heads for state in states],
         layers=layers,
         fingerprint=shape.fingerprint,
         crc32=dict.fromkeys(tensors, "0" * 8),
@@ -192,13 +197,24 @@ def _header(fields: dict[str, Any]) -> Header:
     rope = fields["rope"] if version >= _FIRST_WITH_ROPE else [None] * fields["n_layers"]
     if not isinstance(rope, list) or not all(entry is None or isinstance(entry, str) for entry in rope):
         raise ValueError(f"rope is {reprlib.repr(rope)}")
+    guarded = fields["guarded"] if version >= _FIRST_WITH_ROPE else [[]] * fields["n_layers"]
+    if not isinstance(guarded, list) or len(guarded) != fields["n_layers"]:
+        raise ValueError(f"guarded is {reprlib.repr(guarded)}")
+    for heads in guarded:
+        rising = isinstance(heads, list) and heads == sorted({h for h in heads if type(h) is int})
+        if not rising or not all(0 <= head < fields["n_kv_heads"] for head in heads):
+            raise ValueError(f"guarded has {reprlib.repr(heads)}")
     if not isinstance(layers, list) or len(layers) != fields["n_layers"]:
         raise ValueError(f"layers are {reprlib.repr(layers)}")
     for row in layers:
         counts = row if isinstance(row, list) and len(row) == len(TokenCounts._fields) else [None]
         if not all(type(value) is int and 0 <= value < 2**62 for value in counts):
             raise ValueError(f"layers have {reprlib.repr(row)}")
-    own = {"rope": rope, "layers": [TokenCounts(*row) for row in layers]}
+    own = {
+        "rope": rope,
+        "guarded": [tuple(heads) for heads in guarded],
+        "layers": [TokenCounts(*row) for row in layers],
+    }
     return Header(**{name: fields[name] for name in Header._fields if name not in own} | own)
 
 
@@ -227,7 +243,8 @@ def load(reader: Reader, header: Header, shape: Shape) -> list[State]:
         _safetensors.verify_block(f"{path}: damaged: {name}", tensors[name].kind, array, header.crc32[name])
         arrays[name] = array
     with _safetensors.blame(path):
-        return [_state(arrays, shape, number, counts) for number, counts in enumerate(header.layers)]
+        layers = zip(header.layers, header.guarded, strict=True)
+        return [_state(arrays, shape, number, counts, guarded) for number, (counts, guarded) in enumerate(layers)]
 
 
 def _possible(shape: Shape, number: int, counts: TokenCounts) -> bool:
@@ -247,7 +264,9 @@ def _possible(shape: Shape, number: int, counts: TokenCounts) -> bool:
     )
 
 
-def _state(arrays: dict[str, NDArray], shape: Shape, number: int, counts: TokenCounts) -> State:
+def _state(
+    arrays: dict[str, NDArray], shape: Shape, number: int, counts: TokenCounts, guarded: tuple[int, ...]
+) -> State:
     """Take the state of a layer out of the arrays of a file."""
 
     def pair(tier: str) -> tuple[NDArray, NDArray]:
@@ -273,22 +292,29 @@ def _state(arrays: dict[str, NDArray], shape: Shape, number: int, counts: TokenC
         recoded=coded(_RECODED, counts.recoded, codecs.recoded, sizes.recoded),
         coded=coded(_CODED, counts.coded, codecs.coded, sizes.coded),
         recent=uncoded(_RECENT),
-        learned=_learned(arrays, number),
+        learned=_learned(arrays, number, guarded),
         evicted=counts.evicted,
     )
 
 
-def _learned(arrays: dict[str, NDArray], number: int) -> Learned | None:
+def _learned(arrays: dict[str, NDArray], number: int, guarded: tuple[int, ...]) -> Learned | None:
     """Take what a layer learned out of the arrays of a file; version 1 has the means alone."""
     means = arrays.pop(f"{number}.means.keys", None)
     if means is None:
         return None
-    d = means.shape[1]
-    order = arrays.pop(f"{number}.basis.order", np.tile(np.arange(d, dtype=np.uint16), (len(means), 1)))
-    gains = arrays.pop(f"{number}.basis.gains", np.ones_like(means))
-    if not (np.sort(order) == np.arange(d)).all() or not ((gains > 0) & (gains <= 1)).all():
+    heads, d = means.shape
+    plain: dict[str, NDArray] = {
+        "order": np.tile(np.arange(d, dtype=np.uint16), (heads, 1)),
+        "gains": np.ones((heads, d), np.float32),
+        "spread": np.full(heads, np.finfo(np.float32).max),
+        "guarded": np.zeros(heads, np.uint8),
+    }
+    basis = KeyBasis(means, **{name: arrays.pop(f"{number}.basis.{name}", array) for name, array in plain.items()})
+    if not (np.sort(basis.order) == np.arange(d)).all() or not ((basis.gains > 0) & (basis.gains <= 1)).all():
         raise ValueError(f"the basis of layer {number} is no order of {d} coordinates with gains up to 1")
-    return Learned(KeyBasis(means, order, gains), arrays.pop(f"{number}.means.values", None))
+    if basis.guarded_heads != guarded:
+        raise ValueError(f"layer {number} has guarded heads {basis.guarded_heads}, the header says {guarded}")
+    return Learned(basis, arrays.pop(f"{number}.means.values", None))
 
 
 def _codes(arrays: dict[str, NDArray], prefix: str, side: SideCodec) -> SideCodes:

@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 from tqvec._locks import ForkLock
 from tqvec._types import Bytes, Floats
-from tqvec.kvcache import byte_model
+from tqvec.kvcache import byte_model, key_warnings
 from tqvec.kvcache import state as states
-from tqvec.kvcache.codecs import KVCodecs, LayerCodecs
+from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, guard
 from tqvec.kvcache.half_precision import Halves, round_to_half, to_half
 from tqvec.kvcache.key_basis import Layout, learn
 from tqvec.kvcache.policy import Policy
 from tqvec.kvcache.state import Learned, Segments, State, Uncoded
 
+_LEAST_TOKENS = 64  # coded together from which drift is told: fewer may be unusual
 _PART = 2048  # vectors coded at a time: they stay in the second-level cache
 
 
@@ -25,8 +26,11 @@ class Layer:
 
     Parameters
     ----------
+    number : int
+        Named in warnings.
     policy : Policy
     codecs : LayerCodecs
+        Those of the policy, without guarded heads.
     turning : Layout
         How the coordinates of keys turn with the position.
     state : State
@@ -38,11 +42,17 @@ class Layer:
         The state at this moment. A reader takes it once and works on it.
     """
 
-    def __init__(self, policy: Policy, codecs: LayerCodecs, turning: Layout, state: State):
-        self.policy, self.codecs, self.turning, self.state = policy, codecs, turning, state
+    def __init__(self, number: int, policy: Policy, codecs: LayerCodecs, turning: Layout, state: State):
+        self.number, self.policy, self.turning, self.state = number, policy, turning, state
+        self._codecs = codecs
         self._sizes = byte_model.segment_sizes(policy, codecs.recoded is not None)
         self._lock = ForkLock()
+        self._warned = False  # of keys that no longer fit
         self._owner = object()  # of the arrays that this layer made; not the layer itself, which would be a cycle
+
+    def codecs(self, guarded: tuple[int, ...]) -> LayerCodecs:
+        """Return the codecs of a layer of which some heads are guarded."""
+        return guard(self._codecs, guarded) if guarded else self._codecs
 
     def append(self, keys: NDArray, values: NDArray, threads: int | None) -> None:
         """Add checked tokens, (heads, n, head_dim): float32, or of the policy's type."""
@@ -80,15 +90,17 @@ class Layer:
     def _learn(self, first: int, waiting: _Waiting) -> Learned:
         """Learn from the first tokens, which don't depend on how the tokens were cut into calls."""
         keys, values = waiting.floats(0, self.policy.mean_tokens)
-        side = self.codecs.coded.keys
+        side = self._codecs.coded.keys
         codecs = [side.groups[group].codec for group, _ in side.positions]
         basis = learn(keys, first, self.turning, [(codec.bands, codec.band_std) for codec in codecs])
         mean_values = values.mean(axis=1, dtype=np.float64).astype(np.float32)
+        if basis.guarded_heads:
+            key_warnings.warn_of_guard(self.number, basis.guarded_heads, self.turning)
         return Learned(basis, mean_values if self.policy.value_means else None)
 
     def _code(self, state: State, waiting: _Waiting, n: int, threads: int | None) -> State:
         """Return the state with codes of the first `n` tokens that wait."""
-        codecs, learned = self.codecs.coded, state.learned
+        codecs, learned = self.codecs(state.guarded_heads).coded, state.learned
         first = state.first_coded + states.count(state.recoded) + states.count(state.coded)
         parts = []
         step = max(1, _PART // len(codecs.keys.positions))
@@ -101,17 +113,20 @@ class Layer:
                     values -= learned.values[:, None]
             parts.append((codecs.keys.encode(keys, plain, threads), codecs.values.encode(values, None, threads)))
         new = states.concat([part[0] for part in parts]), states.concat([part[1] for part in parts])
+        if learned is not None and n >= _LEAST_TOKENS and not self._warned:
+            squared = codecs.keys.squared_lengths(new[0])
+            self._warned = key_warnings.warn_of_drift(self.number, learned.keys, squared, self.turning)
         return state._replace(coded=states.extend(state.coded, codecs, new, self._sizes.coded, self._owner))
 
     def _recode(self, state: State, threads: int | None) -> State:
         """Return the state in which the oldest coded tokens are recoded."""
-        codecs = self.codecs.recoded
+        before, codecs = self.codecs(state.guarded_heads)
         leaving = byte_model.count_to_recode(self.policy, states.count(state.coded)) if codecs is not None else 0
         if leaving == 0 or codecs is None:
             return state
         recoded = state.recoded
         step = max(1, _PART // len(codecs.keys.positions))
-        for keys, plain, values in _decode(states.keep_first(state.coded, leaving), self.codecs.coded, step, threads):
+        for keys, plain, values in _decode(states.keep_first(state.coded, leaving), before, step, threads):
             new = (codecs.keys.encode(keys, plain, threads), codecs.values.encode(values, None, threads))
             recoded = states.extend(recoded, codecs, new, self._sizes.recoded, self._owner)
         return state._replace(recoded=recoded, coded=states.drop_first(state.coded, leaving))
@@ -155,7 +170,7 @@ class Layer:
 
     def fork(self) -> Layer:
         """Return another layer with the same tokens; additions to either layer don't show in the other."""
-        return Layer(self.policy, self.codecs, self.turning, self.state)
+        return Layer(self.number, self.policy, self._codecs, self.turning, self.state)
 
 
 class _Waiting:

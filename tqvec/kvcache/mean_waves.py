@@ -23,17 +23,16 @@ def mean_waves(frequencies: Doubles) -> MeanWaves:
         one = np.eye(1, MEAN_TERMS, dtype=np.float32)
         table = np.zeros((MEAN_TERMS, MEAN_BLOCK), np.float32)
         table[0] = 1
-        return MeanWaves(frequencies, one, np.zeros_like(one), table, 1)
+        return MeanWaves(angles=frequencies, cosine=one, sine=np.zeros_like(one), table=table, rows=1)
     time = np.arange(MEAN_BLOCK)
     x = 2 * time / (MEAN_BLOCK - 1) - 1
     polynomials: Doubles = chebyshev.chebvander(x, MEAN_TERMS - 1).T.astype(np.float64)
     weights = [_polynomial_weights(frequency, polynomials) for frequency in frequencies]
     slow = [pair for pair in weights if pair is not None]
     fast = np.outer(frequencies[len(slow) :], time)
-    waves = np.stack([np.cos(fast), np.sin(fast)], axis=1).reshape(-1, MEAN_BLOCK)
     cosine, sine = (np.array([pair[i] for pair in slow], np.float32).reshape(-1, MEAN_TERMS) for i in (0, 1))
-    table = np.vstack([polynomials, waves]).astype(np.float32)
-    return MeanWaves(frequencies, cosine, sine, table, len(table))
+    table = np.vstack([polynomials, np.cos(fast), np.sin(fast)]).astype(np.float32)
+    return MeanWaves(angles=frequencies, cosine=cosine, sine=sine, table=table, rows=len(table))
 
 
 def _polynomial_weights(frequency: float, polynomials: Doubles) -> tuple[Doubles, Doubles] | None:

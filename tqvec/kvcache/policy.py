@@ -78,8 +78,9 @@ class Policy:
     chunk : int
         Number of tokens that are coded together.
     mean_tokens : int
-        Tokens after the sinks whose mean key is stored per head and subtracted from all keys before coding. No token
-        is coded before there are so many. 0: no mean is subtracted.
+        Tokens after the sinks from which each head learns: the mean of their keys, which is subtracted from all keys
+        before coding, and, if the cache has a rope, how much each coordinate matters. No token is coded before there
+        are so many. 0: nothing is learned.
     value_means : bool
         Whether a mean is subtracted from values too. It helps some layers, and harms those that attend to tokens with
         small values, such as sinks (see the "KV cache" page).
@@ -321,8 +322,12 @@ PRESETS = {
     "turbo2": Policy(2, 2),
     "k4v2": Policy(4, 2),
     "k4v3": Policy(4, 3),
-    "quality": Policy(4, 4, "trellis", protected=2, protected_nbits=5),
-    "small": Policy(3, 2, "trellis", protected=2, protected_nbits=4),
+    "quality": Policy(4, 4, "trellis"),
+    "balanced": Policy(3, 3, "trellis"),
+    "small": Policy(3, 2, "trellis"),
+    "tiny": Policy(2, 2, "trellis"),
+    "layer_adaptive": Policy(3, 3, protected=2, protected_nbits=8),
+    "temporal_decay": Policy(4, 4, recode_after=1024, recoded_key_nbits=3, recoded_value_nbits=2),
 }
 """Policies by name, with bits per value of a coded token at head_dim = 128, scales included:
 
@@ -332,8 +337,11 @@ turbo4, turbo3, turbo2
     4.125, 3.125, 2.125: one width for keys and values.
 k4v3, k4v2
     3.625, 3.125: keys need more bits than values, since they decide which tokens are attended to.
-quality
-    4.125, and 5.125 in two layers at either end; trellis codebook.
-small
-    2.625, and 4.125 in two layers at either end; trellis codebook.
+quality, balanced, small, tiny
+    4.125, 3.125, 2.625, 2.125: the trellis codebook, whose errors are 0.6 to 0.7 times as large, and which takes longer
+    to attend to.
+layer_adaptive
+    3.125, and 8.125 in two layers at either end.
+temporal_decay
+    4.125 for the newest 1,024 coded tokens, 2.625 for older ones, whose errors add up.
 """

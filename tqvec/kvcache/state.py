@@ -216,6 +216,11 @@ class State(NamedTuple):
         return self.sinks.n + count(self.recoded) + count(self.coded) + self.recent.n
 
     @property
+    def guarded_heads(self) -> tuple[int, ...]:
+        """The heads whose keys get more bits than the policy says."""
+        return () if self.learned is None else self.learned.keys.guarded_heads
+
+    @property
     def first_coded(self) -> int:
         """Position of the first token behind the sinks that is held: tokens count from the beginning."""
         return self.sinks.n + self.evicted

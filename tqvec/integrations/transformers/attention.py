@@ -12,7 +12,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from tqvec.errors import InputError
-from tqvec.integrations.transformers.layer import ATTENTION, REMEDY, OnCodes
 from tqvec.integrations.transformers.names import (
     MODEL_MAPPING,
     AttentionInterface,
@@ -21,9 +20,9 @@ from tqvec.integrations.transformers.names import (
     sdpa_mask,
     torch,
 )
+from tqvec.integrations.transformers.on_codes import ATTENTION, REMEDY, OnCodes
 
 _REFUSED = ("softcap", "s_aux", "position_bias", "output_attentions")  # options that neither sdpa nor codes have
-_REFUSED_ON_CODES = (*_REFUSED, "sliding_window")  # sdpa has the window in its mask
 _MAGNITUDES = (1.0, 8.0, 64.0)  # of the compared scores: sinks change small ones most, caps large ones
 _KEYS = 9  # compared
 _LARGEST_ERROR = 1e-3
@@ -45,7 +44,7 @@ def attend_on_codes(
     """
     on_codes = isinstance(key, OnCodes) or isinstance(value, OnCodes)
     given = frozenset(name for name, option in options.items() if option is not None and option is not False)
-    refused = given.intersection(_REFUSED_ON_CODES if on_codes else _REFUSED)
+    refused = given.intersection(_REFUSED)
     if refused:
         raise _refusal(module, f"does not have {', '.join(sorted(refused))}")
     differences = _compared.setdefault(module, {})
@@ -60,15 +59,23 @@ def attend_on_codes(
         return out, None
     if [getattr(x, "side", None) for x in (key, value)] != ["keys", "values"] or key.layer is not value.layer:
         raise _refusal(module, "got other keys or values than the cache returned")
-    if attention_mask is not None and not _hides_nothing(attention_mask):
-        raise _refusal(module, "does not have a mask, as for padding, on codes")
+    if not _shows(attention_mask, key.shown):
+        raise _refusal(module, "has no mask on codes but that of padding and of the layer's window")
     if options.get("dropout"):
         raise _refusal(module, "does not have dropout on codes; model.eval() switches it off")
     return key.layer.attend(query, scaling), None
 
 
-def _hides_nothing(mask: Any) -> bool:
-    return bool(mask.all() if mask.dtype == torch.bool else not mask.any())
+def _shows(mask: Any, shown: Any) -> bool:
+    """Return whether a mask, (batch, heads, 1, tokens), shows just the tokens that are not padding."""
+    if mask is None or shown is None:
+        shown_or_mask = mask if shown is None else shown
+        return shown_or_mask is None or bool(_as_bool(shown_or_mask).all())
+    return bool((_as_bool(mask) == shown[:, None, None].to(mask.device)).all())
+
+
+def _as_bool(mask: Any) -> Any:
+    return mask if mask.dtype == torch.bool else mask == 0
 
 
 def make_mask(*args: Any, config: Any = None, **options: Any) -> Any:

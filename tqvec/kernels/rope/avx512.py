@@ -116,7 +116,8 @@ def add_means_avx512(products, waves, position, scale, out):
     padded = -(-g // _AT_ONCE) * _AT_ONCE
     given = np.zeros((2, padded, waves.angles.size), np.float32)
     given[:, :g] = products
-    factors = np.empty_like(given)
+    factors, angle = np.empty_like(given), np.empty((2, waves.angles.size), np.float32)
+    bits = np.empty(MEAN_BLOCK // _TILE, np.uint64)
     coefficients = np.zeros((padded, width), np.float32)
     sums = np.empty((_AT_ONCE, _TILE), np.float32)
     phases, steps = start_phases(waves.angles, np.float64(position))
@@ -124,15 +125,18 @@ def add_means_avx512(products, waves, position, scale, out):
     slow = waves.cosine.shape[0], waves.cosine.ctypes.data, waves.sine.ctypes.data
     table, rows, f = waves.table.ctypes.data, waves.rows, waves.angles.size
     for start in range(0, n, MEAN_BLOCK):
-        next_waves(given, phases, steps, factors)
+        next_waves(given, phases, steps, angle, factors)
         place_fast_waves(factors, waves, coefficients)
+        count = min(MEAN_BLOCK, n - start)
+        for first in range(0, count, _TILE):
+            bits[first // _TILE] = _with_mean(scale, start + first, min(_TILE, count - first))
         for q in range(0, g, _AT_ONCE):
             even = factors.ctypes.data + 4 * f * q
             at = coefficients.ctypes.data + 4 * width * q
             _polynomial_terms(even, even + 4 * f * padded, 4 * f, slow, (at, 4 * width))
-            for first in range(start, min(start + MEAN_BLOCK, n), _TILE):
-                bits = _with_mean(scale, first, min(_TILE, n - first))
+            for first in range(0, count, _TILE):
                 sums[:] = np.float32(0.0)
-                _sum_curves(at, 4 * width, g - q, table + 4 * (first - start), rows, sums.ctypes.data)
+                _sum_curves(at, 4 * width, g - q, table + 4 * first, rows, sums.ctypes.data)
                 for i in range(min(_AT_ONCE, g - q)):
-                    _add_where(bits, sums.ctypes.data + 4 * _TILE * i, out.ctypes.data + 4 * ((q + i) * n + first))
+                    scores = out.ctypes.data + 4 * ((q + i) * n + start + first)
+                    _add_where(bits[first // _TILE], sums.ctypes.data + 4 * _TILE * i, scores)

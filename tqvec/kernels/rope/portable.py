@@ -124,7 +124,7 @@ def start_phases(angles, position):
 
 
 @jit
-def next_waves(products, phases, steps, out):
+def next_waves(products, phases, steps, angle, out):
     """Fill in the factors of each wave's cosine and sine over the block at `phases`, and move these to the next block.
 
     Parameters
@@ -133,14 +133,19 @@ def next_waves(products, phases, steps, out):
         The mean contributes ``products[0, i] @ cos(a) + products[1, i] @ sin(a)`` at angles a.
     phases, steps : (2, f) float64
         Those of `start_phases`.
+    angle : (2, f) float32
+        Workspace.
     out : (2, g, f) float32
     """
+    f = products.shape[2]
+    for p in range(f):
+        angle[0, p], angle[1, p] = np.float32(phases[0, p]), np.float32(phases[1, p])
     for q in range(products.shape[1]):
-        for p in range(products.shape[2]):
-            cosine, sine = np.float32(phases[0, p]), np.float32(phases[1, p])
-            out[0, q, p] = products[0, q, p] * cosine + products[1, q, p] * sine
-            out[1, q, p] = products[1, q, p] * cosine - products[0, q, p] * sine
-    for p in range(products.shape[2]):
+        for p in range(f):
+            out[0, q, p] = products[0, q, p] * angle[0, p] + products[1, q, p] * angle[1, p]
+        for p in range(f):
+            out[1, q, p] = products[1, q, p] * angle[0, p] - products[0, q, p] * angle[1, p]
+    for p in range(f):
         c, s = phases[0, p], phases[1, p]
         phases[0, p] = c * steps[0, p] - s * steps[1, p]
         phases[1, p] = s * steps[0, p] + c * steps[1, p]
@@ -150,10 +155,12 @@ def next_waves(products, phases, steps, out):
 def place_fast_waves(factors, waves, coefficients):
     """Copy the factors of fast waves, from (2, g, f) to the coefficients (g, rows) behind those of polynomials."""
     slow = waves.cosine.shape[0]
+    fast = factors.shape[2] - slow
     for q in range(factors.shape[1]):
-        for p in range(slow, factors.shape[2]):
-            coefficients[q, MEAN_TERMS + 2 * (p - slow)] = factors[0, q, p]
-            coefficients[q, MEAN_TERMS + 2 * (p - slow) + 1] = factors[1, q, p]
+        for p in range(fast):
+            coefficients[q, MEAN_TERMS + p] = factors[0, q, slow + p]
+        for p in range(fast):
+            coefficients[q, MEAN_TERMS + fast + p] = factors[1, q, slow + p]
 
 
 @jit
@@ -173,13 +180,13 @@ def add_means_portable(products, waves, position, scale, out):
     """
     g, n = out.shape
     table, cosine, sine = waves.table, waves.cosine, waves.sine
-    factors = np.empty(products.shape, np.float32)
+    factors, angle = np.empty(products.shape, np.float32), np.empty((2, waves.angles.size), np.float32)
     coefficients = np.empty((g, table.shape[0]), np.float32)
     kept, sums = np.empty(MEAN_BLOCK, np.float32), np.empty(MEAN_BLOCK, np.float32)
     phases, steps = start_phases(waves.angles, np.float64(position))
     for start in range(0, n, MEAN_BLOCK):
         count = min(MEAN_BLOCK, n - start)
-        next_waves(products, phases, steps, factors)
+        next_waves(products, phases, steps, angle, factors)
         place_fast_waves(factors, waves, coefficients)
         for i in range(count):
             kept[i] = np.float32(0.0) if scale[start + i] >> np.uint16(15) else np.float32(1.0)
