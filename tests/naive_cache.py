@@ -115,5 +115,6 @@ def arrays_of(state):
     groups = [group for segment in segments for side in (segment.keys, segment.values) for group in side]
     arrays = [x for run in (state.sinks, state.recent) for x in (run.keys, run.values)]
     arrays += [x for group in groups for x in group]
-    arrays += [mean for mean in state.means or () if mean is not None]
+    if state.learned is not None:
+        arrays += [x for x in (*state.learned.keys, state.learned.values) if x is not None]
     return list({id(x): x for x in arrays}.values())

@@ -112,6 +112,7 @@ def test_more_than_128k_tokens_at_3_and_a_half_bits():
 POLICIES = {
     "turbo3": PRESETS["turbo3"],
     "small": PRESETS["small"],
+    "layer_adaptive": replace(PRESETS["layer_adaptive"], protected=1),
     "exact": PRESETS["exact"],
     "layers": Policy(key_nbits=[8, 4, (3, 2), 4], value_nbits=2.5, recent=30, sinks=2, chunk=7, mean_tokens=50),
     "recoded": Policy(
@@ -216,9 +217,9 @@ def test_rates_and_sequences():
 
 
 def test_layers_that_differ_have_a_row_each():
-    parts = plan("llama-3.1-8b", policy="quality").parts
-    assert Counter({part.widths: part.layers for part in parts}) == {"K5 V5": 4, "K4 V4": 28}
-    assert sum(part.nbytes for part in parts) == plan("llama-3.1-8b", policy="quality").total
+    parts = plan("llama-3.1-8b", policy="layer_adaptive").parts
+    assert Counter({part.widths: part.layers for part in parts}) == {"K8 V8": 4, "K3 V3": 28}
+    assert sum(part.nbytes for part in parts) == plan("llama-3.1-8b", policy="layer_adaptive").total
 
 
 @pytest.mark.parametrize(
