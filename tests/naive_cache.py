@@ -9,16 +9,22 @@ from tqvec.codec.scales import SCALES
 from tqvec.codec.turboquant import encode_sums
 
 
-def attention(q, k, v, scale=None):
-    """Causal grouped-query attention of the newest tokens' queries, float64."""
+def attention(q, k, v, scale=None, *, window=None, softcap=None, sinks=None, positions=None):
+    """Causal grouped-query attention of the newest tokens' queries, float64. `positions` of the tokens, or 0, 1, …"""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     n_heads, nq, d = q.shape
     n = k.shape[1]
     k, v = (np.repeat(x, n_heads // x.shape[0], axis=0) for x in (k, v))
     scores = q @ k.transpose(0, 2, 1) * (d**-0.5 if scale is None else scale)
-    scores[:, np.arange(n)[None, :] > np.arange(n - nq, n)[:, None]] = -np.inf
-    weights = np.exp(scores - scores.max(axis=2, keepdims=True))
-    return weights / weights.sum(axis=2, keepdims=True) @ v
+    if softcap is not None:
+        scores = softcap * np.tanh(scores / softcap)
+    positions = np.arange(n) if positions is None else positions
+    age = positions[n - nq :, None] - positions[None, :]
+    scores[:, (age < 0) | (age >= (np.inf if window is None else window))] = -np.inf
+    logits = np.full(n_heads, -np.inf) if sinks is None else np.asarray(sinks, np.float64)
+    largest = np.maximum(scores.max(axis=2), logits[:, None])[..., None]
+    weights = np.exp(scores - largest)
+    return weights @ v / (weights.sum(axis=2, keepdims=True) + np.exp(logits[:, None, None] - largest))
 
 
 def bfloat16(x):

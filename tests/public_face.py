@@ -47,7 +47,7 @@ def attend(k: NDArray[np.float32]) -> NDArray[np.float32]:
     server = kvcache.simulation.Server([kvcache.simulation.MemoryTier.parse("memory:1GiB")])
     model: kvcache.planning.Model = kvcache.planning.find_model("llama-3.1-8b")
     print(plan.max_tokens, server, model.name, cache.nbytes.codes, cache.token_counts(0).recent, skipped.max())
-    return out + cache.attend(0, k[:, -1:])
+    return out + cache.attend(0, k[:, -1:], window=100, softcap=50.0, sinks=np.zeros(len(k)))
 
 
 def verify(port: object) -> bool:

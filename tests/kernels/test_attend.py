@@ -221,6 +221,20 @@ def test_softmax_of_equal_and_of_infinitely_low_scores(level):
     np.testing.assert_array_equal(total, [40, 40, 1])
 
 
+@pytest.mark.parametrize("level", levels("cap_scores"))
+@pytest.mark.parametrize("cap", [1e-30, 0.7, 50.0, 1e30])
+def test_capped_scores(level, cap):
+    sizes = np.concatenate([np.logspace(-8, 2, 20_001), np.linspace(0, 20, 20_001)[1:]])
+    scores = (np.stack([sizes, -sizes]) * cap).astype(np.float32)
+    out = scores.copy()
+    implementation("cap_scores", level)(out, np.float32(cap))
+    exact = reference.capped(scores.astype(np.float64), float(np.float32(cap)))
+    np.testing.assert_allclose(out, exact, rtol=1e-6)
+    largest = np.array([[np.finfo(np.float32).max, 0.0]], np.float32)
+    implementation("cap_scores", level)(largest, np.float32(cap))
+    np.testing.assert_allclose(largest, [[np.float32(cap), 0]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("level", [level for level in SCORES if level != "portable"])
 def test_rounding_of_byte_scores_is_small(level):
     """The standard error of kernels/attend/README.md, as a share of that which the codes leave anyhow."""

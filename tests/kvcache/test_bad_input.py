@@ -93,6 +93,16 @@ def test_bfloat16_takes_larger_numbers():
         ({"skip_below": -0.1}, "skip_below must be at least 0 and below 1"),
         ({"skip_below": 1}, "skip_below must be at least 0 and below 1"),
         ({"threads": 0}, "threads must be a positive integer"),
+        ({"window": 0}, "window must be an integer from 1"),
+        ({"window": 8.0}, "window must be an integer"),
+        ({"softcap": 0.0}, r"softcap must be from 1e-30 to 1e\+30, or None for no cap, got 0.0"),
+        ({"softcap": np.inf}, "softcap must be from 1e-30 to"),
+        ({"softcap": True}, "softcap must be a number"),
+        ({"sinks": [0.0]}, r"sinks must have a logit for each of the 2 heads of q, got shape \(1,\)"),
+        ({"sinks": 0.5}, "sinks must have a logit for each"),
+        ({"sinks": [0.0, np.nan]}, "sinks of head 1 is nan, which float32 can't hold as a number"),
+        ({"sinks": [-1e300, 0.0]}, "sinks of head 0 is -1e"),
+        ({"sinks": ["a", "b"]}, "sinks must hold floating-point numbers"),
     ],
 )
 def test_attend(arguments, message):

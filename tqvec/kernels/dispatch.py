@@ -50,6 +50,7 @@ _KERNELS = {
     "restore_keys": {"portable": "rope.portable"},
     "add_means": {"avx512": "rope.avx512", "portable": "rope.portable"},
     "code_scores": {"avx512": "attend.scores_avx512", "avx2": "attend.scores_avx2", "portable": "attend.portable"},
+    "cap_scores": {"portable": "attend.portable"},
     "softmax_rows": {"avx512": "attend.softmax", "avx2": "attend.softmax", "portable": "attend.portable"},
     "add_values": {"avx512": "attend.values_avx512", "avx2": "attend.values_avx2", "portable": "attend.portable"},
 }

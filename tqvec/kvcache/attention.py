@@ -2,6 +2,8 @@
 
 Codes of keys are of what the head's mean leaves. What the mean contributes to a score depends on the token's position
 alone, and is added (`mean_scores`). The mean value is subtracted from all values, and added to their sum in the end.
+
+Queries are taken in blocks of neighbouring positions. Tokens that no query of a block sees are left out of its runs.
 """
 
 from __future__ import annotations
@@ -21,9 +23,13 @@ from tqvec.kernels.tables import AttentionTables
 from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, SideCodec, SideCodes, basis
 from tqvec.kvcache.half_precision import Halves, to_float32
 from tqvec.kvcache.key_basis import Layout
+from tqvec.kvcache.score_options import ScoreOptions
 from tqvec.kvcache.state import Segment, State, Uncoded
 
 _SCORES = 1 << 22  # scores that one thread holds at a time, unless a single query has more
+_BLOCK = 1024  # queries that share the tokens that they see, at most
+_NEAR = 1 << 18  # scores of a run, at most, unless it is one of the shortest: they stay in the processor's cache
+_RUN = 2048  # tokens of the shortest runs into which others are cut, a multiple of the kernels' block of rows
 _WIDENED = 2048  # uncoded tokens that are float32 at a time
 _GRAIN = 1 << 24  # products per thread, at least: with fewer, threads mostly wait for each other's Python
 
@@ -39,19 +45,56 @@ class Task(NamedTuple):
         How the coordinates of keys turn with the position.
     skip_below : float
         Values with smaller attention weights may be skipped.
+    options : ScoreOptions
     """
 
     state: State
     codecs: LayerCodecs
     turning: Layout
     skip_below: float
+    options: ScoreOptions
 
 
 class _QueryBlock(NamedTuple):
-    """Some queries of one KV head, (g, head_dim), and the number of tokens that each sees, (g,)."""
+    """Some queries of one KV head, in the order of their positions.
+
+    Attributes
+    ----------
+    plain : (g, head_dim) float32
+    first, stop : (g,) int64
+        Each query sees the tokens at positions ``first … stop - 1``.
+    sinks : (g,) float32 or None
+        Logits.
+    """
 
     plain: Floats
-    seen: NDArray[np.int64]
+    first: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    sinks: Floats | None
+
+    def visible(self, position: int, n: int) -> slice:
+        """Return which of `n` tokens from a position on some query sees, or an empty slice."""
+        first, stop = int(self.first[0]) - position, int(self.stop[-1]) - position
+        return slice(max(0, first), max(0, min(n, stop)))
+
+
+class _Place(NamedTuple):
+    """Rows ``start … stop - 1`` of a head in the arrays of some tokens, and the position of the first."""
+
+    head: int
+    start: int
+    stop: int
+    position: int
+
+    @property
+    def n(self) -> int:
+        """Number of tokens."""
+        return self.stop - self.start
+
+    @property
+    def rows(self) -> slice:
+        """The rows, as a slice."""
+        return slice(self.start, self.stop)
 
 
 class _Softmax(NamedTuple):
@@ -74,7 +117,7 @@ def attend(task: Task, q: Floats, threads: int) -> tuple[Floats, Floats]:
     ----------
     task : Task
     q : (n_heads, n_queries, head_dim) float32
-        Queries times the factor of the scores. Query j sees all tokens but the newest ``n_queries - 1 - j``.
+        Queries times the factor of the scores. Query j does not see the newest ``n_queries - 1 - j`` tokens.
     threads : int
 
     Returns
@@ -84,47 +127,49 @@ def attend(task: Task, q: Floats, threads: int) -> tuple[Floats, Floats]:
         Share of each query's attention that was skipped.
     """
     n_heads, nq, d = q.shape
-    heads = task.state.recent.keys.shape[0]
-    plain = q.reshape(heads, n_heads // heads * nq, d)
-    n = task.state.n
-    seen = np.tile(np.arange(n - nq + 1, n + 1), n_heads // heads)
+    state, options = task.state, task.options
+    heads = state.shape[0]
+    group = n_heads // heads
+    plain = np.ascontiguousarray(q.reshape(heads, group, nq, d).swapaxes(1, 2)).reshape(heads, nq * group, d)
+    end = state.n + (state.evicted if state.n > state.sinks.n else 0)  # position behind the newest token
+    stop = np.repeat(np.arange(end - nq, end) + 1, group)
+    first = stop - options.window
+    sinks = None if options.sinks is None else np.tile(options.sinks.reshape(heads, group), nq)
     out, skipped = np.empty_like(plain), np.empty(plain.shape[:2], np.float32)
-    step = max(1, _SCORES // n)
+    most = min(state.n, options.window + _BLOCK)  # tokens that a block sees
+    step = min(_BLOCK, max(1, _SCORES // most))
 
-    def some_heads(part: int, start: int, stop: int) -> None:
-        for head in range(start, stop):
-            for at in range(0, seen.size, step):
+    def some_heads(part: int, start: int, end: int) -> None:
+        for head in range(start, end):
+            for at in range(0, stop.size, step):
                 rows = slice(at, at + step)
-                block = _QueryBlock(plain[head, rows], seen[rows])
+                logits = None if sinks is None else sinks[head, rows]
+                block = _QueryBlock(plain[head, rows], first[rows], stop[rows], logits)
                 out[head, rows], skipped[head, rows] = _attend_head(task, head, block)
 
-    _threads.over_rows(some_heads, heads, -(-_GRAIN // (n * d * seen.size)), threads)
-    return out.reshape(q.shape), skipped.reshape(n_heads, nq)
+    _threads.over_rows(some_heads, heads, -(-_GRAIN // (most * d * stop.size)), threads)
+    out, skipped = (x.reshape(heads, nq, group, -1).swapaxes(1, 2).reshape(n_heads, nq, -1) for x in (out, skipped))
+    return out, skipped[..., 0]
 
 
 def _attend_head(task: Task, head: int, block: _QueryBlock) -> tuple[Floats, Floats]:
     """Compute attention of some queries over the tokens of one KV head."""
-    state = task.state
+    state, softcap = task.state, task.options.softcap
     mean_value = None if state.learned is None or state.learned.values is None else state.learned.values[head]
-    coded = _CodedHead(task, head, block)
     rotation = basis(task.codecs.coded.values.groups[0].codec)
-    runs: list[_UncodedRun | _CodedRun] = [_UncodedRun(state.sinks, mean_value, head, rotation)]
-    for segments, codecs in ((state.recoded, task.codecs.recoded), (state.coded, task.codecs.coded)):
-        for segment in segments:
-            runs.append(_CodedRun(segment, codecs, head, coded))
-            coded.position += segment.n
-    runs.append(_UncodedRun(state.recent, mean_value, head, rotation))
-    runs = [run for run in runs if run.n]
-    g, first, softmaxes = len(block.seen), 0, []
-    workspace = _threads.scratch(g * state.n)
+    runs = _visible_runs(task, head, block, mean_value)
+    g, held, softmaxes = len(block.stop), 0, []
+    workspace = _threads.scratch(g * sum(run.n for run in runs))
     for run in runs:
-        scores = workspace[g * first : g * (first + run.n)].reshape(g, run.n)
+        scores = workspace[g * held : g * (held + run.n)].reshape(g, run.n)
         run.score(block, scores)
-        largest, total = attention.softmax_in_place(scores, block.seen - first)
-        softmaxes.append(_Softmax(scores, largest, total))
-        first += run.n
-    parts = []
-    for run, softmax, threshold in zip(runs, softmaxes, _thresholds(softmaxes, task.skip_below), strict=True):
+        if softcap is not None:
+            kernel("cap_scores")(scores, np.float32(softcap))
+        seen = _hide(scores, block, run.position)
+        softmaxes.append(_Softmax(scores, *attention.softmax_in_place(scores, seen)))
+        held += run.n
+    parts = [] if block.sinks is None else [_sink_part(block.sinks, mean_value, rotation)]
+    for run, softmax, threshold in zip(runs, softmaxes, _thresholds(softmaxes, parts, task.skip_below), strict=True):
         out, skipped = run.sum_values(softmax.weights, threshold)
         parts.append(attention.Part(softmax.largest, softmax.total, skipped, out))
     out, skipped = attention.merge(parts)
@@ -134,15 +179,66 @@ def _attend_head(task: Task, head: int, block: _QueryBlock) -> tuple[Floats, Flo
     return out, skipped
 
 
-def _thresholds(softmaxes: list[_Softmax], skip_below: float) -> list[float]:
-    """Return a threshold per run: smaller weights are attention weights below `skip_below` for every query.
+def _visible_runs(
+    task: Task, head: int, block: _QueryBlock, mean_value: Floats | None
+) -> list[_UncodedRun | _CodedRun]:
+    """Return the tokens that some query of a block sees, in order."""
+    state, position = task.state, task.state.first_coded
+    places: list[tuple[Uncoded | Segment, KVCodecs | None, int]] = [(state.sinks, None, 0)]
+    for segments, codecs in ((state.recoded, task.codecs.recoded), (state.coded, task.codecs.coded)):
+        for segment in segments:
+            places.append((segment, codecs, position))
+            position += segment.n
+    places.append((state.recent, None, position))
+    coded = _CodedHead(task, head, block)
+    rotation = basis(task.codecs.coded.values.groups[0].codec)
+    step = max(_RUN, _NEAR // len(block.stop) // _RUN * _RUN)
+    runs: list[_UncodedRun | _CodedRun] = []
+    for tokens, codecs, position in places:
+        rows = block.visible(position, tokens.n)
+        for start in range(rows.start, rows.stop, step):
+            place = _Place(head, start, min(start + step, rows.stop), position + start)
+            if isinstance(tokens, Uncoded):
+                runs.append(_UncodedRun(tokens, place, mean_value, rotation))
+            else:
+                assert codecs is not None
+                runs.append(_CodedRun(tokens, place, codecs, coded))
+    return runs
 
-    Weights of a run are relative to its largest, which is 1. So a threshold of 2 skips all of them.
+
+def _hide(scores: Floats, block: _QueryBlock, position: int) -> NDArray[np.int64]:
+    """Make scores of tokens before a query's window -infinity.
+
+    Return how many of the tokens, the first of which has this position, each query sees or has before its window; 0 if
+    all are before it.
+    """
+    stop = block.stop - position
+    if block.first[-1] <= position:
+        return stop
+    first = block.first - position
+    hidden = scores[:, : int(first[-1])]
+    hidden[np.arange(hidden.shape[1]) < first[:, None]] = -np.inf
+    return np.where(first < scores.shape[1], stop, 0)
+
+
+def _sink_part(logits: Floats, mean_value: Floats | None, rotation: Floats) -> attention.Part:
+    """Return the part of one token per query with this score and the value 0, less the mean value as all values are."""
+    g, ones = len(logits), np.ones_like(logits)
+    value = np.zeros(len(rotation), np.float32) if mean_value is None else -mean_value @ rotation
+    return attention.Part(logits, ones, np.zeros_like(logits), np.broadcast_to(value, (g, len(value))))
+
+
+def _thresholds(softmaxes: list[_Softmax], others: list[attention.Part], skip_below: float) -> list[float]:
+    """Return a threshold per softmax: smaller weights are attention weights below `skip_below` for every query.
+
+    Weights of a run are relative to its largest, which is 1. So a threshold of 2 skips all of them. `others` take their
+    shares of the attention too.
     """
     if skip_below == 0:
         return [0.0] * len(softmaxes)
-    highest = np.max([softmax.largest for softmax in softmaxes], axis=0).astype(np.float64)
-    total = sum(np.exp(softmax.largest - highest) * softmax.total for softmax in softmaxes)
+    everything: list[_Softmax | attention.Part] = [*softmaxes, *others]
+    highest = np.max([part.largest for part in everything], axis=0).astype(np.float64)
+    total = sum(np.exp(part.largest - highest) * part.total for part in everything)
     with np.errstate(over="ignore"):
         return [min(2.0, float(np.min(skip_below * total * np.exp(highest - s.largest)))) for s in softmaxes]
 
@@ -150,10 +246,10 @@ def _thresholds(softmaxes: list[_Softmax], skip_below: float) -> list[float]:
 class _UncodedRun:
     """Uncoded tokens of a head, made float32 in parts that stay in the processor's cache."""
 
-    def __init__(self, tokens: Uncoded, mean_value: Floats | None, head: int, rotation: Floats):
-        self.n, self._rotation = tokens.n, rotation
-        self._parts = [slice(at, min(at + _WIDENED, tokens.n)) for at in range(0, tokens.n, _WIDENED)]
-        self._keys, self._values = tokens.keys[head], tokens.values[head]
+    def __init__(self, tokens: Uncoded, place: _Place, mean_value: Floats | None, rotation: Floats):
+        self.n, self.position, self._rotation = place.n, place.position, rotation
+        self._parts = [slice(at, min(at + _WIDENED, self.n)) for at in range(0, self.n, _WIDENED)]
+        self._keys, self._values = (side[place.head, place.rows] for side in (tokens.keys, tokens.values))
         self._mean_value = mean_value
 
     def score(self, block: _QueryBlock, out: Floats) -> None:
@@ -176,17 +272,11 @@ def _subtract(halves: Halves, mean: Floats | None) -> Floats:
 
 
 class _CodedHead:
-    """Some queries of a head, as its codes need them.
-
-    Attributes
-    ----------
-    position : int
-        Of the first token of the next run.
-    """
+    """Some queries of a head, as its codes need them."""
 
     def __init__(self, task: Task, head: int, block: _QueryBlock):
-        self.position, self._waves = task.state.first_coded, task.turning.waves
         self._queries, self._products, learned = block.plain, None, task.state.learned
+        self._waves = task.turning.waves
         self._rotated: dict[TurboQuant, Floats] = {}
         if learned is not None:
             self._queries = learned.keys.turn_queries(block.plain, head)
@@ -207,19 +297,19 @@ class _CodedHead:
 class _CodedRun:
     """Coded tokens of a head."""
 
-    def __init__(self, segment: Segment, codecs: KVCodecs | None, head: int, queries: _CodedHead):
-        assert codecs is not None
-        self.n, self._d = segment.n, codecs.values.groups[0].codec.d
-        self._queries, self._position = queries, queries.position
-        self._key_codec = codecs.keys.groups[codecs.keys.positions[head][0]].codec
-        self._keys = _head_codes(segment.keys, segment.rows, codecs.keys, head)
-        self._values = _head_codes(segment.values, segment.rows, codecs.values, head)
+    def __init__(self, segment: Segment, place: _Place, codecs: KVCodecs, queries: _CodedHead):
+        self.n, self.position, self._queries = place.n, place.position, queries
+        self._d = codecs.values.groups[0].codec.d
+        self._key_codec = codecs.keys.groups[codecs.keys.positions[place.head][0]].codec
+        place = place._replace(start=segment.start + place.start, stop=segment.start + place.stop)
+        self._keys = _head_codes(segment.keys, place, codecs.keys)
+        self._values = _head_codes(segment.values, place, codecs.values)
 
     def score(self, block: _QueryBlock, out: Floats) -> None:
         """Fill in scores, (g, n)."""
         tables, codes, scales = self._keys
         attention.code_scores(tables, self._queries.rotated(self._key_codec), codes, scales, out)
-        self._queries.add_means(scales, self._position, out)
+        self._queries.add_means(scales, self.position, out)
 
     def sum_values(self, weights: Floats, threshold: float) -> tuple[Floats, Floats]:
         """Return the rotated sum of weighted values, (g, head_dim), and the sum of skipped weights, (g,)."""
@@ -229,9 +319,9 @@ class _CodedRun:
 
 
 def _head_codes(
-    side: SideCodes, rows: slice, codec: SideCodec, head: int
+    side: SideCodes, place: _Place, codec: SideCodec
 ) -> tuple[AttentionTables, NDArray[np.uint8], NDArray[np.uint16]]:
-    """Return the tables, codes and scales of one head."""
-    number, position = codec.positions[head]
+    """Return the tables, codes and scales of some rows of one head."""
+    number, position = codec.positions[place.head]
     group = side[number]
-    return _tables(codec.groups[number].codec), group.codes[position, rows], group.scales[position, rows]
+    return _tables(codec.groups[number].codec), group.codes[position, place.rows], group.scales[position, place.rows]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import Any, Final, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from tqvec import _safetensors, _validate
@@ -18,16 +17,21 @@ from tqvec._safetensors import Seen
 from tqvec._types import Floats
 from tqvec.codec.bands import MAX_D
 from tqvec.errors import FormatError, InputError
-from tqvec.kvcache import checks, half_precision
+from tqvec.kvcache import checks
 from tqvec.kvcache import file as cache_file
 from tqvec.kvcache import state as states
 from tqvec.kvcache.attention import Task, attend
 from tqvec.kvcache.byte_model import Nbytes, TokenCounts
 from tqvec.kvcache.codecs import layer_codecs
+from tqvec.kvcache.decoding import decode_tokens
 from tqvec.kvcache.key_basis import layout
 from tqvec.kvcache.layer import Layer
 from tqvec.kvcache.policy import MAX_LAYERS, Policy, as_policy
 from tqvec.kvcache.rope import Rope
+from tqvec.kvcache.score_options import ScoreArguments, score_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Self = TypeVar("Self", bound="KVCache")
 
@@ -206,6 +210,7 @@ class KVCache(Copied):
         skip_below: float = ...,
         threads: int | None = ...,
         return_skipped: Literal[False] = ...,
+        **options: Unpack[ScoreArguments],
     ) -> Floats: ...
 
     @overload
@@ -218,6 +223,7 @@ class KVCache(Copied):
         skip_below: float = ...,
         threads: int | None = ...,
         return_skipped: Literal[True],
+        **options: Unpack[ScoreArguments],
     ) -> tuple[Floats, Floats]: ...
 
     def attend(
@@ -229,6 +235,7 @@ class KVCache(Copied):
         skip_below: float = 0.0,
         threads: int | None = None,
         return_skipped: bool = False,
+        **options: Unpack[ScoreArguments],
     ) -> Floats | tuple[Floats, Floats]:
         """Compute causal attention of the newest tokens' queries.
 
@@ -247,6 +254,14 @@ class KVCache(Copied):
             At most one thread per KV head is used. The result does not depend on the number.
         return_skipped : bool
             Whether to return the share of each query's attention that was skipped.
+        window : int, optional
+            Each query sees the newest `window` tokens up to its own, evicted ones included, as in sliding-window layers
+            (Beltagy et al. 2020). Default: all tokens up to its own.
+        softcap : float, optional
+            Scaled scores become ``softcap * tanh(score / softcap)`` (Gemma 2: Gemma Team 2024). Default: they stay.
+        sinks : (n_heads,) float, optional
+            A logit per query head that takes its share of the softmax like the score of a token, and adds no value
+            (gpt-oss: OpenAI 2025). Neither `scale` nor `softcap` changes it. Not the policy's sinks, which are tokens.
 
         Returns
         -------
@@ -257,57 +272,31 @@ class KVCache(Copied):
         Raises
         ------
         InputError
-            Wrong type or shape, NaN or Inf, or more queries than tokens.
+            Wrong type or shape, NaN or Inf, more queries than tokens, or a number out of its range.
         """
         target = self._layer(layer)
         state = target.state
         heads, d = state.shape
         factor = 1 / math.sqrt(d) if scale is None else checks.finite(scale, "scale")
         rows = checks.queries(q, (heads, d), factor, layer)
-        if state.n == 0:
-            raise InputError(f"layer {layer} holds no tokens to attend to: append(layer, k, v) adds some")
-        newest = state.n - (state.sinks.n if state.evicted and state.n > state.sinks.n else 0)
-        if not 1 <= rows.shape[1] <= newest:
-            raise InputError(
-                f"q must have 1 to {newest} queries, the newest tokens of layer {layer}, got {rows.shape[1]}"
-            )
+        checks.newest(rows.shape[1], state.counts, layer)
         task = Task(
             state=state,
             codecs=target.codecs(state.guarded_heads),
             turning=target.turning,
             skip_below=checks.share(skip_below, "skip_below"),
+            options=score_options(len(rows), **options),
         )
         out, skipped = attend(task, rows, num_threads(threads))
         return (out, skipped) if return_skipped else out
 
     def keys(self, layer: int, *, threads: int | None = None) -> Floats:
         """Return the keys that attention sees, (n_kv_heads, tokens, head_dim) float32; coded ones are decoded."""
-        return self._decode(layer, "keys", threads)
+        return decode_tokens(self._layer(layer), "keys", threads)
 
     def values(self, layer: int, *, threads: int | None = None) -> Floats:
         """Return the values that attention sees, (n_kv_heads, tokens, head_dim) float32; coded ones are decoded."""
-        return self._decode(layer, "values", threads)
-
-    def _decode(self, layer: int, name: str, threads: int | None) -> Floats:
-        """Return all keys, or all values."""
-        owner = self._layer(layer)
-        state = owner.state
-        codecs = owner.codecs(state.guarded_heads)
-        parts = [half_precision.to_float32(getattr(state.sinks, name)[:, : state.sinks.n])]
-        first = state.first_coded
-        for segments, pair in ((state.recoded, codecs.recoded), (state.coded, codecs.coded)):
-            side: Any = getattr(pair, name, None)
-            for segment in segments:
-                codes = getattr(segment, name)
-                rows = side.decode(codes, segment.rows, threads)
-                if state.learned is not None and name == "keys":
-                    rows = state.learned.keys.restore(rows, side.plain(codes, segment.rows), first, owner.turning)
-                elif state.learned is not None and state.learned.values is not None:
-                    rows += state.learned.values[:, None]
-                parts.append(rows)
-                first += segment.n
-        parts.append(half_precision.to_float32(getattr(state.recent, name)[:, : state.recent.n]))
-        return np.concatenate(parts, axis=1)
+        return decode_tokens(self._layer(layer), "values", threads)
 
     def truncate(self, n_tokens: int) -> None:
         """Keep only the first `n_tokens` tokens of those that each layer holds, as after a rejected draft.

@@ -9,6 +9,7 @@ from tqvec import _validate
 from tqvec._types import Floats
 from tqvec.errors import InputError
 from tqvec.kvcache import half_precision
+from tqvec.kvcache.byte_model import TokenCounts
 from tqvec.kvcache.half_precision import Halves
 from tqvec.kvcache.rope import Rope
 
@@ -88,6 +89,15 @@ def queries(x: ArrayLike, shape: tuple[int, int], factor: float, layer: int) -> 
     rows = _float32(array)
     _check(rows, "q", largest, f"of layer {layer}, head {{head}}, query {{row}}")
     return rows * np.float32(factor)
+
+
+def newest(n_queries: int, counts: TokenCounts, layer: int) -> None:
+    """Raise InputError if a layer does not hold a token for each query, without a gap up to the newest."""
+    if counts.held == 0:
+        raise InputError(f"layer {layer} holds no tokens to attend to: append(layer, k, v) adds some")
+    most = counts.held - (counts.sinks if counts.evicted and counts.held > counts.sinks else 0)
+    if not 1 <= n_queries <= most:
+        raise InputError(f"q must have 1 to {most} queries, the newest tokens of layer {layer}, got {n_queries}")
 
 
 def ropes(value: object, n_layers: int, head_dim: int) -> tuple[Rope | None, ...]:

@@ -15,7 +15,7 @@ def _compile_cache() -> None:
     for dtype in ("float16", "bfloat16"):
         cache = KVCache(1, 1, 16, Policy(recent=4, chunk=4, mean_tokens=4, dtype=dtype))
         cache.append(0, x, x, threads=1)
-        cache.attend(0, x[:, :1], threads=1)
+        cache.attend(0, x[:, :1], softcap=1.0, threads=1)
         cache.keys(0, threads=1)
 
 

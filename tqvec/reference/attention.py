@@ -33,6 +33,11 @@ def scores(queries: NDArray, rows: Array, scale: NDArray) -> Array:
     return np.asarray(queries.astype(np.float64) @ rows.T * scale.astype(np.float64))
 
 
+def capped(values: Array, cap: float) -> Array:
+    """cap tanh(s / cap) (Gemma Team 2024, "Gemma 2", section 2: logit soft-capping)."""
+    return np.asarray(cap * np.tanh(values / cap))
+
+
 def weights(values: Array, seen: NDArray[np.int64]) -> tuple[Array, Array, Array]:
     """exp(s − max s) of the first seen_i scores of each row, 0 elsewhere; max s and the sum (Vaswani et al. 2017,
     eq. (1); safe by Milakov and Gimelshein 2018)."""

@@ -24,6 +24,20 @@ P4 = np.float32(1.6666665459e-1)
 P5 = np.float32(5.0000001201e-1)
 ONE = np.float32(1.0)
 
+# Eigen's tanh of float32: odd and even polynomials of degrees 13 and 6, whose quotient is ±1 from SATURATED on.
+SATURATED = np.float32(7.90531110763549805)
+A1 = np.float32(4.89352455891786e-03)
+A3 = np.float32(6.37261928875436e-04)
+A5 = np.float32(1.48572235717979e-05)
+A7 = np.float32(5.12229709037114e-08)
+A9 = np.float32(-8.60467152213735e-11)
+A11 = np.float32(2.00018790482477e-13)
+A13 = np.float32(-2.76076847742355e-16)
+B0 = np.float32(4.89352518554385e-03)
+B2 = np.float32(2.26843463243900e-03)
+B4 = np.float32(1.18534705686654e-04)
+B6 = np.float32(1.19825839466702e-06)
+
 
 @jit
 def widen_scales(scale, start, count, out):
@@ -106,6 +120,19 @@ def _total(x, lanes):
     for lane in range(LANES):
         total += np.float64(lanes[lane])
     return total
+
+
+@jit
+def cap_scores_portable(scores, cap):
+    """Replace scores, (g, n) float32, by ``cap * tanh(score / cap)``; `cap` is a float32 above 0 (README.md)."""
+    share = np.float32(1.0) / cap
+    for q in range(scores.shape[0]):
+        row = scores[q]
+        for t in range(row.size):
+            x = min(max(row[t] * share, -SATURATED), SATURATED)
+            z = x * x
+            p = ((((((A13 * z + A11) * z + A9) * z + A7) * z + A5) * z + A3) * z + A1) * x
+            row[t] = cap * (p / (((B6 * z + B4) * z + B2) * z + B0))
 
 
 @jit
