@@ -4,7 +4,7 @@
   `Training` and a `Diagnosis`.
 - `TurboQuant` is the codec alone: it turns vectors into `Codes` and back, with no training.
 - `kvcache.KVCache` keeps keys and values of a transformer in codes, and computes attention on them.
-  `kvcache.planning`, `kvcache.simulation` and `kvcache.quality` tell bytes, time and error beforehand.
+  `kvcache.planning`, `kvcache.simulation` and `kvcache.quality` tell bytes, time and the error on tensors beforehand.
 - `oracle.verify` checks a port to another language stage by stage, and says why a stage is wrong.
 - `simd_info` tells which instructions are used, and why.
 

@@ -16,6 +16,7 @@ _PURPOSES = {
     "captured tensors": 0x74656E73,
     "needle: tokens": 0x6E656564,
     "needle: haystack": 0x68617973,
+    "needle: shared part": 0x73686172,
     "needle: bootstrap": 0x626F6F74,
     "decoding times": 0x7261746573,
 }

@@ -6,12 +6,12 @@ import strategies as sts
 from cache_policies import POLICIES
 from naive_cache import arrays_of
 
-from tqvec.kvcache import Bands, KVCache, Nbytes, Policy, bits_per_value, byte_model, nbytes
+from tqvec.kvcache import Bands, KVCache, Nbytes, Policy, Rope, bits_per_value, byte_model, nbytes
 
 
 def grown(policy, total, steps):
-    """A cache after each of some steps, and its number of tokens."""
-    cache, n = KVCache(2, 2, 20, policy), 0
+    """A cache after each of some steps, and its number of tokens; only one of its layers has keys that turn."""
+    cache, n = KVCache(2, 2, 20, policy, rope=[Rope(), None]), 0
     rng = sts.rng(7_700)
     while n < total:
         m = int(rng.choice(steps))

@@ -1,4 +1,4 @@
-"""``tqvec kv``: bytes, time and error of a transformer's KV cache."""
+"""``tqvec kv``: bytes and time of a transformer's KV cache, and its error on some tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tqvec.kvcache import PRESETS, Policy, bits_per_value, planning, quality, si
 from tqvec.kvcache.planning import FORMATS, LayerKind, Model
 from tqvec.kvcache.simulation import WORKLOADS, Request
 
-app = typer.Typer(help="Plan and simulate a transformer's KV cache: bytes, time and error.", no_args_is_help=True)
+app = typer.Typer(help="Plan and simulate a transformer's KV cache: bytes and time.", no_args_is_help=True)
 _REPORT = Kind("a report of `tqvec kv simulate`", re.compile(rb'\A\s*[\[{]\s*\{?\s*"model":'))
 _TOKENS = "100k"  # of a generated trace
 _SHAPE = (32, 8, 128)  # layers, KV heads and head_dim of the bits per value in the list of policies
@@ -105,14 +105,17 @@ def simulate(
     policy: Annotated[
         list[str] | None, typer.Option(help="Names of policies: a,b or repeated; default: exact,turbo4,turbo3")
     ] = None,
-    tensors: Annotated[Path | None, typer.Option(help="Captured q, k and v: .safetensors; default: synthetic")] = None,
+    tensors: Annotated[
+        Path | None,
+        typer.Option(help="Captured q, k and v: .safetensors; default: made ones, of no model"),
+    ] = None,
     output: Annotated[
         list[Path] | None, typer.Option("--output", "-o", help="Reports: .json, .png, .svg or .pdf")
     ] = None,
     json: Json = False,
     options: ServerOptions = ServerOptions(),  # noqa: B008 (a named tuple never changes)
 ) -> None:
-    """Simulate a server: bytes, time and error of each policy. Rates are measured on this machine first."""
+    """Simulate a server: bytes and time of each policy, by rates measured on this machine, and its error on tensors."""
     outputs = _plan_outputs(output or [], [Path(model), Path(trace), *([tensors] if tensors else [])])
     kind, _, size = options.eviction.partition(":")
     window = {"window": planning.parse_tokens(size, "window")} if size else {}

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tqvec.cli import app as application
 from tqvec.errors import InputError, TqvecError
-from tqvec.kvcache import PRESETS, KVCache, Policy, plan
+from tqvec.kvcache import PRESETS, KVCache, Nbytes, Policy, Rope, plan
 from tqvec.kvcache.planning import FORMATS, LayerKind, Model, list_models
 from tqvec.kvcache.planning.formats import Coding, Format
 from tqvec.kvcache.planning.planner import SequenceBytes, group_layers
@@ -112,6 +112,7 @@ def test_more_than_128k_tokens_at_3_and_a_half_bits():
 POLICIES = {
     "turbo3": PRESETS["turbo3"],
     "small": PRESETS["small"],
+    "layer_adaptive": replace(PRESETS["layer_adaptive"], protected=1),
     "exact": PRESETS["exact"],
     "layers": Policy(key_nbits=[8, 4, (3, 2), 4], value_nbits=2.5, recent=30, sinks=2, chunk=7, mean_tokens=50),
     "recoded": Policy(
@@ -124,7 +125,7 @@ POLICIES = {
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_plan_is_what_a_cache_takes(name):
     model = Model("four", 1000, (LayerKind("full", 2, 24),) * 4, "")
-    cache = KVCache(4, 2, 24, POLICIES[name])
+    cache = KVCache(4, 2, 24, POLICIES[name], rope=[Rope(), None, Rope(dim=12), Rope()])
     rng = np.random.default_rng(10_300)
     for step in (1, 40, 23, 1, 200, 135):
         x = rng.standard_normal((2, step, 24)).astype(np.float32)
@@ -140,21 +141,38 @@ def cache_total(cache):
     return sum(cache.token_counts(0))
 
 
-@pytest.mark.parametrize("policy", [Policy(3, 3, recent=20, chunk=10, mean_tokens=32), PRESETS["exact"]])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(3, 3, recent=20, chunk=10, mean_tokens=32),
+        Policy(4, 4, recent=10, chunk=5, mean_tokens=20, recode_after=20, recoded_key_nbits=2, recoded_value_nbits=2),
+        Policy(3, 3, recent=20, chunk=10, mean_tokens=32, max_tokens=400),
+    ],
+)
 def test_a_ring_is_a_cache_that_drops(policy):
     kinds = (LayerKind("sliding", 2, 24, 60), LayerKind("full", 2, 24), LayerKind("linear", 0, 0, state=1000))
     found = plan(Model("ring", 1000, kinds, ""), policy=policy, context=300)
     x = np.random.default_rng(10_301).standard_normal((2, 300, 24)).astype(np.float32)
-    full, ring = KVCache(1, 2, 24, policy), KVCache(1, 2, 24, policy)
-    if policy.recent is not None:
-        ring = KVCache(1, 2, 24, replace(policy, sinks=0, max_tokens=60))
+    full, ring = KVCache(1, 2, 24, policy), KVCache(1, 2, 24, replace(policy, sinks=0, max_tokens=60))
     for t in range(300):
-        full.append(0, x[:, t : t + 1], x[:, t : t + 1])
-        if t < 60 or policy.recent is not None:
-            ring.append(0, x[:, t : t + 1], x[:, t : t + 1])
+        for cache in (full, ring):
+            cache.append(0, x[:, t : t + 1], x[:, t : t + 1])
     assert [part.nbytes.items() for part in found.parts[:2]] == [ring.nbytes.items(), full.nbytes.items()]
     assert [part.tokens for part in found.parts] == [60, 300, 0]
     assert found.total == ring.nbytes + full.nbytes + 1000
+
+
+@pytest.mark.parametrize("policy", [PRESETS["turbo3"], PRESETS["exact"]])
+def test_a_window_of_which_no_token_would_be_coded_is_held_in_16_bits(policy):
+    """Of 128 tokens turbo3 keeps all in 16 bits; the smallest cache that codes some holds 192."""
+    model = Model("windows", 1000, (LayerKind("sliding", 2, 24, 128),) * 3, "")
+    for n, kept in ((100, 100), (300, 128)):
+        (part,) = plan(model, policy=policy, context=n).parts
+        assert (part.tokens, part.widths) == (kept, "")
+        assert part.nbytes.items() == {**Nbytes().items(), "uncoded": 3 * kept * 2 * 2 * 24 * 2}
+    assert plan(model, policy=policy, memory="1MiB").max_tokens is None
+    wide = Model("wide", 1000, (LayerKind("sliding", 2, 24, 192),), "")
+    assert [part.widths for part in plan(wide, policy="turbo3").parts] == ["K3 V3"]
 
 
 WINDOWED = Model("mixed", 1000, (LayerKind("sliding", 1, 8, 300), LayerKind("full", 1, 8)), "")

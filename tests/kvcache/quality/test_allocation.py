@@ -1,11 +1,13 @@
 """Widths by sensitivity: bytes go where the attention errs most."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import strategies as sts
 
-from tqvec.kvcache import KVCache, Policy, allocate, bits_per_value
+from tqvec.kvcache import KVCache, Policy, Rope, allocate, bits_per_value
+from tqvec.kvcache.quality import synthesize_layer
 from tqvec.kvcache.quality.fidelity import output_errors
 
 D, N = 32, 300
@@ -70,3 +72,26 @@ def test_it_beats_one_width_at_equal_bytes():
             total += np.square(output_errors(q, (k, v), (cache.keys(layer), cache.values(layer)))).mean()
         errors.append(total)
     assert errors[0] < 0.9 * errors[1]
+
+
+def test_keys_are_coded_as_by_a_cache_that_knows_how_they_turn():
+    """Only the layer whose keys turn gains, only on the side of keys, and what is chosen is what such a cache does."""
+    rope = Rope(1000.0)
+    turning, still = (synthesize_layer(D, 1000, 2, 20, rope=each) for each in (rope, None))
+    layers = [(k, v, q) for q, k, v in (turning, still)]
+    blind = allocate(layers, 10_000, policy=POLICY)
+    found = allocate(layers, 10_000, policy=POLICY, rope=[rope, None])
+    assert (found.errors[0, :, 0].sum(axis=1) < 0.75 * blind.errors[0, :, 0].sum(axis=1)).all()
+    np.testing.assert_array_equal(found.errors[0, :, 1], blind.errors[0, :, 1])
+    np.testing.assert_array_equal(found.errors[1], blind.errors[1])
+    cache = KVCache(2, 2, D, replace(POLICY, key_nbits=2, value_nbits=2), [rope, None])
+    cache.append(0, *layers[0][:2])
+    error = output_errors(layers[0][2], layers[0][:2], (cache.keys(0), layers[0][1]))
+    np.testing.assert_allclose(found.errors[0, :, 0, 0], np.square(error).reshape(2, -1).mean(axis=1))
+
+
+def test_the_factor_of_the_scores_counts():
+    plain, sharp = (allocate([captured(1.0)], 10_000, policy=POLICY, scale=scale) for scale in (None, 1.0))
+    same = allocate([captured(1.0)], 10_000, policy=POLICY, scale=D**-0.5)
+    np.testing.assert_allclose(plain.errors, same.errors)
+    assert (sharp.errors[0, 0, 0] > plain.errors[0, 0, 0]).all()

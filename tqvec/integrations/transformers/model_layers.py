@@ -18,6 +18,7 @@ from tqvec.integrations.transformers.names import (
     PretrainedConfig,
 )
 from tqvec.kvcache import Policy, Rope
+from tqvec.kvcache.planning.planner import limit_to_window
 
 _ATTENTION = {"full_attention", "attention", "sliding_attention", "chunked_attention"}
 # Fields of models whose keys and values differ in size, or which cache more than those of the text.
@@ -131,14 +132,6 @@ def read_ropes(config: Any, n_layers: int) -> tuple[Rope | None, ...]:
     except InputError:
         return (None,) * n_layers
     return ropes if len(ropes) == n_layers else (None,) * n_layers
-
-
-def limit_to_window(policy: Policy, window: int) -> Policy | None:
-    """Return the policy of a layer with a window, or None if it would code no token of the window."""
-    without_sinks = replace(policy, sinks=0, max_tokens=None)
-    if policy.recent is None or window < without_sinks.min_tokens:
-        return None
-    return replace(without_sinks, max_tokens=min(window, policy.max_tokens or window))
 
 
 def policy_of(policy: Policy, kind: Kind, numbers: tuple[int, ...], n_layers: int, n_kv_heads: int) -> Policy:

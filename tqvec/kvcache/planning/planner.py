@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from math import lcm
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -21,6 +22,7 @@ from tqvec.kvcache.policy import PRESETS, LayerWidths, Policy, Width, as_policy
 _NO_LIMIT = 2**40  # tokens: a memory that fits so many fits any number
 _LATE = 2**30  # tokens: by then windows are full, and each further token takes the same bytes
 _MAX_PAGE = 65536  # tokens
+_PAIR = 4  # bytes of a coordinate of a key and of a value in 16 bits
 
 
 class LayerGroup(NamedTuple):
@@ -36,7 +38,8 @@ class LayerGroup(NamedTuple):
     nbytes : callable
         From the tokens of the sequence to the `Nbytes` of one layer's keys and values.
     policy : Policy or None
-        The policy, for caches of tqvec. None: another engine's format, whose bytes never fall as a sequence grows.
+        The policy, for caches of tqvec. None: another engine's format, or windows in 16 bits; these bytes never fall as
+        a sequence grows.
     widths : str
         Bits per coordinate of keys and values, as "K4 V2".
     """
@@ -90,7 +93,7 @@ def plan(
     """Compute the bytes of a model's cache, and the longest sequence that fits a memory.
 
     For a policy the bytes equal `KVCache.nbytes`. A layer with a sliding window counts as a cache without sinks whose
-    ``max_tokens`` is the window, or the fewest tokens that the policy allows.
+    ``max_tokens`` is the window. If that would code no token, the tokens of the window count with 16 bits per value.
 
     Parameters
     ----------
@@ -199,19 +202,33 @@ def _group_in_format(kind: LayerKind, layers: int, form: Format, ring: bool, pag
 def _group_in_policy(kind: LayerKind, layers: int, policy: Policy, widths: LayerWidths, ring: bool) -> LayerGroup:
     """Return layers of a kind whose heads have these widths."""
 
-    def size(n: int) -> Nbytes:
-        return layer_nbytes(own, widths, kind.head_dim, n if own.recent is not None or kept is None else min(n, kept))
-
     own, kept = policy, policy.max_tokens
     if ring and kind.window is not None:
-        kept = kind.window if kept is None else min(kept, kind.window)
-        if policy.recent is not None:  # otherwise no token is ever coded or dropped: as a cache of the window's tokens
-            own = replace(policy, sinks=0, max_tokens=None)
-            kept = max(kept, own.min_tokens)
-            own = replace(own, max_tokens=kept)
+        limited = limit_to_window(policy, kind.window)
+        if limited is None:
+            return _group_in_16_bits(kind, layers, kind.window)
+        own, kept = limited, limited.max_tokens
     sides = (f"{name}{_common_width(side)}" for name, side in (("K", widths.keys), ("V", widths.values)))
     text = " ".join(sides) if policy.recent is not None else ""
+    size = partial(layer_nbytes, own, widths, kind.head_dim)
     return LayerGroup(layers=layers, kind=kind, kept=kept, nbytes=size, policy=own, widths=text)
+
+
+def _group_in_16_bits(kind: LayerKind, layers: int, window: int) -> LayerGroup:
+    """Return layers that hold the tokens of their window in 16 bits."""
+
+    def size(n: int) -> Nbytes:
+        return Nbytes(uncoded=_PAIR * kind.kv_heads * kind.head_dim * min(n, window))
+
+    return LayerGroup(layers, kind, window, size)
+
+
+def limit_to_window(policy: Policy, window: int) -> Policy | None:
+    """Return the policy of the cache of a layer that attends to a window; None if it would code no token of it."""
+    without_sinks = replace(policy, sinks=0, max_tokens=None)
+    if policy.recent is None or window < without_sinks.min_tokens:
+        return None
+    return replace(without_sinks, max_tokens=min(window, policy.max_tokens or window))
 
 
 def _common_width(widths: Sequence[Width]) -> str:

@@ -12,11 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from tqvec import _validate
 from tqvec._present import Presented, Sheet, pyplot
 from tqvec.errors import InputError
+from tqvec.kvcache import checks
 from tqvec.kvcache.byte_model import row_bytes
 from tqvec.kvcache.cache import KVCache
 from tqvec.kvcache.policy import Policy, Width
 from tqvec.kvcache.quality.captured import CapturedLayer, check_layers
 from tqvec.kvcache.quality.fidelity import output_errors
+from tqvec.kvcache.rope import Rope
 
 _SCALES = 4  # bytes of a token's two scales, per head
 
@@ -90,6 +92,7 @@ def allocate(
     policy: Policy | None = None,
     widths: Sequence[Width] = (2, 3, 4, 5),
     scale: float | None = None,
+    rope: Rope | Sequence[Rope | None] | None = None,
 ) -> Allocation:
     """Choose the width of each head's keys and values that minimise the error of attention at a budget of bytes.
 
@@ -110,6 +113,8 @@ def allocate(
         Widths to choose from, by rising size.
     scale : float, optional
         Factor of the scores. Default: 1/√head_dim.
+    rope : Rope, None or sequence of them, optional
+        The rotary position embedding of the keys, as for the `KVCache` that will use the policy.
 
     Returns
     -------
@@ -129,7 +134,8 @@ def allocate(
     sizes = [row_bytes([width], d) for width in widths]
     if sizes != sorted(set(sizes)):
         raise InputError(f"widths must take more bytes each than the one before, got {list(widths)!r}")
-    errors = np.array([_layer_errors(layer, policy, widths, scale) for layer in layers])
+    ropes = checks.ropes(rope, len(layers), d)
+    errors = np.array([_layer_errors(*pair, policy, widths, scale) for pair in zip(layers, ropes, strict=True)])
     index = np.zeros(errors.shape[:3], np.int64)
     used = index.size * sizes[0] + len(layers) * heads * _SCALES
     if budget < used:
@@ -160,7 +166,7 @@ def _check_captured(captured: Sequence[Captured]) -> list[CapturedLayer]:
 
 
 def _layer_errors(
-    captured: CapturedLayer, policy: Policy, widths: Sequence[Width], scale: float | None
+    captured: CapturedLayer, rope: Rope | None, policy: Policy, widths: Sequence[Width], scale: float | None
 ) -> NDArray[np.float64]:
     """Measure the errors of one layer, (n_kv_heads, 2, widths)."""
     q, k, v = captured
@@ -169,7 +175,7 @@ def _layer_errors(
     for at, width in enumerate(widths):
         uniform = replace(policy, key_nbits=width, value_nbits=width, protected=0, max_tokens=None)
         plain = replace(uniform, recode_after=None, recoded_key_nbits=None, recoded_value_nbits=None)
-        cache = KVCache(1, heads, d, plain)
+        cache = KVCache(1, heads, d, plain, rope)
         cache.append(0, k, v)
         if cache.token_counts(0).coded == 0:
             raise InputError(f"captured tensors have {k.shape[1]} tokens, of which the policy codes none")

@@ -19,9 +19,11 @@ from tqvec._random import generator
 from tqvec._types import Floats
 from tqvec.codec.bands import MAX_D
 from tqvec.errors import InputError
+from tqvec.kvcache import checks
 from tqvec.kvcache.cache import KVCache
 from tqvec.kvcache.policy import MAX_LAYERS, Policy
 from tqvec.kvcache.quality.fidelity import output_errors
+from tqvec.kvcache.rope import Rope
 
 _NAME = re.compile(r"layer\.(\d+)\.([qkv])")
 _CONSTANT = 1.1  # length of the part that all keys share, relative to the rest: their mean unit vector has length 0.74
@@ -64,20 +66,24 @@ class AttentionLoss(Presented, _LossFields):
         return Sheet(("measure", "value"), list(self._asdict().items()))
 
 
-def synthesize_layer(head_dim: int, n_tokens: int = 2048, n_kv_heads: int = 4, n_queries: int = 32) -> CapturedLayer:
+def synthesize_layer(
+    head_dim: int, n_tokens: int = 2048, n_kv_heads: int = 4, n_queries: int = 32, rope: Rope | None = None
+) -> CapturedLayer:
     """Make a layer that is as hard to code as real ones: keys with a large constant part and channels of unequal size.
 
-    There are two query heads per KV head, and each query is biased towards one of the keys.
+    There are two query heads per KV head, and each query is biased towards one of the keys. With a `rope` the constant
+    part turns with the position, as one that real keys have before rotary embedding does.
 
     Raises
     ------
     InputError
-        A number is out of its range, or there are as many queries as tokens.
+        A number is out of its range, there are as many queries as tokens, or the rope does not fit `head_dim`.
     """
     head_dim = _validate.integer(head_dim, "head_dim", 1, MAX_D)
     n_tokens = _validate.integer(n_tokens, "n_tokens", 2, _MAX_TOKENS)
     n_kv_heads = _validate.integer(n_kv_heads, "n_kv_heads", 1, MAX_LAYERS)
     n_queries = _validate.integer(n_queries, "n_queries", 1, n_tokens - 1)
+    (rope,) = checks.ropes([rope], 1, head_dim)
     rng = generator(None, "captured tensors")
 
     def normal(*shape: int) -> NDArray[np.float64]:
@@ -86,7 +92,8 @@ def synthesize_layer(head_dim: int, n_tokens: int = 2048, n_kv_heads: int = 4, n
     channels = np.exp(0.5 * normal(n_kv_heads, 1, head_dim))
     channels /= np.sqrt(np.mean(np.square(channels), axis=2, keepdims=True))
     own = normal(n_kv_heads, n_tokens, head_dim) * channels
-    k = own + _CONSTANT * normal(n_kv_heads, 1, head_dim)
+    constant = np.repeat(_CONSTANT * normal(n_kv_heads, 1, head_dim), n_tokens, axis=1)
+    k = own + (constant if rope is None else rope.rotate(constant, np.arange(n_tokens)))
     v = normal(n_kv_heads, n_tokens, head_dim) + 0.3 * normal(n_kv_heads, 1, head_dim)
     targets = own[:, rng.integers(0, n_tokens - n_queries, 2 * n_queries)]
     q = normal(n_kv_heads, 2 * n_queries, head_dim) + 0.5 * targets / channels
@@ -146,7 +153,12 @@ def check_layers(layers: Sequence[CapturedLayer], name: str) -> list[CapturedLay
 
 
 def measure_loss(
-    layers: Sequence[CapturedLayer], policy: Policy, *, kept: float = 1.0, sinks: int = 4
+    layers: Sequence[CapturedLayer],
+    policy: Policy,
+    *,
+    kept: float = 1.0,
+    sinks: int = 4,
+    rope: Rope | Sequence[Rope | None] | None = None,
 ) -> AttentionLoss:
     """Compare attention on the keys and values that a cache decodes with attention on the tensors themselves.
 
@@ -158,6 +170,8 @@ def measure_loss(
     kept : float
         Share of the tokens that are not dropped: the first `sinks` tokens and the newest.
     sinks : int
+    rope : Rope, None or sequence of them, optional
+        The rotary position embedding of the keys, as for `KVCache`.
 
     Returns
     -------
@@ -173,7 +187,7 @@ def measure_loss(
     if not 0 <= kept <= 1:
         raise InputError(f"kept must be a share from 0 to 1, got {kept}")
     _, k, _ = layers[0]
-    cache = KVCache(len(layers), k.shape[0], k.shape[2], policy)
+    cache = KVCache(len(layers), k.shape[0], k.shape[2], policy, rope)
     errors = []
     for number, (q, k, v) in enumerate(layers):
         cache.append(number, k, v)

@@ -2,13 +2,18 @@
 
 A query is ``ρ·needle + √(1-ρ²)·noise``; all vectors have length 1. Some keys are near-duplicates of the needle, all
 others are random. The query succeeds if the needle has the highest score. Over a sweep of ρ float32 itself goes from
-failure to success. The measure is how far codes shift the ρ at which half of the queries succeed. All codecs get the
+failure to success. The measure is how far codes shift the ρ at which half of the queries succeed. All policies get the
 same needles, noises and keys.
+
+Keys may share a part, as those of models do. With a rotary embedding it turns with the position of the key. It is added
+to all keys alike, needles included, so it makes none of them longer than the others. What a key has of its own, and the
+queries, are drawn as attention sees them: turned to their positions, and the query is that of the newest token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +23,11 @@ from tqvec import _validate
 from tqvec._present import Presented, Sheet
 from tqvec._random import generator
 from tqvec._types import Doubles, Floats
-from tqvec.codec import attention
 from tqvec.errors import InputError
-from tqvec.kvcache.codecs import basis, layer_codecs
+from tqvec.kvcache import checks
+from tqvec.kvcache.cache import KVCache
 from tqvec.kvcache.policy import Policy
+from tqvec.kvcache.rope import Rope
 
 RHOS = tuple(round(0.2 + 0.05 * i, 2) for i in range(15))
 _KEYS = 16384  # keys at a time
@@ -29,6 +35,7 @@ _QUERIES = 256  # queries at a time
 _RESAMPLES = 2000
 _LEVEL = (2.5, 97.5)  # percentiles of the interval
 _MAX_NUMBER = 2**31
+_SLOW = 3  # the shared part is in the slowest of so many equal groups of pairs, as in models: fast ones tell positions
 
 
 class Haystack(NamedTuple):
@@ -46,6 +53,11 @@ class Haystack(NamedTuple):
         Number of near-duplicates per needle.
     duplicate_cosine : float
         Cosine of a near-duplicate with its needle.
+    shared : float
+        Length of the part that all keys share; the rest of each key has length 1.
+    rope : Rope or None
+        The rotary position embedding of the keys, of which the caches know. The shared part is in the third of its
+        pairs that turn slowest. None: the shared part is the same at every position.
     """
 
     n: int
@@ -53,6 +65,8 @@ class Haystack(NamedTuple):
     trials: int = 200
     duplicates: int = 8
     duplicate_cosine: float = 0.9
+    shared: float = 0.0
+    rope: Rope | None = None
 
 
 class _CurveFields(NamedTuple):
@@ -67,7 +81,7 @@ class _CurveFields(NamedTuple):
 
 
 class Curve(Presented, _CurveFields):
-    """The rate of success of one codec.
+    """The rate of success of one policy.
 
     Attributes
     ----------
@@ -89,14 +103,56 @@ class Curve(Presented, _CurveFields):
         return Sheet(("measure", "value"), list(measures.items()), self.name)
 
 
-Scores = Callable[[Floats], Floats]  # from queries (g, d) to scores (g, n) of some keys
+class _Part(NamedTuple):
+    """Some keys, in order of their positions.
+
+    Attributes
+    ----------
+    keys : (n, d) float32
+        Random keys, then the needles and near-duplicates of some trials.
+    random : int
+        Number of random keys.
+    trials : slice
+    """
+
+    keys: Floats
+    random: int
+    trials: slice
 
 
-class _Codec(NamedTuple):
-    """A way to store keys: `encode` takes keys (n, d) and returns the function that scores them."""
+class _Store:
+    """A way to store keys, and the scores of all queries so far.
 
-    name: str
-    encode: Callable[[Floats], Scores]
+    Parameters
+    ----------
+    store : callable
+        From further keys, (n, d), to these keys as they are stored.
+    queries : (trials, rhos, d) float32
+    near : int
+        Number of needles and near-duplicates of a trial.
+    """
+
+    def __init__(self, store: Callable[[Floats], Floats], queries: Floats, near: int):
+        self._store, self._queries = store, queries
+        self._own = np.empty((*queries.shape[:2], near), np.float32)
+        self._best = np.full(queries.shape[0] * queries.shape[1], -np.inf, np.float32)
+
+    def add(self, part: _Part) -> None:
+        """Store some keys and take their scores."""
+        d = self._queries.shape[2]
+        keys = self._store(part.keys)
+        near = keys[part.random :].reshape(-1, self._own.shape[2], d)
+        self._own[part.trials] = self._queries[part.trials] @ near.transpose(0, 2, 1)
+        flat = self._queries.reshape(-1, d)
+        for start in range(0, len(flat), _QUERIES):
+            best = self._best[start : start + _QUERIES]
+            scores = flat[start : start + _QUERIES] @ keys[: part.random].T
+            np.maximum(best, scores.max(axis=1), out=best)
+
+    def success(self) -> Doubles:
+        """Return 1 where the needle has the highest score, else 0, (trials, rhos)."""
+        others = self._own[..., 1:].max(axis=2, initial=-np.inf)
+        return (self._own[..., 0] > np.maximum(self._best.reshape(others.shape), others)).astype(np.float64)
 
 
 def measure_retrieval(
@@ -107,13 +163,13 @@ def measure_retrieval(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> list[Curve]:
-    """Compare float32 with the key codes of some policies, with the cache's own codecs and kernels.
+    """Compare float32 with the key codes of some policies, by caches that store all keys.
 
     Parameters
     ----------
     haystack : Haystack
     policies : dict of Policy
-        Policies by name, each with one key width for all heads.
+        Policies by name, each with one key width for all heads. All keys are coded, once.
     rhos : tuple of float
         Values of ρ, rising.
     seed : int
@@ -129,40 +185,35 @@ def measure_retrieval(
     Raises
     ------
     InputError
-        `rhos` don't rise from 0 to 1, or float32 does not cross one half among them.
+        `rhos` don't rise from 0 to 1, or float32 does not cross one half among them; a policy codes no token, or has
+        widths for several layers or heads; or a number is out of its range.
     """
     _validate.instance(haystack, "haystack", Haystack)
     for name, low in (("n", 1), ("d", 2), ("trials", 2), ("duplicates", 0)):
         _validate.integer(getattr(haystack, name), name, low, _MAX_NUMBER)
     _validate.fraction(haystack.duplicate_cosine, "duplicate_cosine")
+    if checks.finite(haystack.shared, "shared") < 0:
+        raise InputError(f"shared must be at least 0, got {haystack.shared}")
+    checks.ropes([haystack.rope], 1, haystack.d)
     for name, policy in _validate.instance(policies, "policies", dict).items():
-        _validate.instance(policy, f"policies[{name!r}]", Policy)
+        if _validate.instance(policy, f"policies[{name!r}]", Policy).recent is None:
+            raise InputError(f"policies[{name!r}] must code tokens, but has recent=None")
     rhos = tuple(_validate.number(rho, f"rhos[{i}]") for i, rho in enumerate(_validate.entries(rhos, "rhos")))
     if not rhos or list(rhos) != sorted(set(rhos)) or not 0 <= rhos[0] < rhos[-1] <= 1:
         raise InputError(f"rhos must rise, from 0 or more to at most 1, got {rhos}")
     rng = generator(seed, "needle: tokens")
     needles, queries = _draw_queries(haystack, rhos, rng)
     near = np.concatenate([needles[:, None], _draw_duplicates(needles, haystack, rng)], axis=1)
-    codecs = [
-        _Codec("float32", _keep_float32),
-        *(_codec(name, policy, haystack.d) for name, policy in policies.items()),
-    ]
-    true = {
-        codec.name: _own_scores(codec.encode(near.reshape(-1, haystack.d)), queries, near.shape[1]) for codec in codecs
-    }
-    best = {codec.name: true[codec.name][..., 1:].max(axis=2, initial=-np.inf) for codec in codecs}
-    done, flat = 0, queries.reshape(-1, haystack.d)
-    for keys in _draw_keys(haystack, seed):
-        for codec in codecs:
-            scores = codec.encode(keys)
-            for rows in range(0, len(flat), _QUERIES):
-                part = best[codec.name].reshape(-1)[rows : rows + _QUERIES]
-                np.maximum(part, scores(flat[rows : rows + _QUERIES]).max(axis=1), out=part)
-        done += len(keys)
+    stores = {"float32": _Store(lambda keys: keys, queries, near.shape[1])}
+    stores |= {name: _Store(_make_cache(policy, haystack), queries, near.shape[1]) for name, policy in policies.items()}
+    done = 0
+    for part in _draw_parts(haystack, near, seed):
+        for store in stores.values():
+            store.add(part)
+        done += part.random
         if progress is not None:
             progress(done)
-    success = {name: (true[name][..., 0] > best[name]).astype(np.float64) for name in best}
-    return _fit_curves(success, np.array(rhos), seed)
+    return _fit_curves({name: store.success() for name, store in stores.items()}, np.array(rhos), seed)
 
 
 def _unit(x: NDArray) -> Floats:
@@ -186,39 +237,53 @@ def _draw_duplicates(needles: Floats, haystack: Haystack, rng: np.random.Generat
     return _unit(c * along + np.sqrt(1 - c * c) * across)
 
 
-def _draw_keys(haystack: Haystack, seed: int) -> Iterator[Floats]:
-    """Draw random keys, a part at a time."""
-    for start in range(0, haystack.n, _KEYS):
+def _draw_parts(haystack: Haystack, near: Floats, seed: int) -> Iterator[_Part]:
+    """Draw random keys, and needles with their near-duplicates (trials, near, d) evenly among them."""
+    shared, starts, position = _draw_shared(haystack, seed), range(0, haystack.n, _KEYS), 0
+    for number, start in enumerate(starts):
         rng = generator(seed, "needle: haystack", start)
-        yield _unit(rng.standard_normal((min(_KEYS, haystack.n - start), haystack.d), np.float32))
+        random = _unit(rng.standard_normal((min(_KEYS, haystack.n - start), haystack.d), np.float32))
+        first, stop = (haystack.trials * at // len(starts) for at in (number, number + 1))
+        keys = np.concatenate([random, near[first:stop].reshape(-1, haystack.d)])
+        common = np.broadcast_to(shared, keys.shape)
+        if haystack.rope is not None:
+            common = haystack.rope.rotate(common, position + np.arange(len(keys)))
+        yield _Part(keys + common, len(random), slice(first, stop))
+        position += len(keys)
 
 
-def _keep_float32(keys: Floats) -> Scores:
-    return lambda queries: np.asarray(queries @ keys.T)
+def _draw_shared(haystack: Haystack, seed: int) -> Floats:
+    """Draw the part that all keys share, as it is at position 0, (d,)."""
+    part = generator(seed, "needle: shared part").standard_normal(haystack.d)
+    if haystack.rope is not None:
+        pairs = haystack.rope.pairs(haystack.d)
+        by_speed = pairs[np.argsort(-np.abs(haystack.rope.frequencies(haystack.d)))]
+        part[by_speed[: len(pairs) - -(-len(pairs) // _SLOW)]] = 0
+    return haystack.shared * _unit(part)
 
 
-def _codec(name: str, policy: Policy, d: int) -> _Codec:
-    """Return the codec of a cache's keys."""
-    side = layer_codecs(policy, policy.layers(1, 1)[0], d, turns=False).coded.keys
-    codec = side.groups[0].codec
-    tables, rotation = attention.attention_tables(codec), basis(codec)
+def _make_cache(policy: Policy, haystack: Haystack) -> Callable[[Floats], Floats]:
+    """Return a function that appends keys to a cache, and returns them as the cache's attention sees them."""
+    most = min(_KEYS, haystack.n) + haystack.trials * (1 + haystack.duplicates)
+    coded = replace(
+        policy,
+        value_nbits=1,
+        recent=0,
+        sinks=0,
+        chunk=1,
+        recode_after=None,
+        recoded_key_nbits=None,
+        recoded_value_nbits=None,
+        protected=0,
+        max_tokens=max(most, policy.mean_tokens, 1),
+    )
+    cache = KVCache(1, 1, haystack.d, coded, haystack.rope)
 
-    def encode(keys: Floats) -> Scores:
-        codes, scales = side.encode(np.ascontiguousarray(keys)[None], None, None)[0]
+    def append(keys: Floats) -> Floats:
+        cache.append(0, keys[None], np.zeros((1, *keys.shape), np.float32))
+        return cache.keys(0)[0, -len(keys) :]
 
-        def scores(queries: Floats) -> Floats:
-            out = np.empty((len(queries), len(keys)), np.float32)
-            attention.code_scores(tables, queries @ rotation, codes[0], scales[0], out)
-            return out
-
-        return scores
-
-    return _Codec(name, encode)
-
-
-def _own_scores(scores: Scores, queries: Floats, near: int) -> Floats:
-    """Return each query's scores of its own needle and near-duplicates, (trials, rhos, near)."""
-    return np.stack([scores(rows)[:, near * t : near * (t + 1)] for t, rows in enumerate(queries)])
+    return append
 
 
 def _fit_curves(success: Mapping[str, Doubles], rhos: Doubles, seed: int) -> list[Curve]:

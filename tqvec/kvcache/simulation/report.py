@@ -46,7 +46,8 @@ class SimulationReport(Presented):
         Time that a request waits for others, time from then to its first token, and time of each other token: "mean",
         "p50", "p99".
     loss : AttentionLoss
-        Error of attention with this policy's codec and the share of tokens that was attended to.
+        Error of attention with this policy's codec and the share of tokens that was attended to, on the tensors of the
+        simulation. It is the model's only if they are.
     steps : list of (int, float)
         Context and mean time of a generated token, for runs of up to a block of tokens.
     """
@@ -135,7 +136,7 @@ COLUMNS = {
     "first token": "mean time from the start of a request to its first token, without waiting for other requests",
     "next token": "mean time of each further token",
     "moved": "bytes moved between tiers, or read from others than the first",
-    "error": "mean relative error of attention, by the codec and by tokens not attended to",
+    "error": "mean relative error of attention on the tensors, given or made: by the codec, and by tokens left out",
 }
 """The columns of the table of reports, and what they are."""
 
@@ -181,7 +182,12 @@ def plot_reports(reports: Sequence[SimulationReport]) -> Any:
         if report.loss is not None:
             right.plot(report.bytes_per_token / 1024, report.loss.mean, "o", label=report.policy)
     left.set(xlabel="context, tokens", ylabel="ms per generated token", title="the cache's time", ylim=(0, None))
-    right.set(xlabel="KiB per token", ylabel="relative error of attention", title="bytes and error", xlim=(0, None))
+    right.set(
+        xlabel="KiB per token",
+        ylabel="relative error of attention",
+        title="bytes and error on tensors",
+        xlim=(0, None),
+    )
     for each in axes:
         each.grid(alpha=0.3)
         if each.get_legend_handles_labels()[0]:

@@ -1,4 +1,4 @@
-"""Simulate a server with a cache: bytes, time and error of one policy under one workload.
+"""Simulate a server with a cache: bytes and time of one policy under one workload, and its error on some tensors.
 
 Requests are served one after the other. Before a request starts, its tokens in other tiers are loaded to the first, and
 tokens that were dropped are computed again. While it runs, tokens that don't fit the first tier are read from the
@@ -80,7 +80,7 @@ def simulate(
     progress: Callable[[], None] | None = None,
     threads: int | None = None,
 ) -> SimulationReport:
-    """Serve requests with a model's cache, and report bytes, time and error.
+    """Serve requests with a model's cache, and report bytes and time, and the error of attention on some tensors.
 
     Parameters
     ----------
@@ -94,7 +94,8 @@ def simulate(
     clock : Clock, optional
         Rates of this machine. Default: they are measured, which takes some seconds.
     tensors : sequence of CapturedLayer, optional
-        Tensors to measure the error on. Default: those of `synthesize_layer`.
+        Tensors to measure the error on, by a cache without a rope; `measure_loss` takes one. Default: those of
+        `synthesize_layer`, of the model's head dimension. They are no model's, so their error compares policies only.
     progress : callable, optional
         Called after each request.
     threads : int, optional
