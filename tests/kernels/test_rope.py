@@ -59,7 +59,7 @@ def basis(d, seed=0):
     order = np.stack([rng.permutation(d) for _ in range(2)]).astype(np.uint16)
     gains = rng.uniform(0.1, 1, (2, d)).astype(np.float32)
     means = (3 * rng.standard_normal((2, d))).astype(np.float32)
-    return KeyBasis(means, order, gains, spread=np.ones(2, np.float32), guarded=np.zeros(2, np.uint8))
+    return KeyBasis(means, order, gains, spread=np.ones(2, np.float32), kinds=np.zeros(2, np.uint8))
 
 
 def mean_at(mean, rope, positions):

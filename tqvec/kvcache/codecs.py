@@ -15,7 +15,7 @@ from tqvec.codec.codebooks import trellis
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.kvcache.half_precision import to_float32, to_half
-from tqvec.kvcache.key_basis import EVENLY, GUARDED
+from tqvec.kvcache.key_basis import EVENLY, GUARDED, halves
 from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
 KEY_SCALE: ScaleName = "least_squares"  # the "KV cache" page has the measurement
@@ -173,9 +173,8 @@ def adapt(codecs: LayerCodecs, kinds: tuple[int, ...]) -> LayerCodecs:
     """Return codecs that code the keys of each head as `KeyBasis.kinds` says; () stands for `IN_BANDS`."""
 
     def of_kind(codec: TurboQuant, kind: int) -> TurboQuant:
-        if kind == EVENLY and codec.rotation == "bandwise" and len(codec.bands) == 2:
-            bits = sum((band.stop - band.start) * band.nbits for band in codec.bands)
-            return _codec(codec.d, bits // codec.d, codec.codebook, codec.seed, KEY_SCALE)
+        if kind == EVENLY and halves(codec.bands):
+            return _codec(codec.d, codec.bands[0].nbits - 1, codec.codebook, codec.seed, KEY_SCALE)
         if kind == GUARDED and max(band.nbits for band in codec.bands) < GUARD_NBITS:
             return _codec(codec.d, GUARD_NBITS, "scalar", codec.seed, KEY_SCALE)
         return codec

@@ -214,7 +214,7 @@ def learn(keys: Floats, first: int, turning: Layout, bands: list[tuple[tuple[Ban
         if turning.sign.any() and energy.any():
             importance = _importance(mean, energy, turning)
             order[head] = np.argsort(-(importance.keys * importance.queries), kind="stable")
-            if _halves(own) and not _gains_by_halves(importance, order[head]):
+            if halves(own) and not _gains_by_halves(importance, order[head]):
                 kinds[head], own, std = EVENLY, (Band(0, d, 0),), np.ones(1, np.float32)
             gains[head] = _gains(importance, order[head], own, std)
         coded = energy[order[head]] * np.square(gains[head])
@@ -231,7 +231,7 @@ class _Importance(NamedTuple):
     queries: Doubles
 
 
-def _halves(bands: tuple[Band, ...]) -> bool:
+def halves(bands: tuple[Band, ...]) -> bool:
     """Return whether the bands are halves of which the first has two bits more."""
     return len(bands) == 2 and bands[0].stop * 2 == bands[1].stop and bands[0].nbits == bands[1].nbits + 2
 
