@@ -1,8 +1,9 @@
-"""Policies that reach every way through a cache with few tokens, and such tokens."""
+"""Policies and embeddings that reach every way through a cache with few tokens, and such tokens."""
 
+import numpy as np
 import strategies as sts
 
-from tqvec.kvcache import Bands, Policy
+from tqvec.kvcache import Bands, Policy, Rope
 
 D = 20
 POLICIES = {
@@ -33,7 +34,23 @@ POLICIES = {
 }
 
 
-def tokens(n, seed=0):
+ROPES = {
+    "no rope": None,
+    "rope": Rope(1e4),
+    "interleaved": Rope(1e6, interleaved=True),
+    "partial": Rope(1e4, dim=12, start=4, reverse=True),
+    "by layer": (None, Rope(5e5, dim=14)),
+}
+
+
+def tokens(n, seed=0, rope=None, start=0):
+    """Keys at positions from `start` on, and values, (2, n, D) each, with a mean that nearly all share."""
     mean = sts.normal(2 * 2, D, 7_500)[:, None] * 3
     x = (mean + sts.normal(4 * n, D, 7_501 + seed).reshape(4, n, D)).reshape(2, 2, n, D)
-    return x[0], x[1]
+    x[:, :, 5::9] -= mean.reshape(2, 2, 1, D)
+    return (x[0] if rope is None else rope.rotate(x[0], np.arange(start, start + n))), x[1]
+
+
+def of_layer(ropes, layer):
+    """The embedding of a layer, as `KVCache` takes it from its argument."""
+    return ropes[layer] if isinstance(ropes, tuple) else ropes

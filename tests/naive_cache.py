@@ -1,8 +1,11 @@
 """A cache as the documentation describes it: one token after the other, in lists, with float64 attention."""
 
 import copy
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
+from naive_keys import learn
 
 import tqvec
 from tqvec.codec.scales import SCALES
@@ -40,14 +43,49 @@ def rounded(x, dtype):
     return (x.astype(np.float16) if dtype == "float16" else bfloat16(x)).astype(np.float32)
 
 
-class NaiveLayer:
-    """One layer: lists of tokens, each a (2, heads, head_dim) float32 array of what attention sees."""
+class Token(NamedTuple):
+    """A token in 16 bits, or as its codes decode.
 
-    def __init__(self, policy, n_layers, layer, heads, d):
-        self.policy, self.heads, self.d = policy, heads, d
+    Attributes
+    ----------
+    position : int
+    rows : (2, heads, head_dim) float32
+        Key and value; if `plain` is not None, those that were coded.
+    plain : (heads,) bool or None
+        Whether no mean was subtracted from the key.
+    """
+
+    position: int
+    rows: np.ndarray
+    plain: np.ndarray | None = None
+
+
+def key_bands(width, d, codebook):
+    """Bands of keys whose coordinates come in order: the first half has a bit more, the second a bit less."""
+    if isinstance(width, float) and width != int(width):
+        width = ((d // 4, int(width) + 1), (d - d // 4, int(width)))
+    if isinstance(width, tuple):
+        return tuple(width)
+    trellis = codebook == "trellis"
+    halves = d % 16 == 0 and d >= 32 if trellis else d % 2 == 0
+    if halves and 1 < width < (5 if trellis else 8):
+        return ((d // 2, width + 1), (d // 2, width - 1))
+    return ((d, width),)
+
+
+@cache
+def codec_of(d, width, **options):
+    return tqvec.TurboQuant(d, tuple(width) if isinstance(width, tuple) else width, **options)
+
+
+class NaiveLayer:
+    """One layer: lists of tokens."""
+
+    def __init__(self, policy, n_layers, layer, heads, d, rope=None):
+        self.policy, self.heads, self.d, self.rope = policy, heads, d, rope
         self.widths = policy.layers(n_layers, heads)[layer]
         self.sinks, self.recoded, self.coded, self.recent = [], [], [], []
-        self.means, self.evicted = None, 0
+        self.bases, self.mean_values, self.evicted = None, np.zeros((heads, d), np.float32), 0
 
     def copy(self):
         return copy.deepcopy(self)
@@ -56,13 +94,18 @@ class NaiveLayer:
     def tokens(self):
         return [*self.sinks, *self.recoded, *self.coded, *self.recent]
 
+    @property
+    def next_position(self):
+        return len(self.tokens) + self.evicted
+
     def sides(self):
         """Keys and values, (heads, n, head_dim)."""
-        return np.array(self.tokens, np.float32).reshape(-1, 2, self.heads, self.d).transpose(1, 2, 0, 3)
+        rows = [self._restore(token) for token in self.tokens]
+        return np.array(rows, np.float32).reshape(-1, 2, self.heads, self.d).transpose(1, 2, 0, 3)
 
     def append(self, k, v):
-        for token in np.stack([k, v]).transpose(2, 0, 1, 3):
-            self._add(rounded(token, self.policy.dtype))
+        for rows in np.stack([k, v]).transpose(2, 0, 1, 3):
+            self._add(Token(self.next_position, rounded(rows, self.policy.dtype)))
 
     def _add(self, token):
         p = self.policy
@@ -73,12 +116,11 @@ class NaiveLayer:
         coded = self.recoded or self.coded
         if p.recent is not None and (coded or len(self.recent) >= p.mean_tokens):
             while len(self.recent) >= p.recent + p.chunk:
-                if self.means is None:
-                    first = np.array(self.recent[: p.mean_tokens], np.float64)
-                    self.means = first.mean(axis=0).astype(np.float32) if p.mean_tokens else np.zeros_like(token)
-                    self.means[1] *= p.value_means
+                if p.mean_tokens and self.bases is None:
+                    self._learn(self.recent[: p.mean_tokens])
                 self.coded += [
-                    self._code(token, self.widths.keys, self.widths.values) for token in self.recent[: p.chunk]
+                    self._code(self._centre(token), self.widths.keys, self.widths.values)
+                    for token in self.recent[: p.chunk]
                 ]
                 del self.recent[: p.chunk]
         if self.widths.recoded_keys:
@@ -90,18 +132,64 @@ class NaiveLayer:
             del (self.recoded or self.coded)[0]
             self.evicted += 1
 
+    def _learn(self, tokens):
+        keys, values = np.array([token.rows for token in tokens]).transpose(1, 2, 0, 3)
+        positions = [token.position for token in tokens]
+        self.bases = []
+        for x, width in zip(keys, self.widths.keys, strict=True):
+            bands = [(band.stop - band.start, band.nbits) for band in self._ordered_codec(width).bands]
+            self.bases.append(learn(x, positions, self.rope, bands))
+        if self.policy.value_means:
+            self.mean_values = values.mean(axis=1, dtype=np.float64).astype(np.float32)
+
+    def _centre(self, token):
+        """Return a token as it is coded."""
+        keys, values = token.rows
+        plain = np.zeros(self.heads, bool)
+        if self.bases is not None:
+            pairs = [basis.code(x, self.rope, token.position) for basis, x in zip(self.bases, keys, strict=True)]
+            keys, plain = np.array([row for row, _ in pairs]), np.array([flag for _, flag in pairs])
+        return Token(token.position, np.stack([keys, values - self.mean_values]), plain)
+
+    def _restore(self, token):
+        """Return key and value of a token."""
+        keys, values = token.rows
+        if token.plain is None:
+            return token.rows
+        if self.bases is not None:
+            keys = [
+                basis.restore(row, plain, self.rope, token.position)
+                for basis, row, plain in zip(self.bases, keys, token.plain, strict=True)
+            ]
+        return np.stack([keys, values + self.mean_values])
+
     def _code(self, token, *widths):
         """Return the token that its codes decode to."""
-        out = np.empty_like(token)
-        for side, (rule, of_heads) in enumerate(zip(("least_squares", "unbiased"), widths, strict=True)):
+        rows = np.empty_like(token.rows)
+        for side, of_heads in enumerate(widths):
             for head, width in enumerate(of_heads):
-                nbits = tuple(width) if isinstance(width, tuple) else width
-                tq = tqvec.TurboQuant(self.d, nbits, codebook=self.policy.codebook, seed=self.policy.seed)
-                sums = encode_sums(tq, token[side, head] - self.means[side, head])
+                rule = ("least_squares", "unbiased")[side]
+                tq = self._key_codec(head, width) if side == 0 else self._codec(width)
+                sums = encode_sums(tq, token.rows[side, head])
                 scale = SCALES[rule](sums.norm, sums.dot, sums.energy).astype(np.float32)
-                codes = tqvec.Codes(sums.data, bfloat16(scale).astype(np.float32))
-                out[side, head] = tq.decode_unbiased(codes)[0] + self.means[side, head]
-        return out
+                rows[side, head] = tq.decode_unbiased(tqvec.Codes(sums.data, bfloat16(scale).astype(np.float32)))[0]
+        return token._replace(rows=rows)
+
+    def _codec(self, width, codebook=None, **options):
+        return codec_of(self.d, width, codebook=codebook or self.policy.codebook, seed=self.policy.seed, **options)
+
+    def _ordered_codec(self, width):
+        """Return the codec of keys whose coordinates come in order, if there is a rope."""
+        bands = key_bands(width, self.d, self.policy.codebook)
+        if self.rope is None or not self.policy.mean_tokens or len(bands) == 1:
+            return self._codec(width)
+        return self._codec(bands, rotation="bandwise", scale="least_squares")
+
+    def _key_codec(self, head, width):
+        codec = self._ordered_codec(width)
+        if self.bases is not None and self.bases[head].guarded and max(band.nbits for band in codec.bands) < 8:
+            return self._codec(8, "scalar")
+        return codec
 
     def truncate(self, n):
         for name in ("sinks", "recoded", "coded", "recent"):
@@ -109,7 +197,7 @@ class NaiveLayer:
             del tokens[n:]
             n -= len(tokens)
         if not (self.recoded or self.coded):
-            self.means = None
+            self.bases, self.mean_values = None, np.zeros((self.heads, self.d), np.float32)
 
     def token_counts(self):
         return (len(self.sinks), len(self.recoded), len(self.coded), len(self.recent), self.evicted)
@@ -122,5 +210,5 @@ def arrays_of(state):
     arrays = [x for run in (state.sinks, state.recent) for x in (run.keys, run.values)]
     arrays += [x for group in groups for x in group]
     if state.learned is not None:
-        arrays += [x for x in (*state.learned.keys, state.learned.values) if x is not None]
-    return list({id(x): x for x in arrays}.values())
+        arrays += [*state.learned.keys, state.learned.values]
+    return list({id(x): x for x in arrays if x is not None}.values())

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cache_policies import POLICIES, D, tokens
+from cache_policies import POLICIES, ROPES, D, of_layer, tokens
 from naive_cache import NaiveLayer, arrays_of
 
 import tqvec
@@ -11,8 +11,8 @@ from tqvec.kvcache import KVCache, Policy
 CUTS = {"one": [1] * 300, "all": [300], "parts": [3, 77, 1, 1, 8, 110, 100], "halves": [150, 150]}
 
 
-def appended(policy, cuts, k, v):
-    cache = KVCache(2, 2, D, policy)
+def appended(policy, cuts, k, v, rope=None):
+    cache = KVCache(2, 2, D, policy, rope)
     start = 0
     for n in cuts:
         cache.append(1, k[:, start : start + n], v[:, start : start + n], threads=1 + n % 2)
@@ -20,24 +20,27 @@ def appended(policy, cuts, k, v):
     return cache
 
 
+@pytest.mark.parametrize("rope", [None, ROPES["rope"]], ids=["no rope", "rope"])
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_any_cut_gives_the_same_bytes(policy, tmp_path):
-    k, v = tokens(300)
+def test_any_cut_gives_the_same_bytes(policy, rope, tmp_path):
+    k, v = tokens(300, rope=rope)
     files = set()
     for name, cuts in CUTS.items():
-        appended(policy, cuts, k, v).save(tmp_path / name)
+        appended(policy, cuts, k, v, rope).save(tmp_path / name)
         files.add((tmp_path / name).read_bytes())
     assert len(files) == 1
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ropes", ROPES.values(), ids=ROPES)
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_is_what_a_naive_cache_has(policy):
-    k, v = tokens(300)
+def test_is_what_a_naive_cache_has(policy, ropes):
     for layer in (0, 1):
-        plain = NaiveLayer(policy, 2, layer, 2, D)
+        rope = of_layer(ropes, layer)
+        k, v = tokens(300, rope=rope)
+        plain = NaiveLayer(policy, 2, layer, 2, D, rope)
         plain.append(k, v)
-        cache = KVCache(2, 2, D, policy)
+        cache = KVCache(2, 2, D, policy, ropes)
         cache.append(layer, k, v)
         assert cache.token_counts(layer) == plain.token_counts()
         keys, values = plain.sides()
@@ -100,7 +103,7 @@ def test_codecs_are_shared():
         id(group.codec)
         for cache in (one, other)
         for layer in cache._layers
-        for side in layer.codecs.coded
+        for side in layer.codecs(()).coded
         for group in side.groups
     }
     assert len(codecs) == 3  # keys of 3 and 4 bits, values of 4

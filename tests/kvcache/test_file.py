@@ -102,7 +102,7 @@ def test_numbers_that_no_writer_makes(tmp_path):
     for array, value, name in (
         (state.sinks.keys, np.nan, "0.sinks.keys"),
         (state.recent.values, np.inf, "0.hot.values"),
-        (state.means.keys, np.nan, "0.means.keys"),
+        (state.learned.keys.means, np.nan, "0.means.keys"),
         (state.coded[0].keys[0].scales, 0x7FC0, "0.cold.keys.0.scales"),
     ):
         before = array.copy()

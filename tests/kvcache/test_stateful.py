@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import strategies as sts
-from cache_policies import POLICIES, D, tokens
+from cache_policies import POLICIES, ROPES, D, of_layer, tokens
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -18,6 +18,7 @@ from tqvec.kvcache import KVCache, byte_model
 
 which = st.integers(0, 2)
 sizes = st.sampled_from([1, 1, 2, 5, 9, 40])
+counts = st.sampled_from([0, 50, 120])
 
 
 class Machine(RuleBasedStateMachine):
@@ -31,13 +32,16 @@ class Machine(RuleBasedStateMachine):
     def teardown(self):
         self.folder.cleanup()
 
-    @initialize(policy=st.sampled_from(sorted(POLICIES)), n=st.sampled_from([0, 50, 120]))
-    def begin(self, policy, n):
-        self.policy = POLICIES[policy]
-        self.pairs = [[KVCache(2, 2, D, self.policy), NaiveLayer(self.policy, 2, 1, 2, D), True]]
+    @initialize(policy=st.sampled_from(sorted(POLICIES)), rope=st.sampled_from(sorted(ROPES)), n=counts)
+    def begin(self, policy, rope, n):
+        self.policy, self.rope = POLICIES[policy], of_layer(ROPES[rope], 1)
+        self.pairs = [[KVCache(2, 2, D, self.policy, ROPES[rope]), self.empty(), True]]
         self.seed = 0
         if n:
             self.append(0, n)
+
+    def empty(self):
+        return NaiveLayer(self.policy, 2, 1, 2, D, self.rope)
 
     def pair(self, number):
         return self.pairs[number % len(self.pairs)]
@@ -46,7 +50,7 @@ class Machine(RuleBasedStateMachine):
     def append(self, number, n):
         cache, plain, _ = self.pair(number)
         self.seed += 1
-        k, v = tokens(n, seed=self.seed)
+        k, v = tokens(n, self.seed, self.rope, plain.next_position)
         cache.append(1, k, v)
         plain.append(k, v)
 
@@ -72,7 +76,7 @@ class Machine(RuleBasedStateMachine):
     def reset(self, number):
         pair = self.pair(number)
         pair[0].reset()
-        pair[1], pair[2] = NaiveLayer(self.policy, 2, 1, 2, D), True
+        pair[1], pair[2] = self.empty(), True
 
     @rule(number=which)
     def file(self, number):
@@ -112,9 +116,8 @@ class Machine(RuleBasedStateMachine):
                 for both in ((*widths.keys, *widths.values), (*widths.recoded_keys, *widths.recoded_values))
             )
             assert size.codes == coded * row + recoded * row_recoded
-            assert size.means == (
-                (1 + self.policy.value_means) * 2 * D * 4 if self.policy.mean_tokens and recoded + coded else 0
-            )
+            means = 2 * (D * (4 * (1 + self.policy.value_means) + 6) + 5)
+            assert size.means == (means if self.policy.mean_tokens and recoded + coded else 0)
             if untouched:
                 n = len(plain.tokens) + plain.evicted
                 assert size.items() == byte_model.layer_nbytes(self.policy, widths, D, n).items()

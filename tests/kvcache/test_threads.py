@@ -41,7 +41,7 @@ class Torn(Layer):
     def _evict(self, state):
         if len(state.coded) and self.state.coded is not state.coded:
             before = self.state
-            self.state = before._replace(coded=state.coded, means=state.means)
+            self.state = before._replace(coded=state.coded, learned=state.learned)
             time.sleep(1e-3)
             self.state = before
         return super()._evict(state)
@@ -132,7 +132,7 @@ def test_every_answer_is_that_of_one_moment(policy):
 def test_broken_layers_are_found_out(kind):
     run = Run(POLICIES["plain"])
     layer = run.cache._layers[0]
-    run.cache._layers = (kind(layer.policy, layer.codecs, layer.state), run.cache._layers[1])
+    run.cache._layers = (kind(0, layer.policy, layer.codecs(()), layer.turning, layer.state), run.cache._layers[1])
     assert run.violations(seconds=20)
 
 

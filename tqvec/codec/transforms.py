@@ -14,9 +14,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from tqvec import _validate
 from tqvec._fixed import Fixed, protect, protect_fields
 from tqvec._types import Bytes, Doubles, Floats
 from tqvec.codec.bands import Band, mean
@@ -85,17 +83,12 @@ def bandwise(bands: tuple[Band, ...], seed: int) -> RotationTables:
     )
 
 
-def check_band_std(kind: str, rule: str, bands: tuple[Band, ...], band_std: ArrayLike | None) -> Floats | None:
-    """Return the factor of each band's levels for ``rotation="bandwise"``; None for other rotations."""
-    if kind != "bandwise":
-        if band_std is not None:
-            raise InputError(f"band_std is for rotation='bandwise', got rotation={kind!r}")
-        return None
-    if rule != "least_squares":
-        raise InputError(f"rotation='bandwise' needs scale='least_squares', got {rule!r}")
-    std = np.ones(len(bands)) if band_std is None else _validate.numbers(band_std, "band_std").astype(np.float64)
-    if std.shape != (len(bands),) or not (np.isfinite(std).all() and (std > 0).all()):
-        raise InputError(f"band_std must have a positive number for each of {len(bands)} bands, got {band_std!r}")
+def bandwise_std(bands: tuple[Band, ...]) -> Floats:
+    """Return the standard deviations that ``rotation="bandwise"`` takes the coordinates of bands to have, (n_bands,).
+
+    They grow as 2^(width / 4); their mean square over all coordinates is 1.
+    """
+    std = np.sqrt(np.sqrt([2.0**band.nbits for band in bands]))
     sizes = np.array([band.stop - band.start for band in bands])
     normalized: Floats = (std / np.sqrt(np.sum(sizes * np.square(std)) / sizes.sum())).astype(np.float32)
     return normalized
@@ -144,6 +137,13 @@ def compose(first: RotationTables, second: RotationTables) -> RotationTables:
 
 
 ROTATIONS: dict[str, Callable[[int, int], RotationTables]] = {"hadamard": hadamard, "haar": haar}
+
+
+def random_rotation(kind: str, bands: tuple[Band, ...], seed: int) -> tuple[RotationTables, Floats]:
+    """Return the tables of a kind of rotation, and the standard deviations that it leaves to bands, (n_bands,)."""
+    if kind == "bandwise":
+        return bandwise(bands, seed), bandwise_std(bands)
+    return ROTATIONS[kind](bands[-1].stop, seed), np.ones(len(bands), np.float32)
 
 
 class Transform(Fixed):

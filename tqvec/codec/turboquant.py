@@ -25,7 +25,7 @@ from tqvec.codec.codes import Codes, check_codes, join_codes
 from tqvec.codec.encoded import Encoded, encode
 from tqvec.codec.maker import Maker, hash_codec
 from tqvec.codec.qjl import PROJECTIONS, QjlCodebook, check_options
-from tqvec.codec.transforms import ROTATIONS, Transform, bandwise, check_band_std, rotate
+from tqvec.codec.transforms import ROTATIONS, Transform, random_rotation, rotate
 from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import SPREAD
@@ -63,7 +63,8 @@ class TurboQuant(Fixed):
     rotation : {"hadamard", "haar", "bandwise"}
         ``"hadamard"`` costs O(d log d) and has the same bits everywhere; ``"haar"`` is the dense reference, O(d²).
         ``"bandwise"`` is a Hadamard rotation inside each band, for vectors whose coordinates come in the order of their
-        importance. Bands shrink by different factors, so it needs ``scale="least_squares"``.
+        importance: their standard deviation in a band is taken to grow as 2^(width / 4). Bands shrink by different
+        factors, so it needs ``scale="least_squares"``.
     seed : int
         Seed of the rotation, 0 to 2^64 − 1. Codes of different seeds can't be mixed. Don't draw data with it.
     scale : {"unbiased", "least_squares", "norm"}, optional
@@ -71,8 +72,6 @@ class TurboQuant(Fixed):
         cos²θ, 1 − D; at d = 128 its error is 0.4 % (1 bit) to 0.06 % (4 bits) above that of ``"least_squares"``.
         ``"least_squares"`` is for codes that are only decoded; ``"norm"`` is the paper's. Default: ``"unbiased"``; mode
         ``"prod"`` has ``"norm"`` alone.
-    band_std : (n_bands,) array_like, optional
-        Of ``rotation="bandwise"``: standard deviation of each band's coordinates, up to a common factor. Default: 1.
     qjl : {"gaussian", "hadamard"}
         Projection S of mode ``"prod"``. ``"gaussian"`` is the paper's dense matrix, for d up to 8,192. ``"hadamard"``
         is a second, independent structured rotation: faster, with the same bits everywhere, and a third of the variance
@@ -117,7 +116,6 @@ class TurboQuant(Fixed):
         rotation: Literal["hadamard", "haar", "bandwise"] = "hadamard",
         seed: int = 0,
         scale: ScaleName | None = None,
-        band_std: ArrayLike | None = None,
         qjl: Literal["gaussian", "hadamard"] = "gaussian",
     ):
         self.d: Final = _validate.integer(d, "d", 1, MAX_D)
@@ -131,11 +129,12 @@ class TurboQuant(Fixed):
         self.scale_rule: Final = rule
         self.qjl: Final = projection
         self._calibration: Calibration | None = None
-        std = check_band_std(kind, rule, bands, band_std)
-        tables = ROTATIONS[kind](self.d, self.seed) if std is None else bandwise(bands, self.seed)
+        if kind == "bandwise" and rule != "least_squares":
+            raise InputError(f"rotation='bandwise' needs scale='least_squares', got {rule!r}")
+        tables, std = random_rotation(kind, bands, self.seed)
         self._codebook: Codebook
         if projection is None:
-            self._codebook = _CODEBOOKS[self.codebook](self.d, bands, 1.0 if std is None else std)
+            self._codebook = _CODEBOOKS[self.codebook](self.d, bands, std)
         else:
             self._codebook = QjlCodebook(self.d, bands, tables, PROJECTIONS[projection](self.d, self.seed))
         self._transform = Transform(kind, tables, self._codebook, band_std=std)

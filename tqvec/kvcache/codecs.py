@@ -132,8 +132,7 @@ def _key_codec(d: int, width: Width, codebook: CodebookName, seed: int) -> Turbo
     nbits = key_bands(d, width, codebook)
     if len(nbits) == 1:
         return _codec(d, width, codebook, seed, KEY_SCALE)
-    std = [2.0 ** (bits / 4) for _, bits in nbits]
-    return TurboQuant(d, nbits, codebook=codebook, seed=seed, scale=KEY_SCALE, rotation="bandwise", band_std=std)
+    return TurboQuant(d, nbits, codebook=codebook, seed=seed, scale=KEY_SCALE, rotation="bandwise")
 
 
 def key_bands(d: int, width: Width, codebook: CodebookName) -> tuple[tuple[int, int], ...]:

@@ -212,7 +212,7 @@ def learn(keys: Floats, first: int, turning: Layout, bands: list[tuple[tuple[Ban
             order[head], gains[head] = _units(mean, energy, turning, *bands[head])
         coded = energy[order[head]] * np.square(gains[head])
         spread[head], guarded[head] = coded.sum(), _lost_bits(coded, bands[head][0]) > _MOST_LOST
-    return KeyBasis(means, order, gains.astype(np.float32), spread, guarded)
+    return KeyBasis(means, order, gains=gains.astype(np.float32), spread=spread, guarded=guarded)
 
 
 def _lost_bits(energy: Doubles, bands: tuple[Band, ...]) -> float:

@@ -217,9 +217,10 @@ def test_rates_and_sequences():
 
 
 def test_layers_that_differ_have_a_row_each():
-    parts = plan("llama-3.1-8b", policy="layer_adaptive").parts
-    assert Counter({part.widths: part.layers for part in parts}) == {"K8 V8": 4, "K3 V3": 28}
-    assert sum(part.nbytes for part in parts) == plan("llama-3.1-8b", policy="layer_adaptive").total
+    policy = Policy(4, 4, protected=2, protected_nbits=5)
+    parts = plan("llama-3.1-8b", policy=policy).parts
+    assert Counter({part.widths: part.layers for part in parts}) == {"K5 V5": 4, "K4 V4": 28}
+    assert sum(part.nbytes for part in parts) == plan("llama-3.1-8b", policy=policy).total
 
 
 @pytest.mark.parametrize(
