@@ -129,14 +129,14 @@ class KVCache(Copied):
 
     def __getstate__(self) -> dict[str, Any]:
         states = [layer.state.packed() for layer in self._layers]
-        shape = self._shape([state.guarded_heads for state in states])
+        shape = self._shape([state.kinds for state in states])
         return vars(self) | {"_layers": states, "fingerprint": shape.fingerprint}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         tokens, fingerprint = state.pop("_layers"), state.pop("fingerprint")
         vars(self).update(state)
         vars(self)["_layers"] = self._make_layers()
-        if self._shape([one.guarded_heads for one in tokens]).fingerprint != fingerprint:
+        if self._shape([one.kinds for one in tokens]).fingerprint != fingerprint:
             raise FormatError(f"this tqvec makes other codecs than the one that pickled the {type(self).__name__}")
         for layer, one in zip(self._layers, tokens, strict=True):
             layer.state = one
@@ -167,7 +167,8 @@ class KVCache(Copied):
         so much that a width for all of them would cost 1.5 bits. Known is one cause: keys with a large constant part
         that turns with a rotary embedding, in a cache without its `rope`. They are not in `tqvec.kvcache.nbytes`.
         """
-        return self._layer(layer).state.guarded_heads
+        learned = self._layer(layer).state.learned
+        return () if learned is None else learned.keys.guarded_heads
 
     def append(self, layer: int, k: ArrayLike, v: ArrayLike, *, threads: int | None = None) -> None:
         """Add tokens behind those of a layer.
@@ -282,7 +283,7 @@ class KVCache(Copied):
         checks.newest(rows.shape[1], state.counts, layer)
         task = Task(
             state=state,
-            codecs=target.codecs(state.guarded_heads),
+            codecs=target.codecs(state.kinds),
             turning=target.turning,
             skip_below=checks.share(skip_below, "skip_below"),
             options=score_options(len(rows), **options),
@@ -351,7 +352,7 @@ class KVCache(Copied):
         """
         output = Output(path, cache_file.KIND, overwrite=overwrite, seen=self._seen)
         states = [layer.state for layer in self._layers]
-        cache_file.save(output, self._shape([state.guarded_heads for state in states]), states)
+        cache_file.save(output, self._shape([state.kinds for state in states]), states)
 
     @classmethod
     def load(cls: type[Self], path: str | os.PathLike[str]) -> Self:
@@ -376,15 +377,15 @@ class KVCache(Copied):
                 KVCache.__init__(cache, header.n_layers, header.n_kv_heads, header.head_dim, policy, rope)
             except InputError as error:
                 raise FormatError(f"{path}: damaged, or this tqvec can't read such a cache: {error}") from error
-            loaded = cache_file.load(reader, header, cache._shape(header.guarded))
+            loaded = cache_file.load(reader, header, cache._shape(header.kinds))
         for layer, state in zip(cache._layers, loaded, strict=True):
             layer.state = state
         cache._seen[os.path.realpath(path)] = reader.digest
         return cache
 
-    def _shape(self, guarded: Sequence[tuple[int, ...]]) -> cache_file.Shape:
-        """Return what decides the tensors of a file, with the guarded heads of each layer."""
-        codecs = tuple(layer.codecs(heads) for layer, heads in zip(self._layers, guarded, strict=True))
+    def _shape(self, kinds: Sequence[tuple[int, ...]]) -> cache_file.Shape:
+        """Return what decides the tensors of a file, with the ways in which heads of each layer are coded."""
+        codecs = tuple(layer.codecs(of_layer) for layer, of_layer in zip(self._layers, kinds, strict=True))
         return cache_file.Shape(
             policy=self.policy, n_kv_heads=self.n_kv_heads, head_dim=self.head_dim, rope=self.rope, codecs=codecs
         )

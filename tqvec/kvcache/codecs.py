@@ -15,6 +15,7 @@ from tqvec.codec.codebooks import trellis
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.kvcache.half_precision import to_float32, to_half
+from tqvec.kvcache.key_basis import EVENLY, GUARDED
 from tqvec.kvcache.policy import LayerWidths, Policy, Width
 
 KEY_SCALE: ScaleName = "least_squares"  # the "KV cache" page has the measurement
@@ -167,19 +168,25 @@ def _side_codec(by_head: Sequence[TurboQuant]) -> SideCodec:
     return SideCodec(tuple(groups), tuple(positions))
 
 
-@lru_cache(maxsize=256)
-def guard(codecs: LayerCodecs, heads: tuple[int, ...]) -> LayerCodecs:
-    """Return codecs that give the keys of some heads `GUARD_NBITS`, where they had less."""
+@lru_cache(maxsize=1024)
+def adapt(codecs: LayerCodecs, kinds: tuple[int, ...]) -> LayerCodecs:
+    """Return codecs that code the keys of each head as `KeyBasis.kinds` says; () stands for `IN_BANDS`."""
 
-    def guarded(side: SideCodec) -> SideCodec:
+    def of_kind(codec: TurboQuant, kind: int) -> TurboQuant:
+        if kind == EVENLY and codec.rotation == "bandwise" and len(codec.bands) == 2:
+            bits = sum((band.stop - band.start) * band.nbits for band in codec.bands)
+            return _codec(codec.d, bits // codec.d, codec.codebook, codec.seed, KEY_SCALE)
+        if kind == GUARDED and max(band.nbits for band in codec.bands) < GUARD_NBITS:
+            return _codec(codec.d, GUARD_NBITS, "scalar", codec.seed, KEY_SCALE)
+        return codec
+
+    def of_kinds(side: SideCodec) -> SideCodec:
         by_head = [side.groups[group].codec for group, _ in side.positions]
-        for head in heads:
-            codec = by_head[head]
-            if max(band.nbits for band in codec.bands) < GUARD_NBITS:
-                by_head[head] = _codec(codec.d, GUARD_NBITS, "scalar", codec.seed, KEY_SCALE)
-        return _side_codec(by_head)
+        return _side_codec([of_kind(codec, kind) for codec, kind in zip(by_head, kinds, strict=True)])
 
-    coded, recoded = (None if pair is None else pair._replace(keys=guarded(pair.keys)) for pair in codecs)
+    if not any(kinds):
+        return codecs
+    coded, recoded = (None if pair is None else pair._replace(keys=of_kinds(pair.keys)) for pair in codecs)
     assert coded is not None
     return LayerCodecs(coded, recoded)
 

@@ -14,7 +14,7 @@ from tqvec.kvcache.layer import Layer
 def decode_tokens(layer: Layer, name: Literal["keys", "values"], threads: int | None) -> Floats:
     """Return all keys, or all values, as attention sees them, (heads, tokens, head_dim) float32."""
     state = layer.state
-    codecs = layer.codecs(state.guarded_heads)
+    codecs = layer.codecs(state.kinds)
     parts = [to_float32(getattr(state.sinks, name)[:, : state.sinks.n])]
     first = state.first_coded
     for segments, pair in ((state.recoded, codecs.recoded), (state.coded, codecs.coded)):

@@ -22,7 +22,7 @@ from tqvec.kvcache import byte_model
 from tqvec.kvcache import state as state_module
 from tqvec.kvcache.byte_model import TokenCounts
 from tqvec.kvcache.codecs import GroupCodes, KVCodecs, LayerCodecs, SideCodec, SideCodes
-from tqvec.kvcache.key_basis import KeyBasis
+from tqvec.kvcache.key_basis import GUARDED, IN_BANDS, KeyBasis
 from tqvec.kvcache.policy import Policy
 from tqvec.kvcache.rope import Rope
 from tqvec.kvcache.state import Learned, Segments, State, Uncoded
@@ -46,7 +46,7 @@ class Header(NamedTuple):
     n_kv_heads: int
     head_dim: int
     rope: list[str | None]
-    guarded: list[tuple[int, ...]]
+    kinds: list[tuple[int, ...]]
     layers: list[TokenCounts]
     fingerprint: str
     crc32: dict[str, str]
@@ -55,7 +55,7 @@ class Header(NamedTuple):
         """Return the bytes that a file begins with, up to its first tensor."""
         values = self._asdict()
         if self.version < _FIRST_WITH_ROPE:
-            del values["rope"], values["guarded"]
+            del values["rope"], values["kinds"]
         fields = _safetensors.with_checksum(values)
         return _safetensors.make_head(tensors, {_KEY: _safetensors.canonical(fields)})
 
@@ -98,7 +98,7 @@ class Shape(NamedTuple):
                 shapes["basis.order"] = ("U16", (self.n_kv_heads, self.head_dim))
                 shapes["basis.gains"] = ("F32", (self.n_kv_heads, self.head_dim))
                 shapes["basis.spread"] = ("F32", (self.n_kv_heads,))
-                shapes["basis.guarded"] = ("U8", (self.n_kv_heads,))
+                shapes["basis.kinds"] = ("U8", (self.n_kv_heads,))
         for tier, n in ((_SINKS, counts.sinks), (_RECENT, counts.recent)):
             shapes |= {f"{tier}.{name}": (half, (self.n_kv_heads, n, self.head_dim)) for name in ("keys", "values")}
         for tier, n, sides in ((_RECODED, counts.recoded, codecs.recoded), (_CODED, counts.coded, codecs.coded)):
@@ -155,7 +155,7 @@ def save(output: Output, shape: Shape, states: list[State]) -> None:
         n_kv_heads=shape.n_kv_heads,
         head_dim=shape.head_dim,
         rope=[None if rope is None else rope.to_json() for rope in shape.rope],
-        guarded=[state.guarded_heads for state in states],
+        kinds=[state.kinds for state in states],
         layers=layers,
         fingerprint=shape.fingerprint,
         crc32=dict.fromkeys(tensors, "0" * 8),
@@ -197,13 +197,13 @@ def _header(fields: dict[str, Any]) -> Header:
     rope = fields["rope"] if version >= _FIRST_WITH_ROPE else [None] * fields["n_layers"]
     if not isinstance(rope, list) or not all(entry is None or isinstance(entry, str) for entry in rope):
         raise ValueError(f"rope is {reprlib.repr(rope)}")
-    guarded = fields["guarded"] if version >= _FIRST_WITH_ROPE else [[]] * fields["n_layers"]
-    if not isinstance(guarded, list) or len(guarded) != fields["n_layers"]:
-        raise ValueError(f"guarded is {reprlib.repr(guarded)}")
-    for heads in guarded:
-        rising = isinstance(heads, list) and heads == sorted({h for h in heads if type(h) is int})
-        if not rising or not all(0 <= head < fields["n_kv_heads"] for head in heads):
-            raise ValueError(f"guarded has {reprlib.repr(heads)}")
+    kinds = fields["kinds"] if version >= _FIRST_WITH_ROPE else [[]] * fields["n_layers"]
+    if not isinstance(kinds, list) or len(kinds) != fields["n_layers"]:
+        raise ValueError(f"kinds is {reprlib.repr(kinds)}")
+    for row in kinds:
+        numbers = row if isinstance(row, list) and len(row) in (0, fields["n_kv_heads"]) else [None]
+        if not all(type(kind) is int and IN_BANDS <= kind <= GUARDED for kind in numbers):
+            raise ValueError(f"kinds has {reprlib.repr(row)}")
     if not isinstance(layers, list) or len(layers) != fields["n_layers"]:
         raise ValueError(f"layers are {reprlib.repr(layers)}")
     for row in layers:
@@ -212,7 +212,7 @@ def _header(fields: dict[str, Any]) -> Header:
             raise ValueError(f"layers have {reprlib.repr(row)}")
     own = {
         "rope": rope,
-        "guarded": [tuple(heads) for heads in guarded],
+        "kinds": [tuple(of_layer) for of_layer in kinds],
         "layers": [TokenCounts(*row) for row in layers],
     }
     return Header(**{name: fields[name] for name in Header._fields if name not in own} | own)
@@ -243,8 +243,8 @@ def load(reader: Reader, header: Header, shape: Shape) -> list[State]:
         _safetensors.verify_block(f"{path}: damaged: {name}", tensors[name].kind, array, header.crc32[name])
         arrays[name] = array
     with _safetensors.blame(path):
-        layers = zip(header.layers, header.guarded, strict=True)
-        return [_state(arrays, shape, number, counts, guarded) for number, (counts, guarded) in enumerate(layers)]
+        layers = zip(header.layers, header.kinds, strict=True)
+        return [_state(arrays, shape, number, counts, kinds) for number, (counts, kinds) in enumerate(layers)]
 
 
 def _possible(shape: Shape, number: int, counts: TokenCounts) -> bool:
@@ -264,9 +264,7 @@ def _possible(shape: Shape, number: int, counts: TokenCounts) -> bool:
     )
 
 
-def _state(
-    arrays: dict[str, NDArray], shape: Shape, number: int, counts: TokenCounts, guarded: tuple[int, ...]
-) -> State:
+def _state(arrays: dict[str, NDArray], shape: Shape, number: int, counts: TokenCounts, kinds: tuple[int, ...]) -> State:
     """Take the state of a layer out of the arrays of a file."""
 
     def pair(tier: str) -> tuple[NDArray, NDArray]:
@@ -292,12 +290,12 @@ def _state(
         recoded=coded(_RECODED, counts.recoded, codecs.recoded, sizes.recoded),
         coded=coded(_CODED, counts.coded, codecs.coded, sizes.coded),
         recent=uncoded(_RECENT),
-        learned=_learned(arrays, number, guarded),
+        learned=_learned(arrays, number, kinds),
         evicted=counts.evicted,
     )
 
 
-def _learned(arrays: dict[str, NDArray], number: int, guarded: tuple[int, ...]) -> Learned | None:
+def _learned(arrays: dict[str, NDArray], number: int, kinds: tuple[int, ...]) -> Learned | None:
     """Take what a layer learned out of the arrays of a file; version 1 has the means alone."""
     means = arrays.pop(f"{number}.means.keys", None)
     if means is None:
@@ -307,13 +305,13 @@ def _learned(arrays: dict[str, NDArray], number: int, guarded: tuple[int, ...]) 
         "order": np.tile(np.arange(d, dtype=np.uint16), (heads, 1)),
         "gains": np.ones((heads, d), np.float32),
         "spread": np.full(heads, np.finfo(np.float32).max),
-        "guarded": np.zeros(heads, np.uint8),
+        "kinds": np.zeros(heads, np.uint8),
     }
     basis = KeyBasis(means, **{name: arrays.pop(f"{number}.basis.{name}", array) for name, array in plain.items()})
     if not (np.sort(basis.order) == np.arange(d)).all() or not ((basis.gains > 0) & (basis.gains <= 1)).all():
         raise ValueError(f"the basis of layer {number} is no order of {d} coordinates with gains up to 1")
-    if basis.guarded_heads != guarded:
-        raise ValueError(f"layer {number} has guarded heads {basis.guarded_heads}, the header says {guarded}")
+    if tuple(basis.kinds.tolist()) != (kinds or (IN_BANDS,) * heads):
+        raise ValueError(f"layer {number} has kinds {basis.kinds.tolist()}, the header says {kinds}")
     return Learned(basis, arrays.pop(f"{number}.means.values", None))
 
 

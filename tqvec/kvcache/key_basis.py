@@ -25,6 +25,8 @@ from tqvec.kernels.dispatch import kernel
 from tqvec.kvcache.mean_waves import mean_waves
 from tqvec.kvcache.rope import Rope
 
+IN_BANDS, EVENLY, GUARDED = range(3)  # by the layer's codec; by one width of all coordinates; by 8 bits
+
 _FAR = 4.0  # times the median of the squared distances to the mean: tokens beyond don't count for it
 _STEPS = 2  # of leaving such tokens out
 _FLOOR = 0.05  # part of the mean energy that every coordinate has at least: few tokens tell little of small ones
@@ -116,15 +118,15 @@ class KeyBasis(NamedTuple):
         Factors of the coordinates in this order; at most 1.
     spread : (heads,) float32
         Mean squared length of what was learned from, as it is coded.
-    guarded : (heads,) uint8
-        1 for heads whose coordinates differ so much that a common width can't hold them.
+    kinds : (heads,) uint8
+        How the keys of each head are coded: `IN_BANDS`, `EVENLY` or `GUARDED`.
     """
 
     means: Floats
     order: NDArray[np.uint16]
     gains: Floats
     spread: Floats
-    guarded: Bytes
+    kinds: Bytes
 
     @property
     def nbytes(self) -> int:
@@ -134,7 +136,7 @@ class KeyBasis(NamedTuple):
     @property
     def guarded_heads(self) -> tuple[int, ...]:
         """The heads whose keys get more bits than the policy says."""
-        return tuple(np.flatnonzero(self.guarded).tolist())
+        return tuple(np.flatnonzero(self.kinds == GUARDED).tolist())
 
     def head(self, head: int, turning: Layout) -> HeadBasis:
         """Return what the kernels need of a head."""
@@ -202,17 +204,46 @@ def learn(keys: Floats, first: int, turning: Layout, bands: list[tuple[tuple[Ban
     """
     heads, _, d = keys.shape
     means, order, gains = np.empty((heads, d), np.float32), np.empty((heads, d), np.uint16), np.ones((heads, d))
-    spread, guarded = np.empty(heads, np.float32), np.zeros(heads, np.uint8)
+    spread, kinds = np.empty(heads, np.float32), np.full(heads, IN_BANDS, np.uint8)
     tables = turning.turns(first, keys.shape[1])
     for head, one in enumerate(keys):
         mean, energy = _mean_and_energy(_turn_back(one, *tables, turning))
         means[head] = mean
         order[head] = np.arange(d)
+        own, std = bands[head]
         if turning.sign.any() and energy.any():
-            order[head], gains[head] = _units(mean, energy, turning, *bands[head])
+            importance = _importance(mean, energy, turning)
+            order[head] = np.argsort(-(importance.keys * importance.queries), kind="stable")
+            if _halves(own) and not _gains_by_halves(importance, order[head]):
+                kinds[head], own, std = EVENLY, (Band(0, d, 0),), np.ones(1, np.float32)
+            gains[head] = _gains(importance, order[head], own, std)
         coded = energy[order[head]] * np.square(gains[head])
-        spread[head], guarded[head] = coded.sum(), _lost_bits(coded, bands[head][0]) > _MOST_LOST
-    return KeyBasis(means, order, gains=gains.astype(np.float32), spread=spread, guarded=guarded)
+        spread[head] = coded.sum()
+        if _lost_bits(coded, own) > _MOST_LOST:
+            kinds[head] = GUARDED
+    return KeyBasis(means, order, gains=gains.astype(np.float32), spread=spread, kinds=kinds)
+
+
+class _Importance(NamedTuple):
+    """Mean squares of coordinates, (d,): of keys less their mean, and of queries up to a common factor."""
+
+    keys: Doubles
+    queries: Doubles
+
+
+def _halves(bands: tuple[Band, ...]) -> bool:
+    """Return whether the bands are halves of which the first has two bits more."""
+    return len(bands) == 2 and bands[0].stop * 2 == bands[1].stop and bands[0].nbits == bands[1].nbits + 2
+
+
+def _gains_by_halves(importance: _Importance, order: NDArray[np.uint16]) -> bool:
+    """Return whether the error of scores is smaller with a bit more for the first half, and a bit less for the other.
+
+    A bit more divides the squared error by four. The queries are a guess, so they count by their square root.
+    """
+    x = np.sqrt(importance.keys * np.sqrt(importance.queries))[order]
+    first, other = x[: x.size // 2].mean(), x[x.size // 2 :].mean()
+    return bool(np.square(first) / 4 + 4 * np.square(other) < 2 * np.square(x.mean()))
 
 
 def _lost_bits(energy: Doubles, bands: tuple[Band, ...]) -> float:
@@ -244,28 +275,31 @@ def _mean_and_energy(x: Doubles) -> tuple[Doubles, Doubles]:
     return mean, np.add.reduce(squares.T.copy(), axis=0) / near.sum()
 
 
-def _units(
-    mean: Doubles, energy: Doubles, turning: Layout, bands: tuple[Band, ...], std: Floats
-) -> tuple[NDArray[np.int64], Doubles]:
-    """Return the order of coordinates and their gains.
+def _importance(mean: Doubles, energy: Doubles, turning: Layout) -> _Importance:
+    """Return how much coordinates matter, the same for both of a pair.
 
-    A coordinate with energy e of the keys and w of the queries adds w times its error to that of a score. In a band of
-    one width, errors are equal in the units of the codes, so the best gain is (w/e)^(1/4). Bits go by e·w. The queries
-    are not known: where keys share a large part, queries are large too, as w = |mean|^(3/4).
+    Queries are not known. Where keys share a large part, queries are large too, as the size of the mean to the 3/4.
     """
 
     def of_pair(x: Doubles) -> Doubles:
         """Return the mean over the two coordinates of a pair."""
         return (x + x[turning.partner]) / 2
 
-    e, squared = of_pair(energy), of_pair(np.square(mean))
-    e = e + _FLOOR * e.mean()
+    keys, squared = of_pair(energy), of_pair(np.square(mean))
     root = np.sqrt(np.sqrt(squared + _QUERY_FLOOR * squared.mean() + np.finfo(np.float64).tiny))
-    w = root * np.sqrt(root)
-    w = w + _FLOOR * w.mean()
-    order = np.argsort(-(e * w), kind="stable")
-    gain = np.sqrt(np.sqrt(w / e))[order]
+    queries = root * np.sqrt(root)
+    return _Importance(keys + _FLOOR * keys.mean(), queries + _FLOOR * queries.mean())
+
+
+def _gains(importance: _Importance, order: NDArray[np.uint16], bands: tuple[Band, ...], std: Floats) -> Doubles:
+    """Return the gains of coordinates in order.
+
+    A coordinate with energy e of the keys and w of the queries adds w times its error to that of a score. In a band of
+    one width, errors are equal in the units of the codes, so the best gain is (w/e)^(1/4).
+    """
+    gain = np.sqrt(np.sqrt(importance.queries / importance.keys))[order]
     for band, factor in zip(bands, std, strict=True):
         part = slice(band.start, band.stop)
-        gain[part] *= factor / np.sqrt(np.mean(e[order][part] * np.square(gain[part])))
-    return order, gain / gain.max()
+        gain[part] *= factor / np.sqrt(np.mean(importance.keys[order][part] * np.square(gain[part])))
+    normalized: Doubles = gain / gain.max()
+    return normalized

@@ -11,7 +11,7 @@ from tqvec._locks import ForkLock
 from tqvec._types import Bytes, Floats
 from tqvec.kvcache import byte_model, key_warnings
 from tqvec.kvcache import state as states
-from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, guard
+from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, adapt
 from tqvec.kvcache.half_precision import Halves, round_to_half, to_half
 from tqvec.kvcache.key_basis import Layout, learn
 from tqvec.kvcache.policy import Policy
@@ -30,7 +30,7 @@ class Layer:
         Named in warnings.
     policy : Policy
     codecs : LayerCodecs
-        Those of the policy, without guarded heads.
+        Those of the policy, of keys in bands.
     turning : Layout
         How the coordinates of keys turn with the position.
     state : State
@@ -50,9 +50,9 @@ class Layer:
         self._warned = False  # of keys that no longer fit
         self._owner = object()  # of the arrays that this layer made; not the layer itself, which would be a cycle
 
-    def codecs(self, guarded: tuple[int, ...]) -> LayerCodecs:
-        """Return the codecs of a layer of which some heads are guarded."""
-        return guard(self._codecs, guarded) if guarded else self._codecs
+    def codecs(self, kinds: tuple[int, ...]) -> LayerCodecs:
+        """Return the codecs of a layer whose keys are coded in these ways, by head (see `State.kinds`)."""
+        return adapt(self._codecs, kinds)
 
     def append(self, keys: NDArray, values: NDArray, threads: int | None) -> None:
         """Add checked tokens, (heads, n, head_dim): float32, or of the policy's type."""
@@ -100,7 +100,7 @@ class Layer:
 
     def _code(self, state: State, waiting: _Waiting, n: int, threads: int | None) -> State:
         """Return the state with codes of the first `n` tokens that wait."""
-        codecs, learned = self.codecs(state.guarded_heads).coded, state.learned
+        codecs, learned = self.codecs(state.kinds).coded, state.learned
         first = state.first_coded + states.count(state.recoded) + states.count(state.coded)
         parts = []
         step = max(1, _PART // len(codecs.keys.positions))
@@ -120,7 +120,7 @@ class Layer:
 
     def _recode(self, state: State, threads: int | None) -> State:
         """Return the state in which the oldest coded tokens are recoded."""
-        before, codecs = self.codecs(state.guarded_heads)
+        before, codecs = self.codecs(state.kinds)
         leaving = byte_model.count_to_recode(self.policy, states.count(state.coded)) if codecs is not None else 0
         if leaving == 0 or codecs is None:
             return state

@@ -216,9 +216,9 @@ class State(NamedTuple):
         return self.sinks.n + count(self.recoded) + count(self.coded) + self.recent.n
 
     @property
-    def guarded_heads(self) -> tuple[int, ...]:
-        """The heads whose keys get more bits than the policy says."""
-        return () if self.learned is None else self.learned.keys.guarded_heads
+    def kinds(self) -> tuple[int, ...]:
+        """How the keys of each head are coded (see `KeyBasis.kinds`); () if nothing is learned."""
+        return () if self.learned is None else tuple(self.learned.keys.kinds.tolist())
 
     @property
     def first_coded(self) -> int:
