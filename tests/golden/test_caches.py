@@ -1,0 +1,115 @@
+"""Cache files of every version can be read, and those of the newest have the bytes that were fixed with it."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden.make_caches import CACHES, FILES, VERSION_1, golden_cache, golden_tokens
+from safetensors import safe_open
+
+from tqvec.kernels.features import LEVELS, available_levels
+from tqvec.kvcache import KVCache
+
+SETTINGS = ("TQVEC_SIMD_LEVEL", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT", "TQVEC_NUM_THREADS")
+NEWEST = {name: FILES / f"v2-{name.replace(' ', '-')}.st" for name in CACHES}
+HASHES = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in NEWEST.values()}
+
+
+def version(path):
+    with safe_open(path, framework="numpy") as file:
+        return json.loads(file.metadata()["tqvec_kvcache"])["version"]
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_the_newest_version_has_its_bytes(name, tmp_path):
+    golden_cache(name).save(tmp_path / "new.st")
+    assert version(tmp_path / "new.st") == 2
+    assert (tmp_path / "new.st").read_bytes() == NEWEST[name].read_bytes()
+    KVCache.load(NEWEST[name]).save(tmp_path / "again.st")
+    assert (tmp_path / "again.st").read_bytes() == NEWEST[name].read_bytes()
+
+
+def test_golden_caches_have_keys_with_and_without_their_mean():
+    for path in NEWEST.values():
+        cache = KVCache.load(path)
+        state = cache._layers[0].state
+        plain = np.concatenate([group.scales.ravel() >> 15 for part in state.coded for group in part.keys])
+        assert 0 < plain.mean() < 0.5
+
+
+def made(**environment):
+    """What a process with some settings makes."""
+    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(Path(__file__).with_name("make_caches.py")), "--print"],
+        env=clean | {"PYTHONPATH": str(root)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def skip_without(level):
+    if any(name in os.environ for name in SETTINGS) or level not in available_levels():
+        pytest.skip(f"no {level} here, or this process runs with settings of its own")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_level(level):
+    skip_without(level)
+    assert made(TQVEC_SIMD_LEVEL=level) == {"level": level, "hashes": HASHES}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the name of an x86 processor")
+def test_a_lowered_target():
+    skip_without("avx2")
+    assert made(NUMBA_CPU_NAME="haswell") == {"level": "avx2", "hashes": HASHES}
+
+
+@pytest.fixture
+def old():
+    """A cache of version 1, and what it held when it was written."""
+    assert version(FILES / "v1.st") == 1
+    return KVCache.load(FILES / "v1.st"), np.load(FILES / "v1.npz")
+
+
+def test_version_1_holds_what_it_held(old):
+    cache, expected = old
+    assert (cache.rope, cache.policy) == ((None,), VERSION_1)
+    assert np.array_equal(cache.keys(0), expected["keys"])
+    assert np.array_equal(cache.values(0), expected["values"])
+
+
+def test_version_1_goes_on(old):
+    """New tokens come with the old means; those that are shorter without keep their length."""
+    cache, expected = old
+    k, v = golden_tokens(100, 20)
+    cache.append(0, k[:, 70:], v[:, 70:])
+    assert cache.token_counts(0).held == 100
+    out, before = cache.attend(0, k[:, -3:]), expected["attention"]
+    np.testing.assert_allclose(out, before, atol=0.1 * np.abs(before).max())
+
+
+def test_version_1_becomes_the_newest(old, tmp_path):
+    cache, expected = old
+    cache.save(tmp_path / "new.st")
+    assert version(tmp_path / "new.st") == 2
+    again = KVCache.load(tmp_path / "new.st")
+    assert np.array_equal(again.keys(0), expected["keys"])
+    assert np.array_equal(again.values(0), expected["values"])
+
+
+def test_all_files_are_tested():
+    assert set(FILES.iterdir()) == {*NEWEST.values(), FILES / "v1.st", FILES / "v1.npz"}
