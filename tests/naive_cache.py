@@ -187,6 +187,8 @@ class NaiveLayer:
 
     def _key_codec(self, head, width):
         codec = self._ordered_codec(width)
+        if self.bases is not None and self.bases[head].evenly and not self.bases[head].guarded:
+            codec = self._codec(width)
         if self.bases is not None and self.bases[head].guarded and max(band.nbits for band in codec.bands) < 8:
             return self._codec(8, "scalar")
         return codec

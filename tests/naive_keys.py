@@ -26,11 +26,12 @@ def turned(x, rope, position):
 
 
 class NaiveBasis(NamedTuple):
-    """The mean key of a head at position 0, its coordinates in the order of the codes with their gains, its guard."""
+    """The mean key of a head at position 0, its coordinates in the order of the codes with their gains, its widths."""
 
     mean: np.ndarray
     order: list
     gains: np.ndarray
+    evenly: bool
     guarded: bool
 
     def code(self, key, rope, position):
@@ -59,15 +60,21 @@ def learn(keys, positions, rope, bands):
         near = distances <= 4 * np.median(distances)
         mean = x[near].mean(axis=0)
     energy = np.square(x[near] - mean).mean(axis=0)
-    order, gains = list(range(d)), np.ones(d)
+    order, gains, evenly = list(range(d)), np.ones(d), False
     if rope is not None and energy.any():
-        order, gains = units(mean, energy, rope, bands)
-    guarded = lost_bits(energy[order] * gains**2, bands) > 1.5
-    return NaiveBasis(mean.astype(np.float32), order, gains.astype(np.float32), guarded)
+        order, gains, evenly = units(mean, energy, rope, bands)
+    guarded = lost_bits(energy[order] * gains**2, [(d, 0)] if evenly else bands) > 1.5
+    return NaiveBasis(mean.astype(np.float32), order, gains.astype(np.float32), evenly, guarded)
+
+
+def halves_lose(x):
+    """Whether a bit more for the first half of importances x, and a bit less for the other, makes the error larger."""
+    half = len(x) // 2
+    return x[:half].mean() ** 2 / 4 + 4 * x[half:].mean() ** 2 >= 2 * x.mean() ** 2
 
 
 def units(mean, energy, rope, bands):
-    """Order and gains: the coordinates of a pair have the mean of their energies."""
+    """Order, gains, and whether all coordinates keep one width; those of a pair have the mean of their energies."""
     d = len(mean)
     pair = {i: (a, b) for a, b, _, _ in angles(rope, d, 0) for i in (a, b)}
     keys = np.array([energy[list(pair.get(i, (i,)))].mean() for i in range(d)])
@@ -78,12 +85,17 @@ def units(mean, energy, rope, bands):
     # The two of a pair differ by rounding at most, and so do not come in the order of their numbers by themselves.
     order = sorted(range(d), key=lambda i: (-(keys * queries)[min(pair.get(i, (i,)))], i))
     gains = ((queries / keys) ** 0.25)[order]
+    evenly = False
+    if len(bands) == 2 and bands[0] == (d // 2, bands[1][1] + 2) and bands[1][0] * 2 == d:
+        evenly = halves_lose(np.sqrt(keys * np.sqrt(queries))[order])
+        if evenly:
+            bands = [(d, 0)]
     start = 0
     for n, nbits in bands:
         part = slice(start, start + n)
         gains[part] *= 2 ** (nbits / 4) / math.sqrt((keys[order][part] * gains[part] ** 2).mean())
         start += n
-    return order, gains / gains.max()
+    return order, gains / gains.max(), evenly
 
 
 def lost_bits(energy, bands):

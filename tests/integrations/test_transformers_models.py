@@ -140,6 +140,25 @@ def test_bytes_are_those_of_the_plan(model_type):
     assert plan(shape, policy=policy, context=40).nbytes == sum(kv.nbytes for kv in cache.sequences[0])
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(VERSION < (5, 24), reason="the planner follows the newest version")
+def test_windows_that_are_not_coded_are_planned_in_16_bits():
+    """As transformers' own layers hold them, but for the oldest token: a step attends to it no more."""
+    model = build_tiny(tiny_config("gemma2"))
+    cache = TurboQuantCache(model.config, "turbo4")
+    with torch.no_grad():
+        model(prompt(40), **given(cache))
+    shape = parse_config(json.loads(model.config.to_json_string(use_diff=False)), "tiny", "here")
+    (part,) = (part for part in plan(shape, policy="turbo4", context=40).parts if part.kind.window)
+    window = part.tokens
+    assert window < 40
+    others = [layer for layer in cache.layers if not isinstance(layer, TurboQuantLayer)]
+    assert len(others) == part.layers
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in others)
+    assert held == part.nbytes * (window - 1) // window
+
+
 def table():
     """The lists of the page, as Markdown."""
     types = defaultdict(list)

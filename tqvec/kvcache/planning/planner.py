@@ -92,8 +92,9 @@ def plan(
 ) -> Plan | Plans:
     """Compute the bytes of a model's cache, and the longest sequence that fits a memory.
 
-    For a policy the bytes equal `KVCache.nbytes`. A layer with a sliding window counts as a cache without sinks whose
-    ``max_tokens`` is the window. If that would code no token, the tokens of the window count with 16 bits per value.
+    For a policy the bytes equal `KVCache.nbytes`, unless heads are guarded (see `KVCache.guarded_heads`). A layer with
+    a sliding window counts as a cache without sinks whose ``max_tokens`` is the window. If that would code no token,
+    the tokens of the window count with 16 bits per value.
 
     Parameters
     ----------
