@@ -187,7 +187,8 @@ class NaiveLayer:
 
     def _key_codec(self, head, width):
         codec = self._ordered_codec(width)
-        if self.bases is not None and self.bases[head].evenly and not self.bases[head].guarded:
+        even = self.bases is not None and self.bases[head].evenly and not self.bases[head].guarded
+        if even and isinstance(width, int):  # no width of their own for a part of the coordinates
             codec = self._codec(width)
         if self.bases is not None and self.bases[head].guarded and max(band.nbits for band in codec.bands) < 8:
             return self._codec(8, "scalar")
