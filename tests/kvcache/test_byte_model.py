@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import strategies as sts
-from cache_policies import POLICIES, ROPES
+from cache_policies import POLICIES
 from naive_cache import arrays_of
 
 from tqvec.kvcache import Bands, KVCache, Nbytes, Policy, Rope, bits_per_value, byte_model, nbytes
@@ -34,12 +34,6 @@ def test_the_model_is_exact(policy, steps):
         counts = [cache.token_counts(layer) for layer in range(2)]
         assert size.uncoded == sum(t.sinks + t.recent for t in counts) * 2 * 2 * 20 * 2
         assert size.scales == sum(t.recoded + t.coded for t in counts) * 2 * 2 * 2
-
-
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_a_rope_takes_no_byte(policy):
-    for cache, n in grown(policy, 250, (250,), ROPES["rope"]):
-        assert cache.nbytes.items() == nbytes(policy, 2, 2, 20, n).items()
 
 
 @pytest.mark.parametrize(
