@@ -28,8 +28,6 @@ from tqvec.kvcache.state import Segment, State, Uncoded
 
 _SCORES = 1 << 22  # scores that one thread holds at a time, unless a single query has more
 _BLOCK = 1024  # queries that share the tokens that they see, at most
-_NEAR = 1 << 18  # scores of a run, at most, unless it is one of the shortest: they stay in the processor's cache
-_RUN = 2048  # tokens of the shortest runs into which others are cut, a multiple of the kernels' block of rows
 _WIDENED = 2048  # uncoded tokens that are float32 at a time
 _GRAIN = 1 << 24  # products per thread, at least: with fewer, threads mostly wait for each other's Python
 
@@ -192,17 +190,17 @@ def _visible_runs(
     places.append((state.recent, None, position))
     coded = _CodedHead(task, head, block)
     rotation = basis(task.codecs.coded.values.groups[0].codec)
-    step = max(_RUN, _NEAR // len(block.stop) // _RUN * _RUN)
     runs: list[_UncodedRun | _CodedRun] = []
     for tokens, codecs, position in places:
         rows = block.visible(position, tokens.n)
-        for start in range(rows.start, rows.stop, step):
-            place = _Place(head, start, min(start + step, rows.stop), position + start)
-            if isinstance(tokens, Uncoded):
-                runs.append(_UncodedRun(tokens, place, mean_value, rotation))
-            else:
-                assert codecs is not None
-                runs.append(_CodedRun(tokens, place, codecs, coded))
+        if rows.start >= rows.stop:
+            continue
+        place = _Place(head, rows.start, rows.stop, position + rows.start)
+        if isinstance(tokens, Uncoded):
+            runs.append(_UncodedRun(tokens, place, mean_value, rotation))
+        else:
+            assert codecs is not None
+            runs.append(_CodedRun(tokens, place, codecs, coded))
     return runs
 
 
