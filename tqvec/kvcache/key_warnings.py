@@ -36,8 +36,8 @@ def warn_of_drift(number: int, basis: KeyBasis, squared: Doubles, turning: Layou
     if drift.max() <= _MOST_DRIFT:
         return False
     text = (
-        f"layer {number}, head {int(drift.argmax())}: new keys no longer fit what was learned from the first "
-        f"ones. What is coded of them is {drift.max() ** 0.5:.1f} times as long, and so are its errors{_remedy(turning)}"
+        f"layer {number}, head {int(drift.argmax())}: new keys no longer fit what was learned from the first ones. "
+        f"What is coded of them is {drift.max() ** 0.5:.1f} times as long, and so are its errors{_remedy(turning)}"
     )
     warnings.warn(text, LossWarning, stacklevel=_STACK)
     return True
