@@ -114,6 +114,7 @@ def test_caps_and_sinks_in_batches(name):
     mask = torch.ones_like(ids)
     mask[1, :7] = 0
     cache = halved(transformers.DynamicCache, config=model.config)
+    model.set_attn_implementation("eager")
     expected = generated(model, cache, ids, attention_mask=mask)[1]
     model.set_attn_implementation("tqvec")
     cache = halved(TurboQuantCache, model.config, EXACT)
