@@ -29,6 +29,7 @@ def kept_layers(model_type):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, where older versions import a model's code
 @pytest.mark.parametrize("model_type", text_types())
 def test_each_layer_has_its_rope(model_type):
     """What all keys share is the mean, turned: 2 bits hold the little that is left, if the rope is the layer's."""

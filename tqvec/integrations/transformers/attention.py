@@ -145,7 +145,8 @@ def _compare(module: Any, tensors: tuple[Any, Any, Any], scaling: float | None, 
     try:
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
             expected = softmax_attention(query, key, value, scale=scaling, **_read_special(options))
-            found = own(module, query, key, value, None, scaling=scaling, dropout=0.0, **others)[0]
+            nothing = torch.zeros(1, 1, 1, _KEYS, device=query.device)  # is hidden; some need a mask
+            found = own(module, query, key, value, nothing, scaling=scaling, dropout=0.0, **others)[0]
     except Exception as error:  # whatever another model's code may raise
         return f"can't be compared with the model's own attention ({type(error).__name__}: {error})"
     difference = float((found - expected).norm() / expected.norm())
