@@ -25,6 +25,7 @@ def listed(beginning):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(VERSION < (5, 24), reason="the page is about the newest version")
 @pytest.mark.parametrize("model_type", sorted(set(text_types()) - LARGE))
 def test_steps(model_type):
     config = tiny_config(model_type)
@@ -44,7 +45,7 @@ def test_steps(model_type):
         pytest.skip("its own attention fails")
     model.set_attn_implementation("tqvec")
     if model.config._attn_implementation != "tqvec":
-        assert model_type in listed("Others compute attention themselves:") or VERSION < (5, 24)
+        assert model_type in listed("Others compute attention themselves:")
     elif model_type in listed("Some change keys or values"):
         with pytest.raises(InputError, match=f"'{model_type}'"):
             fed(model, TurboQuantCache(config, CODED), ids, 24)
