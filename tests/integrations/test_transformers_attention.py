@@ -1,13 +1,14 @@
 """Attention "tqvec" gives what a model's own attention gives, or refuses: on codes, on prompts, with any cache."""
 
 import pytest
-from tiny_models import VERSION, build, fed, given, prompt, torch, transformers
+from tiny_models import VERSION, build, fed, generated, given, prompt, tiny_config, torch, transformers
 
 from tqvec.errors import InputError
 from tqvec.kvcache import Policy
 
 integration = pytest.importorskip("tqvec.integrations.transformers")
 attention_module = pytest.importorskip("tqvec.integrations.transformers.attention")
+softmax_module = pytest.importorskip("tqvec.integrations.transformers.softmax")
 TurboQuantCache = integration.TurboQuantCache
 
 EXACT = Policy(recent=None)
@@ -32,10 +33,20 @@ CHANGED = {  # attention on codes can't follow these: the model has to say what 
     "Doge": {},
     "JetMoe": {**EXPERTS, "kv_channels": 16},
 }
-OTHER_ATTENTION = {  # sdpa can't either
-    "Gemma2": {"head_dim": 16, "attn_logit_softcapping": 2.0, **FULL},
-    "GptOss": {"head_dim": 16, **FULL, **EXPERTS},
+BEYOND_SDPA = {  # a cap on scores, sinks
+    "Gemma2": {"head_dim": 16, "attn_logit_softcapping": 2.0},
+    "GptOss": {"head_dim": 16, **EXPERTS},
 }
+
+
+def halved(cache_class, *args, **options):
+    """A cache whose keys and values float16 holds exactly, whether it keeps them in float16 or not."""
+
+    class Halved(cache_class):
+        def update(self, keys, values, *args, **kwargs):
+            return super().update(keys.half().float(), values.half().float(), *args, **kwargs)
+
+    return Halved(*args, **options)
 
 
 @torch.no_grad()
@@ -80,16 +91,63 @@ def test_models_that_change_keys_or_values_after_the_cache(name):
         fed(model, TurboQuantCache(model.config, EXACT), ids, 40)
 
 
-@pytest.mark.parametrize("name", OTHER_ATTENTION)
-def test_models_with_more_than_a_softmax(name):
-    """With the cache, decoded, they work; attention "tqvec" is refused on prompts as well, with any cache."""
-    model, ids = build_with_sinks(name, **OTHER_ATTENTION[name]), prompt(48)
-    expected = own_logits(model, ids)
-    assert_close(fed(model, TurboQuantCache(model.config, EXACT), ids, 40), expected, 1e-2)
+@pytest.mark.parametrize("layers", [FULL, {"sliding_window": 16}], ids=["full", "windows"])
+@pytest.mark.parametrize("name", BEYOND_SDPA)
+def test_caps_and_sinks(name, layers):
+    """Prompts, with any cache, and steps are those of the model's own attention."""
+    model, ids = build_with_sinks(name, **BEYOND_SDPA[name], **layers), prompt(48)
+    own = own_logits(model, ids)
+    expected = fed(model, halved(transformers.DynamicCache, config=model.config), ids, 20)
     model.set_attn_implementation("tqvec")
-    for cache in (None, transformers.DynamicCache(config=model.config), TurboQuantCache(model.config, EXACT)):
-        with pytest.raises(InputError, match=f"does not have .*model type '{model.config.model_type}'"):
-            model(ids, **given(cache))
+    with torch.no_grad():
+        assert_close(model(ids).logits[0], own, 1e-4)
+    assert_close(fed(model, halved(transformers.DynamicCache, config=model.config), ids, 20), expected, 1e-4)
+    assert_close(fed(model, halved(TurboQuantCache, model.config, EXACT), ids, 20), expected, 1e-4)
+    coded = TurboQuantCache(model.config, WINDOW)
+    assert_close(fed(model, coded, ids, 20), own, 0.1)  # some go to other experts
+    assert len(coded.sequences[0]) == (1 if layers is FULL else 2)
+
+
+@pytest.mark.parametrize("name", BEYOND_SDPA)
+def test_caps_and_sinks_in_batches(name):
+    model, ids = build_with_sinks(name, **BEYOND_SDPA[name], sliding_window=16), prompt(80).reshape(2, 40)
+    mask = torch.ones_like(ids)
+    mask[1, :7] = 0
+    cache = halved(transformers.DynamicCache, config=model.config)
+    model.set_attn_implementation("eager")
+    expected = generated(model, cache, ids, attention_mask=mask)[1]
+    model.set_attn_implementation("tqvec")
+    cache = halved(TurboQuantCache, model.config, EXACT)
+    assert_close(generated(model, cache, ids, attention_mask=mask)[1], expected, 1e-4)
+
+
+def test_chunks():
+    """A mask of chunks shows the newest tokens of the window: those of the chunk."""
+    model = transformers.AutoModelForCausalLM.from_config(tiny_config("llama4_text")).eval()
+    ids = prompt(60)
+    expected = fed(model, TurboQuantCache(model.config, WINDOW), ids, 20)
+    model.set_attn_implementation("tqvec")
+    assert_close(fed(model, TurboQuantCache(model.config, WINDOW), ids, 20), expected, 1e-2)
+
+
+def test_attention_by_its_formula(monkeypatch):
+    """Blocks change nothing, and without cap and sinks it is sdpa; a query that sees nothing gets numbers."""
+    random = torch.Generator().manual_seed(10_004)
+    q, k, v = (torch.randn(2, heads, n, 16, generator=random) for heads, n in ((4, 9), (2, 21), (2, 21)))
+    mask = torch.rand(2, 1, 9, 21, generator=random) < 0.7
+    mask[..., -1] = True
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    expected = sdpa(q, k, v, attn_mask=mask, scale=0.5, enable_gqa=True).transpose(1, 2)
+    additive = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+    for scores in (2**24, 2 * 4 * 21 * 4, 1):
+        monkeypatch.setattr(softmax_module, "_SCORES", scores)
+        for one in (mask, additive):
+            torch.testing.assert_close(softmax_module.softmax_attention(q, k, v, one, scale=0.5), expected)
+        found = softmax_module.softmax_attention(q, k, v, causal=True)
+        newest = torch.ones(9, 21, dtype=torch.bool).tril(12)
+        torch.testing.assert_close(found, sdpa(q, k, v, attn_mask=newest, enable_gqa=True).transpose(1, 2))
+    mask[1, 0, 3] = False
+    assert softmax_module.softmax_attention(q.bfloat16(), k, v, mask, sinks=torch.zeros(4)).isfinite().all()
 
 
 @pytest.mark.parametrize("policy", [EXACT, WINDOW], ids=["transformers' own layers", "in a KVCache"])
@@ -164,17 +222,24 @@ def test_attention_that_can_not_be_compared_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("steps", ["prompt", "step"])
-@pytest.mark.parametrize(
-    ("option", "value"), [("softcap", 30.0), ("s_aux", torch.zeros(4)), ("position_bias", torch.zeros(1, 4, 1, 1))]
-)
-def test_options_that_are_missing_are_named(steps, option, value):
+def test_options_that_are_missing_are_named(steps):
     model = build("Llama")
     model.set_attn_implementation("tqvec")
     cache, module = TurboQuantCache(model.config), model.model.layers[0].self_attn
     n = 1 if steps == "step" else 6
     keys, values = cache.layers[0].update(torch.ones(1, 2, n, 16), torch.ones(1, 2, n, 16))
-    with pytest.raises(InputError, match=rf"does not have {option} \(LlamaAttention"):
-        integration.attend_on_codes(module, torch.ones(1, 4, n, 16), keys, values, None, 0.25, **{option: value})
+    with pytest.raises(InputError, match=r"does not have position_bias \(LlamaAttention"):
+        integration.attend_on_codes(
+            module, torch.ones(1, 4, n, 16), keys, values, None, 0.25, position_bias=torch.zeros(1, 4, 1, 1)
+        )
+
+
+@pytest.mark.parametrize("option", [{"softcap": 3.0}, {"s_aux": torch.zeros(4)}], ids=["softcap", "s_aux"])
+def test_options_that_the_model_itself_lacks_are_refused(option):
+    module = build("Llama").model.layers[0].self_attn
+    tensors = (torch.ones(1, heads, 3, 16) for heads in (4, 2, 2))
+    with pytest.raises(InputError, match="gives another result than the model's own attention"):
+        integration.attend_on_codes(module, *tensors, None, 0.25, **option)
 
 
 def test_options_that_only_codes_lack():
@@ -184,7 +249,7 @@ def test_options_that_only_codes_lack():
     keys, values = cache.layers[0].update(torch.ones(1, 2, 1, 16), torch.ones(1, 2, 1, 16))
     query = torch.ones(1, 4, 1, 16)
     attend = integration.attend_on_codes
-    with pytest.raises(InputError, match=r"dropout on codes; model.eval\(\)"):
+    with pytest.raises(InputError, match=r"dropout only where sdpa .*; model.eval\(\)"):
         attend(module, query, keys, values, None, 0.25, dropout=0.1)
     for mask in (torch.full((1, 1, 1, 1), -1.0), torch.tensor([[[[False]]]])):
         with pytest.raises(InputError, match="no mask on codes but that of padding"):

@@ -103,18 +103,19 @@ def test_codes_of_a_batch_are_those_of_its_sequences(model, attention):
 
 
 @pytest.mark.parametrize("policy", [CODED, EVICTING], ids=["coded", "evicting"])
+@torch.no_grad()
 def test_a_batch_on_codes_is_close_to_decoded(model, policy):
-    found = {}
+    """With given tokens: those that a model chooses may hang by a hair."""
     ids, mask = padded(100)
+    found = {}
     for name in ("sdpa", "tqvec"):
         model.set_attn_implementation(name)
         cache = TurboQuantCache(model.config, policy)
-        settings = {"max_new_tokens": 12, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-        options = {"attention_mask": mask, "pad_token_id": 0, **given(cache), **settings}
-        out = model.generate(ids, **options)
-        found[name] = torch.stack(out.logits)[:4].float()
+        model(ids[:, :90], attention_mask=mask[:, :90], **given(cache))
+        steps = [model(ids[:, i : i + 1], attention_mask=mask[:, : i + 1], **given(cache)) for i in range(90, 100)]
+        found[name] = torch.cat([step.logits for step in steps], dim=1).float()
     model.set_attn_implementation("sdpa")
-    assert (found["sdpa"] - found["tqvec"]).norm() < 0.1 * found["sdpa"].norm()
+    assert 0 < (found["sdpa"] - found["tqvec"]).norm() < 0.1 * found["sdpa"].norm()
 
 
 def test_dropped_tokens_and_padding(model, attention):

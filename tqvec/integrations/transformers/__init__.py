@@ -7,9 +7,10 @@ values of all tokens in each step. It can also run on the codes, which costs no 
 
     model.set_attn_implementation("tqvec")
 
-Then `KVCache.attend` computes each step of one token per sequence, on the CPU. Longer inputs, such as the prompt, still
-use transformers' ``sdpa``. transformers knows the name once this package has been imported. A model whose own attention
-is more than a softmax over scores, or that changes keys and values after its cache, is refused.
+Then `KVCache.attend` computes each step of one token per sequence, on the CPU. Longer inputs, such as the prompt, use
+transformers' ``sdpa``, or a formula in float32 where scores are capped or have sinks. transformers knows the name once
+this package has been imported. A model whose own attention differs, or that changes keys and values after its cache, is
+refused.
 """
 
 from tqvec.integrations.transformers.attention import attend_on_codes

@@ -1,7 +1,8 @@
-"""Attention "tqvec" of transformers: on codes where a step has one token, otherwise by ``sdpa``.
+"""Attention "tqvec" of transformers: on codes where a step has one token, otherwise by ``sdpa`` or its formula.
 
-Neither knows more than a softmax over scaled scores. A model may have more: a cap on scores, sinks, a bias. Before the
-first use in a module, its own attention and ``sdpa`` are therefore computed on the same few vectors and compared.
+All are a softmax over scaled scores, with a cap on scores and sinks where a model names them as options. A model may
+have more: a bias, or a cap that no option shows. Before the first use in a module, its own attention and the formula
+are therefore computed on the same few vectors and compared.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from tqvec.integrations.transformers.names import (
     torch,
 )
 from tqvec.integrations.transformers.on_codes import ATTENTION, REMEDY, OnCodes
+from tqvec.integrations.transformers.softmax import softmax_attention
 
-_REFUSED = ("softcap", "s_aux", "position_bias", "output_attentions")  # options that neither sdpa nor codes have
+_REFUSED = ("position_bias", "output_attentions")
 _MAGNITUDES = (1.0, 8.0, 64.0)  # of the compared scores: sinks change small ones most, caps large ones
 _KEYS = 9  # compared
 _LARGEST_ERROR = 1e-3
@@ -34,13 +36,15 @@ _compared: WeakKeyDictionary[Any, dict[frozenset[str], str]] = WeakKeyDictionary
 def attend_on_codes(
     module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float | None = None, **options: Any
 ) -> tuple[Any, None]:
-    """Compute attention for transformers: on codes if `key` is of a `TurboQuantLayer`, otherwise by ``sdpa``.
+    """Compute attention for transformers: on codes if `key` is of a `TurboQuantLayer`, otherwise on decoded keys.
+
+    Decoded keys go through ``sdpa``, or, with a cap on scores (`softcap`) or sinks (`s_aux`), through the formula.
 
     Raises
     ------
     InputError
-        The step needs a mask, a sliding window or another option that attention on codes lacks; the model's own
-        attention gives another result; or the model changed keys or values after its cache.
+        The step needs a mask or an option that attention on codes lacks; the model's own attention gives another
+        result; or the model changed keys or values after its cache.
     """
     on_codes = isinstance(key, OnCodes) or isinstance(value, OnCodes)
     given = frozenset(name for name, option in options.items() if option is not None and option is not False)
@@ -54,28 +58,47 @@ def attend_on_codes(
         raise _refusal(module, differences[given])
     if attention_mask is not None:  # some models make it too wide, and their own attention cuts it
         attention_mask = attention_mask[..., : key.shape[-2]]
-    if not on_codes:
+    special = _read_special(options)
+    if not on_codes and not special:
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
         return out, None
+    if options.get("dropout"):
+        raise _refusal(module, "has dropout only where sdpa computes it; model.eval() switches it off")
+    if not on_codes:
+        is_causal = options.get("is_causal")
+        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        return softmax_attention(query, key, value, attention_mask, causal=causal, scale=scaling, **special), None
     if [getattr(x, "side", None) for x in (key, value)] != ["keys", "values"] or key.layer is not value.layer:
         raise _refusal(module, "got other keys or values than the cache returned")
-    if not _shows(attention_mask, key.shown):
-        raise _refusal(module, "has no mask on codes but that of padding and of the layer's window")
-    if options.get("dropout"):
-        raise _refusal(module, "does not have dropout on codes; model.eval() switches it off")
-    return key.layer.attend(query, scaling), None
+    newest = _count_newest(attention_mask, key)
+    if newest is None:
+        raise _refusal(module, "has no mask on codes but that of padding and of a window")
+    return key.layer.attend(query, newest, scale=scaling, **special), None
 
 
-def _shows(mask: Any, shown: Any) -> bool:
-    """Return whether a mask, (batch, heads, 1, tokens), shows just the tokens that are not padding."""
-    if mask is None or shown is None:
-        shown_or_mask = mask if shown is None else shown
-        return shown_or_mask is None or bool(_as_bool(shown_or_mask).all())
-    return bool((_as_bool(mask) == shown[:, None, None].to(mask.device)).all())
+def _read_special(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that ``sdpa`` lacks, by the names of `KVCache.attend`."""
+    special = {"softcap": options.get("softcap"), "sinks": options.get("s_aux")}
+    return {name: option for name, option in special.items() if option is not None}
 
 
-def _as_bool(mask: Any) -> Any:
-    return mask if mask.dtype == torch.bool else mask == 0
+def _count_newest(mask: Any, key: OnCodes) -> list[int] | None:
+    """Return how many of its newest tokens a mask shows of each sequence, or None if it shows others than the newest.
+
+    Parameters
+    ----------
+    mask : (batch, heads, 1, tokens) bool or float, or None
+        Float masks have 0 where tokens are shown.
+    key : OnCodes
+    """
+    batch, tokens = key.shape[0], key.shape[2]
+    real = torch.ones(batch, tokens, dtype=torch.bool) if key.shown is None else key.shown
+    if mask is None:
+        return [tokens] * batch if bool(real.all()) else None
+    shown = (mask if mask.dtype == torch.bool else mask == 0).to("cpu").expand(batch, -1, -1, -1)[:, :, 0]
+    first = shown[:, 0].int().argmax(dim=1, keepdim=True)
+    expected = real & (torch.arange(tokens) >= first)
+    return expected.sum(dim=1).tolist() if bool((shown == expected[:, None]).all()) else None
 
 
 def make_mask(*args: Any, config: Any = None, **options: Any) -> Any:
@@ -104,7 +127,7 @@ def _calls_attention(config_class: Any) -> bool:
 
 
 def _compare(module: Any, tensors: tuple[Any, Any, Any], scaling: float | None, options: dict[str, Any]) -> str:
-    """Return how the module's own attention differs from a softmax over scores, or nothing.
+    """Return how the module's own attention differs from `softmax_attention`, or nothing.
 
     Both run on a few random vectors of the heads and dimensions of the module's query, keys and values.
     """
@@ -121,8 +144,9 @@ def _compare(module: Any, tensors: tuple[Any, Any, Any], scaling: float | None, 
     others = {name: option for name, option in options.items() if name != "dropout"}
     try:
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-            expected, _ = sdpa_attention_forward(module, query, key, value, None, scaling=scaling)
-            found = own(module, query, key, value, None, scaling=scaling, dropout=0.0, **others)[0]
+            expected = softmax_attention(query, key, value, scale=scaling, **_read_special(options))
+            nothing = torch.zeros(1, 1, 1, _KEYS, device=query.device)  # is hidden; some need a mask
+            found = own(module, query, key, value, nothing, scaling=scaling, dropout=0.0, **others)[0]
     except Exception as error:  # whatever another model's code may raise
         return f"can't be compared with the model's own attention ({type(error).__name__}: {error})"
     difference = float((found - expected).norm() / expected.norm())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import os
 import sys
+import warnings
 from typing import Any
 
 from tqvec import _validate
-from tqvec.errors import InputError
+from tqvec.errors import InputError, LossWarning
 from tqvec.integrations.transformers.layer import TurboQuantLayer
 from tqvec.integrations.transformers.model_layers import describe, find_kinds, make_layers, read_ropes, read_text_config
 from tqvec.integrations.transformers.names import Cache, torch
@@ -36,6 +37,12 @@ class TurboQuantCache(Cache):
         The model caches something else than transformers' layers of keys, values and states, or `kv` has another
         number of layers. Later, when the model runs: the batch has another number of sequences than the cache, or an
         earlier call failed midway and left layers of unequal length.
+
+    Warns
+    -----
+    LossWarning
+        The rotary embedding of the model's keys can't be read from `config`, so their error is larger. Later, when
+        tokens are stored, as `KVCache.append`.
 
     Notes
     -----
@@ -67,7 +74,10 @@ class TurboQuantCache(Cache):
         rules = as_policy("turbo4" if policy is None else policy) if kv is None else _as_kv(kv).policy
         layers = make_layers(self._config)
         kinds = find_kinds(layers, self._config, rules)
-        self._sequences = Sequences(make_groups(layers, kinds, rules, read_ropes(self._config, len(layers))))
+        ropes, fault = read_ropes(self._config, len(layers))
+        if fault and kv is None and rules.recent is not None:
+            _warn_of_ropes(fault)
+        self._sequences = Sequences(make_groups(layers, kinds, rules, ropes))
         for number, (group, place) in find_places(kinds).items():
             layers[number] = TurboQuantLayer(self._sequences, group, place, self._config)
         super().__init__(layers=layers)
@@ -321,6 +331,14 @@ class TurboQuantCache(Cache):
     def update_indexer(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: models with an indexer are refused by the constructor."""
         raise InputError("TurboQuantCache has keys, values and states, but no indexer")
+
+
+def _warn_of_ropes(fault: str) -> None:
+    text = (
+        f"keys are coded without their rotary embedding, at a larger error that grows with the context, since {fault}. "
+        "If all layers are in one KVCache, hand it over: TurboQuantCache(config, kv=KVCache(..., rope=Rope(...)))"
+    )
+    warnings.warn(text, LossWarning, stacklevel=3)
 
 
 def _as_kv(kv: object) -> KVCache:

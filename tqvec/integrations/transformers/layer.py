@@ -258,21 +258,31 @@ class TurboQuantLayer(CacheLayerMixin):
                 row[columns] = True
         return tensor
 
-    def attend(self, query: Any, scale: float | None) -> Any:
+    def attend(self, query: Any, newest: Sequence[int], **options: Any) -> Any:
         """Compute attention of the newest token on codes.
 
         Parameters
         ----------
         query : (batch, n_heads, 1, head_dim) tensor
-        scale : float, optional
-            Factor of the scores.
+        newest : sequence of int
+            How many of the held tokens of each sequence, the newest ones, are attended to.
+        **options
+            `scale`, `softcap` and `sinks` of `KVCache.attend`.
 
         Returns
         -------
         out : (batch, 1, n_heads, head_dim) tensor
         """
-        out = [kv.attend(self._number, _array(one), scale=scale) for kv, one in zip(self.kvs, query, strict=True)]
+        out = [
+            kv.attend(self._number, _array(one), window=self._reach(kv, n), **options)
+            for kv, one, n in zip(self.kvs, query, newest, strict=True)
+        ]
         return _like(np.stack(out), query).transpose(1, 2)
+
+    def _reach(self, kv: KVCache, n: int) -> int:
+        """Return the window, in positions, that has the newest `n` of the tokens that are held."""
+        counts = kv.token_counts(self._number)
+        return n if n <= counts.held - counts.sinks else n + counts.evicted
 
     def lengths(self) -> list[int]:
         """Return the positions so far of each sequence, dropped tokens and padding included."""

@@ -125,13 +125,18 @@ def find_kinds(layers: list[Any], config: Any, policy: Policy) -> list[Kind | No
     return [kind and kind._replace(recodes=number not in ends) for number, kind in enumerate(kinds)]
 
 
-def read_ropes(config: Any, n_layers: int) -> tuple[Rope | None, ...]:
-    """Return the rotary embedding of each layer, or None for all if `Rope` does not know the type."""
+def read_ropes(config: Any, n_layers: int) -> tuple[tuple[Rope | None, ...], str]:
+    """Return the rotary embedding of each layer, and a fault if the config has one that can't be read.
+
+    Then, and in models without one, all are None. Layers behind `n_layers` have no keys of their own.
+    """
     try:
-        ropes = Rope.from_config(config)
-    except InputError:
-        return (None,) * n_layers
-    return ropes if len(ropes) == n_layers else (None,) * n_layers
+        ropes = (*Rope.from_config(config), *(None,) * n_layers)
+    except InputError as error:
+        names = [name for name, value in config.to_dict().items() if value is not None]
+        turns = any("rope_" in name or "rotary" in name for name in names)
+        return (None,) * n_layers, str(error) if turns else ""
+    return ropes[:n_layers], ""
 
 
 def policy_of(policy: Policy, kind: Kind, numbers: tuple[int, ...], n_layers: int, n_kv_heads: int) -> Policy:
