@@ -2,8 +2,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+LLM = OMP_NUM_THREADS=1 $(VENV)-llm/bin/python -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-llm check lint bounds bench docs clean
+.PHONY: demo test test-llm test-models check lint bounds bench docs clean
 
 demo: $(VENV)/ready
 	$(BIN)/tqvec demo
@@ -13,8 +14,13 @@ test: $(VENV)/ready
 
 # The oldest and the newest transformers of the extra llm, on a CPU build of torch.
 test-llm: $(VENV)-llm/ready
-	PYTHONPATH=$(VENV)-llm/oldest $(VENV)-llm/bin/python -m pytest tests/integrations/test_transformers*.py
-	$(VENV)-llm/bin/python -m pytest tests/integrations
+	PYTHONPATH=$(VENV)-llm/oldest $(LLM) -m 'not slow' tests/integrations/test_transformers*.py
+	$(LLM) -m 'not slow' tests/integrations
+	$(LLM) tests/integrations/test_transformers_models.py
+
+# Every type of text model that the newest transformers has: its tokens, its rope, its attention on codes.
+test-models: $(VENV)-llm/ready
+	$(LLM) -m slow tests/integrations
 
 check: lint
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
@@ -49,7 +55,7 @@ $(VENV)-llm/ready: pyproject.toml
 	$(VENV)-llm/bin/python -m pip install --quiet --no-compile --no-deps --retries 1 \
 		--extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu \
 		|| $(VENV)-llm/bin/python -m pip install --quiet --no-compile 'torch>=2.6'
-	$(VENV)-llm/bin/python -m pip install --quiet --editable '.[llm]' transformers==5.24.0 'pytest>=8' 'hypothesis>=6.100'
+	$(VENV)-llm/bin/python -m pip install --quiet --editable '.[llm]' transformers==5.24.0 'pytest>=8' 'hypothesis>=6.100' 'pytest-xdist>=3.6'
 	$(VENV)-llm/bin/python -m pip install --quiet --no-compile --target $(VENV)-llm/oldest transformers==5.0.0
 	touch $@
 
