@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 from collections.abc import Iterable
@@ -158,7 +159,7 @@ def integer(value: object, name: str, low: int, high: int) -> int:
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
-        number = operator.index(value)  # type: ignore[arg-type]
+        number = operator.index(value)
     except TypeError:
         raise InputError(f"{name} must be an integer, got {value!r}") from None
     if not low <= number <= high:
@@ -212,3 +213,14 @@ def entries(value: object, name: str) -> list[Any]:
 def sequence(value: object, name: str, kind: type[Kind]) -> list[Kind]:
     """Return `entries`, all of which must be of this kind."""
     return [instance(entry, f"{name}[{i}]", kind) for i, entry in enumerate(entries(value, name))]
+
+
+def json_parameters(text: str, name: str, kind: type, names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of a JSON object that has some of the parameters of a class, by their names in JSON."""
+    try:
+        values = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{name} is no JSON: {error}") from None
+    if not isinstance(values, dict) or not values.keys() <= set(names):
+        raise InputError(f"{name} must have the parameters of {kind.__name__}, got {str(values)[:80]}")
+    return values

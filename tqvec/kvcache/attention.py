@@ -1,7 +1,8 @@
 """Attention over the tokens of a layer: on codes where tokens are coded, on 16-bit numbers elsewhere.
 
 Codes of keys are of what the head's mean leaves. What the mean contributes to a score depends on the token's position
-alone, and is added (`mean_scores`). The mean value is subtracted from all values, and added to their sum in the end.
+alone, and is added (`tqvec.kvcache.mean_waves`). The mean value is subtracted from all values, and added to their sum
+in the end.
 
 Queries are taken in blocks of neighbouring positions. Tokens that no query of a block sees are left out of its runs.
 """
@@ -155,7 +156,7 @@ def _attend_head(task: Task, head: int, block: _QueryBlock) -> tuple[Floats, Flo
     state, softcap = task.state, task.options.softcap
     mean_value = None if state.learned is None or state.learned.values is None else state.learned.values[head]
     rotation = basis(task.codecs.coded.values.groups[0].codec)
-    runs = _visible_runs(task, head, block, mean_value)
+    runs = _visible_runs(task, head, block, mean_value, rotation)
     g, held, softmaxes = len(block.stop), 0, []
     workspace = _threads.scratch(g * sum(run.n for run in runs))
     for run in runs:
@@ -178,7 +179,7 @@ def _attend_head(task: Task, head: int, block: _QueryBlock) -> tuple[Floats, Flo
 
 
 def _visible_runs(
-    task: Task, head: int, block: _QueryBlock, mean_value: Floats | None
+    task: Task, head: int, block: _QueryBlock, mean_value: Floats | None, rotation: Floats
 ) -> list[_UncodedRun | _CodedRun]:
     """Return the tokens that some query of a block sees, in order."""
     state, position = task.state, task.state.first_coded
@@ -189,7 +190,6 @@ def _visible_runs(
             position += segment.n
     places.append((state.recent, None, position))
     coded = _CodedHead(task, head, block)
-    rotation = basis(task.codecs.coded.values.groups[0].codec)
     runs: list[_UncodedRun | _CodedRun] = []
     for tokens, codecs, position in places:
         rows = block.visible(position, tokens.n)

@@ -170,7 +170,7 @@ def _side_codec(by_head: Sequence[TurboQuant]) -> SideCodec:
 
 @lru_cache(maxsize=1024)
 def adapt(codecs: LayerCodecs, kinds: tuple[int, ...]) -> LayerCodecs:
-    """Return codecs that code the keys of each head as `KeyBasis.kinds` says; () stands for `IN_BANDS`."""
+    """Return codecs that code the keys of each head as `KeyBasis.kinds` says."""
 
     def of_kind(codec: TurboQuant, kind: int) -> TurboQuant:
         if kind == EVENLY and halves(codec.bands):
@@ -183,8 +183,6 @@ def adapt(codecs: LayerCodecs, kinds: tuple[int, ...]) -> LayerCodecs:
         by_head = [side.groups[group].codec for group, _ in side.positions]
         return _side_codec([of_kind(codec, kind) for codec, kind in zip(by_head, kinds, strict=True)])
 
-    if not any(kinds):
-        return codecs
     coded, recoded = (None if pair is None else pair._replace(keys=of_kinds(pair.keys)) for pair in codecs)
     assert coded is not None
     return LayerCodecs(coded, recoded)

@@ -30,9 +30,9 @@ IN_BANDS, EVENLY, GUARDED = range(3)  # by the layer's codec; by one width of al
 _FAR = 4.0  # times the median of the squared distances to the mean: tokens beyond don't count for it
 _STEPS = 2  # of leaving such tokens out
 _FLOOR = 0.05  # part of the mean energy that every coordinate has at least: few tokens tell little of small ones
-_MOST_LOST = 1.5  # bits per coordinate; the worst heads of models with their rope lose 0.4
-_SMALLEST = 1e-4
 _QUERY_FLOOR = 0.1  # the same of the mean's energy, from which that of queries is guessed
+_MOST_LOST = 1.5  # bits per coordinate; the worst heads of models with their rope lose 0.4
+_SMALLEST = 1e-4  # part of a band's mean energy, added to each: a coordinate that is always 0 loses no end of bits
 
 
 class Layout(NamedTuple):

@@ -52,7 +52,7 @@ class Layer:
 
     def codecs(self, kinds: tuple[int, ...]) -> LayerCodecs:
         """Return the codecs of a layer whose keys are coded in these ways, by head (see `State.kinds`)."""
-        return adapt(self._codecs, kinds)
+        return adapt(self._codecs, kinds) if any(kinds) else self._codecs
 
     def append(self, keys: NDArray, values: NDArray, threads: int | None) -> None:
         """Add checked tokens, (heads, n, head_dim): float32, or of the policy's type."""
@@ -93,10 +93,11 @@ class Layer:
         side = self._codecs.coded.keys
         codecs = [side.groups[group].codec for group, _ in side.positions]
         basis = learn(keys, first, self.turning, [(codec.bands, codec.band_std) for codec in codecs])
-        mean_values = values.mean(axis=1, dtype=np.float64).astype(np.float32)
         if basis.guarded_heads:
             key_warnings.warn_of_guard(self.number, basis.guarded_heads, self.turning)
-        return Learned(basis, mean_values if self.policy.value_means else None)
+        if not self.policy.value_means:
+            return Learned(basis, None)
+        return Learned(basis, values.mean(axis=1, dtype=np.float64).astype(np.float32))
 
     def _code(self, state: State, waiting: _Waiting, n: int, threads: int | None) -> State:
         """Return the state with codes of the first `n` tokens that wait."""
@@ -120,10 +121,12 @@ class Layer:
 
     def _recode(self, state: State, threads: int | None) -> State:
         """Return the state in which the oldest coded tokens are recoded."""
-        before, codecs = self.codecs(state.kinds)
-        leaving = byte_model.count_to_recode(self.policy, states.count(state.coded)) if codecs is not None else 0
-        if leaving == 0 or codecs is None:
+        recodes = self._codecs.recoded is not None
+        leaving = byte_model.count_to_recode(self.policy, states.count(state.coded)) if recodes else 0
+        if leaving == 0:
             return state
+        before, codecs = self.codecs(state.kinds)
+        assert codecs is not None
         recoded = state.recoded
         step = max(1, _PART // len(codecs.keys.positions))
         for keys, plain, values in _decode(states.keep_first(state.coded, leaving), before, step, threads):

@@ -273,13 +273,8 @@ class Policy:
         InputError
             The text is not such JSON.
         """
-        try:
-            values = json.loads(text)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"policy is no JSON: {error}") from None
         names = {_JSON_NAMES.get(field.name, field.name): field.name for field in fields(cls)}
-        if not isinstance(values, dict) or not values.keys() <= names.keys():
-            raise InputError(f"policy must have the parameters of Policy, got {str(values)[:80]}")
+        values = _validate.json_parameters(text, "policy", cls, names)
         return cls(**{names[name]: _from_plain(value) for name, value in values.items()})
 
 

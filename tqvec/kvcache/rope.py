@@ -214,14 +214,7 @@ class Rope:
         InputError
             The text is not such JSON.
         """
-        try:
-            values = json.loads(text)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"rope is no JSON: {error}") from None
-        names = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or not values.keys() <= names:
-            raise InputError(f"rope must have the parameters of Rope, got {str(values)[:80]}")
-        return cls(**values)
+        return cls(**_validate.json_parameters(text, "rope", cls, [field.name for field in fields(cls)]))
 
 
 def _check_positions(positions: ArrayLike, n: int) -> NDArray[np.float64]:
