@@ -159,7 +159,7 @@ def integer(value: object, name: str, low: int, high: int) -> int:
     try:
         if isinstance(value, (bool, np.bool_)):
             raise TypeError
-        number = operator.index(value)
+        number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise InputError(f"{name} must be an integer, got {value!r}") from None
     if not low <= number <= high:

@@ -1,22 +1,18 @@
 """Property 13: batch size, threads, SIMD level and target CPU never change a byte of the codes."""
 
-import json
-import os
 import platform
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import strategies as sts
+from processes import has_settings, read_script, run_script
 
 from tqvec import TurboQuant
 from tqvec.kernels.features import LEVELS, available_levels
 
-ROOT = Path(__file__).parents[2]
-SETTINGS = ("TQVEC_SIMD_LEVEL", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT", "TQVEC_NUM_THREADS")
+PROBE = Path(__file__).with_name("probe.py")
 x86_only = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of x86 processors")
 
 
@@ -56,21 +52,11 @@ def test_memory_layout_and_type_of_the_input():
 
 
 def run(*options, large=False, **environment):
-    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    return subprocess.run(
-        [sys.executable, "-W", "error", *options, str(Path(__file__).with_name("probe.py")), *["--large"] * large],
-        env=clean | {"PYTHONPATH": str(ROOT)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run_script(PROBE, *["--large"] * large, options=options, **environment)
 
 
 def probe(*options, large=False, **environment):
-    done = run(*options, large=large, **environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return read_script(PROBE, *["--large"] * large, options=options, **environment)
 
 
 @cache
@@ -90,7 +76,7 @@ def test_the_best_level_is_the_default():
 
 def probe_levels():
     """Levels of a process with no settings: those of this one, unless it was started with some."""
-    if any(name in os.environ for name in SETTINGS):
+    if has_settings():
         pytest.skip("this process runs with settings of its own")
     return available_levels()
 

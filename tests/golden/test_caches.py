@@ -2,21 +2,18 @@
 
 import hashlib
 import json
-import os
 import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from golden.make_caches import CACHES, FILES, VERSION_1, golden_cache, golden_tokens
+from processes import has_settings, read_script
 from safetensors import safe_open
 
 from tqvec.kernels.features import LEVELS, available_levels
 from tqvec.kvcache import KVCache
 
-SETTINGS = ("TQVEC_SIMD_LEVEL", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT", "TQVEC_NUM_THREADS")
 NEWEST = {name: FILES / f"v2-{name.replace(' ', '-')}.st" for name in CACHES}
 HASHES = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in NEWEST.values()}
 
@@ -45,22 +42,11 @@ def test_golden_caches_have_keys_with_and_without_their_mean():
 
 def made(**environment):
     """What a process with some settings makes."""
-    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(Path(__file__).with_name("make_caches.py")), "--print"],
-        env=clean | {"PYTHONPATH": str(root)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return read_script(Path(__file__).with_name("make_caches.py"), "--print", **environment)
 
 
 def skip_without(level):
-    if any(name in os.environ for name in SETTINGS) or level not in available_levels():
+    if has_settings() or level not in available_levels():
         pytest.skip(f"no {level} here, or this process runs with settings of its own")
 
 
