@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec import _threads
+from tqvec._threads import scratch
 from tqvec._types import Floats, Ids, Words
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.tables.batch import batch_tables
 from tqvec.codec.tables.staged import PrefixPlane, prefix_counts, prefix_planes, stage_tables
 from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
-from tqvec.index.blocks import SPARE_ROWS, Block
+from tqvec.index.blocks import Block
 from tqvec.index.metrics import Metric
 from tqvec.index.prefixes import PrefixBlocks
-from tqvec.kernels.arguments import Heap, RowRange, Rows
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
+from tqvec.kernels.scan.units import BLOCK_FIELDS, GROUPS, PREFIXES
+from tqvec.kernels.staged.query import WORKSPACE
 from tqvec.kernels.tables import QueryTables, ScanTables, StageTables
-from tqvec.kernels.topk.portable import EMPTY_ID
+from tqvec.kernels.threads.helpers import pool_for
 
-_GRAIN = 2048  # rows a thread takes at least; a multiple of the staged kernel's 64
+_NS_A_THREAD = 30_000.0  # of work, from which on waking one more thread pays
+# Time per row, query and coordinate, by which the number of threads is chosen: rough figures are enough.
+_NS_STAGED = 0.007
+_NS_PRODUCTS = 0.0005
+_NS_FULL = 0.05
 _FEW = 8  # queries, up to which each is searched alone, in stages
 _ROWS_A_RESULT = 64  # from which on ruling rows out by a few bits pays
 _NO_BIAS = np.zeros(0, np.float32)
 
-Scan = Callable[[Block, int, RowRange, Heap], None]
+Heaps = tuple[Floats, Ids]
 
 
 class Scanner:
@@ -96,62 +101,37 @@ class Scanner:
         """
         if queries.shape[1] != self._d:
             raise InputError(f"queries must have {self._d} columns, got {queries.shape[1]}")
-        scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
-        ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
+        nq = queries.shape[0]
+        heaps = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
+        table = BlockTable(blocks, allowed, self._metric.stores_norm)
         staged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
-        if staged and queries.shape[0] <= _FEW and available("search_few"):
-            scan = self._few(queries)
+        if staged and nq <= _FEW and available("search_few"):
+            done = self._search_staged(table, queries, heaps, threads)
         elif staged and available("search_batch"):
-            scan = self._batch(queries)
+            done = self._search_products(table, queries, heaps, threads)
         else:
-            scan = self._all(queries)
+            done = self._search_full(table, queries, heaps, threads)
+        if not done:
+            raise MemoryError("no memory is left for the workspaces of a search: fewer queries at once need less")
+        return heaps
 
-        def task(part: int, start: int, stop: int) -> None:
-            base = 0
-            for block, chosen in zip(blocks, allowed, strict=True):
-                first, last = (_whole(row - base, block.n) for row in (start, stop))
-                if first < last and (chosen.size == 0 or chosen[first // 64 : -(-last // 64)].max() > 0):
-                    scan(block, base, RowRange(chosen, first, last), Heap(scores[part], ids[part]))
-                base += block.n
+    def _search_full(self, table: BlockTable, queries: Floats, heaps: Heaps, threads: int) -> bool:
+        threads = useful_threads(threads, table.n * len(queries) * self._d * _NS_FULL)
+        plan = self._scan, self._queries
+        return bool(kernel("search_full")(pool_for(threads), threads, table.fields, plan, queries, heaps))
 
-        parts = _threads.over_rows(task, sum(block.n for block in blocks), _GRAIN, threads)
-        kernel("topk_finish")(scores[:parts], ids[:parts])
-        return scores[0], ids[0]
+    def _search_staged(self, table: BlockTable, queries: Floats, heaps: Heaps, threads: int) -> bool:
+        threads = useful_threads(threads, table.n * len(queries) * self._d * _NS_STAGED)
+        plan = self._stages, self._queries
+        workspace = scratch(threads * WORKSPACE)[: threads * WORKSPACE].reshape(threads, WORKSPACE)
+        fields = table.with_prefixes()
+        return bool(kernel("search_staged")(pool_for(threads), threads, fields, plan, queries, workspace, heaps))
 
-    def _rows(self, block: Block, base: int) -> Rows:
-        bias = -block.rows["squared_norm"] if self._metric.stores_norm else _NO_BIAS
-        return Rows(block.rows["codes"], block.rows["scale"], bias, base)
-
-    def _all(self, queries: Floats) -> Scan:
-        directions, _, unit = self._directions(queries)
-        padded = sum(-(-(band.stop - band.start) // 8) * 8 for band in self._codec.bands)
-        integers = np.empty((queries.shape[0], padded), np.int16)
-        kernel("integer_queries")(directions, self._bands, 8, integers)
-        search = kernel("search_rows")
-
-        def scan(block: Block, base: int, where: RowRange, heaps: Heap) -> None:
-            search(self._rows(block, base), self._scan, integers, unit, where, heaps)
-
-        return scan
-
-    def _few(self, queries: Floats) -> Scan:
-        search = kernel("search_few")
-
-        def scan(block: Block, base: int, where: RowRange, heaps: Heap) -> None:
-            workspace = _threads.scratch((where.stop - where.start) * 21 // 16 + 3 * SPARE_ROWS)
-            prefixes = block.prefixes.of(block.rows["codes"], block.n)
-            search(self._rows(block, base), prefixes, queries, self._queries, self._stages, workspace, where, heaps)
-
-        return scan
-
-    def _batch(self, queries: Floats) -> Scan:
+    def _search_products(self, table: BlockTable, queries: Floats, heaps: Heaps, threads: int) -> bool:
+        threads = useful_threads(threads, table.n * len(queries) * self._d * _NS_PRODUCTS)
         batch = batch_tables(self._bands, self._windows, self._codec.band_std, *self._directions(queries))
-        search = kernel("search_batch")
-
-        def scan(block: Block, base: int, where: RowRange, heaps: Heap) -> None:
-            search(self._rows(block, base), self._stages, batch, where, heaps)
-
-        return scan
+        plan = (self._stages,)
+        return bool(kernel("search_products")(pool_for(threads), threads, table.fields, plan, batch, heaps))
 
     def _directions(self, queries: Floats) -> tuple[Floats, NDArray[np.float64], Floats]:
         """Rotated queries of length 1, factors of their scores, and units of their integer products."""
@@ -161,6 +141,53 @@ class Scanner:
         return out
 
 
-def _whole(row: int, count: int) -> int:
-    """End of a thread's rows within a block: kernels start at multiples of 64."""
-    return count if row >= count else max(0, row) // 64 * 64
+class BlockTable:
+    """Blocks of rows as the kernels take them: addresses and sizes of their arrays.
+
+    Parameters
+    ----------
+    blocks : sequence of Block
+    allowed : sequence of arrays
+        As for `Scanner.search`.
+    stores_norm : bool
+        Whether rows keep their squared length.
+
+    Attributes
+    ----------
+    fields : (n_blocks, BLOCK_FIELDS) int64
+    n : int
+        Rows of all blocks.
+    """
+
+    def __init__(self, blocks: Sequence[Block], allowed: Sequence[Words], stores_norm: bool):
+        self._blocks = blocks
+        self._kept: list[NDArray] = list(allowed)  # arrays that addresses refer to, beside those of the blocks
+        rows, self.n = [], 0
+        for block, mask in zip(blocks, allowed, strict=True):
+            codes, bias = block.rows["codes"], _NO_BIAS
+            if stores_norm:
+                bias = -block.rows["squared_norm"]
+                self._kept.append(bias)
+            scale = block.rows["scale"]
+            rows.append((_address(codes), codes.shape[1], _address(scale), _address(bias), _address(mask)))
+            rows[-1] += (0, 0, block.n, self.n)
+            self.n += block.n
+        self.fields = np.array(rows, np.int64).reshape(-1, BLOCK_FIELDS)
+
+    def with_prefixes(self) -> NDArray[np.int64]:
+        """Return the fields after making the prefixes of all rows."""
+        for row, block in zip(self.fields, self._blocks, strict=True):
+            prefixes = block.prefixes.of(block.rows["codes"], block.n)
+            self._kept.append(prefixes)
+            row[[PREFIXES, GROUPS]] = _address(prefixes), prefixes.shape[1]
+        return self.fields
+
+
+def _address(array: NDArray) -> int:
+    """Return where an array begins; 0 for an empty one."""
+    return int(array.__array_interface__["data"][0]) if array.size else 0
+
+
+def useful_threads(threads: int, nanoseconds: float) -> int:
+    """Return the number of threads, up to `threads`, that a task of so much time for one pays for."""
+    return max(1, min(threads, int(nanoseconds / _NS_A_THREAD)))

@@ -53,10 +53,52 @@ class Heap(NamedTuple):
     ----------
     scores : (k,) or (nq, k) float32
     ids : (k,) or (nq, k) int64
+    least : (1,) or (nq,) float32
+        Lower bound of the k-th best score of each query. All threads of a search read and raise it, so that each knows
+        what the others have found.
     """
 
     scores: np.ndarray
     ids: np.ndarray
+    least: np.ndarray
+
+
+class SharedSearch(NamedTuple):
+    """A search that threads share: each unit is a chunk of rows for a group of queries.
+
+    Attributes
+    ----------
+    blocks : (n_blocks, BLOCK_FIELDS) int64
+        Addresses and sizes of each block's arrays; see `tqvec.kernels.scan.units`.
+    first_chunk : (n_blocks + 1,) int64
+        Number of the first chunk of each block, and of all chunks.
+    chunk : int
+        Rows of a chunk, a multiple of 64. The last one of a block may be shorter.
+    group : int
+        Queries of a group. The last one may be smaller.
+    scores, ids : (nq, k) float32 and int64
+        Heaps of the calling thread, which become those of all.
+    other_scores, other_ids : (threads - 1, nq, k) float32 and int64
+        Heaps of each helper, filled when it takes its first unit.
+    begun : (threads - 1,) uint8
+        Whether that was done.
+    least : (nq,) float32
+        As in `Heap`.
+    seeded : int
+        First rows of the first chunk that all queries have been compared with already.
+    """
+
+    blocks: np.ndarray
+    first_chunk: np.ndarray
+    chunk: int
+    group: int
+    scores: np.ndarray
+    ids: np.ndarray
+    other_scores: np.ndarray
+    other_ids: np.ndarray
+    begun: np.ndarray
+    least: np.ndarray
+    seeded: int
 
 
 class RowBlocks(NamedTuple):

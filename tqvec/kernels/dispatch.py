@@ -58,8 +58,11 @@ _KERNELS = {
 # Drivers are written once: they take their parts from `_KERNELS`, and exist at the levels of the part that is named.
 _DRIVERS = {
     "search_rows": ("scan.search", "dot_tiles"),
+    "search_full": ("scan.search", "dot_tiles"),
     "search_few": ("staged.query", "prefix_totals"),
+    "search_staged": ("staged.query", "prefix_totals"),
     "search_batch": ("staged.batch", "pair_products"),
+    "search_products": ("staged.batch", "pair_products"),
 }
 
 OPERATIONS = (*_KERNELS, *_DRIVERS)

@@ -207,6 +207,24 @@ class StagedQuery(NamedTuple):
     unit: np.float32
 
 
+class StagedQueries(NamedTuple):
+    """Queries in the forms of `StagedQuery`.
+
+    Attributes
+    ----------
+    table : (nq, groups, 128) uint8
+    bytes_ : (nq, 64 * words) int8
+    integers : (nq, 64 * words) int16
+    numbers : (nq, 7) float64
+        The other fields, in their order.
+    """
+
+    table: np.ndarray
+    bytes_: np.ndarray
+    integers: np.ndarray
+    numbers: np.ndarray
+
+
 class BatchTables(NamedTuple):
     """A batch of queries for `search_batch`, filled up with empty queries to a multiple of 32.
 

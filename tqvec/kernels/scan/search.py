@@ -5,15 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels.arguments import Heap
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
 from tqvec.kernels.scan.allowed import SPARE, allowed_rows
+from tqvec.kernels.scan.queries import integer_queries_portable, query_directions_portable
+from tqvec.kernels.scan.units import heaps_of, merge_heaps, rows_of_chunk, share_search, units_of
+from tqvec.kernels.threads.pool import address_of, run_units, unit_function
 from tqvec.kernels.topk.portable import topk_update_portable
 from tqvec.kernels.trellis.windows import indices_of_row_portable
 
 dot_tiles = kernel("dot_tiles")
 
 TILE_BYTES = 1 << 19  # of a block: a part of the second-level cache, which the queries share
+FULL_ROWS = 2048  # of a unit at most
 QUERIES = 32  # scored on a block at a time; bounds the sums that wait for the selection
 
 
@@ -86,7 +91,7 @@ def search_rows(rows, tables, queries, unit, where, heaps):
     """
     codes, scale, bias, base = rows
     allowed, start, stop = where
-    scores, ids = heaps
+    scores, ids, least = heaps
     nq = queries.shape[0]
     pairs = queries.shape[1] // 2
     n_tiles = min(max(1, TILE_BYTES // (3 * pairs * 4 * LANES)) * 3, (stop - start + LANES - 1) // LANES)
@@ -119,4 +124,57 @@ def search_rows(rows, tables, queries, unit, where, heaps):
                 if bias.size > 0:
                     for v in range(n):
                         candidates[v] += biases[v]
-                topk_update_portable(candidates, row_numbers, n, base, scores[q + r], ids[q + r])
+                topk_update_portable(candidates, row_numbers, n, base, Heap(scores[q + r], ids[q + r], least[q + r :]))
+
+
+@jit
+def _full_unit(plan, call, worker, unit):
+    tables, queries = plan
+    search, integers, unit_scores = call
+    groups = (integers.shape[0] + search.group - 1) // search.group
+    start = unit % groups * search.group
+    stop = min(integers.shape[0], start + search.group)
+    rows, _, where = rows_of_chunk(search, unit // groups)
+    heaps = heaps_of(search, worker, start, stop)
+    search_rows(rows, tables, integers[start:stop], unit_scores[start:stop], where, heaps)
+
+
+@jit
+def search_full(pool, threads, blocks, plan, queries, heaps):
+    """Search all rows in full, with at most `threads` threads.
+
+    Parameters
+    ----------
+    pool : int
+        Address.
+    threads : int
+    blocks : (n_blocks, BLOCK_FIELDS) int64
+    plan : (ScanTables, QueryTables)
+    queries : (nq, d) float32
+    heaps : (scores, ids)
+        (nq, k) float32 and int64; filled, best first.
+
+    Returns
+    -------
+    bool
+        False if memory ran out.
+    """
+    tables, query_tables = plan
+    nq = queries.shape[0]
+    directions = np.empty(queries.shape, np.float32)
+    weight = np.empty(nq)
+    unit = np.empty(nq, np.float32)
+    query_directions_portable(queries, query_tables, directions, weight, unit)
+    bands = tables.bands
+    width = 0
+    for b in range(bands.shape[0]):
+        width += (bands[b, 1] - bands[b, 0] + 7) // 8 * 8
+    integers = np.empty((nq, width), np.int16)
+    integer_queries_portable(directions, bands, 8, integers)
+    chunk, group = units_of(blocks, nq, threads, FULL_ROWS)
+    search = share_search(blocks, chunk, group, heaps, threads)
+    call = (search, integers, unit)
+    groups = (nq + search.group - 1) // search.group
+    function = unit_function(_full_unit, plan, call)
+    done = run_units(pool, threads, function, address_of(plan), address_of(call), search.first_chunk[-1] * groups)
+    return merge_heaps(pool, threads, search) and done and integers.shape[0] == unit.shape[0]  # both live until here

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels.arguments import RowRange
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.allowed import SPARE, allowed_rows
+from tqvec.kernels.scan.units import heaps_of, merge_heaps, rows_of_chunk, share_search, units_of
 from tqvec.kernels.simd.bits import find_lowest_bit
 from tqvec.kernels.simd.floats import (
     add_f32x16,
@@ -20,6 +22,8 @@ from tqvec.kernels.simd.memory import load_f32x16, load_i32x16, splat_f32x16
 from tqvec.kernels.staged.full_score import row_dot
 from tqvec.kernels.staged.prefetch import RowList
 from tqvec.kernels.staged.unpack import BandShape
+from tqvec.kernels.tables import BatchTables
+from tqvec.kernels.threads.pool import address_of, run_units, unit_function
 from tqvec.kernels.topk.portable import topk_push_portable
 
 unpack_levels = kernel("unpack_levels")
@@ -30,6 +34,8 @@ end_products = kernel("end_products")
 TINY = np.float32(1e-30)  # stands for a scale of 0
 LEAST_WEIGHT = np.finfo(np.float32).tiny  # stands for that of a zero query, whose rows all reach a threshold of 0
 PAIR = 2 * LANES  # rows, and queries, of one step
+SEED_ROWS = 1024  # that each query is compared with before threads share the rest
+BATCH_ROWS = 8192  # of a unit at most
 BLOCK_BYTES = 1 << 19  # of unpacked levels, a part of the second-level cache that all queries share
 
 
@@ -78,19 +84,19 @@ def search_batch(rows, stages, batch, where, heaps):
     """
     codes, scales, biases, base = rows
     allowed, start, stop = where
-    scores, ids = heaps
+    scores, ids, bounds = heaps
     nq = scores.shape[0]
     words = batch.packed.shape[1]
     width = 64 * words
     n_bands = stages.layout.shape[0]
-    most = max(1, BLOCK_BYTES // (width * PAIR)) * PAIR
+    most = min(max(1, BLOCK_BYTES // (width * PAIR)), (stop - start + PAIR - 1) // PAIR) * PAIR
     unpacked = np.zeros((most, width), np.uint8)
     products = np.empty((PAIR, PAIR), np.int32)
     extremes = np.empty((most // PAIR, 3), np.float32)
     inverse = np.float32(1.0) / np.maximum(batch.weight, LEAST_WEIGHT)
     threshold = np.full(batch.weight.size, np.inf, np.float32)  # of the queries that only fill up a tile
     for q in range(nq):
-        threshold[q] = scores[q, 0]
+        threshold[q] = max(scores[q, 0], bounds[q])
     begin_products(batch.config)
     row_numbers = np.empty(most + SPARE, np.int32)
     at = start
@@ -140,5 +146,79 @@ def search_batch(rows, stages, batch, where, heaps):
                                 score += biases[i]
                             if score >= threshold[best]:
                                 topk_push_portable(score, base + i, scores[best], ids[best])
-                                threshold[best] = scores[best, 0]
+                                threshold[best] = max(threshold[best], scores[best, 0])
+        for q in range(nq):
+            threshold[q] = bounds[q] = max(threshold[q], bounds[q])
     end_products()
+
+
+@jit
+def queries_of_batch(batch, start, stop):
+    """Return the queries ``start .. stop`` of a batch; `start` is a multiple of `PAIR`."""
+    end = (stop + PAIR - 1) // PAIR * PAIR
+    return BatchTables(
+        packed=batch.packed[start // LANES : end // LANES],
+        weight=batch.weight[start:end],
+        slack=batch.slack[start:end],
+        integers=batch.integers[start:stop],
+        unit=batch.unit[start:stop],
+        planes=batch.planes,
+        table=batch.table,
+        config=batch.config,
+    )
+
+
+@jit
+def _seed_unit(plan, call, worker, unit):
+    (stages,) = plan
+    search, batch = call
+    start, stop = unit * PAIR, min(batch.unit.size, (unit + 1) * PAIR)
+    rows, _, (allowed, _, end) = rows_of_chunk(search, 0)
+    where = RowRange(allowed, 0, min(end, search.seeded))
+    search_batch(rows, stages, queries_of_batch(batch, start, stop), where, heaps_of(search, 0, start, stop))
+
+
+@jit
+def _batch_unit(plan, call, worker, unit):
+    (stages,) = plan
+    search, batch = call
+    groups = (batch.unit.size + search.group - 1) // search.group
+    start = unit % groups * search.group
+    stop = min(batch.unit.size, start + search.group)
+    rows, _, where = rows_of_chunk(search, unit // groups)
+    heaps = heaps_of(search, worker, start, stop)
+    search_batch(rows, stages, queries_of_batch(batch, start, stop), where, heaps)
+
+
+@jit
+def search_products(pool, threads, blocks, plan, batch, heaps):
+    """Search for a batch of queries by byte products, with at most `threads` threads.
+
+    Each thread has heaps of its own. So that these don't begin with no idea of what is good enough, all queries are
+    first compared with a few rows, each by one thread.
+
+    Parameters
+    ----------
+    pool, threads, blocks, heaps
+        As in `search_full`.
+    plan : (StageTables,)
+    batch : BatchTables
+
+    Returns
+    -------
+    bool
+        False if memory ran out.
+    """
+    nq = batch.unit.size
+    chunk, group = units_of(blocks, nq, threads, BATCH_ROWS)
+    group = (group + PAIR - 1) // PAIR * PAIR
+    search = share_search(blocks, chunk, group, heaps, threads, 0 if threads == 1 else SEED_ROWS)
+    call = (search, batch)
+    done = True
+    if threads > 1:
+        function = unit_function(_seed_unit, plan, call)
+        done = run_units(pool, threads, function, address_of(plan), address_of(call), (nq + PAIR - 1) // PAIR)
+    function = unit_function(_batch_unit, plan, call)
+    units = search.first_chunk[-1] * ((nq + group - 1) // group)
+    done &= run_units(pool, threads, function, address_of(plan), address_of(call), units)
+    return merge_heaps(pool, threads, search) and done

@@ -191,7 +191,8 @@ def offer_rows(rows, row_numbers, count, stages, integers, unit, heap):
     `integers` and `unit` are those of the query's `StagedQuery`.
     """
     codes, scales, biases, base = rows
-    scores, ids = heap
+    scores, ids, least = heap
+    threshold = max(scores[0], least[0])
     n_bands = stages.layout.shape[0]
     for r in range(min(AHEAD, count)):
         prefetch_row(codes.ctypes.data + row_numbers[r] * codes.shape[1], codes.shape[1])
@@ -206,8 +207,10 @@ def offer_rows(rows, row_numbers, count, stages, integers, unit, heap):
         score = np.float32(row_dot(row, layout, n_bands, table, query)) * unit * scales[i]
         if biases.size > 0:
             score += biases[i]
-        if score >= scores[0]:
+        if score >= threshold:
             topk_push_portable(score, base + i, scores, ids)
+            threshold = max(threshold, scores[0])
+    least[0] = max(least[0], threshold)
 
 
 @jit
@@ -271,7 +274,7 @@ def search_one_query(rows, prefixes, query, stages, blocks, n, workspace, heap):
     heap : Heap
         Of one query.
     """
-    scores = heap.scores
+    scores, ids, least_scores = heap
     length = np.float32(query.length)
     slack = np.float32(query.slack) * length
     shift = np.float32(-query.table_zero) * length
@@ -283,7 +286,7 @@ def search_one_query(rows, prefixes, query, stages, blocks, n, workspace, heap):
     integers, unit = query.integers, query.unit
     entries = np.empty(CHUNK + ROWS, np.int32)
     row_numbers = np.empty(CHUNK + ROWS, np.int32)
-    if heap.ids[0] == EMPTY_ID:  # no threshold yet
+    if ids[0] == EMPTY_ID and least_scores[0] == -np.inf:  # no threshold yet
         best = np.full(scores.size + PROBES, -np.inf, np.float32)
         probes = np.full(best.size, EMPTY_ID, np.int64)
         m = first_probes(estimates, tops, n, best, probes)
@@ -306,11 +309,11 @@ def search_one_query(rows, prefixes, query, stages, blocks, n, workspace, heap):
             m = min(CHUNK, n - c)
             here = estimates[c : c + m + ROWS]
             part = RowBlocks(blocks.allowed, blocks.starts[c // LANES :], blocks.first + c, blocks.count - c // LANES)
-            least = max(scores[0], LOWEST)  # below it are the rows that are done
+            least = max(scores[0], least_scores[0], LOWEST)  # below it are the rows that are done
             m = candidates(here, tops[c // ROWS :], rows.scale, part, m, slack * share, least, entries)
             _row_numbers(part, entries, m, row_numbers)
             if stages.second_level != 0:
-                m = _second_stage(rows, entries, row_numbers, m, stages, second, here, scores[0])
+                m = _second_stage(rows, entries, row_numbers, m, stages, second, here, max(scores[0], least_scores[0]))
             else:
                 for r in range(m):
                     here[entries[r]] = -np.inf

@@ -5,27 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.arguments import Heap, RowBlocks
+from tqvec.kernels.arguments import RowBlocks
 from tqvec.kernels.scan.allowed import WORD, allowed_blocks, word_of
 from tqvec.kernels.scan.queries import integer_queries_portable, query_directions_portable
+from tqvec.kernels.scan.units import heap_of, merge_heaps, rows_of_chunk, share_search, units_of
 from tqvec.kernels.simd.bits import count_bits, find_lowest_bit
 from tqvec.kernels.staged.one_query import offer_rows, search_one_query
-from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQuery, Z
+from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQueries, StagedQuery, Z
+from tqvec.kernels.threads.pool import address_of, run_units, unit_function
 
 TINY = np.float32(1e-30)
+STAGED_ROWS = 16384  # of a unit at most: their estimates stay in the second-level cache
+WORKSPACE = STAGED_ROWS * 21 // 16 + 192  # float32 that a thread needs
 ROW_COST = 8  # of the full score of a row on its own, in prefixes of rows in blocks of 16
 
 
 @jit
-def prefix_table(weights):
-    """Table of `StagedQuery` for bits of these weights, (32 * groups,) float32, and its step."""
+def prefix_table(weights, table):
+    """Fill the table of `StagedQuery` for bits of these weights, (32 * groups,) float32; return its step."""
     groups = weights.size // 32
     largest = TINY
     for j in range(0, weights.size, 4):
         four = np.abs(weights[j]) + np.abs(weights[j + 1]) + np.abs(weights[j + 2]) + np.abs(weights[j + 3])
         largest = max(largest, four)
     step = largest / np.float32(TABLE_STEPS)
-    table = np.empty((groups, 128), np.uint8)
     sums = np.empty(16, np.float32)
     for nibble in range(8 * groups):
         sums[0] = np.float32(0.0)
@@ -38,7 +41,7 @@ def prefix_table(weights):
         at = 64 * (nibble & 1) + 16 * (nibble % 8 // 2)  # even nibbles first
         for entry in range(16):
             table[nibble // 8, at + entry] = np.uint8(np.rint(sums[entry]) + np.float32(TABLE_STEPS + 1))
-    return table, step
+    return step
 
 
 @jit
@@ -71,43 +74,71 @@ def _prefix_weights(direction, bands, stages):
 
 
 @jit
-def staged_query(direction, bands, stages, length, unit):
-    """Make a `StagedQuery` of a rotated query of length 1; `unit` is that of its integer products."""
+def staged_queries(nq, stages):
+    """Return `StagedQueries` to fill."""
+    last = stages.layout.shape[0] - 1
+    return StagedQueries(
+        table=np.empty((nq, stages.prefix_source.size // 32, 128), np.uint8),
+        bytes_=np.zeros((nq, 64 * stages.layout[0, 5]), np.int8),
+        integers=np.empty((nq, stages.layout[last, 4] + 64 * stages.layout[last, 5]), np.int16),
+        numbers=np.empty((nq, 7)),
+    )
+
+
+@jit
+def query_at(staged, q):
+    """Return one of `StagedQueries`."""
+    numbers = staged.numbers[q]
+    return StagedQuery(
+        length=numbers[0],
+        table=staged.table[q],
+        table_step=numbers[1],
+        table_zero=numbers[2],
+        slack=numbers[3],
+        bytes_=staged.bytes_[q],
+        byte_unit=numbers[4],
+        byte_sum=np.int64(numbers[5]),
+        integers=staged.integers[q],
+        unit=np.float32(numbers[6]),
+    )
+
+
+@jit
+def fill_query(direction, bands, stages, length, unit, staged, q):
+    """Fill number `q` of `StagedQueries` for a rotated query of length 1; `unit` is that of its integer products."""
     weights, variance = _prefix_weights(direction, bands, stages)
-    table, step = prefix_table(weights)
+    step = np.float64(prefix_table(weights, staged.table[q]))
     # Entries are rounded, a quarter as many as bits.
-    variance += np.float64(step) * np.float64(step) / 12.0 * (weights.size // 4)
+    variance += step * step / 12.0 * (weights.size // 4)
     n = bands[0, 1]
     largest = TINY
     for j in range(n):
         largest = max(largest, np.abs(direction[j]))
     byte_unit = largest / np.float32(BYTE_STEPS)
-    bytes_ = np.zeros((n + 63) // 64 * 64, np.int8)
+    bytes_ = staged.bytes_[q]
     total = 0
     for j in range(n):
         bytes_[j] = np.int8(np.rint(direction[j] / byte_unit))
         total += bytes_[j]
-    return StagedQuery(
-        length=length,
-        table=table,
-        table_step=np.float64(step),
-        table_zero=(TABLE_STEPS + 1) * (weights.size // 4) * np.float64(step),
-        slack=Z * np.sqrt(variance),
-        bytes_=bytes_,
-        byte_unit=np.float64(byte_unit),
-        byte_sum=total,
-        integers=_integers(direction, bands, stages),
-        unit=unit,
-    )
+    integer_queries_portable(direction.reshape(1, direction.size), bands, 64, staged.integers[q : q + 1])
+    numbers = staged.numbers[q]
+    numbers[0] = length
+    numbers[1] = step
+    numbers[2] = (TABLE_STEPS + 1) * (weights.size // 4) * step
+    numbers[3] = Z * np.sqrt(variance)
+    numbers[4] = byte_unit
+    numbers[5] = total
+    numbers[6] = unit
 
 
 @jit
-def _integers(direction, bands, stages):
-    """The integers of a query of length 1 that full scores take."""
-    last = stages.layout.shape[0] - 1
-    integers = np.empty((1, stages.layout[last, 4] + 64 * stages.layout[last, 5]), np.int16)
-    integer_queries_portable(direction.reshape(1, direction.size), bands, 64, integers)
-    return integers[0]
+def prepare_query(queries, q, tables, stages, staged):
+    """Fill number `q` of `StagedQueries` for ``queries[q]``."""
+    direction = np.empty((1, queries.shape[1]), np.float32)
+    weight = np.empty(1)
+    unit = np.empty(1, np.float32)
+    query_directions_portable(queries[q : q + 1], tables, direction, weight, unit)
+    fill_query(direction[0], tables.bands, stages, weight[0], unit[0], staged, q)
 
 
 @jit
@@ -135,42 +166,75 @@ def _scattered_rows(where):
 
 
 @jit
-def search_few(rows, prefixes, queries, tables, stages, workspace, where, heaps):
-    """Offer rows of a block to the heaps of a few queries.
+def search_few(rows, prefixes, query, stages, workspace, where, heap):
+    """Offer rows of a block to the heap of one query, in stages, or at once if a filter leaves few.
 
     Parameters
     ----------
-    rows, prefixes, stages
+    rows, prefixes, query, stages
         As in `search_one_query`.
-    queries : (nq, d) float32
-    tables : QueryTables
     workspace : (≥ 21/16 (stop - start) + 192,) float32
     where : RowRange
         `start` is a multiple of 64.
-    heaps : Heap
-        Of `nq` queries.
+    heap : Heap
+        Of one query.
     """
-    nq = queries.shape[0]
-    bands = tables.bands
-    directions = np.empty(queries.shape, np.float32)
-    weight = np.empty(nq)
-    unit = np.empty(nq, np.float32)
-    query_directions_portable(queries, tables, directions, weight, unit)
     allowed, start, stop = where
     if allowed.size > 0:
         row_numbers = _scattered_rows(where)
         if row_numbers.size > 0:
-            for q in range(nq):
-                integers = _integers(directions[q], bands, stages)
-                heap = Heap(heaps.scores[q], heaps.ids[q])
-                offer_rows(rows, row_numbers, row_numbers.size, stages, integers, unit[q], heap)
+            offer_rows(rows, row_numbers, row_numbers.size, stages, query.integers, query.unit, heap)
             return
     starts = workspace[: (stop - start) // LANES + 4 if allowed.size > 0 else 0].view(np.int32)
     n = stop - start if allowed.size == 0 else allowed_blocks(allowed, start, stop, starts)
     if n == 0:
         return
     blocks = RowBlocks(allowed, starts, start, (n + LANES - 1) // LANES)
-    for q in range(nq):
-        query = staged_query(directions[q], bands, stages, weight[q], unit[q])
-        heap = Heap(heaps.scores[q], heaps.ids[q])
-        search_one_query(rows, prefixes, query, stages, blocks, n, workspace[starts.size :], heap)
+    search_one_query(rows, prefixes, query, stages, blocks, n, workspace[starts.size :], heap)
+
+
+@jit
+def _prepare_unit(plan, call, worker, unit):
+    stages, tables = plan
+    queries, staged = call
+    prepare_query(queries, unit, tables, stages, staged)
+
+
+@jit
+def _few_unit(plan, call, worker, unit):
+    stages, _ = plan
+    search, staged, workspace = call
+    chunks = search.first_chunk[-1]
+    q = unit // chunks
+    rows, prefixes, where = rows_of_chunk(search, unit % chunks)
+    search_few(rows, prefixes, query_at(staged, q), stages, workspace[worker], where, heap_of(search, worker, q))
+
+
+@jit
+def search_staged(pool, threads, blocks, plan, queries, workspace, heaps):
+    """Search for a few queries, one after the other and in stages, with at most `threads` threads.
+
+    Parameters
+    ----------
+    pool, threads, blocks, queries, heaps
+        As in `search_full`.
+    plan : (StageTables, QueryTables)
+    workspace : (threads, ≥ WORKSPACE) float32
+
+    Returns
+    -------
+    bool
+        False if memory ran out.
+    """
+    stages, _ = plan
+    nq = queries.shape[0]
+    chunk, _ = units_of(blocks, nq, threads, STAGED_ROWS)
+    search = share_search(blocks, chunk, 1, heaps, threads)
+    staged = staged_queries(nq, stages)
+    call = (queries, staged)
+    function = unit_function(_prepare_unit, plan, call)
+    done = run_units(pool, threads, function, address_of(plan), address_of(call), nq)
+    share = (search, staged, workspace)
+    function = unit_function(_few_unit, plan, share)
+    done &= run_units(pool, threads, function, address_of(plan), address_of(share), search.first_chunk[-1] * nq)
+    return merge_heaps(pool, threads, search) and done and staged.numbers.shape[0] == nq  # all live until here

@@ -49,7 +49,7 @@ def topk_push_portable(score, row, scores, ids):
 
 
 @jit
-def topk_update_portable(candidates, row_numbers, n, base, scores, ids):
+def topk_update_portable(candidates, row_numbers, n, base, heap):
     """Offer ``candidates[:n]`` with ids ``base + row_numbers[:n]`` to a heap of k entries.
 
     Parameters
@@ -57,12 +57,11 @@ def topk_update_portable(candidates, row_numbers, n, base, scores, ids):
     candidates : (≥ n,) float32
     row_numbers : (≥ n,) int32
     n, base : int
-    scores : (k,) float32
-        A heap; start it with -inf.
-    ids : (k,) int64
-        A heap; start it with `EMPTY_ID`.
+    heap : Heap
+        Of one query. Start it with -inf and `EMPTY_ID`.
     """
-    threshold = scores[0]
+    scores, ids, least = heap
+    threshold = max(scores[0], least[0])
     hits = 0
     for i in range(n):
         hits += candidates[i] >= threshold
@@ -71,7 +70,8 @@ def topk_update_portable(candidates, row_numbers, n, base, scores, ids):
     for i in range(n):
         if candidates[i] >= threshold:
             topk_push_portable(candidates[i], base + row_numbers[i], scores, ids)
-            threshold = scores[0]
+            threshold = max(threshold, scores[0])
+    least[0] = max(least[0], threshold)
 
 
 @jit
