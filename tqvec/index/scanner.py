@@ -20,7 +20,7 @@ from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.scan.units import BLOCK_FIELDS, GROUPS, PREFIXES
-from tqvec.kernels.staged.query import WORKSPACE
+from tqvec.kernels.staged.query import workspace_size
 from tqvec.kernels.tables import QueryTables, ScanTables, StageTables
 from tqvec.kernels.threads.helpers import pool_for
 
@@ -123,7 +123,8 @@ class Scanner:
     def _search_staged(self, table: BlockTable, queries: Floats, heaps: Heaps, threads: int) -> bool:
         threads = useful_threads(threads, table.n * len(queries) * self._d * _NS_STAGED)
         plan = self._stages, self._queries
-        workspace = scratch(threads * WORKSPACE)[: threads * WORKSPACE].reshape(threads, WORKSPACE)
+        size = workspace_size(table.n, threads)
+        workspace = scratch(threads * size)[: threads * size].reshape(threads, size)
         fields = table.with_prefixes()
         return bool(kernel("search_staged")(pool_for(threads), threads, fields, plan, queries, workspace, heaps))
 

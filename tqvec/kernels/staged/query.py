@@ -15,9 +15,14 @@ from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQueries, StagedQ
 from tqvec.kernels.threads.pool import address_of, run_units, unit_function
 
 TINY = np.float32(1e-30)
-STAGED_ROWS = 16384  # of a unit at most: their estimates stay in the second-level cache
-WORKSPACE = STAGED_ROWS * 21 // 16 + 192  # float32 that a thread needs
+SHARED_ROWS = 16384  # of a unit at most, where threads share the rows
+ROWS_ALONE = 131072  # of a unit at most, where one thread has all: their estimates stay in the second-level cache
 ROW_COST = 8  # of the full score of a row on its own, in prefixes of rows in blocks of 16
+
+
+def workspace_size(rows, threads):
+    """Return the float32 that each of some threads needs to search this many rows in stages."""
+    return min(rows, SHARED_ROWS if threads > 1 else ROWS_ALONE) * 21 // 16 + 192
 
 
 @jit
@@ -219,7 +224,7 @@ def search_staged(pool, threads, blocks, plan, queries, workspace, heaps):
     pool, threads, blocks, queries, heaps
         As in `search_full`.
     plan : (StageTables, QueryTables)
-    workspace : (threads, ≥ WORKSPACE) float32
+    workspace : (threads, ≥ workspace_size(rows, threads)) float32
 
     Returns
     -------
@@ -228,7 +233,7 @@ def search_staged(pool, threads, blocks, plan, queries, workspace, heaps):
     """
     stages, _ = plan
     nq = queries.shape[0]
-    chunk, _ = units_of(blocks, nq, threads, STAGED_ROWS)
+    chunk, _ = units_of(blocks, nq, threads, SHARED_ROWS if threads > 1 else ROWS_ALONE)
     search = share_search(blocks, chunk, 1, heaps, threads)
     staged = staged_queries(nq, stages)
     call = (queries, staged)
