@@ -51,6 +51,8 @@ def as_array(x: ArrayLike, name: str) -> NDArray:
 def is_sliced(x: object) -> bool:
     """Return whether `x` has two axes and shall be read by slices: it lies in a file, or each slice is converted."""
     sliced: Any = x
+    if type(x) is np.ndarray:
+        return False
     if type(x).__module__.partition(".")[0] in _SLICED or (_is_tensor(x) and _is_bfloat16(x)):
         return len(sliced.shape or ()) == 2
     return False

@@ -90,12 +90,14 @@ class Vectors:
 
         With `whole` there is one part of any size, if it needs no copy.
         """
-        n = len(self)
-        step = n if whole and self._is_ready() else min(_PART // (4 * self.d), n if most is None else most)
-        for start in range(0, max(1, n), max(1, step)):
-            yield self.some(slice(start, start + max(1, step)))
-            if step < n:
-                self._release()
+        n, step = len(self), _PART // (4 * self.d)
+        step = max(1, step if most is None else min(step, most))
+        if n <= step or (whole and self._is_ready()):
+            yield self
+            return
+        for start in range(0, n, step):
+            yield self.some(slice(start, start + step))
+            self._release()
 
     def float32(self) -> Floats:
         """Return all rows; NaN and infinity pass."""

@@ -8,6 +8,7 @@ import tqvec
 from tqvec.codec import error_byte
 from tqvec.codec.calibration import Budget, calibrate
 from tqvec.codec.turboquant import encode_sums
+from tqvec.reference import quantize as reference
 
 N = 200_000
 EXTREMES = np.array([0.0, 1e-45, 1e-40, 1.1754944e-38, 1.2e-38, 3.4028235e38, 1.0, 1.9999999, 2.0], np.float32)
@@ -23,6 +24,20 @@ def test_scales_move_little_and_without_bias():
     change = error_byte.with_error_byte(scale, tangent).astype(np.float64) / scale - 1
     assert np.abs(change).max() <= 2.0**-16
     assert abs(change.mean()) <= 7 * change.std() / np.sqrt(N)
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 33, N])
+def test_scales_are_those_of_the_reference(n):
+    rng = sts.rng(7)
+    tangent = 2.0 ** rng.uniform(-14, 8, N)
+    tangent[: 5 * 255] = np.outer([0.97, 0.9999, 1, 1.0001, 1.03], 2.0 ** (np.arange(255) / 16 - 11)).ravel()
+    tangent[5000:5005] = np.nan, 0, np.inf, 1e-300, 1e300
+    order = rng.permutation(N)[:n]
+    scale = np.concatenate([EXTREMES, -EXTREMES, scales()])[:N]
+    expected = reference.with_error_byte(scale[order], tangent[order])
+    for threads in (1, 3):
+        actual = error_byte.with_error_byte(scale[order], tangent[order], threads)
+        assert np.array_equal(actual.view(np.uint32), expected.view(np.uint32))
 
 
 def test_tangents_keep_a_thirty_second_of_an_octave():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from tqvec import _threads
 from tqvec._types import Bytes, Doubles, Floats, ScaleName
+from tqvec._validate import first_bad_row
 from tqvec._vectors import RowNames, Vectors
 from tqvec.codec import error_byte
 from tqvec.codec.bands import code_bytes
@@ -20,8 +21,7 @@ from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import kernel
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """Packed codes of n vectors, and the three sums of which every scale rule is made (see `tqvec.codec.scales`).
 
     Attributes
@@ -49,14 +49,15 @@ class Encoded:
         """Return the scales by a rule, (n,) float64, not yet rounded to the type that is stored."""
         return SCALES[rule](self.norm, self.dot, self.energy)
 
+    @np.errstate(divide="ignore", invalid="ignore")
     def tan_theta(self) -> Doubles:
         """Return tan θ of each vector, (n,), with θ the angle to its decoded vector; of zero vectors not finite.
 
         cos θ = ⟨u, ũ⟩/‖ũ‖.
         """
         energy = self.transform.decoded_energy(self.data, self.energy, self.threads)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.sqrt(np.maximum(energy / np.square(self.dot) - 1, 0.0))
+        tangent: Doubles = np.sqrt(np.maximum(energy / np.square(self.dot) - 1, 0.0))
+        return tangent
 
     def codes(self, *, with_error_byte: bool = False) -> Codes:
         """Return codes with scales by the codec's rule, which hold tan θ in their low bytes if `with_error_byte`.
@@ -68,7 +69,7 @@ class Encoded:
         """
         scale = scales_as_float32(self.scale(self.scale_rule), self.names)
         if with_error_byte:
-            scale = error_byte.with_error_byte(scale, self.tan_theta())
+            scale = error_byte.with_error_byte(scale, self.tan_theta(), self.threads)
         return Codes(self.data, scale)
 
 
@@ -85,17 +86,17 @@ def encode(
     data = np.empty((n, code_bytes(codebook.bands)), np.uint8)
     norm, dot, energy = np.empty(n), np.empty(n), np.empty(n)
     encode_rows, rows_out = kernel(codebook.encoder), EncodedRows(data, norm, dot, energy)
-    good = np.full(threads, n)  # rows before the first bad one of each part
+    good = [n] * threads  # rows before the first bad one of each part
 
     def task(part: int, start: int, stop: int) -> None:
         end = encode_rows(rows, transform._tables, *codebook.encoder_tables, start, stop, rows_out)
         good[part] = end if end < stop else n
 
     _threads.over_rows(task, n, _threads.GRAIN, threads)
-    if good.min() < n:
+    if min(good) < n:
         # The kernel computes lengths anyway, so there NaN and Inf are found at no cost; a check before it would read
         # all rows once more. Why the row is bad only the input tells: `rows` may be rounded, or less the centre.
-        raise vectors.bad_row(int(good.min()))
+        raise vectors.bad_row(min(good))
     return Encoded(
         transform=transform,
         scale_rule=scale_rule,
@@ -108,6 +109,7 @@ def encode(
     )
 
 
+@np.errstate(over="ignore")
 def scales_as_float32(scale: Doubles, names: RowNames) -> Floats:
     """Round the scales of rows to the type that is stored.
 
@@ -116,9 +118,8 @@ def scales_as_float32(scale: Doubles, names: RowNames) -> Floats:
     InputError
         A scale is beyond float32.
     """
-    with np.errstate(over="ignore"):
-        stored: Floats = scale.astype(np.float32)
-    if not np.isfinite(stored).all():
-        row = int(np.flatnonzero(~np.isfinite(stored))[0])
+    stored: Floats = scale.astype(np.float32)
+    row = first_bad_row(stored[:, None])
+    if row is not None:
         raise InputError(f"{names.of(row)} is too long: its scale does not fit float32")
     return stored

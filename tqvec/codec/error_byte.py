@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import numpy as np
 
+from tqvec import _threads
 from tqvec._types import Doubles, Floats
+from tqvec._validate import as_float32
+from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.quantize.error_byte import LEAST, STEPS
 
-_STEPS = 16  # per octave
-_LEAST = 2.0**-11  # tangent of code 1; that of 255 is 2^4.875
 _SIGN, _LOW = np.uint32(1 << 31), np.uint32(255)
-_NORMAL, _INFINITE = np.uint32(0x00800000), np.uint32(0x7F800000)
+_NORMAL = np.uint32(0x00800000)
+_GRAIN = 1 << 14  # scales that a thread takes at least
 
 
-def with_error_byte(scale: Floats, tangent: Doubles) -> Floats:
-    """Put tangents in the low bytes of scales, (n,) float32; NaN is unknown, others go to the nearest code."""
-    with np.errstate(divide="ignore"):
-        steps = np.rint(_STEPS * np.log2(tangent / _LEAST)) + 1
-    code = np.where(np.isnan(steps), 0, np.clip(steps, 1, 255)).astype(np.uint32)
-    bits = scale.view(np.uint32)
-    size = bits & ~_SIGN
-    coded = (size - code + np.uint32(128) & ~_LOW) + code
-    coded = np.where(coded >= _INFINITE, coded - np.uint32(256), coded)
-    return (np.where(size < _NORMAL, size, coded) | bits & _SIGN).view(np.float32)
+def with_error_byte(scale: Floats, tangent: Doubles, threads: int = 1) -> Floats:
+    """Put tangents in the low bytes of scales of equal shape; NaN is unknown, others go to the nearest code."""
+    out, pack = np.empty(scale.size, np.float32), kernel("pack_tangents")
+    scales, tangents = as_float32(scale).reshape(-1), tangent.reshape(-1)
+
+    def task(part: int, start: int, stop: int) -> None:
+        pack(scales, tangents, start, stop, out)
+
+    _threads.over_rows(task, out.size, _GRAIN, threads)
+    return out.reshape(scale.shape)
 
 
 def read_error_byte(scale: Floats) -> Doubles:
@@ -34,7 +37,7 @@ def read_error_byte(scale: Floats) -> Doubles:
     bits = scale.view(np.uint32)
     code = (bits & _LOW).astype(np.float64)
     known = (code > 0) & (bits & ~_SIGN >= _NORMAL)
-    return np.where(known, _LEAST * 2.0 ** ((code - 1) / _STEPS), np.nan)
+    return np.where(known, LEAST * 2.0 ** ((code - 1) / STEPS), np.nan)
 
 
 def clear_error_byte(scale: Floats) -> Floats:

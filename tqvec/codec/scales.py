@@ -22,7 +22,7 @@ from tqvec._types import Doubles, ScaleName
 
 def _divide(a: Doubles, b: Doubles) -> Doubles:
     """Return a / b, and 0 for the zero vector, whose codes mean nothing."""
-    return np.divide(a, b, out=np.zeros_like(a), where=a > 0)
+    return np.divide(a, b, out=np.zeros(a.shape), where=a > 0)
 
 
 def unbiased(norm: Doubles, dot: Doubles, energy: Doubles) -> Doubles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
 
@@ -26,12 +27,12 @@ class Metric(str, Enum):
         """Factor that makes larger scores better: 1, or −1 for distances."""
         return 1.0 if self.larger_is_better else -1.0
 
-    @property
+    @cached_property
     def worst(self) -> float:
         """Score of an empty entry."""
         return -self.sign * np.inf
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[float, float] | None:
         """Least and largest score of any vectors, which estimates are clipped to; None for inner products."""
         return {Metric.IP: None, Metric.COSINE: (-1.0, 1.0), Metric.L2: (0.0, np.inf)}[self]

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from tqvec._validate import first_bad_row
 from tqvec._vectors import Vectors
 from tqvec.codec.bands import code_bytes
 from tqvec.codec.turboquant import TurboQuant, encode_sums
@@ -77,7 +78,7 @@ def _encode_part(codec: TurboQuant, metric: Metric, vectors: Vectors, threads: i
     if metric.stores_norm:
         with np.errstate(over="ignore"):
             rows["squared_norm"] = np.square(sums.norm).astype(np.float32)
-        bad = np.flatnonzero(~np.isfinite(rows["squared_norm"]))
-        if bad.size:
-            raise InputError(f"{vectors.names.of(int(bad[0]))} is too long: its squared length does not fit float32")
+        bad = first_bad_row(rows["squared_norm"][:, None])
+        if bad is not None:
+            raise InputError(f"{vectors.names.of(bad)} is too long: its squared length does not fit float32")
     return rows

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tqvec._present import brief
 from tqvec._types import Doubles, Floats, Ids, Words
+from tqvec._validate import first_bad_row
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
@@ -117,34 +118,38 @@ class Snapshot:
             A score is beyond float32.
         """
         scores, rows = self.estimates(queries, k)
-        if not np.isfinite(scores).all():
-            query = int(np.argmin(np.isfinite(scores).all(axis=1)))
+        query = first_bad_row(scores)
+        if query is not None:
             raise InputError(
                 f"queries row {query} is too long: its scores are beyond float32, so their order is lost; scale "
                 "queries or stored vectors down, or if they are short, load the file with verify=True"
             )
-        bounds = self.metric.bounds
-        return scores if bounds is None else np.clip(scores, *bounds), rows
+        if self.metric.bounds is not None:
+            low, high = self.metric.bounds
+            scores = np.minimum(np.maximum(scores, low), high)  # np.clip takes five times as long for a few scores
+        return scores, rows
 
     def estimates(self, queries: Floats, k: int) -> tuple[Floats, Ids]:
         """Return the same as `best` without bias: cosines may be above 1, squared distances below 0, all infinite."""
-        l2 = self.metric is Metric.L2
-        shifted = queries - self.codec.centre if l2 else queries  # distances don't change
-        nq = shifted.shape[0]
+        l2, has_centre = self.metric is Metric.L2, self.codec.rotation == "calibrated"
+        shifted = queries - self.codec.centre if l2 and has_centre else queries  # distances don't change
+        scores, rows = self._scan(shifted, k)
+        if not l2 and not has_centre:
+            return scores, rows
+        shift = squared_norms(shifted) if l2 else centre_scores(self.codec, self.metric, shifted)
+        with np.errstate(over="ignore"):
+            return (shift[:, None] - scores if l2 else shift[:, None] + scores).astype(np.float32), rows
+
+    def _scan(self, queries: Floats, k: int) -> tuple[Floats, Ids]:
+        """Return scores without the part that all rows share, and rows; of so many queries at a time that heaps fit."""
+        nq, batch = queries.shape[0], max(1, _HEAP_ENTRIES // (max(1, k) * self.threads))
+        if 0 < nq <= batch and k:
+            return self.scanner.search(self.blocks, self.allowed, self.ntotal, queries, k, self.threads)
         scores, rows = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
-        batch = max(1, _HEAP_ENTRIES // (max(1, k) * self.threads))
         for q in range(0, nq if k else 0, batch):
             part = slice(q, q + batch)
-            scores[part], rows[part] = self.scanner.search(
-                self.blocks, self.allowed, self.ntotal, shifted[part], k, self.threads
-            )
-        if l2:
-            with np.errstate(over="ignore"):
-                return (squared_norms(shifted)[:, None] - scores.astype(np.float64)).astype(np.float32), rows
-        if self.codec.rotation != "calibrated":
-            return scores, rows
-        with np.errstate(over="ignore"):
-            return (scores + centre_scores(self.codec, self.metric, shifted)[:, None]).astype(np.float32), rows
+            scores[part], rows[part] = self._scan(queries[part], k)
+        return scores, rows
 
     def within(self, queries: Floats, radius: float) -> list[tuple[Floats, Ids]]:
         """Return scores and rows of all rows that are better than `radius`, best first, for each query."""
@@ -206,6 +211,10 @@ class Snapshot:
 
     def ids_of(self, rows: Ids) -> Ids:
         """Return the ids of row numbers of any shape; -1 stays."""
+        if len(self.blocks) == 1:
+            ids = self.blocks[0].ids_of(rows)
+            ids[rows < 0] = -1
+            return ids
         ids = np.full(rows.shape, -1, np.int64)
         for start, block in zip(self._starts, self.blocks, strict=False):
             mine = (rows >= start) & (rows < start + block.n)

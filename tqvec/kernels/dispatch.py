@@ -15,6 +15,7 @@ _KERNELS = {
     "encode_rows": {"avx512": "quantize.avx512", "portable": "quantize.portable"},
     "encode_trellis_rows": {"avx512": "trellis.avx512", "portable": "trellis.portable"},
     "encode_prod_rows": {"portable": "qjl.portable"},
+    "pack_tangents": {"portable": "quantize.error_byte"},
     "decode_rows": {"portable": "quantize.portable"},
     "pack_rows": {"portable": "pack.portable"},
     "unpack_rows": {"portable": "pack.portable"},

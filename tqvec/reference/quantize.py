@@ -122,6 +122,19 @@ def scale_least_squares(q: Quantized) -> Array:
     return np.array([p / e if p > 0 else 0.0 for p, e in zip(products, q.energy.tolist(), strict=True)])
 
 
+def with_error_byte(scale: NDArray[np.float32], tangent: Array) -> NDArray[np.float32]:
+    """The nearest scales whose low bytes are 1 + round(16 log2(tangent 2^11)), within 1 … 255, or 0 for NaN."""
+    with np.errstate(divide="ignore"):
+        steps = np.rint(16 * np.log2(tangent * 2.0**11)) + 1
+    code = np.where(np.isnan(steps), 0, np.clip(steps, 1, 255)).astype(np.int64)
+    bits = scale.view(np.uint32).astype(np.int64)
+    size = bits & 0x7FFFFFFF
+    coded = (size - code + 128 & ~255) + code
+    coded = np.where(coded >= 0x7F800000, coded - 256, coded)  # infinity
+    coded = np.where(size < 0x00800000, size, coded)  # zero and subnormal numbers stay
+    return (coded | bits & 0x80000000).astype(np.uint32).view(np.float32)
+
+
 SCALES = {"norm": scale_norm, "unbiased": scale_unbiased, "least_squares": scale_least_squares}
 
 
