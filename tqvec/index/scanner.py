@@ -19,7 +19,7 @@ from tqvec.index.metrics import Metric
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
-from tqvec.kernels.scan.units import BLOCK_FIELDS, GROUPS, PREFIXES
+from tqvec.kernels.scan.units import BLOCK_FIELDS
 from tqvec.kernels.staged.query import workspace_size
 from tqvec.kernels.tables import QueryTables, ScanTables, StageTables
 from tqvec.kernels.threads.helpers import pool_for
@@ -103,33 +103,32 @@ class Scanner:
             raise InputError(f"queries must have {self._d} columns, got {queries.shape[1]}")
         nq = queries.shape[0]
         heaps = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
-        table = BlockTable(blocks, allowed, self._metric.stores_norm)
+        n = sum(block.n for block in blocks)
         staged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
         if staged and nq <= _FEW and available("search_few"):
-            done = self._search_staged(table, queries, heaps, threads)
+            threads = useful_threads(threads, n * nq * self._d * _NS_STAGED)
+            done = self._search_staged(BlockTable(blocks, allowed, True), n, queries, heaps, threads)
         elif staged and available("search_batch"):
-            done = self._search_products(table, queries, heaps, threads)
+            threads = useful_threads(threads, n * nq * self._d * _NS_PRODUCTS)
+            done = self._search_products(BlockTable(blocks, allowed, False), queries, heaps, threads)
         else:
-            done = self._search_full(table, queries, heaps, threads)
+            threads = useful_threads(threads, n * nq * self._d * _NS_FULL)
+            done = self._search_full(BlockTable(blocks, allowed, False), queries, heaps, threads)
         if not done:
             raise MemoryError("no memory is left for the workspaces of a search: fewer queries at once need less")
         return heaps
 
     def _search_full(self, table: BlockTable, queries: Floats, heaps: Heaps, threads: int) -> bool:
-        threads = useful_threads(threads, table.n * len(queries) * self._d * _NS_FULL)
         plan = self._scan, self._queries
         return bool(kernel("search_full")(pool_for(threads), threads, table.fields, plan, queries, heaps))
 
-    def _search_staged(self, table: BlockTable, queries: Floats, heaps: Heaps, threads: int) -> bool:
-        threads = useful_threads(threads, table.n * len(queries) * self._d * _NS_STAGED)
+    def _search_staged(self, table: BlockTable, n: int, queries: Floats, heaps: Heaps, threads: int) -> bool:
         plan = self._stages, self._queries
-        size = workspace_size(table.n, threads)
+        size = workspace_size(n, threads)
         workspace = scratch(threads * size)[: threads * size].reshape(threads, size)
-        fields = table.with_prefixes()
-        return bool(kernel("search_staged")(pool_for(threads), threads, fields, plan, queries, workspace, heaps))
+        return bool(kernel("search_staged")(pool_for(threads), threads, table.fields, plan, queries, workspace, heaps))
 
     def _search_products(self, table: BlockTable, queries: Floats, heaps: Heaps, threads: int) -> bool:
-        threads = useful_threads(threads, table.n * len(queries) * self._d * _NS_PRODUCTS)
         batch = batch_tables(self._bands, self._windows, self._codec.band_std, *self._directions(queries))
         plan = (self._stages,)
         return bool(kernel("search_products")(pool_for(threads), threads, table.fields, plan, batch, heaps))
@@ -150,38 +149,41 @@ class BlockTable:
     blocks : sequence of Block
     allowed : sequence of arrays
         As for `Scanner.search`.
-    stores_norm : bool
-        Whether rows keep their squared length.
+    prefixes : bool
+        Whether to give the prefixes of all rows, which are made if need be.
 
     Attributes
     ----------
     fields : (n_blocks, BLOCK_FIELDS) int64
-    n : int
-        Rows of all blocks.
     """
 
-    def __init__(self, blocks: Sequence[Block], allowed: Sequence[Words], stores_norm: bool):
-        self._blocks = blocks
-        self._kept: list[NDArray] = list(allowed)  # arrays that addresses refer to, beside those of the blocks
-        rows, self.n = [], 0
+    def __init__(self, blocks: Sequence[Block], allowed: Sequence[Words], prefixes: bool):
+        self._kept = [blocks, allowed]  # whatever the addresses refer to
+        fields, base = [], 0
         for block, mask in zip(blocks, allowed, strict=True):
-            codes, bias = block.rows["codes"], _NO_BIAS
-            if stores_norm:
-                bias = -block.rows["squared_norm"]
-                self._kept.append(bias)
-            scale = block.rows["scale"]
-            rows.append((_address(codes), codes.shape[1], _address(scale), _address(bias), _address(mask)))
-            rows[-1] += (0, 0, block.n, self.n)
-            self.n += block.n
-        self.fields = np.array(rows, np.int64).reshape(-1, BLOCK_FIELDS)
-
-    def with_prefixes(self) -> NDArray[np.int64]:
-        """Return the fields after making the prefixes of all rows."""
-        for row, block in zip(self.fields, self._blocks, strict=True):
-            prefixes = block.prefixes.of(block.rows["codes"], block.n)
-            self._kept.append(prefixes)
-            row[[PREFIXES, GROUPS]] = _address(prefixes), prefixes.shape[1]
-        return self.fields
+            codes, norms, address, groups = block.rows["codes"], block.rows.get("squared_norm"), 0, 0
+            if norms is not None:
+                norms = -norms
+                self._kept.append(norms)
+            if prefixes:
+                first_bits = block.prefixes.of(codes, block.n)
+                self._kept.append(first_bits)
+                address, groups = _address(first_bits), first_bits.shape[1]
+            fields.append(
+                (
+                    _address(codes),
+                    codes.shape[1],
+                    _address(block.rows["scale"]),
+                    0 if norms is None else _address(norms),
+                    _address(mask),
+                    address,
+                    groups,
+                    block.n,
+                    base,
+                )
+            )
+            base += block.n
+        self.fields = np.array(fields, np.int64).reshape(-1, BLOCK_FIELDS)
 
 
 def _address(array: NDArray) -> int:

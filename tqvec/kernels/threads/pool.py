@@ -43,7 +43,7 @@ WAITING = 2 * LINE + _WORD  # whether the caller sleeps
 
 FREE, CLOSED, OPEN = 0, 1, 2
 
-HELPER_SPINS = 2000  # pauses, some 50 microseconds, that a helper looks for a new job before it sleeps
+HELPER_SPINS = 5000  # pauses, some 100 to 250 microseconds, that a helper looks for a new job before it sleeps
 CALLER_SPINS = 1000
 
 _I64 = ir.IntType(64)
