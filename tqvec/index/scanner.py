@@ -116,7 +116,7 @@ class Scanner:
 
         parts = _threads.over_rows(task, sum(block.n for block in blocks), _GRAIN, threads)
         kernel("topk_finish")(scores[:parts], ids[:parts])
-        return scores[0], ids[0]
+        return scores[0].copy(), ids[0].copy()  # results shall not keep the heaps of all threads
 
     def _rows(self, block: Block, base: int) -> Rows:
         bias = -block.rows["squared_norm"] if self._metric.stores_norm else _NO_BIAS
