@@ -135,7 +135,7 @@ def slower_cells(rows: list[Row]) -> Iterator[str]:
 def show(title: str, rows: list[Row]) -> None:
     """Print the cells of a set, recall, and shares of the plain read."""
     first, rival = rows[0]["threads"], rows[0].get("rival", "")
-    meaning = "µs an item, speed-up" + (rf", \[{rival} / tqvec]" if rival else "")
+    meaning = "µs an item, speed-up" + (rf", \[{rival} / tqvec]" if rival in rows[0].get("recall", {}) else "")
     table = Table(title=f"{title}, level {rows[0]['level']}: {meaning}")
     table.add_column("")
     for row in rows:
@@ -193,16 +193,16 @@ def options() -> argparse.Namespace:
     parser.add_argument("--synthetic", type=size, nargs="*", default=[], metavar="NxD", help="a falling spectrum")
     parser.add_argument("--isotropic", type=size, nargs="*", default=[], metavar="NxD", help="uniform on the sphere")
     parser.add_argument("--threads", type=int, nargs="+", default=powers, help="ascending; default: 1, 2, 4, 8, 16")
-    parser.add_argument("--tokens", type=int, nargs="*", default=[65_536, 131_072], help="of attention; none: skip it")
+    parser.add_argument("--tokens", type=int, nargs="*", help="of attention, 65536 131072; none: skip it")
     parser.add_argument("--faiss", action="store_true", help="FAISS's fast scan, one thread, both at AVX2")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, no batch of 2,000, 8,192 tokens")
     parser.add_argument("--scratch", type=Path, help="where vectors are written; default: the one for temporary files")
     parser.add_argument("--plot", metavar="FILE", help="also draw the speed-ups; needs matplotlib")
     arguments = parser.parse_args()
+    if arguments.tokens is None:
+        arguments.tokens = [8_192] if arguments.quick else [65_536, 131_072]
     if arguments.faiss:
         arguments.threads, arguments.tokens = [1], []
-    if arguments.quick:
-        arguments.tokens = arguments.tokens and [8_192]
     return arguments
 
 
