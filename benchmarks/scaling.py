@@ -144,13 +144,15 @@ def show(title: str, rows: list[Row]) -> None:
         texts = []
         for cell in cells.values():
             ratio = rf" \[{cell[rival] / cell['tqvec']:.2f}]" if rival in cell else ""
-            texts.append(f"{cell['tqvec'] * 1e6:,.4g} {cells[first]['tqvec'] / cell['tqvec']:.1f}x{ratio}")
+            time = cell["tqvec"] * 1e6
+            shown = f"{time:,.0f}" if time >= 1000 else f"{time:.3g}"
+            texts.append(f"{shown} {cells[first]['tqvec'] / cell['tqvec']:.1f}x{ratio}")
         table.add_row(name, *texts)
     if "read_bytes_per_s" in rows[0]:
         singles = by_cell(rows)["single"]
         rates = [(row, row["single_bytes"] / singles[row["threads"]]["tqvec"]) for row in rows]
         table.add_row("plain read, GB/s", *(f"{row['read_bytes_per_s'] / 1e9:.1f}" for row in rows))
-        table.add_row("share that a single query reaches", *(f"{r / row['read_bytes_per_s']:.0%}" for row, r in rates))
+        table.add_row("share of a single query", *(f"{r / row['read_bytes_per_s']:.0%}" for row, r in rates))
     console.print(table)
     if "recall" in rows[0]:
         console.print("recall 10@10: " + ", ".join(f"{name} {value:.3f}" for name, value in rows[0]["recall"].items()))
