@@ -28,6 +28,15 @@ from rich.console import Console  # noqa: E402
 
 import tqvec  # noqa: E402
 
+# Holds libraries back to what processors without AVX-512 run. (TQVEC_SIMD_LEVEL=avx2 alone lets LLVM use AVX-512 in
+# generic code, and so does NUMBA_CPU_NAME alone, which keeps the host's features.) turbovec can't be lowered.
+AVX2 = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "",
+    "TQVEC_SIMD_LEVEL": "avx2",
+    "FAISS_SIMD_LEVEL": "AVX2",
+    "FAISS_OPT_LEVEL": "AVX2",
+}
 console = Console(highlight=False, width=130)
 RESULTS = Path(__file__).parent / "results"
 
@@ -90,6 +99,13 @@ def unit_vectors(n: int, d: int, seed: int) -> NDArray[np.float32]:
     """Uniform on the sphere; the seed is never that of a rotation."""
     x = np.random.default_rng(seed + 10_000).standard_normal((n, d), np.float32)
     return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def bytes_read(index: tqvec.Index, count: int) -> float:
+    """Bytes that each of `count` queries must read at least: of one all sign planes and scales, of more all codes."""
+    if count > 1:
+        return index.ntotal * index.code_size / count
+    return index.ntotal * (-(-index.d // 32) * 4 + 4)
 
 
 def report(name: str, rows: list[dict[str, Any]]) -> None:

@@ -7,13 +7,12 @@ Roofline: `reads` is what a query must read at least, and GB/s that over its tim
 and scales; a batch reads all codes once. Beside it stands what one thread gets when it just sums up as many bytes.
 
 `--level avx2` compares what processors without AVX-512 would run: the script starts itself again with Numba's target
-and FAISS lowered. (TQVEC_SIMD_LEVEL=avx2 alone lets LLVM use AVX-512 in generic code, and so does NUMBA_CPU_NAME alone,
-which keeps the host's features.) turbovec can't be lowered.
+and FAISS lowered. turbovec can't be lowered.
 """
 
 from __future__ import annotations
 
-from _common import THREADS, alternate, console, report, unit_vectors  # isort: skip - sets threads first
+from _common import AVX2, THREADS, alternate, bytes_read, console, report, unit_vectors  # isort: skip - sets threads first
 
 import argparse
 import os
@@ -32,7 +31,6 @@ from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import load_sample
 from tqvec.exact import normalize
 
-AVX2 = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "", "FAISS_SIMD_LEVEL": "AVX2"}
 NBITS, K, BATCH, SINGLES, REPEATS = 4, 10, 200, 20, 7
 
 
@@ -54,13 +52,6 @@ def streaming_rate(size: int) -> float:
     """GB/s at which one thread reads `size` bytes again and again."""
     words = np.ones(size // 8, np.uint64)
     return size / alternate({"read": words.sum}, REPEATS)["read"] / 1e9
-
-
-def bytes_read(index: tqvec.Index, count: int) -> float:
-    """Bytes that each of `count` queries must read at least."""
-    if count > 1:
-        return index.ntotal * index.code_size / count
-    return index.ntotal * (-(-index.d // 32) * 4 + 4)
 
 
 def rivals(x: Floats) -> tuple[tqvec.Index, dict[str, Callable[[Floats], NDArray]]]:

@@ -85,6 +85,15 @@ def test_large_results_come_in_batches(monkeypatch):
     assert np.array_equal(ids, again_ids)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("ids", [None, range(4_000, 0, -1)])
+def test_results_own_their_memory(metric, ids):
+    index = tqvec.Index(16, metric=metric)
+    index.add(data(4_000, 16), ids=ids)
+    for result in index.search(data(3, 16, seed=2), k=5, threads=4):
+        assert result.flags.owndata  # not a view of what all threads wrote
+
+
 def test_equal_scores_come_by_id():
     x = np.repeat(data(3, 50), 40, axis=0)[np.random.default_rng(3).permutation(120)]
     scores, ids = build(x).search(data(4, 50, seed=2), k=60, threads=1)
