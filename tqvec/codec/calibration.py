@@ -20,6 +20,8 @@ from tqvec.codec.codebooks import scalar, trellis
 from tqvec.codec.codebooks.codebook import Codebook
 from tqvec.codec.transforms import Transform, dense, hadamard, rotate
 from tqvec.errors import InputError
+from tqvec.kernels import plain
+from tqvec.kernels.background import ready, serve
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import SPREAD
 
@@ -119,7 +121,10 @@ class CalibratedTransform(Transform):
         """Return rows, or their directions if `unit`, less the centre; beyond float32 they are infinite or NaN."""
         if unit:
             directions = np.empty_like(rows)
-            kernel("unit_rows")(rows, 0, rows.shape[0], directions)
+            if ready("train"):
+                kernel("unit_rows")(rows, 0, rows.shape[0], directions)
+            else:
+                plain.unit_rows(rows, directions)
             rows = directions
         with np.errstate(over="ignore", invalid="ignore"):
             residuals: Floats = rows - self._centre
@@ -145,10 +150,15 @@ class CalibratedTransform(Transform):
         ones, out = np.ones(n, np.float32), np.empty((1, n), np.float32)
         score = kernel("adc_rows")
 
-        def task(part: int, start: int, stop: int) -> None:
-            score(data, ones, tables, SPREAD, query, start, stop, out)
+        def serve_part(start: int, stop: int) -> None:
+            plain.adc_rows(data[start:stop], ones[start:stop], tables, query, out[:, start:stop])
 
-        _threads.over_rows(task, n, _threads.GRAIN, threads)
+        def task(part: int, start: int, stop: int) -> None:
+            score(data, ones, tables, SPREAD, query, done + start, done + stop, out)
+
+        done = serve("train", n, serve_part)
+        if done < n:
+            _threads.over_rows(task, n - done, _threads.GRAIN, threads)
         return energy - out[0]
 
     @property

@@ -16,7 +16,9 @@ from tqvec.codec.codes import Codes
 from tqvec.codec.scales import SCALES
 from tqvec.codec.transforms import Transform
 from tqvec.errors import InputError
+from tqvec.kernels import plain
 from tqvec.kernels.arguments import EncodedRows
+from tqvec.kernels.background import serve
 from tqvec.kernels.dispatch import kernel
 
 
@@ -85,13 +87,16 @@ def encode(
     data = np.empty((n, code_bytes(codebook.bands)), np.uint8)
     norm, dot, energy = np.empty(n), np.empty(n), np.empty(n)
     encode_rows, rows_out = kernel(codebook.encoder), EncodedRows(data, norm, dot, energy)
-    good = np.full(threads, n)  # rows before the first bad one of each part
+    done, bad = _encode_plainly(rows, codebook, transform, rows_out)
+    good = np.full(threads + 1, n)  # rows before the first bad one of each part
+    good[threads] = bad
 
     def task(part: int, start: int, stop: int) -> None:
-        end = encode_rows(rows, transform._tables, *codebook.encoder_tables, start, stop, rows_out)
-        good[part] = end if end < stop else n
+        end = encode_rows(rows, transform._tables, *codebook.encoder_tables, done + start, done + stop, rows_out)
+        good[part] = end if end < done + stop else n
 
-    _threads.over_rows(task, n, _threads.GRAIN, threads)
+    if done < n:
+        _threads.over_rows(task, n - done, _threads.GRAIN, threads)
     if good.min() < n:
         # The kernel computes lengths anyway, so there NaN and Inf are found at no cost; a check before it would read
         # all rows once more. Why the row is bad only the input tells: `rows` may be rounded, or less the centre.
@@ -106,6 +111,20 @@ def encode(
         energy=energy,
         names=vectors.names,
     )
+
+
+def _encode_plainly(rows: Floats, codebook: Codebook, transform: Transform, out: EncodedRows) -> tuple[int, int]:
+    """Encode rows by NumPy while kernels are not ready; return how many it did, and the first bad one or their end."""
+    bad = n = rows.shape[0]
+
+    def part(start: int, stop: int) -> None:
+        nonlocal bad
+        own = EncodedRows(*(array[start:stop] for array in out))
+        end = start + plain.encode_rows(rows[start:stop], transform._tables, codebook.tables, own)
+        bad = min(bad, end if end < stop else n)
+
+    done = serve("encode", n, part) if codebook.encoder == "encode_rows" else 0
+    return done, bad
 
 
 def scales_as_float32(scale: Doubles, names: RowNames) -> Floats:

@@ -27,6 +27,8 @@ from tqvec.codec.maker import Maker, hash_codec
 from tqvec.codec.qjl import PROJECTIONS, QjlCodebook, check_options
 from tqvec.codec.transforms import ROTATIONS, Transform, random_rotation, rotate
 from tqvec.errors import InputError
+from tqvec.kernels import plain
+from tqvec.kernels.background import serve
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.tables import QuantizerTables, RotationTables
@@ -317,10 +319,15 @@ class TurboQuant(Fixed):
             scale, out = term.scale * shrink, np.empty((n, d), np.float32)
             tables = term.tables._replace(centroids=term.tables.centroids * by_band)
 
-            def task(part: int, start: int, stop: int) -> None:
-                decode(codes.data, scale, term.basis, tables, SPREAD, start, stop, out)
+            def serve_part(start: int, stop: int) -> None:
+                plain.decode_rows(codes.data[start:stop], scale[start:stop], term.basis, tables, out[start:stop])
 
-            _threads.over_rows(task, n, _threads.GRAIN, workers)
+            def task(part: int, start: int, stop: int) -> None:
+                decode(codes.data, scale, term.basis, tables, SPREAD, done + start, done + stop, out)
+
+            done = serve("decode", n, serve_part)
+            if done < n:
+                _threads.over_rows(task, n - done, _threads.GRAIN, workers)
             return out
 
         return self._sum(vectors, codes) + self._transform.centre
@@ -353,10 +360,16 @@ class TurboQuant(Fixed):
         def scores(term: Term) -> Floats:
             rotated, out = rotate(rows, term.basis), np.empty((rows.shape[0], len(codes)), np.float32)
 
-            def task(part: int, start: int, stop: int) -> None:
-                score(codes.data, term.scale, term.tables, SPREAD, rotated, start, stop, out)
+            def serve_part(start: int, stop: int) -> None:
+                part = slice(start, stop)
+                plain.adc_rows(codes.data[part], term.scale[part], term.tables, rotated, out[:, part])
 
-            _threads.over_rows(task, len(codes), _threads.GRAIN, workers)
+            def task(part: int, start: int, stop: int) -> None:
+                score(codes.data, term.scale, term.tables, SPREAD, rotated, done + start, done + stop, out)
+
+            done = serve("decode", len(codes), serve_part)
+            if done < len(codes):
+                _threads.over_rows(task, len(codes) - done, _threads.GRAIN, workers)
             return out
 
         return self._sum(scores, codes) + self._transform.centre_products(rows).astype(np.float32)[:, None]

@@ -18,6 +18,8 @@ from tqvec.index.blocks import SPARE_ROWS, Block
 from tqvec.index.metrics import Metric
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels.arguments import Heap, RowRange, Rows
+from tqvec.kernels import plain
+from tqvec.kernels.background import ROWS, ready
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.tables import QueryTables, ScanTables, StageTables
@@ -49,6 +51,7 @@ class Scanner:
         self._metric = Metric(metric)
         rotation, quantizer = kernel_tables(codec)
         self._d = rotation.perm.shape[1]
+        self._quantizer = quantizer
         self._bands = quantizer.bands
         self._levels = integer_levels(self._d, quantizer)
         self._windows = quantizer.windows
@@ -96,15 +99,18 @@ class Scanner:
         """
         if queries.shape[1] != self._d:
             raise InputError(f"queries must have {self._d} columns, got {queries.shape[1]}")
-        scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
-        ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
         staged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
         if staged and queries.shape[0] <= _FEW and available("search_few"):
-            scan = self._few(queries)
+            step, prepare = "search, one query", self._few
         elif staged and available("search_batch"):
-            scan = self._batch(queries)
+            step, prepare = "search, many queries", self._batch
         else:
-            scan = self._all(queries)
+            step, prepare = "search, all rows", self._all
+        if not ready(step):
+            return self._search_plainly(blocks, allowed, queries, k)
+        scan = prepare(queries)
+        scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
+        ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
 
         def task(part: int, start: int, stop: int) -> None:
             base = 0
@@ -117,6 +123,24 @@ class Scanner:
         parts = _threads.over_rows(task, sum(block.n for block in blocks), _GRAIN, threads)
         kernel("topk_finish")(scores[:parts], ids[:parts])
         return scores[0], ids[0]
+
+    def _search_plainly(
+        self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int
+    ) -> tuple[Floats, Ids]:
+        """Search all rows by NumPy, while no kernel is ready."""
+        search = plain.Search(queries, self._queries, self._quantizer, self._levels.levels, k)
+        base = 0
+        for block, chosen in zip(blocks, allowed, strict=True):
+            numbers = np.arange(block.n)
+            if chosen.size:
+                numbers = np.flatnonzero(np.unpackbits(chosen.view(np.uint8), count=block.n, bitorder="little"))
+            for start in range(0, numbers.size, ROWS):
+                part = numbers[start : start + ROWS]
+                codes, scale = (block.rows[name][part] for name in ("codes", "scale"))
+                bias = -block.rows["squared_norm"][part] if self._metric.stores_norm else None
+                search.offer(plain.ScoredRows(codes, scale, bias, base + part))
+            base += block.n
+        return search.scores, search.ids
 
     def _rows(self, block: Block, base: int) -> Rows:
         bias = -block.rows["squared_norm"] if self._metric.stores_norm else _NO_BIAS
