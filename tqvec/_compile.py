@@ -31,7 +31,7 @@ def compile_step(name: str) -> tuple[str, str | None]:
 
 def compile_all() -> Iterator[tuple[str, str | None]]:
     """Compile all kernels in as many processes as there are CPUs; yield what `compile_step` returns."""
-    with ProcessPoolExecutor(min(num_threads(), len(STEPS)), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(num_threads(), get_context("spawn")) as pool:
         for done in as_completed([pool.submit(compile_step, name) for name in STEPS]):
             yield done.result()
 
