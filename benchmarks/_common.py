@@ -10,6 +10,7 @@ import os
 THREADS = int(os.environ.get("TQVEC_BENCH_THREADS", "1"))
 for _name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "RAYON", "TQVEC"):
     os.environ[f"{_name}_NUM_THREADS"] = str(THREADS)
+os.environ.setdefault("TQVEC_COMPILE", "now")  # what is timed is compiled
 os.environ.pop("OPENBLAS_CORETYPE", None)  # slows NumPy's own products down where it is set
 
 import json  # noqa: E402

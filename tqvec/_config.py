@@ -6,6 +6,7 @@ import os
 
 from tqvec.errors import InputError
 
+_COMPILE = ("background", "now", "never")
 _MOST = 1024  # threads: each needs memory for its results
 
 
@@ -37,3 +38,17 @@ def num_threads(threads: int | None = None) -> int:
     if count < 1:
         raise InputError(f"{source} must be a positive integer, got {value!r}")
     return min(count, _MOST)
+
+
+def compile_mode() -> str:
+    """Return when kernels are compiled that are not on disk: ``TQVEC_COMPILE``, by default "background".
+
+    Raises
+    ------
+    InputError
+        It is another word than "background", "now" and "never".
+    """
+    mode = os.environ.get("TQVEC_COMPILE", "").strip().lower() or _COMPILE[0]
+    if mode not in _COMPILE:
+        raise InputError(f"TQVEC_COMPILE must be one of {', '.join(_COMPILE)}, got {mode!r}")
+    return mode

@@ -28,10 +28,8 @@ print(sum(sum(each.cache_hits.values()) for each in stats), sum(sum(each.cache_m
 @pytest.fixture
 def without_steps(monkeypatch, tmp_path):
     """An empty cache, and nothing that would fill it."""
-    monkeypatch.setattr(warmup.index, "STEPS", {})
-    monkeypatch.setattr(warmup.kvcache, "STEPS", {})
+    monkeypatch.setattr(warmup, "compile_all", lambda: iter([("encode", None)]))
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(_jit, "_unkept", None)
 
 
 def fail(monkeypatch, capsys):
@@ -49,7 +47,8 @@ def test_warmup_names_the_folder(without_steps, tmp_path):
 
 
 def test_warmup_fails_where_kernels_are_not_kept(without_steps, monkeypatch, capsys):
-    monkeypatch.setattr(_jit, "_unkept", "/opt/cache: Read-only file system")
+    steps = [("encode", "/opt/cache: Read-only file system"), ("decode", None)]
+    monkeypatch.setattr(warmup, "compile_all", lambda: iter(steps))
     message = fail(monkeypatch, capsys)
     for part in ("can't be kept", "/opt/cache: Read-only file system", "NUMBA_CACHE_DIR"):
         assert part in message

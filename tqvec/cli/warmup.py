@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import time
-import warnings
 
+from tqvec._compile import STEPS, compile_all
 from tqvec.cli._console import Json, progress, show, show_json
-from tqvec.errors import CacheWarning, UnsupportedError
-from tqvec.index import warmup as index
-from tqvec.kernels._jit import cache_dir, unkept
+from tqvec.errors import UnsupportedError
+from tqvec.kernels._jit import cache_dir
 from tqvec.kernels.features import level
-from tqvec.kvcache import warmup as kvcache
 
 
 def warmup(json: Json = False) -> None:
     """Compile all kernels and keep them on disk, so that later processes start without compiling."""
     start = time.perf_counter()
-    with warnings.catch_warnings(), progress() as bar:
-        warnings.simplefilter("ignore", CacheWarning)  # the end of this command says it
-        for name, step in bar.track((index.STEPS | kvcache.STEPS).items(), description="compiling kernels"):
-            step()
-            bar.console.print(f"{name}: ready", highlight=False)
+    problem = compile_with_progress()
     seconds = time.perf_counter() - start
-    problem = unkept()
     if problem is not None:
         raise UnsupportedError(
             f"kernels were compiled but can't be kept: {problem}. Set NUMBA_CACHE_DIR to a folder that this user can "
@@ -35,3 +28,15 @@ def warmup(json: Json = False) -> None:
         show_json("warmup", {"level": level(), "seconds": seconds, "folder": folder})
     else:
         show(f"kernels for level {level()} ready after {seconds:.1f} s, kept in {folder}")
+
+
+def compile_with_progress() -> str | None:
+    """Compile all kernels and show how far that is; return why one can't be kept, if that is so."""
+    problem = None
+    with progress() as bar:
+        task = bar.add_task("compiling kernels", total=len(STEPS))
+        for name, failure in compile_all():
+            problem = failure or problem
+            bar.console.print(f"{name}: ready", highlight=False)
+            bar.advance(task)
+    return problem

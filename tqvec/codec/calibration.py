@@ -17,12 +17,12 @@ from tqvec._types import Bytes, Doubles, Floats, Ids
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, code_bytes
 from tqvec.codec.codebooks import scalar, trellis
 from tqvec.codec.codebooks.codebook import Codebook
+from tqvec.codec.products import level_products
 from tqvec.codec.transforms import Transform, dense, hadamard, rotate
 from tqvec.errors import InputError
+from tqvec.kernels import plain
+from tqvec.kernels.background import ready
 from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.pack.portable import SPREAD
-from tqvec.kernels.rows import NS_TO_DECODE
-from tqvec.kernels.threads.helpers import check_memory, share
 
 MAX_D = 8192  # the matrix is dense
 LEAST_GROUPS = {"scalar": (8,), "trellis": (trellis.MIN_COORDINATES, 32)}  # axes of the smallest group, to choose from
@@ -120,7 +120,10 @@ class CalibratedTransform(Transform):
         """Return rows, or their directions if `unit`, less the centre; beyond float32 they are infinite or NaN."""
         if unit:
             directions = np.empty_like(rows)
-            kernel("unit_rows")(rows, 0, rows.shape[0], directions)
+            if ready("train"):
+                kernel("unit_rows")(rows, 0, rows.shape[0], directions)
+            else:
+                plain.unit_rows(rows, directions)
             rows = directions
         with np.errstate(over="ignore", invalid="ignore"):
             residuals: Floats = rows - self._centre
@@ -143,10 +146,7 @@ class CalibratedTransform(Transform):
         n = data.shape[0]
         if data.dtype != np.uint8 or data.shape != (n, code_bytes(self._codebook.bands)):
             raise InputError(f"data must be packed codes of this codec, got {data.dtype} of shape {data.shape}")
-        ones, out = np.ones(n, np.float32), np.empty((1, n), np.float32)
-        sharing = share(threads, n * self._codebook.d * NS_TO_DECODE)
-        check_memory(kernel("share_adc_rows")(*sharing, (data, ones), (tables, SPREAD), query, out))
-        return energy - out[0]
+        return energy - level_products(data, np.ones(n, np.float32), tables, query, threads, "train")[0]
 
     @property
     def shares(self) -> Doubles:

@@ -16,7 +16,9 @@ from tqvec.codec.codes import Codes
 from tqvec.codec.scales import SCALES
 from tqvec.codec.transforms import Transform
 from tqvec.errors import InputError
+from tqvec.kernels import plain
 from tqvec.kernels.arguments import EncodedRows
+from tqvec.kernels.background import serve
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.rows import NO_MEMORY, NS_TO_ENCODE
 from tqvec.kernels.threads.helpers import check_memory, share
@@ -86,10 +88,15 @@ def encode(
     n = rows.shape[0]
     data = np.empty((n, code_bytes(codebook.bands)), np.uint8)
     norm, dot, energy = np.empty(n), np.empty(n), np.empty(n)
-    sharing = share(threads, n * codebook.d * NS_TO_ENCODE)
     out = EncodedRows(data, norm, dot, energy)
-    good = kernel(f"share_{codebook.encoder}")(*sharing, rows, transform._tables, *codebook.encoder_tables, out)
-    check_memory(good != NO_MEMORY)
+    done, good = _encode_plainly(rows, codebook, transform, out)
+    if done < n:
+        sharing = share(threads, (n - done) * codebook.d * NS_TO_ENCODE)
+        rest = EncodedRows(*(array[done:] for array in out))
+        encode_rows = kernel(f"share_{codebook.encoder}")
+        end = encode_rows(*sharing, rows[done:], transform._tables, *codebook.encoder_tables, rest)
+        check_memory(end != NO_MEMORY)
+        good = min(good, done + end)
     if good < n:
         # The kernel computes lengths anyway, so there NaN and Inf are found at no cost; a check before it would read
         # all rows once more. Why the row is bad only the input tells: `rows` may be rounded, or less the centre.
@@ -104,6 +111,20 @@ def encode(
         energy=energy,
         names=vectors.names,
     )
+
+
+def _encode_plainly(rows: Floats, codebook: Codebook, transform: Transform, out: EncodedRows) -> tuple[int, int]:
+    """Encode rows by NumPy while kernels are not ready; return how many it did, and the first bad one or their end."""
+    bad = n = rows.shape[0]
+
+    def part(start: int, stop: int) -> None:
+        nonlocal bad
+        own = EncodedRows(*(array[start:stop] for array in out))
+        end = start + plain.encode_rows(rows[start:stop], transform._tables, codebook.tables, own)
+        bad = min(bad, end if end < stop else n)
+
+    done = serve("encode", n, part) if codebook.encoder == "encode_rows" else 0
+    return done, bad
 
 
 @np.errstate(over="ignore")

@@ -21,6 +21,8 @@ from tqvec.codec.bands import Band, mean
 from tqvec.codec.codebooks.codebook import Codebook
 from tqvec.codec.splitmix import stream
 from tqvec.errors import InputError
+from tqvec.kernels import plain
+from tqvec.kernels.background import ready
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import RotationTables
 
@@ -123,7 +125,10 @@ def rotate(x: Floats, tables: RotationTables) -> Floats:
     if x.ndim != 2 or x.shape[1] != d or x.dtype != np.float32 or not x.flags.c_contiguous:
         raise InputError(f"x must be C-contiguous float32 of shape (n, {d}), got {x.dtype} of shape {x.shape}")
     out = np.empty_like(x)
-    kernel("rotate_rows")(x, tables, 0, x.shape[0], out)
+    if ready("decode"):
+        kernel("rotate_rows")(x, tables, 0, x.shape[0], out)
+    else:
+        plain.rotate_rows(x, tables, out)
     return out
 
 

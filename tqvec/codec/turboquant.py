@@ -24,9 +24,12 @@ from tqvec.codec.codebooks.trellis import TrellisCodebook
 from tqvec.codec.codes import Codes, check_codes, join_codes
 from tqvec.codec.encoded import Encoded, encode
 from tqvec.codec.maker import Maker, hash_codec
+from tqvec.codec.products import level_products
 from tqvec.codec.qjl import PROJECTIONS, QjlCodebook, check_options
 from tqvec.codec.transforms import ROTATIONS, Transform, random_rotation, rotate
 from tqvec.errors import InputError
+from tqvec.kernels import plain
+from tqvec.kernels.background import serve
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.rows import NS_TO_DECODE
@@ -318,8 +321,14 @@ class TurboQuant(Fixed):
         def vectors(term: Term) -> Floats:
             scale, out = term.scale * shrink, np.empty((n, d), np.float32)
             tables = term.tables._replace(centroids=term.tables.centroids * by_band)
-            known = term.basis, tables, SPREAD
-            check_memory(kernel("share_decode_rows")(*sharing, (codes.data, scale), known, out))
+
+            def serve_part(start: int, stop: int) -> None:
+                plain.decode_rows(codes.data[start:stop], scale[start:stop], term.basis, tables, out[start:stop])
+
+            done = serve("decode", n, serve_part)
+            if done < n:
+                known, rest = (term.basis, tables, SPREAD), (codes.data[done:], scale[done:])
+                check_memory(kernel("share_decode_rows")(*sharing, rest, known, out[done:]))
             return out
 
         return self._sum(vectors, codes) + self._transform.centre
@@ -347,13 +356,10 @@ class TurboQuant(Fixed):
         """
         codes = self._check(codes)
         rows = _validate.vectors(queries, self._codebook.d, "queries")
-        sharing = share(num_threads(threads), len(codes) * rows.size * NS_TO_DECODE)
+        workers = num_threads(threads)
 
         def scores(term: Term) -> Floats:
-            rotated, out = rotate(rows, term.basis), np.empty((rows.shape[0], len(codes)), np.float32)
-            known = term.tables, SPREAD
-            check_memory(kernel("share_adc_rows")(*sharing, (codes.data, term.scale), known, rotated, out))
-            return out
+            return level_products(codes.data, term.scale, term.tables, rotate(rows, term.basis), workers)
 
         return self._sum(scores, codes) + self._transform.centre_products(rows).astype(np.float32)[:, None]
 

@@ -17,6 +17,8 @@ from tqvec.errors import InputError
 from tqvec.index.blocks import Block
 from tqvec.index.metrics import Metric
 from tqvec.index.prefixes import PrefixBlocks
+from tqvec.kernels import plain
+from tqvec.kernels.background import ROWS, ready
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.scan.units import BLOCK_FIELDS
@@ -53,6 +55,7 @@ class Scanner:
         self._metric = Metric(metric)
         rotation, quantizer = kernel_tables(codec)
         self._d = rotation.perm.shape[1]
+        self._quantizer = quantizer
         self._bands = quantizer.bands
         self._levels = integer_levels(self._d, quantizer)
         self._windows = quantizer.windows
@@ -101,34 +104,48 @@ class Scanner:
         if queries.shape[1] != self._d:
             raise InputError(f"queries must have {self._d} columns, got {queries.shape[1]}")
         nq = queries.shape[0]
-        heaps = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
-        n = sum(block.n for block in blocks)
         staged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
-        products = n * nq * self._d
         if staged and nq <= _FEW and available("search_few"):
-            table = BlockTable(blocks, allowed, True)
-            done = self._search_staged(table, n, queries, heaps, share(threads, products * _NS_STAGED))
+            step, search, cost = "search, one query", self._search_staged, _NS_STAGED
         elif staged and available("search_batch"):
-            table = BlockTable(blocks, allowed, False)
-            done = self._search_products(table, queries, heaps, share(threads, products * _NS_PRODUCTS))
+            step, search, cost = "search, many queries", self._search_products, _NS_PRODUCTS
         else:
-            table = BlockTable(blocks, allowed, False)
-            done = self._search_full(table, queries, heaps, share(threads, products * _NS_FULL))
-        check_memory(done)
+            step, search, cost = "search, all rows", self._search_full, _NS_FULL
+        if not ready(step):
+            return self._search_plainly(blocks, allowed, queries, k)
+        heaps = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
+        table = BlockTable(blocks, allowed, step == "search, one query")
+        check_memory(search(table, queries, heaps, share(threads, table.n * nq * self._d * cost)))
         return heaps
 
     def _search_full(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
         plan = self._scan, self._queries
         return bool(kernel("search_full")(*sharing, table.fields, plan, queries, heaps))
 
-    def _search_staged(
-        self, table: BlockTable, n: int, queries: Floats, heaps: Heaps, sharing: tuple[int, int]
-    ) -> bool:
+    def _search_staged(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
         plan = self._stages, self._queries
         _, threads = sharing
-        size = workspace_size(n, threads)
+        size = workspace_size(table.n, threads)
         workspace = scratch(threads * size)[: threads * size].reshape(threads, size)
         return bool(kernel("search_staged")(*sharing, table.fields, plan, queries, workspace, heaps))
+
+    def _search_plainly(
+        self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int
+    ) -> tuple[Floats, Ids]:
+        """Search all rows by NumPy, while no kernel is ready."""
+        search = plain.Search(queries, self._queries, self._quantizer, self._levels.levels, k)
+        base = 0
+        for block, chosen in zip(blocks, allowed, strict=True):
+            numbers = np.arange(block.n)
+            if chosen.size:
+                numbers = np.flatnonzero(np.unpackbits(chosen.view(np.uint8), count=block.n, bitorder="little"))
+            for start in range(0, numbers.size, ROWS):
+                part = numbers[start : start + ROWS]
+                codes, scale = (block.rows[name][part] for name in ("codes", "scale"))
+                bias = -block.rows["squared_norm"][part] if self._metric.stores_norm else None
+                search.offer(plain.ScoredRows(codes, scale, bias, base + part))
+            base += block.n
+        return search.scores, search.ids
 
     def _search_products(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
         batch = batch_tables(self._bands, self._windows, self._codec.band_std, *self._directions(queries))
@@ -157,6 +174,8 @@ class BlockTable:
     Attributes
     ----------
     fields : (n_blocks, BLOCK_FIELDS) int64
+    n : int
+        Rows of all blocks.
     """
 
     def __init__(self, blocks: Sequence[Block], allowed: Sequence[Words], prefixes: bool):
@@ -185,7 +204,7 @@ class BlockTable:
                 )
             )
             base += block.n
-        self.fields = np.array(fields, np.int64).reshape(-1, BLOCK_FIELDS)
+        self.fields, self.n = np.array(fields, np.int64).reshape(-1, BLOCK_FIELDS), base
 
 
 def _address(array: NDArray) -> int:

@@ -37,10 +37,11 @@ from numba.core.serialize import dumps
 
 from tqvec.errors import CacheWarning
 from tqvec.kernels import features
+from tqvec.kernels._dispatcher import KernelDispatcher
 
 LANES = 16  # vectors that are processed side by side, one per lane: one AVX-512 or two AVX2 registers of float32
 
-_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": False}
+_OPTIONS = {"nopython": True, "nogil": True, "error_model": "numpy", "fastmath": False, "no_cfunc_wrapper": True}
 _PACKAGE = Path(__file__).parent
 _FROZEN = getattr(sys, "frozen", False)  # an application that holds its own interpreter, as PyInstaller makes
 _SUFFIX = ".nbc"  # machine code of one signature, after its checksum
@@ -76,7 +77,7 @@ def jit(func):
     """Compile `func` without the GIL, without fastmath and without contraction, cached on disk where possible."""
     if config.DISABLE_JIT:
         return func
-    dispatcher = numba.njit(func, **_OPTIONS)
+    dispatcher = KernelDispatcher(func, targetoptions=_OPTIONS)
     dispatcher._cache = _DiskCache(func)
     return dispatcher
 

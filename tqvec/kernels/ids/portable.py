@@ -69,6 +69,7 @@ def ids_remove_portable(slots, keys):
             if slots[at, 1] == EMPTY:
                 break
             if (at - home_of(slots[at, 0], mask)) & mask >= (at - gap) & mask:  # its home is not behind the gap
-                slots[gap] = slots[at]
+                slots[gap, 0] = slots[at, 0]
+                slots[gap, 1] = slots[at, 1]
                 gap = at
         slots[gap, 1] = EMPTY

@@ -115,8 +115,9 @@ def load_tile_avx512(x, start, count, workspace, tile, norm):
         if not np.isfinite(length[lane]):
             return rows[lane]
         inverse[lane] = 1.0 / length[lane] if length[lane] > 0.0 else 0.0
+    for lane in range(count):
+        norm[start + lane] = length[lane]
     _load_tile(x, rows, inverse, tile)
-    norm[start : start + count] = length[:count]
     return start + count
 
 

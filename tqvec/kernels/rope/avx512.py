@@ -115,7 +115,10 @@ def add_means_avx512(products, waves, position, scale, out):
     width = waves.table.shape[0]
     padded = -(-g // _AT_ONCE) * _AT_ONCE
     given = np.zeros((2, padded, waves.angles.size), np.float32)
-    given[:, :g] = products
+    for part in range(2):
+        for q in range(g):
+            for i in range(waves.angles.size):
+                given[part, q, i] = products[part, q, i]
     factors, angle = np.empty_like(given), np.empty((2, waves.angles.size), np.float32)
     bits = np.empty(MEAN_BLOCK // _TILE, np.uint64)
     coefficients = np.zeros((padded, width), np.float32)

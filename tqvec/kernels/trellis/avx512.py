@@ -52,6 +52,19 @@ def _mirror_bits(number, bits):
 
 
 @jit
+def _ascending_order(values):
+    """Indices that sort some values. `np.argsort` would take a second to compile."""
+    order = np.empty(values.size, np.int64)
+    for i in range(values.size):
+        at = i
+        while at > 0 and values[order[at - 1]] > values[i]:
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = i
+    return order
+
+
+@jit
 def _fill_tables(tables, nbits, cells, rows, nearest):
     """Fill the lookup tables of a band from its `TrellisTables`.
 
@@ -68,7 +81,7 @@ def _fill_tables(tables, nbits, cells, rows, nearest):
     levels = tables.levels
     windows = levels.shape[1]
     states = windows // 2
-    order = np.argsort(thresholds.reshape(-1))
+    order = _ascending_order(thresholds.reshape(-1))
     ascending = np.full(1 << STAGES, np.float32(np.inf), np.float32)
     for i in range(order.size):
         ascending[i] = thresholds[order[i] // windows, order[i] % windows]

@@ -1,0 +1,45 @@
+"""Compile all kernels into the disk cache: ahead of time in several processes, or in the background in one."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from multiprocessing import get_context
+
+from tqvec._config import num_threads
+from tqvec.errors import CacheWarning
+from tqvec.index import warmup as index
+from tqvec.kernels import _jit, background
+from tqvec.kvcache import warmup as kvcache
+
+STEPS: dict[str, Callable[[], None]] = index.STEPS | kvcache.STEPS
+
+
+def compile_step(name: str) -> tuple[str, str | None]:
+    """Compile the kernels of one step of `STEPS`; return its name, and why they can't be kept if they can't."""
+    os.environ["TQVEC_COMPILE"] = "now"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CacheWarning)  # the caller is told
+        STEPS[name]()
+    if _jit.unkept() is None:
+        background.mark(name)
+    return name, _jit.unkept()
+
+
+def compile_all() -> Iterator[tuple[str, str | None]]:
+    """Compile all kernels in as many processes as there are CPUs; yield what `compile_step` returns."""
+    with ProcessPoolExecutor(num_threads(), get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(compile_step, name) for name in STEPS]):
+            yield done.result()
+
+
+def main(key: str, first: str) -> None:
+    """Compile all kernels, those of step `first` first, unless the sources are not those of `key` any more."""
+    with suppress(AttributeError, OSError):  # Windows; a system that refuses
+        os.nice(background.NICE)
+    if _jit._key() == key:
+        for name in sorted(STEPS, key=lambda name: name != first):
+            compile_step(name)
