@@ -11,7 +11,7 @@ from tqvec import _threads
 from tqvec._types import Floats, Ids, Words
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.tables.batch import batch_tables
-from tqvec.codec.tables.staged import PrefixPlane, prefix_counts, prefix_planes, stage_tables
+from tqvec.codec.tables.staged import prefix_counts, prefix_planes, stage_tables
 from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
 from tqvec.index.blocks import SPARE_ROWS, Block
@@ -20,7 +20,7 @@ from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels.arguments import Heap, RowRange, Rows
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
-from tqvec.kernels.tables import QueryTables, ScanTables, StageTables
+from tqvec.kernels.tables import QueryTables, ScanTables
 from tqvec.kernels.topk.portable import EMPTY_ID
 
 _GRAIN = 2048  # rows a thread takes at least; a multiple of the staged kernel's 64
@@ -52,14 +52,10 @@ class Scanner:
         self._bands = quantizer.bands
         self._levels = integer_levels(self._d, quantizer)
         self._windows = quantizer.windows
-        self._stages: StageTables | None = None
-        planes: list[PrefixPlane] = []
-        if all((band.stop - band.start) % 8 == 0 for band in codec.bands):  # the stages read whole bytes
-            known = self._d, codec.bands, self._windows, codec.band_std
-            counts = prefix_counts(*known)
-            self._stages = stage_tables(*known, self._levels.levels, counts)
-            planes = prefix_planes(codec.bands, self._windows, counts)
-        self.prefixes = PrefixBlocks(planes)
+        known = self._d, codec.bands, self._windows, codec.band_std
+        counts = prefix_counts(*known)
+        self._stages = stage_tables(*known, self._levels.levels, counts)
+        self.prefixes = PrefixBlocks(prefix_planes(codec.bands, self._windows, counts))
         self._queries = QueryTables(rotation, self._bands, self._metric.score_scale, self._levels.unit)
         self._scan = ScanTables(
             bands=self._bands,
@@ -98,10 +94,9 @@ class Scanner:
             raise InputError(f"queries must have {self._d} columns, got {queries.shape[1]}")
         scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
         ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
-        staged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
-        if staged and queries.shape[0] <= _FEW and available("search_few"):
+        if queries.shape[0] <= _FEW and available("search_few"):
             scan = self._few(queries)
-        elif staged and available("search_batch"):
+        elif k * _ROWS_A_RESULT <= ntotal and available("search_batch"):
             scan = self._batch(queries)
         else:
             scan = self._all(queries)

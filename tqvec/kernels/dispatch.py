@@ -58,6 +58,7 @@ _KERNELS = {
 # Drivers are written once: they take their parts from `_KERNELS`, and exist at the levels of the part that is named.
 _DRIVERS = {
     "search_rows": ("scan.search", "dot_tiles"),
+    "prefix_rows": ("staged.prefix_rows", "prefix_totals"),
     "search_few": ("staged.query", "prefix_totals"),
     "search_batch": ("staged.batch", "pair_products"),
 }

@@ -127,7 +127,7 @@ class StageTables(NamedTuple):
     Attributes
     ----------
     layout : (n_bands, 6) int64
-        For each band: first byte in a row, bytes per plane, planes, windows (as in `QuantizerTables`), first entry in
+        For each band: first bit in a row, bits per plane, planes, windows (as in `QuantizerTables`), first entry in
         a query whose bands begin at multiples of 64, and words of 64 coordinates.
     level_bytes : (n_bands, 512) uint8
         Integer levels of the full scan. Scalar codes of at most 4 bits: 32 int16. Otherwise the low bytes of all

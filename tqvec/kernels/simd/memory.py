@@ -206,6 +206,28 @@ def load_u64(builder, address):
     return load_from(builder, address, _U64)
 
 
+def make_load_bits(number, llvm):
+    """Make ``load_bits(address) -> number``: words of 64 bits from an address in bits, 8 times that of a byte, plus 0 … 7.
+
+    Of the byte after the last word bits are read too, even if none of them is needed.
+    """
+
+    @operation(number, (types.intp,))
+    def load_bits(builder, address):
+        byte, bit = builder.lshr(address, _U64(3)), builder.and_(address, _U64(7))
+        words = load_from(builder, byte, llvm), load_from(builder, builder.add(byte, _U64(1)), llvm)
+        shifts = bit, builder.sub(_U64(8), bit)
+        if isinstance(number, Vector):
+            shifts = tuple(broadcast(builder, number, shift) for shift in shifts)
+        # The second words are 8 bits on: both agree in the bits that they share.
+        return builder.or_(builder.lshr(words[0], shifts[0]), builder.shl(words[1], shifts[1]))
+
+    return load_bits
+
+
+load_bits_u64, load_bits_i64x8 = make_load_bits(types.uint64, _U64), make_load_bits(i64x8, i64x8.llvm)
+
+
 @operation(types.void, (types.intp, types.uint64))
 def store_u16(builder, address, bits):
     """Store the low 16 bits of a 64-bit number."""
