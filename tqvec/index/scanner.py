@@ -25,7 +25,7 @@ from tqvec.kernels.topk.portable import EMPTY_ID
 
 _GRAIN = 2048  # rows a thread takes at least; a multiple of the staged kernel's 64
 _FEW = 8  # queries, up to which each is searched alone, in stages
-_ROWS_A_RESULT = 64  # from which on ruling rows out by a few bits pays
+_ROWS_A_RESULT = 16  # below which queries share little work: most of it is full scores and heaps of their own
 _NO_BIAS = np.zeros(0, np.float32)
 
 Scan = Callable[[Block, int, RowRange, Heap], None]
@@ -94,9 +94,10 @@ class Scanner:
             raise InputError(f"queries must have {self._d} columns, got {queries.shape[1]}")
         scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
         ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
-        if queries.shape[0] <= _FEW and available("search_few"):
+        few = queries.shape[0] <= _FEW or k * _ROWS_A_RESULT > ntotal
+        if few and available("search_few"):
             scan = self._few(queries)
-        elif k * _ROWS_A_RESULT <= ntotal and available("search_batch"):
+        elif available("search_batch"):
             scan = self._batch(queries)
         else:
             scan = self._all(queries)

@@ -207,7 +207,7 @@ def load_u64(builder, address):
 
 
 def make_load_bits(number, llvm):
-    """Make ``load_bits(address) -> number``: words of 64 bits from an address in bits, 8 times that of a byte, plus 0 … 7.
+    """Make ``load_bits(address) -> number``: words of 64 bits from an address in bits, 8 per byte of memory.
 
     Of the byte after the last word bits are read too, even if none of them is needed.
     """

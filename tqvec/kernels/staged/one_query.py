@@ -39,9 +39,9 @@ plane_dot = kernel("plane_dot")
 ROWS = 64  # scanned together: four blocks of 16 share the loads of the tables
 LOWEST = np.finfo(np.float32).min
 EVERYWHERE = np.zeros(0, np.int32)
-CHUNK = 16384  # rows whose candidates are scored together
+CHUNK = 16384  # rows whose candidates are scored together, at least
 PROBES = 16  # rows beyond k whose full scores give the first threshold
-MOST = 0.95  # share of rows, or of fours of them, from which on they are scored in full, in order
+ENOUGH = 256  # rows that tell whether second bits are worth reading: they cost half as much as a full score
 AHEAD_BYTES = 4096  # of prefixes that are on their way: a page, where the processor's own prefetching stops
 
 
@@ -134,9 +134,9 @@ def prefix_estimates(prefixes, rows, blocks, estimator, estimates, tops):
 
 @jit
 def first_probes(estimates, tops, n, probes, entries):
-    """List rows below `n` with high estimates, one for each of the best `probes` entries of `tops`; return their number.
+    """List rows below `n` with high estimates, one for each of the best `probes` entries of `tops`.
 
-    Rows at -inf are not listed. `entries` (≥ probes,) int32 is filled.
+    Return their number. Rows at -inf are not listed. `entries` (≥ probes,) int32 is filled.
     """
     best = np.full(probes, -np.inf, np.float32)
     found = np.full(probes, EMPTY_ID, np.int64)
@@ -213,31 +213,6 @@ def offer_rows(rows, row_numbers, count, stages, integers, unit, heap):
 
 
 @jit
-def _most_remain(tops, n, threshold):
-    """Whether nearly all entries of `tops` reach the threshold of a search, so that no stage spares much work."""
-    least = splat_f32x16(threshold)
-    count = 0
-    groups = (n + ROWS - 1) // ROWS
-    for group in range(groups):
-        count += count_bits(greater_equal_f32x16(load_f32x16(tops.ctypes.data + ROWS * group), least))
-    return count > MOST * LANES * groups
-
-
-@jit
-def _offer_all(rows, estimates, n, blocks, stages, query, heap):
-    """Offer all rows whose estimates are not at -inf, in their order."""
-    size = min(n, max(CHUNK, 2 * heap.scores.size))
-    row_numbers = np.empty(size, np.int32)
-    for c in range(0, n, size):
-        count = 0
-        for v in range(c, min(c + size, n)):
-            row_numbers[count] = v
-            count += estimates[v] > -np.inf
-        _row_numbers(blocks, row_numbers, count, row_numbers)
-        offer_rows(rows, row_numbers, count, stages, query.integers, query.unit, heap)
-
-
-@jit
 def _second_stage(rows, entries, row_numbers, count, stages, second, estimates, threshold):
     """Keep those of ``row_numbers[:count]`` whose estimates from two bits reach `threshold`; return their number.
 
@@ -310,17 +285,15 @@ def search_one_query(rows, prefixes, query, stages, blocks, n, workspace, heap):
     prefix_estimates(prefixes, rows, blocks, estimator, estimates, tops)
     estimates[n : n + ROWS] = -np.inf
     integers, unit = query.integers, query.unit
-    entries = np.empty(max(CHUNK, scores.size) + ROWS, np.int32)
+    chunk = max(CHUNK, (2 * scores.size + ROWS - 1) // ROWS * ROWS)  # a heap takes many rows at once
+    entries = np.empty(chunk + ROWS, np.int32)
     row_numbers = np.empty(entries.size, np.int32)
-    if heap.ids[0] == EMPTY_ID and scores.size + PROBES <= n // LANES:  # no threshold yet
+    if heap.ids[0] == EMPTY_ID and scores.size + PROBES <= n // 8:  # no threshold yet
         m = first_probes(estimates, tops, n, scores.size + PROBES, entries)
         for v in entries[:m]:
             estimates[v] = -np.inf  # done
         _row_numbers(blocks, entries, m, row_numbers)
         offer_rows(rows, row_numbers, m, stages, integers, unit, heap)
-    if scores[0] < LOWEST or _most_remain(tops, n, scores[0]):
-        _offer_all(rows, estimates, n, blocks, stages, query, heap)
-        return
     bit = np.float32(stages.second_level * query.byte_unit) * length
     bytes_ = plane_query(query.bytes_)
     second = SecondStage(
@@ -332,14 +305,18 @@ def search_one_query(rows, prefixes, query, stages, blocks, n, workspace, heap):
     )
     # First the rows that half the slack lets in: they bring the threshold near its end, which spares many of the rest.
     for share in (np.float32(0.5), np.float32(1.0)):
-        for c in range(0, n, CHUNK):
-            m = min(CHUNK, n - c)
+        refined = stages.second_level != 0 and scores[0] >= LOWEST
+        for c in range(0, n, chunk):
+            m = min(chunk, n - c)
             here = estimates[c : c + m + ROWS]
             part = RowBlocks(blocks.allowed, blocks.starts[c // LANES :], blocks.first + c, blocks.count - c // LANES)
-            m = candidates(here, tops[c // ROWS :], rows.scale, part, m, slack * share, scores[0], entries)
+            least = max(scores[0], LOWEST)  # below it are the rows that are done
+            m = candidates(here, tops[c // ROWS :], rows.scale, part, m, slack * share, least, entries)
             _row_numbers(part, entries, m, row_numbers)
-            if stages.second_level != 0:
-                m = _second_stage(rows, entries, row_numbers, m, stages, second, here, scores[0])
+            if refined:
+                kept = _second_stage(rows, entries, row_numbers, m, stages, second, here, scores[0])
+                refined = m < ENOUGH or 2 * kept < m
+                m = kept
             else:
                 for r in range(m):
                     here[entries[r]] = -np.inf

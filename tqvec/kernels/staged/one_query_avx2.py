@@ -26,7 +26,6 @@ from tqvec.kernels.simd.integers import (
     sum_i32x8,
 )
 from tqvec.kernels.simd.memory import (
-    load_bits_u64,
     load_i8x32,
     load_i8x64,
     load_i16x32,
@@ -52,7 +51,7 @@ from tqvec.kernels.simd.x86 import (
     multiply_bytes_i16x16,
     multiply_words_i32x16,
 )
-from tqvec.kernels.staged.unpack import add_subset_bits, last_path_bits, path_stream, prefix_codes
+from tqvec.kernels.staged.unpack import add_subset_bits, last_path_bits, load_bits, path_stream, prefix_codes
 
 FLUSH_GROUPS = 256  # 256 sums of four table entries, each at most 63, stay below 2^16
 FLUSH_ENTRIES = 4096  # 4096 / 32 sums of two query bytes, each at most 127, stay below 2^15
@@ -138,7 +137,7 @@ def plane_dot_avx2(plane, query, size):
 @jit
 def trellis_codes_avx2(at, before, plane_bits, planes, windows):
     """See `trellis_codes_avx512`."""
-    bits = load_bits_u64(at + (planes - 1) * plane_bits)
+    bits = load_bits(at + (planes - 1) * plane_bits)
     low, high = path_stream(bits, before, windows)
     codes = and_i8x64(extract_fields_i8x64(low, high), splat_i8x64(np.int8((1 << windows) - 1)))
     return add_subset_bits(codes, at, plane_bits, planes), bits

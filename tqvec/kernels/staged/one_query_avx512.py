@@ -15,7 +15,6 @@ from tqvec.kernels.simd.bits import (
 )
 from tqvec.kernels.simd.integers import add_i32x16, sum_i32x16, widen_high_i16x32, widen_low_i16x32
 from tqvec.kernels.simd.memory import (
-    load_bits_u64,
     load_i8x64,
     load_i16x32,
     load_u64,
@@ -33,7 +32,14 @@ from tqvec.kernels.simd.x86 import (
     permute_i16x32,
     permute_two_i8x64,
 )
-from tqvec.kernels.staged.unpack import add_subset_bits, last_path_bits, path_stream, prefix_codes
+from tqvec.kernels.staged.unpack import (
+    add_subset_bits,
+    last_path_bits,
+    load_bits,
+    narrow_codes,
+    path_stream,
+    prefix_codes,
+)
 
 PREFIX_STRIDES = 4, 1  # byte 4 v + t: a byte product adds four of one row
 
@@ -101,7 +107,7 @@ def trellis_codes_avx512(at, before, plane_bits, planes, windows):
 
     `at` is the address of their word in the first plane, in bits. A state window is `windows` bits of the path plane.
     """
-    bits = load_bits_u64(at + (planes - 1) * plane_bits)
+    bits = load_bits(at + (planes - 1) * plane_bits)
     low, high = path_stream(bits, before, windows)
     codes = and_i8x64(multishift_fields_i8x64(low, high), splat_i8x64(np.int8((1 << windows) - 1)))
     return add_subset_bits(codes, at, plane_bits, planes), bits
@@ -112,7 +118,7 @@ def _scalar_dot(sums, row, plane_bits, planes, table, query, words):
     levels = load_i16x32(table)
     more = zero_i32x16()
     for w in range(words):
-        codes = prefix_codes(row + 64 * w, plane_bits, planes)
+        codes = narrow_codes(row + 64 * w, plane_bits, planes)
         at = query + 128 * w
         sums = dot_words_i32x16(sums, permute_i16x32(levels, widen_low_i16x32(codes)), load_i16x32(at))
         more = dot_words_i32x16(more, permute_i16x32(levels, widen_high_i16x32(codes)), load_i16x32(at + 64))
@@ -165,7 +171,8 @@ def add_dots_avx512(sums, row, plane_bits, planes, windows, table, query, words)
     """Add the part of a band, of `planes` planes, to the integer sum that `dot_tiles` gives for a row.
 
     `sums` are 16 lanes, whose sum counts. `row` is the address of the band's codes, in bits; `table` that of its levels
-    (`StageTables.level_bytes`), `query` that of 64 * words int16, in bytes. Bits past the end of a plane meet zeros of the query.
+    (`StageTables.level_bytes`), `query` that of 64 * words int16. Bits past the end of a plane meet zeros of the
+    query.
     """
     if windows > 0:
         return _trellis_dot(sums, row, plane_bits, planes, windows, table, query, words)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.simd.memory import load_bits_u64
-from tqvec.kernels.staged.unpack import last_bits
+from tqvec.kernels.staged.unpack import last_bits, load_bits
 
 
 @jit
@@ -44,7 +43,7 @@ def prefix_rows(codes, planes, strides, start, stop, blocks):
             at, size, mask = row + planes[p, 0], planes[p, 1], planes[p, 2]
             before = last_bits(at, size) if mask else np.uint64(0)
             for first in range(0, size, 64):
-                bits = load_bits_u64(at + first)
+                bits = load_bits(at + first)
                 word = bits
                 if mask:
                     word = _parities(bits, before, mask)

@@ -8,7 +8,14 @@ import numpy as np
 
 from tqvec.kernels._jit import jit
 from tqvec.kernels.simd.bits import add_where_i8x64, append_bits_i8x64, funnel_shift_i64x8, xor_i64x8
-from tqvec.kernels.simd.memory import load_bits_i64x8, load_bits_u64, store_i64x8, zero_i8x64, zero_i64x8
+from tqvec.kernels.simd.memory import (
+    load_bits_i64x8,
+    load_bits_u64,
+    load_u64,
+    store_i64x8,
+    zero_i8x64,
+    zero_i64x8,
+)
 from tqvec.kernels.simd.shuffles import prepend_i64x8
 
 
@@ -35,11 +42,32 @@ class BandShape(NamedTuple):
 
 
 @jit
+def load_bits(at):
+    """Load 64 bits from an address in bits. Where a byte begins there, as in most codes, it takes no shifts."""
+    if at & 7 == 0:
+        return load_u64(at >> 3)
+    return load_bits_u64(at)
+
+
+@jit
 def prefix_codes(at, plane_bits, planes):
     """Unpack 64 codes from their first planes; `at` is the address of their word in the first plane, in bits."""
     codes = zero_i8x64()
     for plane in range(planes):
-        codes = append_bits_i8x64(codes, load_bits_u64(at + plane * plane_bits))
+        codes = append_bits_i8x64(codes, load_bits(at + plane * plane_bits))
+    return codes
+
+
+@jit
+def narrow_codes(at, plane_bits, planes):
+    """`prefix_codes` of at most 4 planes, for AVX-512, which adds under a mask."""
+    codes = add_where_i8x64(zero_i8x64(), load_bits(at + (planes - 1) * plane_bits), np.int8(1))
+    if planes > 1:
+        codes = add_where_i8x64(codes, load_bits(at + (planes - 2) * plane_bits), np.int8(2))
+    if planes > 2:
+        codes = add_where_i8x64(codes, load_bits(at + (planes - 3) * plane_bits), np.int8(4))
+    if planes > 3:
+        codes = add_where_i8x64(codes, load_bits(at + (planes - 4) * plane_bits), np.int8(8))
     return codes
 
 
@@ -50,7 +78,7 @@ def last_bits(plane, plane_bits):
     In a tail-biting path, which closes on itself, they precede the first ones. Paths have at least 16 bits; the result
     for less than 8 has no meaning.
     """
-    return load_bits_u64(plane + max(0, plane_bits - 8)) << np.uint64(56)
+    return load_bits(plane + max(0, plane_bits - 8)) << np.uint64(56)
 
 
 @jit
@@ -63,7 +91,7 @@ def last_path_bits(at, plane_bits, planes):
 def parity_plane(plane, plane_bits, mask, out):
     """Write a plane whose bit j is the parity of bits j − k of another for all k, 0 … 6, that are set in `mask`.
 
-    So mask 1 copies it. `plane` is an address in bits, `out` one in bytes. 65 bytes are read, and 64 written, at a time.
+    So mask 1 copies it. `plane` is an address in bits, `out` one in bytes. At a time 65 bytes are read, 64 written.
     """
     before = last_bits(plane, plane_bits)
     for at in range(0, plane_bits, 512):
@@ -74,7 +102,7 @@ def parity_plane(plane, plane_bits, mask, out):
             if mask >> k & 1:
                 parities = xor_i64x8(parities, funnel_shift_i64x8(bits, previous, k))
         store_i64x8(out + at // 8, parities)
-        before = load_bits_u64(plane + at + 448)
+        before = load_bits(plane + at + 448)
 
 
 @jit
@@ -92,11 +120,11 @@ def add_subset_bits(codes, at, plane_bits, planes):
     `at` is the address of their word in the first plane, in bits.
     """
     if planes > 1:
-        codes = add_where_i8x64(codes, load_bits_u64(at), np.int8(64))
+        codes = add_where_i8x64(codes, load_bits(at), np.int8(64))
     if planes > 2:
-        codes = add_where_i8x64(codes, load_bits_u64(at + plane_bits), np.int8(32))
+        codes = add_where_i8x64(codes, load_bits(at + plane_bits), np.int8(32))
     if planes > 3:
-        codes = add_where_i8x64(codes, load_bits_u64(at + 2 * plane_bits), np.int8(16))
+        codes = add_where_i8x64(codes, load_bits(at + 2 * plane_bits), np.int8(16))
     if planes > 4:
-        codes = add_where_i8x64(codes, load_bits_u64(at + 3 * plane_bits), np.int8(8))
+        codes = add_where_i8x64(codes, load_bits(at + 3 * plane_bits), np.int8(8))
     return codes
