@@ -49,7 +49,7 @@ load_i8x16, load_i8x32, load_i8x64 = (make_load(vector) for vector in (i8x16, i8
 load_i16x8, load_i16x16, load_i16x32 = (make_load(vector) for vector in (i16x8, i16x16, i16x32))
 load_i32x4, load_i32x8, load_i32x16 = (make_load(vector) for vector in (i32x4, i32x8, i32x16))
 load_f32x8, load_f32x16 = (make_load(vector) for vector in (f32x8, f32x16))
-load_i64x8, load_f64x8 = (make_load(vector) for vector in (i64x8, f64x8))
+load_f64x8 = make_load(f64x8)
 
 
 def make_store(vector: Vector):
@@ -207,20 +207,19 @@ def load_u64(builder, address):
 
 
 def make_load_bits(number, llvm):
-    """Make ``load_bits(address) -> number``: words of 64 bits from an address in bits, 8 per byte of memory.
+    """Make ``load_bits(address, bit) -> number``: words of 64 bits from bit 0 … 7 of the byte at the address on.
 
-    Of the byte after the last word bits are read too, even if none of them is needed.
+    The byte after the last word is read too, even if no bit of it is needed.
     """
 
-    @operation(number, (types.intp,))
-    def load_bits(builder, address):
-        byte, bit = builder.lshr(address, _U64(3)), builder.and_(address, _U64(7))
-        words = load_from(builder, byte, llvm), load_from(builder, builder.add(byte, _U64(1)), llvm)
-        shifts = bit, builder.sub(_U64(8), bit)
+    @operation(number, (types.intp, types.uint64))
+    def load_bits(builder, address, bit):
+        first, second = load_from(builder, address, llvm), load_from(builder, builder.add(address, _U64(1)), llvm)
+        up = builder.sub(_U64(8), bit)
         if isinstance(number, Vector):
-            shifts = tuple(broadcast(builder, number, shift) for shift in shifts)
+            bit, up = broadcast(builder, number, bit), broadcast(builder, number, up)
         # The second words are 8 bits on: both agree in the bits that they share.
-        return builder.or_(builder.lshr(words[0], shifts[0]), builder.shl(words[1], shifts[1]))
+        return builder.or_(builder.lshr(first, bit), builder.shl(second, up))
 
     return load_bits
 

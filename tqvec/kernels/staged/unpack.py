@@ -46,7 +46,7 @@ def load_bits(at):
     """Load 64 bits from an address in bits. Where a byte begins there, as in most codes, it takes no shifts."""
     if at & 7 == 0:
         return load_u64(at >> 3)
-    return load_bits_u64(at)
+    return load_bits_u64(at >> 3, np.uint64(at & 7))
 
 
 @jit
@@ -95,7 +95,7 @@ def parity_plane(plane, plane_bits, mask, out):
     """
     before = last_bits(plane, plane_bits)
     for at in range(0, plane_bits, 512):
-        bits = load_bits_i64x8(plane + at)
+        bits = load_bits_i64x8((plane + at) >> 3, np.uint64(plane & 7))
         previous = prepend_i64x8(before, bits)
         parities = zero_i64x8()
         for k in range(7):
