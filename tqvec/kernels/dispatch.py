@@ -44,6 +44,8 @@ _KERNELS = {
     "plane_query": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
     "plane_dot": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
     "add_dots": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
+    "true_scores": {"portable": "errors.portable"},
+    "list_lengths": {"portable": "errors.portable"},
     "topk_finish": {"portable": "topk.portable"},
     "turn_tables": {"portable": "rope.portable"},
     "centre_keys": {"portable": "rope.portable"},
