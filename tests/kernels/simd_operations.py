@@ -46,7 +46,7 @@ class Row(NamedTuple):
 OPERATIONS = {
     "memory": [
         Row("load", "i8x16 i8x32 i8x64 i16x8 i16x16 i16x32 i32x4 i32x8 i32x16", "memory", "memory[:n]"),
-        Row("load", "i64x8 f32x8 f32x16 f64x8", "memory", "memory[:n]"),
+        Row("load", "f32x8 f32x16 f64x8", "memory", "memory[:n]"),
         Row("store", "i8x16 i8x32 i8x64 i16x16 i32x4 i32x8 i32x16 i64x4 i64x8", "memory, a", "memory[:n] = a"),
         Row("store", "f32x8 f32x16 f64x8", "memory, a", "memory[:n] = a"),
         Row("load_where", "i8x64 f32x16", "bits, memory, b", "np.where(unpack(bits), memory[:n], b)"),
@@ -63,6 +63,8 @@ OPERATIONS = {
         Row("load_u8", "", "memory: uint8", "memory[0]"),
         Row("load_i32", "", "memory: int32", "memory[0]"),
         Row("load_u64", "", "memory: uint64", "memory[0]"),
+        Row("load_bits", "i64x8", "memory, bit: uint64 < 8", "memory[:8] >> bit | memory[1:9] << 1 << 63 - bit"),
+        Row("load_bits_u64", "", "memory: uint64, bit: uint64 < 8", "memory[0] >> bit | memory[1] << 1 << 63 - bit"),
         Row("store_u16", "", "memory: uint16, bits", "memory[0] = bits & 0xFFFF"),
         Row("store_u64", "", "memory: uint64, bits", "memory[0] = bits"),
         Row("prefetch", "", "memory: uint8", "pass"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import strategies as sts
 
-from tqvec.kernels.scan.allowed import SPARE, allowed_blocks, allowed_rows
+from tqvec.kernels.scan.allowed import SPARE, allowed_blocks, allowed_rows, count_allowed
 
 MASKS = (0, 0.003, 0.05, 0.5, 1)
 LAST = 64 * 9 + 23
@@ -43,6 +43,8 @@ def test_blocks(share, start, stop):
     row_numbers = np.full((stop - start) // 16 + 4, -1, np.int32)
     rows = allowed_blocks(words(mask), start, stop, row_numbers)
     expected = np.unique(np.flatnonzero(mask[start:stop]) // 16) * 16 + start
+    assert count_allowed(words(mask), start, stop) == (mask[start:stop].sum(), expected.size)
+    assert count_allowed(words(mask)[:0], start, stop) == (stop - start, -(-(stop - start) // 16))
     if expected.size == 0:
         assert rows == 0
         return

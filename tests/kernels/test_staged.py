@@ -22,9 +22,8 @@ from tqvec.kernels.simd.memory import load_i32x16, store_i32x16
 from tqvec.kernels.staged.prefetch import RowList
 from tqvec.kernels.staged.unpack import BandShape
 from tqvec.kernels.tables import Z
-from tqvec.kernels.topk.portable import EMPTY_ID
 
-DIMS = (8, 32, 64, 72, 128, 200, 384, 1000)
+DIMS = (1, 8, 13, 32, 64, 72, 99, 128, 200, 259, 384, 1000)
 LEVELS = ("avx2", "avx512")
 needs_staged = pytest.mark.skipif(not available("search_few"), reason="no staged search at this level")
 
@@ -93,19 +92,21 @@ def signs_of(d, nbits):
     return PrefixBlocks(prefix_planes((Band(0, d, nbits),), SCALAR, (1,)))
 
 
-def sign_blocks(plane_bytes, axes):
-    """Signs of whole blocks of 16 rows, (rows, 4 * groups) uint8, in the order of a level."""
-    groups = plane_bytes.shape[1] // 4
-    return np.ascontiguousarray(plane_bytes.reshape(-1, 16, groups, 4).transpose(axes)).reshape(-1, groups, 64)
+def prefix_blocks(rows, level=None):
+    """Prefixes of whole blocks of 16 rows, (rows, 4 * groups) uint8, in the order of a level."""
+    groups = rows.shape[1] // 4
+    axes = {(4, 1): (0, 2, 1, 3), (1, 16): (0, 2, 3, 1)}[module("prefix_totals", level).PREFIX_STRIDES]
+    return np.ascontiguousarray(rows.reshape(-1, 16, groups, 4).transpose(axes)).reshape(-1, groups, 64)
 
 
 @needs_staged
-def test_sign_blocks_are_the_sign_plane():
-    data, codes = rows_of(72, 3, 200)
-    signs = np.zeros((208, 96), np.uint8)
-    signs[:200, :72] = codes >> 2
-    expected = sign_blocks(np.packbits(signs, axis=1, bitorder="little"), module("prefix_totals").PREFIX_AXES)
-    blocks = signs_of(72, 3)
+@pytest.mark.parametrize("d", [1, 7, 65, 72, 95])
+def test_sign_blocks_are_the_sign_plane(d):
+    data, codes = rows_of(d, 3, 200)
+    signs = np.zeros((208, -(-d // 32) * 32), np.uint8)
+    signs[:200, :d] = codes >> 2
+    expected = prefix_blocks(np.packbits(signs, axis=1, bitorder="little"))
+    blocks = signs_of(d, 3)
     for ntotal in (1, 50, 64, 130, 200):  # as rows are added
         actual = blocks.of(data, ntotal)
         np.testing.assert_array_equal(actual[: ntotal // 16], expected[: ntotal // 16])
@@ -132,7 +133,7 @@ def test_sign_totals(groups, level):
             store(out.ctypes.data + 64 * i, x)
 
     rows = sts.rng(1).integers(0, 256, (64, 4 * groups)).astype(np.uint8)
-    signs = sign_blocks(rows, module("prefix_totals", level).PREFIX_AXES)
+    signs = prefix_blocks(rows, level)
     nibbles = np.stack([rows & 15, rows >> 4], axis=2).reshape(64, groups, 8)
     for table in (sts.rng(2).integers(0, 64, (groups, 128)).astype(np.uint8), np.full((groups, 128), 63, np.uint8)):
         out = np.zeros(64, np.int32)
@@ -249,13 +250,13 @@ def test_candidates(threshold):
 
 
 @needs_staged
-@pytest.mark.parametrize("probes", [1, 26, 100])
+@pytest.mark.parametrize("probes", [1, 26, 100, 300])
 def test_first_probes(probes):
     from tqvec.kernels.staged.one_query import first_probes
 
     estimates, _, _, tops = upper_bounds(2, 0.0)
-    best, rows = np.full(probes, -np.inf, np.float32), np.full(probes, EMPTY_ID, np.int64)
-    count = first_probes(estimates, tops, 256, best, rows)
+    rows = np.zeros(probes, np.int32)
+    count = first_probes(estimates, tops, 256, probes, rows)
     assert count == min(probes, 64)  # of the 64 sets of rows v, v + 16, v + 32, v + 48, the best of each
     best_of_each = estimates.reshape(4, 4, 16).max(axis=1).ravel()
     np.testing.assert_array_equal(np.sort(estimates[rows[:count]]), np.sort(best_of_each)[-count:])
@@ -297,10 +298,10 @@ def test_full_dots(d, level):
     add, load, total = implementation("add_dots", level), load_i32x16, sum_i32x16
 
     @numba.njit
-    def run(before, data, i, plane_bytes, planes, table, query):
-        at = data.ctypes.data + i * data.shape[1]
+    def run(before, data, i, plane_bits, planes, table, query):
+        at = 8 * (data.ctypes.data + i * data.shape[1])
         sums = load(before.ctypes.data)
-        return total(add(sums, at, plane_bytes, planes, 0, table.ctypes.data, query.ctypes.data, query.size // 64))
+        return total(add(sums, at, plane_bits, planes, 0, table.ctypes.data, query.ctypes.data, query.size // 64))
 
     before = sts.rng(5).integers(-1000, 1000, 16).astype(np.int32)
     query = np.zeros(-(-d // 64) * 64, np.int16)
@@ -311,7 +312,7 @@ def test_full_dots(d, level):
         table = level_bytes(words.view(np.uint16).astype(np.uint32), nbits, 0)
         for i in range(5):
             expected = words[codes[i]].astype(np.int64) @ query[:d].astype(np.int64) + before.sum()
-            assert run(before, data, i, d // 8, nbits, table, query) == expected
+            assert run(before, data, i, d, nbits, table, query) == expected
 
 
 @pytest.mark.slow
@@ -333,7 +334,7 @@ def test_unpacked_levels(d, level):
         planes = min(nbits, 7)
         table = np.resize(sts.rng(3).integers(0, 256, max(16, 2**planes)).astype(np.uint8), 128)
         actual = np.full((32, 64 * words + 128), 9, np.uint8)
-        run(data, SOME, BandShape(d // 8, planes, 0, words), table, actual)
+        run(data, SOME, BandShape(0, d, planes, 0, words), table, actual)
         np.testing.assert_array_equal(actual[:, 64 : 64 + d], table[codes[SOME] >> (nbits - planes)])
         assert np.all(actual[:, :64] == 9)
         assert np.all(actual[:, -64:] == 9)

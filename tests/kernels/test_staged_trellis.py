@@ -10,7 +10,7 @@ from tqvec.codec.bands import Band, integer_levels
 from tqvec.codec.codebooks import trellis
 from tqvec.codec.tables.batch import byte_levels
 from tqvec.codec.tables.staged import level_bytes, plane_order, prefix_planes, stage_tables
-from tqvec.index.prefixes import PrefixBlocks, parities
+from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import features
 from tqvec.kernels.dispatch import available, implementation, module
 from tqvec.kernels.simd.integers import sum_i32x16
@@ -21,7 +21,7 @@ from tqvec.kernels.tables import Z
 from tqvec.reference.trellis import windows as windows_of
 
 WIDTHS = (1, 2, 3, 4, 5)
-DIMS = (8, 64, 72, 128, 200, 384)
+DIMS = (8, 17, 64, 72, 91, 128, 200, 259, 384)
 LEVELS = ("avx2", "avx512")
 PARITY = np.array([bin(i).count("1") % 2 for i in range(128)])
 
@@ -67,14 +67,14 @@ def test_full_dots(d, nbits, level):
     before = sts.rng(5).integers(-1000, 1000, 16).astype(np.int32)
 
     @numba.njit
-    def run(before, data, i, plane_bytes, planes, table, query):
-        at, words = data.ctypes.data + i * data.shape[1], query.size // 64
+    def run(before, data, i, plane_bits, planes, table, query):
+        at, words = 8 * (data.ctypes.data + i * data.shape[1]), query.size // 64
         sums = load(before.ctypes.data)
-        return total(add(sums, at, plane_bytes, planes, 8 - planes, table.ctypes.data, query.ctypes.data, words))
+        return total(add(sums, at, plane_bits, planes, 8 - planes, table.ctypes.data, query.ctypes.data, words))
 
     for i in range(5):
         expected = words[index[i]].astype(np.int64) @ query[:d].astype(np.int64) + before.sum()
-        assert run(before, data, i, d // 8, nbits, table, query) == expected
+        assert run(before, data, i, d, nbits, table, query) == expected
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_unpacked_levels(d, nbits, level):
     words, windows = -(-d // 64), 8 - nbits
     table = sts.rng(3).integers(0, 256, 128).astype(np.uint8)
     actual = np.zeros((32, 64 * words), np.uint8)
-    band = BandShape(d // 8, nbits, windows, words)
+    band = BandShape(0, d, nbits, windows, words)
     run(data, np.arange(1, 33, dtype=np.int32), band, table[plane_order(windows)], actual)
     np.testing.assert_array_equal(actual[:, :d], table[index[1:]])
 
@@ -105,24 +105,21 @@ def test_unpacked_levels(d, nbits, level):
 @pytest.mark.parametrize("nbits", [1, 2])
 def test_parities(d, nbits, mask):
     @numba.njit
-    def run(data, i, plane_bytes, planes, mask, out):
-        parity_plane(data.ctypes.data + i * data.shape[1], plane_bytes, planes, mask, out.ctypes.data)
+    def run(data, i, first, plane_bits, mask, out):
+        parity_plane(8 * (data.ctypes.data + i * data.shape[1]) + first, plane_bits, mask, out.ctypes.data)
 
     data, _, _ = rows_of(d, nbits, 3)
-    path = data[:3, -(d // 8) :]
-    bits = np.unpackbits(path, axis=1, bitorder="little")
-    expected = sum(np.roll(bits, k, axis=1) for k in range(7) if mask >> k & 1) & 1
-    actual = np.unpackbits(parities(path, mask), axis=1, bitorder="little")
-    np.testing.assert_array_equal(actual, expected)
+    path = np.unpackbits(data[:3], axis=1, bitorder="little")[:, (nbits - 1) * d : nbits * d]
+    expected = sum(np.roll(path, k, axis=1) for k in range(7) if mask >> k & 1) & 1
     for i in range(3):
         out = np.zeros(d // 8 + 64, np.uint8)
-        run(data, i, d // 8, nbits, mask, out)
+        run(data, i, (nbits - 1) * d, d, mask, out)
         np.testing.assert_array_equal(np.unpackbits(out, bitorder="little")[:d], expected[i])
 
 
 @pytest.mark.skipif(not available("search_few"), reason="no staged search at this level")
-def test_sign_blocks_of_one_bit():
-    d = 72
+@pytest.mark.parametrize("d", [16, 72, 91])
+def test_sign_blocks_of_one_bit(d):
     data, windows, _ = rows_of(d, 1, 130)
     signs = np.packbits(PARITY[windows & trellis.sign_mask(1)].astype(np.uint8), axis=1, bitorder="little")
     expected, blocks = (PrefixBlocks(prefix_planes((Band(0, d, 1),), np.array([windows]), (1,))) for windows in (0, 7))

@@ -36,6 +36,11 @@ def read_error_byte(scale: Floats) -> Doubles:
     return np.where(known, LEAST * 2.0 ** ((code - 1) / STEPS), np.nan)
 
 
+def tangent_table() -> Doubles:
+    """Return the tangent that each code stands for, (256,); the first one is NaN, unknown."""
+    return np.append(np.nan, LEAST * 2.0 ** (np.arange(255) / STEPS))
+
+
 def clear_error_byte(scale: Floats) -> Floats:
     """Return scales with all tangents unknown."""
     return with_error_byte(scale, np.full(scale.shape, np.nan))

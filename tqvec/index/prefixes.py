@@ -8,19 +8,9 @@ from numpy.typing import NDArray
 from tqvec._locks import ForkLock
 from tqvec.codec.tables.staged import PrefixPlane
 from tqvec.index.rows import aligned
-from tqvec.kernels.dispatch import module
+from tqvec.kernels.dispatch import kernel, module
 
 _ROWS = 64  # the kernel takes four blocks of 16 at a time
-
-
-def parities(plane: NDArray[np.uint8], mask: int) -> NDArray[np.uint8]:
-    """Return bit j of each row: the parity of its bits j − k, cyclically, for all k below 8 that are set in `mask`."""
-    before = np.roll(plane, 1, axis=1)
-    out = np.zeros_like(plane)
-    for k in range(8):
-        if mask >> k & 1:
-            out ^= plane << k | before >> 8 - k
-    return out
 
 
 class PrefixBlocks:
@@ -34,7 +24,7 @@ class PrefixBlocks:
 
     def __init__(self, planes: list[PrefixPlane]):
         self._planes = planes
-        self._groups = -(-sum(plane.size for plane in planes) // 4)
+        self._groups = -(-sum(-(-plane.size // 8) for plane in planes) // 4)
         self._blocks = np.zeros((0, self._groups, 64), np.uint8)
         self._rows = 0
         self._lock = ForkLock()
@@ -49,26 +39,24 @@ class PrefixBlocks:
         return PrefixBlocks(self._planes)
 
     def of(self, codes: NDArray[np.uint8], ntotal: int) -> NDArray[np.uint8]:
-        """Return the blocks of the first `ntotal` rows of `codes`; only those added since the last call are read."""
+        """Return the blocks of the first `ntotal` rows of `codes`; only those added since the last call are read.
+
+        `codes` has `SPARE_ROWS` more.
+        """
         with self._lock:
             if self._rows < ntotal:
                 self._extend(codes, ntotal)
             return self._blocks
 
     def _extend(self, codes: NDArray[np.uint8], ntotal: int) -> None:
-        first = self._rows // _ROWS * _ROWS
         needed = -(-ntotal // _ROWS) * _ROWS // 16
         blocks = self._blocks
         if needed > blocks.shape[0]:
             capacity = max(needed, blocks.shape[0] * 3 // 2 // 4 * 4)
             blocks = aligned((capacity, self._groups, 64), np.uint8)
-            blocks[: first // 16] = self._blocks[: first // 16]
-        prefixes = np.zeros((needed * 16 - first, self._groups * 4), np.uint8)
-        at = 0
-        for _, start, size, mask in self._planes:
-            plane = codes[first:ntotal, start : start + size]
-            prefixes[: ntotal - first, at : at + size] = parities(plane, mask) if mask else plane
-            at += size
-        words = prefixes.reshape(-1, 16, self._groups, 4).transpose(module("prefix_totals").PREFIX_AXES)
-        blocks[first // 16 : needed] = words.reshape(-1, self._groups, 64)
+            used = -(-self._rows // 16)
+            blocks[:used] = self._blocks[:used]
+        planes = np.array([(plane.start, plane.size, plane.mask) for plane in self._planes], np.int64)
+        strides = module("prefix_totals").PREFIX_STRIDES
+        kernel("prefix_rows")(codes, planes, strides, self._rows, ntotal, blocks)
         self._blocks, self._rows = blocks, ntotal

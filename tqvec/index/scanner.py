@@ -11,7 +11,7 @@ from tqvec._threads import scratch
 from tqvec._types import Floats, Ids, Words
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.tables.batch import batch_tables
-from tqvec.codec.tables.staged import PrefixPlane, prefix_counts, prefix_planes, stage_tables
+from tqvec.codec.tables.staged import prefix_counts, prefix_planes, stage_tables
 from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
 from tqvec.index.blocks import Block
@@ -23,7 +23,7 @@ from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.scan.units import BLOCK_FIELDS
 from tqvec.kernels.staged.query import workspace_size
-from tqvec.kernels.tables import QueryTables, ScanTables, StageTables
+from tqvec.kernels.tables import QueryTables, ScanTables
 from tqvec.kernels.threads.helpers import check_memory, share
 
 # Time per row, query and coordinate, by which the number of threads is chosen: rough figures are enough.
@@ -31,7 +31,7 @@ _NS_STAGED = 0.007
 _NS_PRODUCTS = 0.0005
 _NS_FULL = 0.05
 _FEW = 8  # queries, up to which each is searched alone, in stages
-_ROWS_A_RESULT = 64  # from which on ruling rows out by a few bits pays
+_ROWS_A_RESULT = 16  # below which queries share little work: most of it is full scores and heaps of their own
 _NO_BIAS = np.zeros(0, np.float32)
 
 Heaps = tuple[Floats, Ids]
@@ -59,14 +59,10 @@ class Scanner:
         self._bands = quantizer.bands
         self._levels = integer_levels(self._d, quantizer)
         self._windows = quantizer.windows
-        self._stages: StageTables | None = None
-        planes: list[PrefixPlane] = []
-        if all((band.stop - band.start) % 8 == 0 for band in codec.bands):  # the stages read whole bytes
-            known = self._d, codec.bands, self._windows, codec.band_std
-            counts = prefix_counts(*known)
-            self._stages = stage_tables(*known, self._levels.levels, counts)
-            planes = prefix_planes(codec.bands, self._windows, counts)
-        self.prefixes = PrefixBlocks(planes)
+        known = self._d, codec.bands, self._windows, codec.band_std
+        counts = prefix_counts(*known)
+        self._stages = stage_tables(*known, self._levels.levels, counts)
+        self.prefixes = PrefixBlocks(prefix_planes(codec.bands, self._windows, counts))
         self._queries = QueryTables(rotation, self._bands, self._metric.score_scale, self._levels.unit)
         self._scan = ScanTables(
             bands=self._bands,
@@ -104,10 +100,10 @@ class Scanner:
         if queries.shape[1] != self._d:
             raise InputError(f"queries must have {self._d} columns, got {queries.shape[1]}")
         nq = queries.shape[0]
-        staged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
-        if staged and nq <= _FEW and available("search_few"):
+        few = nq <= _FEW or k * _ROWS_A_RESULT > ntotal
+        if few and available("search_few"):
             step, search, cost = "search, one query", self._search_staged, _NS_STAGED
-        elif staged and available("search_batch"):
+        elif available("search_batch"):
             step, search, cost = "search, many queries", self._search_products, _NS_PRODUCTS
         else:
             step, search, cost = "search, all rows", self._search_full, _NS_FULL

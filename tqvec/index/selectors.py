@@ -238,12 +238,14 @@ def as_selector(filter: Filter, last: Selector | None = None) -> Selector:
     if array.dtype == np.bool_:
         return Mask(array)
     ids = integers(filter, "filter")
+    if isinstance(last, Ids) and last.holds(ids):
+        return last
     if ids.size > 1 and ids.min() >= 0 and ids.max() <= 1 and (ids.size > 2 or ids[0] == ids[1]):
         raise InputError(
             "filter holds nothing but 0 and 1, so it looks like a mask: hand over np.asarray(filter, bool), "
             "or selectors.Ids(filter) if these are ids"
         )
-    return last if isinstance(last, Ids) and last.holds(ids) else Ids(ids)
+    return Ids(ids)
 
 
 def allowed_rows(moment: Moment, selector: Selector | None) -> list[Words]:

@@ -127,7 +127,7 @@ class StageTables(NamedTuple):
     Attributes
     ----------
     layout : (n_bands, 6) int64
-        For each band: first byte in a row, bytes per plane, planes, windows (as in `QuantizerTables`), first entry in
+        For each band: first bit in a row, bits per plane, planes, windows (as in `QuantizerTables`), first entry in
         a query whose bands begin at multiples of 64, and words of 64 coordinates.
     level_bytes : (n_bands, 512) uint8
         Integer levels of the full scan. Scalar codes of at most 4 bits: 32 int16. Otherwise the low bytes of all
@@ -256,6 +256,43 @@ class BatchTables(NamedTuple):
     planes: np.ndarray
     table: np.ndarray
     config: np.ndarray
+
+
+class ErrorModel(NamedTuple):
+    """What the error bars of results depend on beside their scores; see `true_scores_portable`.
+
+    Attributes
+    ----------
+    tangents : (256,) float64
+        Tangent of the angle between a vector's direction and its decoded one, by the low byte of its scale.
+    tangent : float
+        The expected one, where it is unknown.
+    growth : float
+        Expected ‖ũ‖² over expected ⟨u, ũ⟩.
+    rounding : float
+        Standard deviation of a cosine that is due to arithmetic.
+    near_mean, near_std : float
+        Of the errors of good scores, in units of the standard deviation of any score.
+    sign : float
+        1, or -1 if smaller scores are better.
+    unit_rows : bool
+        Whether all rows that are not zero have length 1.
+    window : int
+        Scores that the rate of the tail near the best one is estimated from; two more for each rank below it.
+    ntotal : int
+        Rows that were searched.
+    """
+
+    tangents: np.ndarray
+    tangent: float
+    growth: float
+    rounding: float
+    near_mean: float
+    near_std: float
+    sign: float
+    unit_rows: bool
+    window: int
+    ntotal: int
 
 
 STRIP_FIELDS = 11  # of `AttentionTables.strips`

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import strategies as sts
+from index.errors import naive_errors
 
 import tqvec
 from tqvec.errors import InputError
@@ -67,6 +68,20 @@ def test_what_isn_t_known_is_not_promised():
     assert required_length(Fetched(mean, deviation, rate, 10**6), 10, 0.9).tolist() == [41]
     assert required_length(Fetched(mean, deviation, rate, 0), 10, 0.9)[0] <= 40
     assert required_length(Fetched(mean, deviation * 1e-6, rate, 10**6), 10, 0.9).tolist() == [10]
+
+
+@pytest.mark.parametrize("steep", [0.05, 0.7, 3.0, 40.0])
+@pytest.mark.parametrize("m", [1, 5, 60, 400])
+def test_lengths_are_those_of_numpy(m, steep):
+    rng = sts.rng(m)
+    mean = -np.sort(-rng.exponential(1 / steep, (40, m)), axis=1) - steep
+    std = rng.uniform(0.5, 2, (40, m)) * rng.choice([1e-30, 1e-3, 1], (40, 1))
+    for rest in (0, 10**6):
+        fetched = Fetched(mean, std, np.full(40, steep), rest)
+        for k in {1, min(m, 3), m}:
+            for confidence in (0.1, 0.9, 0.99999):
+                expected = naive_errors.required_length(fetched, k, confidence)
+                assert np.array_equal(required_length(fetched, k, confidence), expected)
 
 
 def test_lists_are_the_beginning_of_the_results():

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import strategies as sts
+from index.errors.naive_errors import hill, local_rates
+from index.errors.naive_errors import true_scores as naive_true_scores
 from index_cases import anisotropic, true_scores
 
 import tqvec
@@ -14,10 +16,8 @@ from tqvec.index.errors.standard_errors import (
     candidates_for,
     estimate_true_scores,
     expected_error,
-    local_rates,
     near_error,
     score_geometry,
-    tail_rates,
 )
 from tqvec.index.metrics import METRICS, Metric
 
@@ -245,13 +245,30 @@ def test_unknown_tangents_are_taken_as_expected():
 def test_rates_of_exponential_tails():
     rate = 7.0
     scores = -np.sort(-sts.rng(8).exponential(1 / rate, (400, 2000)), axis=1).astype(np.float32)
-    found = tail_rates(scores[:, :100])
+    found = hill(np.abs(scores[:, :100].astype(np.float64) - scores[:, :1]), np.array([100]))
     assert abs(found.mean() / rate - 1) <= 4 * found.std() / rate / 20 + 0.02
-    assert np.array_equal(tail_rates(-scores[:, :100]), found)
     slopes, windows = local_rates(scores[:, :220], 2000)
     assert windows[[0, 10, 99, 219]].tolist() == [20, 40, 218, 220]
     assert abs(slopes[:, 50].mean() / rate - 1) <= 0.05
     assert np.all(slopes[:, :5].std(axis=0) / rate <= 0.35)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("nbits", [1, 4, 2.5])
+def test_error_bars_are_those_of_numpy(nbits, metric):
+    x = anisotropic(2000, 40) if nbits == 1 else sts.normal(2000, 40)
+    index = tqvec.Index(40, nbits=nbits, metric=metric)
+    if nbits == 1:
+        assert index.train(x).accepted
+    index.add(x)
+    index.add(np.zeros((2, 40)))
+    queries = np.concatenate([x[:6] + sts.normal(6, 40, 1) * np.float32(0.2), np.zeros((1, 40), np.float32)])
+    snapshot = index._snapshot()
+    for m in (1, 2, 30, 2002):
+        scores, rows = snapshot.best(queries, m)
+        actual = estimate_true_scores(snapshot, queries, scores, rows)
+        for one, other in zip(actual, naive_true_scores(snapshot, queries, scores, rows), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_selection_bias_is_no_more_than_the_largest_error():

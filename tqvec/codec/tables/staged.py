@@ -68,7 +68,7 @@ class PrefixPlane(NamedTuple):
     ----------
     band : int
     start, size : int
-        First byte in a row, and bytes, of the plane.
+        First bit in a row, and bits, of the plane.
     mask : int
         0, or the bits of a state window, the newest lowest, whose parity is the bit.
     """
@@ -84,7 +84,7 @@ def prefix_planes(bands: tuple[Band, ...], windows: NDArray[np.int64], counts: S
     planes = []
     start = 0
     for b, band in enumerate(bands):
-        size = (band.stop - band.start) // 8
+        size = band.stop - band.start
         masks = trellis.parity_masks(band.nbits) if windows[b] > 0 else ()
         for bit in range(counts[b]):
             mask = masks[bit] & (2 ** int(windows[b]) - 1) if masks else 0
@@ -185,23 +185,27 @@ def stage_tables(
     levels: NDArray[np.uint32],
     counts: Sequence[int],
 ) -> StageTables:
-    """Make the tables of a codec whose bands are whole bytes.
+    """Make the tables of a codec; every plane of its prefix is filled up to whole bytes.
 
     `levels` (n_bands, 256) are the integer levels of the full scan, `counts` the result of `prefix_counts`.
     """
     statistics = [bit_statistics(d, band.nbits, int(w)) for band, w in zip(bands, windows, strict=True)]
     planes = prefix_planes(bands, windows, counts)
-    source = np.concatenate([np.arange(bands[plane.band].start, bands[plane.band].stop) for plane in planes])
     weights = [x * float(spreads[b]) for b, of_band in enumerate(statistics) for x in of_band.weights[counts[b]]]
-    filling = (0, -source.size % 32)
+    starts = np.cumsum([0, *(-(-plane.size // 8) * 8 for plane in planes)])
+    source = np.zeros(starts[-1] + -starts[-1] % 32, np.int64)
+    level = np.zeros(source.size, np.float32)
+    for plane, weight, at in zip(planes, weights, starts, strict=False):
+        source[at : at + plane.size] = np.arange(bands[plane.band].start, bands[plane.band].stop)
+        level[at : at + plane.size] = weight
     per_score = np.square(spreads, dtype=np.float64) / d
     unknown = [of_band.unknown[count] for of_band, count in zip(statistics, counts, strict=True)]
     sign_share, second_level, second_mask, second_slack = _second_stage(d, bands, windows, float(spreads[0]))
     return StageTables(
         layout=layout(bands, windows),
         level_bytes=np.array([level_bytes(levels[b], band.nbits, int(windows[b])) for b, band in enumerate(bands)]),
-        prefix_source=np.pad(source, filling),
-        prefix_level=np.pad(np.repeat(weights, [8 * plane.size for plane in planes]), filling).astype(np.float32),
+        prefix_source=source,
+        prefix_level=level,
         scores=np.array([of_band.unknown[0] for of_band in statistics]) * per_score,
         unknown=np.array(unknown) * per_score,
         skipped=np.array(counts) == 0,
@@ -217,8 +221,8 @@ def layout(bands: tuple[Band, ...], windows: NDArray[np.int64]) -> NDArray[np.in
     rows = []
     start = entry = 0
     for band, w in zip(bands, windows, strict=True):
-        size = (band.stop - band.start) // 8
-        words = -(-size // 8)
+        size = band.stop - band.start
+        words = -(-size // 64)
         rows.append((start, size, band.nbits, int(w), entry, words))
         start += size * band.nbits
         entry += 64 * words

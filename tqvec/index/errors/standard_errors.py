@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from itertools import pairwise
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from tqvec._types import Doubles, Floats, Ids
 from tqvec.codec.bands import integer_steps
-from tqvec.codec.error_byte import read_error_byte
+from tqvec.codec.error_byte import read_error_byte, tangent_table
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.exact import squared_norms
 from tqvec.index.metrics import Metric
 from tqvec.index.rows import Rows
 from tqvec.index.snapshot import Results, Snapshot, centre_scores
+from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.tables import ErrorModel
 
+_models: WeakKeyDictionary[TurboQuant, ErrorModel] = WeakKeyDictionary()
+_NO_SQUARES = np.zeros((0, 0), np.float32)
 _MIN_WINDOW = 20  # best scores at least, from which the density near a result is estimated
 
 
@@ -163,86 +168,85 @@ def near_error(codec: TurboQuant) -> tuple[float, float]:
     return mean, std
 
 
-def tail_rates(scores: Floats) -> Doubles:
-    """Return the rate λ of the exponential tail of each query's scores, (nq,), from its best `m`, (nq, m).
-
-    Scores are as `Index.search` returns them, best first, without empty entries. The estimate is that of Hill (1975)
-    for exponential spacings: (m − 1)/Σ |s_i − s_m|. It is very large where all scores are equal.
-    """
-    return _hill(np.abs(scores.astype(np.float64) - scores[:, :1]), np.array([scores.shape[1]]))[:, 0]
-
-
-def _hill(below: Doubles, windows: Ids) -> Doubles:
-    """Rates (nq, n_windows) of the best `windows` scores, which are `below` (nq, m) the first one."""
-    last = windows - 1
-    total = windows * below[:, last] - np.cumsum(below, axis=1)[:, last]
-    return last / np.maximum(total, 1e-150)
-
-
 def candidates_for(k: int) -> int:
     """Return the number of results to fetch for the errors of the best `k`."""
     return 2 * k + _MIN_WINDOW
 
 
-def local_rates(scores: Floats, ntotal: int) -> tuple[Doubles, Ids]:
-    """Return the slope −d/ds log p of the density p of a query's scores at its best `m`, and the windows behind it.
-
-    At rank r the slope comes from the best 2r + 20 scores, if there are as many and they are no more than half of all
-    rows. Hill's estimate is of the hazard rate. It becomes the slope by the factor (1 − 2S)/(1 − S), exact for the
-    logistic distribution, with S the share of all rows that are better.
-
-    Returns
-    -------
-    slopes : (nq, m) float64
-    windows : (m,) int64
-        Number of scores that each slope is estimated from.
-    """
-    rank = np.arange(scores.shape[1])
-    windows = np.minimum(candidates_for(0) + 2 * rank, min(scores.shape[1], max(6, ntotal // 2)))
-    better = (rank + 0.5) / max(1, ntotal)
-    slope = np.maximum(1 - 2 * better, 0) / (1 - better)
-    return _hill(np.abs(scores.astype(np.float64) - scores[:, :1]), windows) * slope, windows
-
-
 class TrueScores(NamedTuple):
-    """The distribution of the true scores of results, (nq, m) float64 each.
+    """The distribution of the true scores of results.
 
     Attributes
     ----------
-    mean : array
+    mean : (nq, m) float64
         Expected true scores, larger is better: for l2 they are negated.
-    std : array
+    std : (nq, m) float64
         Standard deviation of the true scores around the mean.
-    error : array
+    error : (nq, m) float64
         Root mean square error of the scores as they are.
+    rate : (nq,) float64
+        Rate λ of the exponential tail that each query's scores are from, by Hill's estimate (1975) for exponential
+        spacings: (m − 1)/Σ |s_i − s_m|. It is very large where all scores are equal.
     """
 
     mean: Doubles
     std: Doubles
     error: Doubles
+    rate: Doubles
 
 
 def estimate_true_scores(snapshot: Snapshot, queries: Floats, scores: Floats, rows: Ids) -> TrueScores:
     """Return the distribution of true scores, given that these results are the best `m` of all, (nq, m).
 
-    By Tweedie's formula a score with variance σ² is too good by σ²λ on average, with λ the slope of `local_rates`. The
-    correction is capped at the expected maximum of n errors, σ√(2 ln n).
+    By Tweedie's formula a score with variance σ² is too good by σ²λ on average, with λ the slope −d/ds log p of the
+    density p of a query's scores. At rank r it comes from the best 2r + 20 scores, if there are as many and they are no
+    more than half of all rows. Hill's estimate is of the hazard rate; it becomes the slope by the factor
+    (1 − 2S)/(1 − S), exact for the logistic distribution, with S the share of all rows that are better. The correction
+    is capped at the expected maximum of n errors, σ√(2 ln n).
     """
-    bias, std = near_error(snapshot.codec)
-    finite = np.nan_to_num(scores)
-    stored = snapshot.gather(rows, snapshot.metric.scalars)
-    geometry = score_geometry(snapshot.codec, snapshot.metric, stored, queries, finite)
-    rates, windows = local_rates(finite, snapshot.ntotal)
-    limit = np.sqrt(2 * np.log(max(1, snapshot.ntotal)))
-    total = np.zeros_like(rates)
-    for _ in range(2):  # the second time with cosines without selection bias
-        unit = geometry.std(total)
-        own = std * unit
-        selection_bias = own * np.minimum(own * rates, limit)
-        total = bias * unit + selection_bias
-    error = np.sqrt(own**2 + total**2 + selection_bias**2 / windows)  # the last: of the estimated rate
-    mean = finite * snapshot.metric.sign - total
-    return TrueScores(mean, own, np.where(np.isfinite(scores), error, np.inf))
+    codec, metric = snapshot.codec, snapshot.metric
+    stored = _stored(snapshot, rows)
+    if metric is Metric.L2:
+        queries = queries - codec.centre
+    model = _model(codec, metric)._replace(ntotal=snapshot.ntotal)
+    known = np.zeros((3, queries.shape[0]))
+    length = np.sqrt(squared_norms(queries))
+    known[0] = 1.0 if metric is Metric.COSINE else length
+    known[1] = _unit_errors(codec, expected_error(codec), queries, length)
+    if metric is not Metric.L2 and codec.calibration is not None:
+        known[2] = centre_scores(codec, metric, queries)
+    out, rates = np.empty((3, *scores.shape)), np.empty(scores.shape[0])
+    squares = stored["squared_norm"] if metric.stores_norm else _NO_SQUARES
+    kernel("true_scores")(scores, stored["scale"], squares, known, model, out, rates)
+    return TrueScores(*out, rates)
+
+
+def _stored(snapshot: Snapshot, rows: Ids) -> Rows:
+    """Return the numbers that rows keep beside their codes."""
+    names = snapshot.metric.scalars
+    if len(snapshot.blocks) == 1:
+        return {name: snapshot.blocks[0].rows[name][rows] for name in names}
+    return snapshot.gather(rows, names)
+
+
+def _model(codec: TurboQuant, metric: Metric) -> ErrorModel:
+    """Return the numbers that error bars of any search depend on."""
+    if codec not in _models:
+        expected, (mean, std) = expected_error(codec), near_error(codec)
+        _models[codec] = ErrorModel(
+            tangents=tangent_table(),
+            tangent=expected.tangent,
+            growth=expected.growth,
+            rounding=_rounding(codec),
+            near_mean=mean,
+            near_std=std,
+            sign=1.0,
+            unit_rows=False,
+            window=_MIN_WINDOW,
+            ntotal=0,
+        )
+    unit_rows = metric is Metric.COSINE and codec.calibration is None
+    return _models[codec]._replace(sign=metric.sign, unit_rows=unit_rows)
 
 
 def search_with_errors(snapshot: Snapshot, queries: Floats, k: int) -> Results:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels.simd.bits import count_bits
 
 WORD = 64  # rows whose bits a word of a filter holds
 SPARE = WORD + 8  # entries that `allowed_rows` may write past the last one it lists
@@ -24,6 +25,21 @@ def word_of(allowed, word, first, stop):
     if rest < WORD:
         bits &= (np.uint64(1) << np.uint64(rest)) - np.uint64(1)
     return bits
+
+
+@jit
+def count_allowed(allowed, start, stop):
+    """Count the allowed rows of ``start .. stop``, and the blocks of 16 that have any; `start` is a multiple of 64."""
+    if allowed.size == 0:
+        return stop - start, (stop - start + LANES - 1) // LANES
+    rows = 0
+    blocks = 0
+    for w in range(start // WORD, (stop + WORD - 1) // WORD):
+        word = word_of(allowed, w, start, stop)
+        rows += count_bits(word)
+        for part in range(0, WORD, LANES):
+            blocks += (word >> np.uint64(part) & np.uint64(0xFFFF)) != 0
+    return rows, blocks
 
 
 @jit

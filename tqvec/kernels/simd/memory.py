@@ -49,7 +49,7 @@ load_i8x16, load_i8x32, load_i8x64 = (make_load(vector) for vector in (i8x16, i8
 load_i16x8, load_i16x16, load_i16x32 = (make_load(vector) for vector in (i16x8, i16x16, i16x32))
 load_i32x4, load_i32x8, load_i32x16 = (make_load(vector) for vector in (i32x4, i32x8, i32x16))
 load_f32x8, load_f32x16 = (make_load(vector) for vector in (f32x8, f32x16))
-load_i64x8, load_f64x8 = (make_load(vector) for vector in (i64x8, f64x8))
+load_f64x8 = make_load(f64x8)
 
 
 def make_store(vector: Vector):
@@ -204,6 +204,27 @@ def load_i32(builder, address):
 def load_u64(builder, address):
     """Load a 64-bit number."""
     return load_from(builder, address, _U64)
+
+
+def make_load_bits(number, llvm):
+    """Make ``load_bits(address, bit) -> number``: words of 64 bits from bit 0 … 7 of the byte at the address on.
+
+    The byte after the last word is read too, even if no bit of it is needed.
+    """
+
+    @operation(number, (types.intp, types.uint64))
+    def load_bits(builder, address, bit):
+        first, second = load_from(builder, address, llvm), load_from(builder, builder.add(address, _U64(1)), llvm)
+        up = builder.sub(_U64(8), bit)
+        if isinstance(number, Vector):
+            bit, up = broadcast(builder, number, bit), broadcast(builder, number, up)
+        # The second words are 8 bits on: both agree in the bits that they share.
+        return builder.or_(builder.lshr(first, bit), builder.shl(second, up))
+
+    return load_bits
+
+
+load_bits_u64, load_bits_i64x8 = make_load_bits(types.uint64, _U64), make_load_bits(i64x8, i64x8.llvm)
 
 
 @operation(types.void, (types.intp, types.uint64))

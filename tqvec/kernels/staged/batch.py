@@ -104,8 +104,8 @@ def search_batch(rows, stages, batch, where, heaps):
         n, at = allowed_rows(allowed, at, stop, most, row_numbers)
         for b in range(n_bands):
             band = stages.layout[b]
-            listed = RowList(np.int64(codes.ctypes.data) + band[0], codes.shape[1], row_numbers.ctypes.data, n)
-            shape = BandShape(plane_bytes=band[1], planes=batch.planes[b], windows=band[3], words=band[5])
+            listed = RowList(np.int64(codes.ctypes.data) + band[0] // 8, codes.shape[1], row_numbers.ctypes.data, n)
+            shape = BandShape(band[0] % 8, band[1], batch.planes[b], band[3], band[5])
             unpack_levels(listed, shape, batch.table[b].ctypes.data, unpacked.ctypes.data + band[4], width)
         _extremes(scales, biases, row_numbers, n, extremes)
         for q in range(0, batch.weight.size, PAIR):

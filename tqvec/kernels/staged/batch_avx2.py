@@ -36,20 +36,20 @@ PRODUCT_STEPS = (15, 33)
 def _unpack_scalar(rows, band, table, out, width):
     levels = load_i8x64(table)
     for i in range(rows.count):
-        at = listed_row(rows, i, band.planes * band.plane_bytes)
+        at = 8 * listed_row(rows, i, (band.planes * band.plane_bits + 7) // 8) + band.first
         to = out + i * width
         for w in range(band.words):
-            store_i8x64(to + 64 * w, lookup_i8x64(levels, prefix_codes(at + 8 * w, band.plane_bytes, band.planes)))
+            store_i8x64(to + 64 * w, lookup_i8x64(levels, prefix_codes(at + 64 * w, band.plane_bits, band.planes)))
 
 
 @jit
 def _unpack_wide(rows, band, table, out, width):
     levels = load_table_128(table)
     for i in range(rows.count):
-        at = listed_row(rows, i, band.planes * band.plane_bytes)
+        at = 8 * listed_row(rows, i, (band.planes * band.plane_bits + 7) // 8) + band.first
         to = out + i * width
         for w in range(band.words):
-            codes = prefix_codes(at + 8 * w, band.plane_bytes, band.planes)
+            codes = prefix_codes(at + 64 * w, band.plane_bits, band.planes)
             store_i8x64(to + 64 * w, lookup_128_i8x64(levels, codes))
 
 
@@ -57,11 +57,11 @@ def _unpack_wide(rows, band, table, out, width):
 def _unpack_trellis(rows, band, table, out, width):
     levels = load_table_128(table)
     for i in range(rows.count):
-        at = listed_row(rows, i, band.planes * band.plane_bytes)
+        at = 8 * listed_row(rows, i, (band.planes * band.plane_bits + 7) // 8) + band.first
         to = out + i * width
-        before = last_path_bits(at, band.plane_bytes, band.planes)
+        before = last_path_bits(at, band.plane_bits, band.planes)
         for w in range(band.words):
-            codes, before = trellis_codes_avx2(at + 8 * w, before, band.plane_bytes, band.planes, band.windows)
+            codes, before = trellis_codes_avx2(at + 64 * w, before, band.plane_bits, band.planes, band.windows)
             store_i8x64(to + 64 * w, lookup_128_i8x64(levels, codes))
 
 

@@ -17,10 +17,10 @@ PRODUCT_STEPS = (127, 127)
 def _unpack_scalar(rows, band, table, out, width):
     levels = load_i8x64(table)
     for i in range(rows.count):
-        at = listed_row(rows, i, band.planes * band.plane_bytes)
+        at = 8 * listed_row(rows, i, (band.planes * band.plane_bits + 7) // 8) + band.first
         to = out + i * width
         for w in range(band.words):
-            store_i8x64(to + 64 * w, permute_i8x64(levels, prefix_codes(at + 8 * w, band.plane_bytes, band.planes)))
+            store_i8x64(to + 64 * w, permute_i8x64(levels, prefix_codes(at + 64 * w, band.plane_bits, band.planes)))
 
 
 @jit
@@ -28,10 +28,10 @@ def _unpack_wide(rows, band, table, out, width):
     low = load_i8x64(table)
     high = load_i8x64(table + 64)
     for i in range(rows.count):
-        at = listed_row(rows, i, band.planes * band.plane_bytes)
+        at = 8 * listed_row(rows, i, (band.planes * band.plane_bits + 7) // 8) + band.first
         to = out + i * width
         for w in range(band.words):
-            codes = prefix_codes(at + 8 * w, band.plane_bytes, band.planes)
+            codes = prefix_codes(at + 64 * w, band.plane_bits, band.planes)
             store_i8x64(to + 64 * w, permute_two_i8x64(low, high, codes))
 
 
@@ -40,11 +40,11 @@ def _unpack_trellis(rows, band, table, out, width):
     low = load_i8x64(table)
     high = load_i8x64(table + 64)
     for i in range(rows.count):
-        at = listed_row(rows, i, band.planes * band.plane_bytes)
+        at = 8 * listed_row(rows, i, (band.planes * band.plane_bits + 7) // 8) + band.first
         to = out + i * width
-        before = last_path_bits(at, band.plane_bytes, band.planes)
+        before = last_path_bits(at, band.plane_bits, band.planes)
         for w in range(band.words):
-            codes, before = trellis_codes_avx512(at + 8 * w, before, band.plane_bytes, band.planes, band.windows)
+            codes, before = trellis_codes_avx512(at + 64 * w, before, band.plane_bits, band.planes, band.windows)
             store_i8x64(to + 64 * w, permute_two_i8x64(low, high, codes))
 
 

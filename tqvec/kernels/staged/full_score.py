@@ -29,7 +29,7 @@ def row_dot(row, layout, n_bands, table, query):
     sums = zero_i32x16()
     for b in range(n_bands):
         sums = add_dots(
-            sums, row + _field(layout, b, 0), _field(layout, b, 1), _field(layout, b, 2), _field(layout, b, 3),
+            sums, 8 * row + _field(layout, b, 0), _field(layout, b, 1), _field(layout, b, 2), _field(layout, b, 3),
             table + TABLE_BYTES * b, query + 2 * _field(layout, b, 4), _field(layout, b, 5),
         )  # fmt: skip
     return sum_i32x16(sums)

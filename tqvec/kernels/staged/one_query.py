@@ -8,12 +8,11 @@ from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.arguments import Estimator, RowBlocks, SecondStage
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.allowed import POSITIONS
-from tqvec.kernels.simd.bits import count_bits, find_lowest_bit, select_f32x16
+from tqvec.kernels.simd.bits import count_bits, select_f32x16
 from tqvec.kernels.simd.floats import (
     add_f32x16,
     convert_f32x16,
     greater_equal_f32x16,
-    greater_f32x16,
     max_f32x16,
     mul_f32x16,
 )
@@ -31,7 +30,7 @@ from tqvec.kernels.simd.memory import (
 from tqvec.kernels.staged.full_score import row_dot
 from tqvec.kernels.staged.prefetch import AHEAD, prefetch_row
 from tqvec.kernels.staged.unpack import parity_plane
-from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable
+from tqvec.kernels.topk.portable import EMPTY_ID, topk_update_portable
 
 prefix_totals = kernel("prefix_totals")
 plane_query = kernel("plane_query")
@@ -39,8 +38,10 @@ plane_dot = kernel("plane_dot")
 
 ROWS = 64  # scanned together: four blocks of 16 share the loads of the tables
 LOWEST = np.finfo(np.float32).min
-CHUNK = 16384  # rows whose candidates are scored together
+EVERYWHERE = np.zeros(0, np.int32)
+CHUNK = 16384  # rows whose candidates are scored together, at least
 PROBES = 16  # rows beyond k whose full scores give the first threshold
+ENOUGH = 256  # rows that tell whether second bits are worth reading: they cost half as much as a full score
 AHEAD_BYTES = 4096  # of prefixes that are on their way: a page, where the processor's own prefetching stops
 
 
@@ -132,25 +133,26 @@ def prefix_estimates(prefixes, rows, blocks, estimator, estimates, tops):
 
 
 @jit
-def first_probes(estimates, tops, n, best, rows):
-    """List rows below `n` with high estimates, one for each of the best entries of `tops`; return their number.
+def first_probes(estimates, tops, n, probes, entries):
+    """List rows below `n` with high estimates, one for each of the best `probes` entries of `tops`.
 
-    Rows at -inf are not listed. `best` and `rows` (probes,) float32 and int64 are a heap; the rows replace its ids.
+    Return their number. Rows at -inf are not listed. `entries` (≥ probes,) int32 is filled.
     """
-    for group in range(n // ROWS):
-        bits = greater_f32x16(load_f32x16(tops.ctypes.data + ROWS * group), splat_f32x16(best[0]))
-        while bits != 0:
-            lane = find_lowest_bit(bits)
-            bits &= bits - np.uint64(1)
-            topk_push_portable(tops[group, lane], LANES * group + lane, best, rows)
+    best = np.full(probes, -np.inf, np.float32)
+    found = np.full(probes, EMPTY_ID, np.int64)
+    uppers = tops.reshape(-1)
+    step = max(ROWS, probes // 4 * 4)
+    for first in range(0, n // ROWS * LANES, step):
+        part = uppers[first : min(first + step, n // ROWS * LANES)]
+        topk_update_portable(part, EVERYWHERE, part.size, first, best, found)
     count = 0
-    for entry in rows:
-        if entry != EMPTY_ID:
-            row = entry // LANES * ROWS + entry % LANES
-            for v in range(row + LANES, entry // LANES * ROWS + ROWS, LANES):
+    for p in range(probes):
+        if best[p] > -np.inf:
+            row = found[p] // LANES * ROWS + found[p] % LANES
+            for v in range(row + LANES, found[p] // LANES * ROWS + ROWS, LANES):
                 if estimates[v] > estimates[row]:
                     row = v
-            rows[count] = row
+            entries[count] = row
             count += 1
     return count
 
@@ -191,9 +193,8 @@ def offer_rows(rows, row_numbers, count, stages, integers, unit, heap):
     `integers` and `unit` are those of the query's `StagedQuery`.
     """
     codes, scales, biases, base = rows
-    scores, ids, least = heap
-    threshold = max(scores[0], least[0])
     n_bands = stages.layout.shape[0]
+    found = np.empty(count, np.float32)
     for r in range(min(AHEAD, count)):
         prefetch_row(codes.ctypes.data + row_numbers[r] * codes.shape[1], codes.shape[1])
         prefetch(scales.ctypes.data + 4 * row_numbers[r])
@@ -207,10 +208,8 @@ def offer_rows(rows, row_numbers, count, stages, integers, unit, heap):
         score = np.float32(row_dot(row, layout, n_bands, table, query)) * unit * scales[i]
         if biases.size > 0:
             score += biases[i]
-        if score >= threshold:
-            topk_push_portable(score, base + i, scores, ids)
-            threshold = max(threshold, scores[0])
-    least[0] = max(least[0], threshold)
+        found[r] = score
+    topk_update_portable(found, row_numbers, count, base, heap)
 
 
 @jit
@@ -224,21 +223,23 @@ def _second_stage(rows, entries, row_numbers, count, stages, second, estimates, 
     codes, scales, biases, _ = rows
     query, share, unit, shift, parities = second
     row_bytes = codes.shape[1]
-    plane_bytes = stages.layout[0, 1]
-    planes = stages.layout[0, 2]
+    plane_bits, planes = stages.layout[0, 1], stages.layout[0, 2]
     mask = stages.second_mask
-    at = plane_bytes * (1 if mask == 0 else planes - 1)
+    first = plane_bits * (1 if mask == 0 else planes - 1)
+    whole = mask == 0 and first % 8 == 0  # read where they lie
+    size = plane_bits // 8 + 1
     kept = 0
     for c in range(min(AHEAD, count)):
-        prefetch_row(codes.ctypes.data + row_numbers[c] * row_bytes + at, plane_bytes)
+        prefetch_row(codes.ctypes.data + row_numbers[c] * row_bytes + first // 8, size)
     for c in range(count):
         if c + AHEAD < count:
-            prefetch_row(codes.ctypes.data + row_numbers[c + AHEAD] * row_bytes + at, plane_bytes)
+            prefetch_row(codes.ctypes.data + row_numbers[c + AHEAD] * row_bytes + first // 8, size)
         i = row_numbers[c]
-        if mask == 0:
-            total = plane_dot(codes.ctypes.data + i * row_bytes + at, query.ctypes.data, query.size)
+        at = codes.ctypes.data + i * row_bytes
+        if whole:
+            total = plane_dot(at + first // 8, query.ctypes.data, query.size)
         else:
-            parity_plane(codes.ctypes.data + i * row_bytes, plane_bytes, planes, mask, parities.ctypes.data)
+            parity_plane(8 * at + first, plane_bits, max(mask, 1), parities.ctypes.data)
             total = plane_dot(parities.ctypes.data, query.ctypes.data, query.size)
         estimate = estimates[entries[c]]
         estimates[entries[c]] = -np.inf
@@ -260,7 +261,7 @@ def search_one_query(rows, prefixes, query, stages, blocks, n, workspace, heap):
     Parameters
     ----------
     rows : Rows
-        Planes of all bands start at whole bytes. All arrays have at least 64 rows after the last one searched, of any
+        All arrays have at least 64 rows after the last one searched, of any
         finite content.
     prefixes : (n_blocks, groups, 64) uint8
         At least up to the next multiple of 64 rows.
@@ -274,7 +275,7 @@ def search_one_query(rows, prefixes, query, stages, blocks, n, workspace, heap):
     heap : Heap
         Of one query.
     """
-    scores, ids, least_scores = heap
+    scores, ids, bound = heap
     length = np.float32(query.length)
     slack = np.float32(query.slack) * length
     shift = np.float32(-query.table_zero) * length
@@ -284,16 +285,15 @@ def search_one_query(rows, prefixes, query, stages, blocks, n, workspace, heap):
     prefix_estimates(prefixes, rows, blocks, estimator, estimates, tops)
     estimates[n : n + ROWS] = -np.inf
     integers, unit = query.integers, query.unit
-    entries = np.empty(CHUNK + ROWS, np.int32)
-    row_numbers = np.empty(CHUNK + ROWS, np.int32)
-    if ids[0] == EMPTY_ID and least_scores[0] == -np.inf:  # no threshold yet
-        best = np.full(scores.size + PROBES, -np.inf, np.float32)
-        probes = np.full(best.size, EMPTY_ID, np.int64)
-        m = first_probes(estimates, tops, n, best, probes)
-        for v in probes[:m]:
+    chunk = max(CHUNK, (2 * scores.size + ROWS - 1) // ROWS * ROWS)  # a heap takes many rows at once
+    entries = np.empty(chunk + ROWS, np.int32)
+    row_numbers = np.empty(entries.size, np.int32)
+    if ids[0] == EMPTY_ID and bound[0] == -np.inf and scores.size + PROBES <= n // 8:  # no threshold yet
+        m = first_probes(estimates, tops, n, scores.size + PROBES, entries)
+        for v in entries[:m]:
             estimates[v] = -np.inf  # done
-        _row_numbers(blocks, probes, m, probes)
-        offer_rows(rows, probes, m, stages, integers, unit, heap)
+        _row_numbers(blocks, entries, m, row_numbers)
+        offer_rows(rows, row_numbers, m, stages, integers, unit, heap)
     bit = np.float32(stages.second_level * query.byte_unit) * length
     bytes_ = plane_query(query.bytes_)
     second = SecondStage(
@@ -305,15 +305,18 @@ def search_one_query(rows, prefixes, query, stages, blocks, n, workspace, heap):
     )
     # First the rows that half the slack lets in: they bring the threshold near its end, which spares many of the rest.
     for share in (np.float32(0.5), np.float32(1.0)):
-        for c in range(0, n, CHUNK):
-            m = min(CHUNK, n - c)
+        refined = stages.second_level != 0 and max(scores[0], bound[0]) >= LOWEST
+        for c in range(0, n, chunk):
+            m = min(chunk, n - c)
             here = estimates[c : c + m + ROWS]
             part = RowBlocks(blocks.allowed, blocks.starts[c // LANES :], blocks.first + c, blocks.count - c // LANES)
-            least = max(scores[0], least_scores[0], LOWEST)  # below it are the rows that are done
+            least = max(scores[0], bound[0], LOWEST)  # below it are the rows that are done
             m = candidates(here, tops[c // ROWS :], rows.scale, part, m, slack * share, least, entries)
             _row_numbers(part, entries, m, row_numbers)
-            if stages.second_level != 0:
-                m = _second_stage(rows, entries, row_numbers, m, stages, second, here, max(scores[0], least_scores[0]))
+            if refined:
+                kept = _second_stage(rows, entries, row_numbers, m, stages, second, here, max(scores[0], bound[0]))
+                refined = m < ENOUGH or 2 * kept < m
+                m = kept
             else:
                 for r in range(m):
                     here[entries[r]] = -np.inf

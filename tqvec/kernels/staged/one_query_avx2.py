@@ -29,7 +29,6 @@ from tqvec.kernels.simd.memory import (
     load_i8x32,
     load_i8x64,
     load_i16x32,
-    load_u64,
     prefetch,
     splat_i8x64,
     splat_i16x16,
@@ -52,12 +51,12 @@ from tqvec.kernels.simd.x86 import (
     multiply_bytes_i16x16,
     multiply_words_i32x16,
 )
-from tqvec.kernels.staged.unpack import add_subset_bits, last_path_bits, path_stream, prefix_codes
+from tqvec.kernels.staged.unpack import add_subset_bits, last_path_bits, load_bits, path_stream, prefix_codes
 
 FLUSH_GROUPS = 256  # 256 sums of four table entries, each at most 63, stay below 2^16
 FLUSH_ENTRIES = 4096  # 4096 / 32 sums of two query bytes, each at most 127, stay below 2^15
 
-PREFIX_AXES = (0, 2, 3, 1)  # byte 16 t + v: a lookup within 16 bytes takes one table for all of them
+PREFIX_STRIDES = 1, 16  # byte 16 t + v: a lookup within 16 bytes takes one table for all of them
 
 
 @jit
@@ -136,12 +135,12 @@ def plane_dot_avx2(plane, query, size):
 
 
 @jit
-def trellis_codes_avx2(at, before, plane_bytes, planes, windows):
+def trellis_codes_avx2(at, before, plane_bits, planes, windows):
     """See `trellis_codes_avx512`."""
-    bits = load_u64(at + (planes - 1) * plane_bytes)
+    bits = load_bits(at + (planes - 1) * plane_bits)
     low, high = path_stream(bits, before, windows)
     codes = and_i8x64(extract_fields_i8x64(low, high), splat_i8x64(np.int8((1 << windows) - 1)))
-    return add_subset_bits(codes, at, plane_bytes, planes), bits
+    return add_subset_bits(codes, at, plane_bits, planes), bits
 
 
 @jit
@@ -154,35 +153,35 @@ def _add_words(sums, low, high, query):
 
 
 @jit
-def _scalar_dot(sums, row, plane_bytes, planes, table, query, words):
+def _scalar_dot(sums, row, plane_bits, planes, table, query, words):
     levels = load_i16x32(table)
     low = tile_low_bytes_i8x64(levels)
     high = tile_high_bytes_i8x64(levels)
     for w in range(words):
-        codes = prefix_codes(row + 8 * w, plane_bytes, planes)
+        codes = prefix_codes(row + 64 * w, plane_bits, planes)
         sums = _add_words(sums, lookup_i8x64(low, codes), lookup_i8x64(high, codes), query + 128 * w)
     return sums
 
 
 @jit
-def _trellis_dot(sums, row, plane_bytes, planes, windows, table, query, words):
+def _trellis_dot(sums, row, plane_bits, planes, windows, table, query, words):
     low = load_table_128(table)
     high = load_table_128(table + 128)
-    before = last_path_bits(row, plane_bytes, planes)
+    before = last_path_bits(row, plane_bits, planes)
     for w in range(words):
-        codes, before = trellis_codes_avx2(row + 8 * w, before, plane_bytes, planes, windows)
+        codes, before = trellis_codes_avx2(row + 64 * w, before, plane_bits, planes, windows)
         sums = _add_words(sums, lookup_128_i8x64(low, codes), lookup_128_i8x64(high, codes), query + 128 * w)
     return sums
 
 
 @jit
-def _wide_dot(sums, row, plane_bytes, planes, table, query, words):
+def _wide_dot(sums, row, plane_bits, planes, table, query, words):
     low0 = load_table_128(table)
     low1 = load_table_128(table + 128)
     high0 = load_table_128(table + 256)
     high1 = load_table_128(table + 384)
     for w in range(words):
-        codes = prefix_codes(row + 8 * w, plane_bytes, planes)
+        codes = prefix_codes(row + 64 * w, plane_bits, planes)
         rest = and_i8x64(codes, splat_i8x64(np.int8(127)))
         low = select_negative_i8x64(codes, lookup_128_i8x64(low1, rest), lookup_128_i8x64(low0, rest))
         high = select_negative_i8x64(codes, lookup_128_i8x64(high1, rest), lookup_128_i8x64(high0, rest))
@@ -191,10 +190,10 @@ def _wide_dot(sums, row, plane_bytes, planes, table, query, words):
 
 
 @jit
-def add_dots_avx2(sums, row, plane_bytes, planes, windows, table, query, words):
+def add_dots_avx2(sums, row, plane_bits, planes, windows, table, query, words):
     """See `add_dots_avx512`."""
     if windows > 0:
-        return _trellis_dot(sums, row, plane_bytes, planes, windows, table, query, words)
+        return _trellis_dot(sums, row, plane_bits, planes, windows, table, query, words)
     if planes > 4:
-        return _wide_dot(sums, row, plane_bytes, planes, table, query, words)
-    return _scalar_dot(sums, row, plane_bytes, planes, table, query, words)
+        return _wide_dot(sums, row, plane_bits, planes, table, query, words)
+    return _scalar_dot(sums, row, plane_bits, planes, table, query, words)

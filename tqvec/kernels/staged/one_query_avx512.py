@@ -32,9 +32,16 @@ from tqvec.kernels.simd.x86 import (
     permute_i16x32,
     permute_two_i8x64,
 )
-from tqvec.kernels.staged.unpack import add_subset_bits, last_path_bits, path_stream, prefix_codes
+from tqvec.kernels.staged.unpack import (
+    add_subset_bits,
+    last_path_bits,
+    load_bits,
+    narrow_codes,
+    path_stream,
+    prefix_codes,
+)
 
-PREFIX_AXES = (0, 2, 1, 3)  # byte 4 v + t: a byte product adds four of one row
+PREFIX_STRIDES = 4, 1  # byte 4 v + t: a byte product adds four of one row
 
 
 @jit
@@ -95,23 +102,23 @@ def plane_dot_avx512(plane, query, size):
 
 
 @jit
-def trellis_codes_avx512(at, before, plane_bytes, planes, windows):
+def trellis_codes_avx512(at, before, plane_bits, planes, windows):
     """Return the indices of 64 coordinates of a trellis code, and their path bits, which are `before` of the next word.
 
-    `at` is the address of their word in the first plane. A state window is `windows` bits of the path plane.
+    `at` is the address of their word in the first plane, in bits. A state window is `windows` bits of the path plane.
     """
-    bits = load_u64(at + (planes - 1) * plane_bytes)
+    bits = load_bits(at + (planes - 1) * plane_bits)
     low, high = path_stream(bits, before, windows)
     codes = and_i8x64(multishift_fields_i8x64(low, high), splat_i8x64(np.int8((1 << windows) - 1)))
-    return add_subset_bits(codes, at, plane_bytes, planes), bits
+    return add_subset_bits(codes, at, plane_bits, planes), bits
 
 
 @jit
-def _scalar_dot(sums, row, plane_bytes, planes, table, query, words):
+def _scalar_dot(sums, row, plane_bits, planes, table, query, words):
     levels = load_i16x32(table)
     more = zero_i32x16()
     for w in range(words):
-        codes = prefix_codes(row + 8 * w, plane_bytes, planes)
+        codes = narrow_codes(row + 64 * w, plane_bits, planes)
         at = query + 128 * w
         sums = dot_words_i32x16(sums, permute_i16x32(levels, widen_low_i16x32(codes)), load_i16x32(at))
         more = dot_words_i32x16(more, permute_i16x32(levels, widen_high_i16x32(codes)), load_i16x32(at + 64))
@@ -119,15 +126,15 @@ def _scalar_dot(sums, row, plane_bytes, planes, table, query, words):
 
 
 @jit
-def _trellis_dot(sums, row, plane_bytes, planes, windows, table, query, words):
+def _trellis_dot(sums, row, plane_bits, planes, windows, table, query, words):
     low0 = load_i8x64(table)
     low1 = load_i8x64(table + 64)
     high0 = load_i8x64(table + 128)
     high1 = load_i8x64(table + 192)
     more = zero_i32x16()
-    before = last_path_bits(row, plane_bytes, planes)
+    before = last_path_bits(row, plane_bits, planes)
     for w in range(words):
-        codes, before = trellis_codes_avx512(row + 8 * w, before, plane_bytes, planes, windows)
+        codes, before = trellis_codes_avx512(row + 64 * w, before, plane_bits, planes, windows)
         low = permute_two_i8x64(low0, low1, codes)
         high = permute_two_i8x64(high0, high1, codes)
         at = query + 128 * w
@@ -137,7 +144,7 @@ def _trellis_dot(sums, row, plane_bytes, planes, windows, table, query, words):
 
 
 @jit
-def _wide_dot(sums, row, plane_bytes, planes, table, query, words):
+def _wide_dot(sums, row, plane_bits, planes, table, query, words):
     low0 = load_i8x64(table)
     low1 = load_i8x64(table + 64)
     low2 = load_i8x64(table + 128)
@@ -148,7 +155,7 @@ def _wide_dot(sums, row, plane_bytes, planes, table, query, words):
     high3 = load_i8x64(table + 448)
     more = zero_i32x16()
     for w in range(words):
-        codes = prefix_codes(row + 8 * w, plane_bytes, planes)
+        codes = prefix_codes(row + 64 * w, plane_bits, planes)
         upper = permute_two_i8x64(low2, low3, codes)
         low = select_negative_i8x64(codes, upper, permute_two_i8x64(low0, low1, codes))
         upper = permute_two_i8x64(high2, high3, codes)
@@ -160,14 +167,15 @@ def _wide_dot(sums, row, plane_bytes, planes, table, query, words):
 
 
 @jit
-def add_dots_avx512(sums, row, plane_bytes, planes, windows, table, query, words):
+def add_dots_avx512(sums, row, plane_bits, planes, windows, table, query, words):
     """Add the part of a band, of `planes` planes, to the integer sum that `dot_tiles` gives for a row.
 
-    `sums` are 16 lanes, whose sum counts. `row` is the address of the band's codes, `table` that of its levels
-    (`StageTables.level_bytes`), `query` that of 64 * words int16. Bits past the end of a plane meet zeros of the query.
+    `sums` are 16 lanes, whose sum counts. `row` is the address of the band's codes, in bits; `table` that of its levels
+    (`StageTables.level_bytes`), `query` that of 64 * words int16. Bits past the end of a plane meet zeros of the
+    query.
     """
     if windows > 0:
-        return _trellis_dot(sums, row, plane_bytes, planes, windows, table, query, words)
+        return _trellis_dot(sums, row, plane_bits, planes, windows, table, query, words)
     if planes > 4:
-        return _wide_dot(sums, row, plane_bytes, planes, table, query, words)
-    return _scalar_dot(sums, row, plane_bytes, planes, table, query, words)
+        return _wide_dot(sums, row, plane_bits, planes, table, query, words)
+    return _scalar_dot(sums, row, plane_bits, planes, table, query, words)

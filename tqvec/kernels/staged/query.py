@@ -6,10 +6,9 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.arguments import RowBlocks
-from tqvec.kernels.scan.allowed import WORD, allowed_blocks, word_of
+from tqvec.kernels.scan.allowed import SPARE, allowed_blocks, allowed_rows, count_allowed
 from tqvec.kernels.scan.queries import integer_queries_portable, query_directions_portable
 from tqvec.kernels.scan.units import heap_of, merge_heaps, rows_of_chunk, share_search, units_of
-from tqvec.kernels.simd.bits import count_bits, find_lowest_bit
 from tqvec.kernels.staged.one_query import offer_rows, search_one_query
 from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQueries, StagedQuery, Z
 from tqvec.kernels.threads.pool import address_of, run_units, unit_function
@@ -17,7 +16,8 @@ from tqvec.kernels.threads.pool import address_of, run_units, unit_function
 TINY = np.float32(1e-30)
 SHARED_ROWS = 16384  # of a unit at most, where threads share the rows
 ROWS_ALONE = 131072  # of a unit at most, where one thread has all: their estimates stay in the second-level cache
-ROW_COST = 8  # of the full score of a row on its own, in prefixes of rows in blocks of 16
+ROW_COST = 15  # of the full score of a row on its own, in prefixes of rows in listed blocks of 16
+LISTED_COST = 1.3  # of the prefixes of listed blocks, in those of as many blocks in order
 
 
 def workspace_size(rows: int, threads: int) -> int:
@@ -147,30 +147,6 @@ def prepare_query(queries, q, tables, stages, staged):
 
 
 @jit
-def _scattered_rows(where):
-    """Numbers of the allowed rows of a `RowRange`, if they are few and far between; otherwise none."""
-    allowed, start, stop = where
-    rows = 0
-    blocks = 0
-    for w in range(start // WORD, (stop + WORD - 1) // WORD):
-        word = word_of(allowed, w, start, stop)
-        rows += count_bits(word)
-        for part in range(0, WORD if word != 0 else 0, LANES):
-            blocks += (word >> np.uint64(part) & np.uint64(0xFFFF)) != 0
-    if ROW_COST * rows >= LANES * blocks:
-        return np.empty(0, np.int32)
-    row_numbers = np.empty(rows, np.int32)
-    rows = 0
-    for w in range(start // WORD, (stop + WORD - 1) // WORD):
-        word = word_of(allowed, w, start, stop)
-        while word != 0:
-            row_numbers[rows] = WORD * w + find_lowest_bit(word)
-            word &= word - np.uint64(1)
-            rows += 1
-    return row_numbers
-
-
-@jit
 def search_few(rows, prefixes, query, stages, workspace, where, heap):
     """Offer rows of a block to the heap of one query, in stages, or at once if a filter leaves few.
 
@@ -185,13 +161,15 @@ def search_few(rows, prefixes, query, stages, workspace, where, heap):
         Of one query.
     """
     allowed, start, stop = where
-    if allowed.size > 0:
-        row_numbers = _scattered_rows(where)
-        if row_numbers.size > 0:
-            offer_rows(rows, row_numbers, row_numbers.size, stages, query.integers, query.unit, heap)
-            return
-    starts = workspace[: (stop - start) // LANES + 4 if allowed.size > 0 else 0].view(np.int32)
-    n = stop - start if allowed.size == 0 else allowed_blocks(allowed, start, stop, starts)
+    count, blocks = count_allowed(allowed, start, stop)
+    if ROW_COST * count < LANES * blocks:
+        row_numbers = np.empty(count + SPARE, np.int32)
+        allowed_rows(allowed, start, stop, count, row_numbers)
+        offer_rows(rows, row_numbers, count, stages, query.integers, query.unit, heap)
+        return
+    listed = LISTED_COST * LANES * blocks < stop - start
+    starts = workspace[: (stop - start) // LANES + 4 if listed else 0].view(np.int32)
+    n = allowed_blocks(allowed, start, stop, starts) if listed else stop - start
     if n == 0:
         return
     blocks = RowBlocks(allowed, starts, start, (n + LANES - 1) // LANES)
