@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.arguments import Estimator, RowBlocks, SecondStage
+from tqvec.kernels.arguments import Estimator, Heap, RowBlocks, SecondStage
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.allowed import POSITIONS
 from tqvec.kernels.simd.bits import count_bits, select_f32x16
@@ -140,11 +140,12 @@ def first_probes(estimates, tops, n, probes, entries):
     """
     best = np.full(probes, -np.inf, np.float32)
     found = np.full(probes, EMPTY_ID, np.int64)
+    heap = Heap(best, found, np.full(1, -np.inf, np.float32))
     uppers = tops.reshape(-1)
     step = max(ROWS, probes // 4 * 4)
     for first in range(0, n // ROWS * LANES, step):
         part = uppers[first : min(first + step, n // ROWS * LANES)]
-        topk_update_portable(part, EVERYWHERE, part.size, first, best, found)
+        topk_update_portable(part, EVERYWHERE, part.size, first, heap)
     count = 0
     for p in range(probes):
         if best[p] > -np.inf:
