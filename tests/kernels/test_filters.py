@@ -82,7 +82,9 @@ def search(kind, rows, queries, allowed, base, heaps, start=0, stop=N):
         for q in range(len(queries)):
             few.prepare_query(queries, q, tables, stages, staged)
             heap = Heap(*(each[q] for each in best[:2]), best.least[q:])
-            few.search_few(block, prefixes, few.query_at(staged, q), stages, workspace, where, heap)
+            query = few.query_at(staged, q)
+            query = query._replace(unit=np.float32(query.unit))  # Numba gives Python a float
+            few.search_few(block, prefixes, query, stages, workspace, where, heap)
         return
     nq = len(queries)
     directions, weight, unit = np.empty_like(queries), np.empty(nq), np.empty(nq, np.float32)

@@ -106,7 +106,7 @@ def test_merging_an_empty_heap_changes_nothing():
 def test_row_numbers_may_be_left_out(k):
     values = sts.rng(3).standard_normal(1000).astype(np.float32)
     scores, ids = empty(k)
-    topk_update_portable(values, PLACES[:0], 1000, 7, scores, ids)
+    topk_update_portable(values, PLACES[:0], 1000, 7, Heap(scores, ids, LEAST.copy()))
     topk_sort_portable(scores, ids)
     np.testing.assert_array_equal(ids, expected(values, k)[1] + 7)
 
@@ -117,7 +117,7 @@ def test_extreme_scores(k):
     few = np.array([-np.inf, -3e38, -1e-45, -0.0, 0.0, 1e-45, 1.0, 3e38, np.inf], np.float32)
     values = sts.rng(4).choice(few, 1000)
     scores, ids = empty(k)
-    topk_update_portable(values, PLACES, 1000, 0, scores, ids)
+    topk_update_portable(values, PLACES, 1000, 0, Heap(scores, ids, LEAST.copy()))
     topk_sort_portable(scores, ids)
     best, order = expected(values, k)
     np.testing.assert_array_equal(ids, order)
