@@ -41,6 +41,7 @@ _KERNELS = {
     "pair_products": {"amx": "staged.batch_amx", "avx512": "staged.batch_avx512", "avx2": "staged.batch_avx2"},
     "end_products": {"amx": "staged.batch_amx", "avx512": "staged.batch_avx512", "avx2": "staged.batch_avx2"},
     "prefix_totals": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
+    "tile_totals": {"avx512": "staged.batch_prefixes_avx512", "avx2": "staged.batch_prefixes_avx2"},
     "plane_query": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
     "plane_dot": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
     "add_dots": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
@@ -60,6 +61,8 @@ _DRIVERS = {
     "search_rows": ("scan.search", "dot_tiles"),
     "search_few": ("staged.query", "prefix_totals"),
     "search_batch": ("staged.batch", "pair_products"),
+    "search_prefixes": ("staged.batch_prefixes", "tile_totals"),
+    "prefix_queries": ("staged.batch_queries", "tile_totals"),
 }
 
 OPERATIONS = (*_KERNELS, *_DRIVERS)

@@ -207,6 +207,28 @@ class StagedQuery(NamedTuple):
     unit: np.float32
 
 
+class PrefixQueries(NamedTuple):
+    """A batch of queries for `search_prefixes`.
+
+    Attributes
+    ----------
+    table : (queries, groups, 128) uint8
+        As in `StagedQuery`; empty ones fill up the last tile.
+    slope, shift, slack : (nq,) float32
+        As in `Estimator`.
+    integers : (nq, 64 * words) int16
+    unit : (nq,) float32
+        As in `StagedQuery`.
+    """
+
+    table: np.ndarray
+    slope: np.ndarray
+    shift: np.ndarray
+    slack: np.ndarray
+    integers: np.ndarray
+    unit: np.ndarray
+
+
 class BatchTables(NamedTuple):
     """A batch of queries for `search_batch`, filled up with empty queries to a multiple of 32.
 

@@ -1,0 +1,265 @@
+"""Search of a batch of queries: prefixes of all rows by table lookups, then full scores of the few rows that pass."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels.arguments import Heap
+from tqvec.kernels.dispatch import kernel, module
+from tqvec.kernels.scan.allowed import WORD, word_of
+from tqvec.kernels.simd.bits import find_lowest_bit
+from tqvec.kernels.simd.floats import (
+    add_f32x16,
+    convert_f32x16,
+    greater_equal_f32x16,
+    greater_f32x16,
+    mul_f32x16,
+    multiply_add_f32x16,
+)
+from tqvec.kernels.simd.memory import load_f32x16, load_i32x16, splat_f32x16
+from tqvec.kernels.staged.one_query import PROBES, offer_rows
+from tqvec.kernels.tables import PrefixQueries
+from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable
+
+tile_totals = kernel("tile_totals")
+QUERY_TILE = module("tile_totals").QUERY_TILE
+
+WORDS = 16  # of 64 rows, that all queries meet before the next: their prefixes and totals stay in the nearest caches
+GROUP_BYTES = 1 << 17  # of tables of queries that walk through the rows together, a part of the second-level cache
+LIKELY = 32  # rows that wait for their full scores, so that their codes are fetched side by side
+DOUBTFUL = 2 * WORDS * WORD  # rows that wait for the end, when the threshold is highest
+ALL = ~np.uint64(0)
+
+
+class Step(NamedTuple):
+    """Words of 64 rows that all queries of a group meet.
+
+    Attributes
+    ----------
+    first : (WORDS,) int64
+        First row of each.
+    bits : (WORDS,) uint64
+        Rows that may be returned.
+    count : int
+        Number of words.
+    """
+
+    first: np.ndarray
+    bits: np.ndarray
+    count: int
+
+
+class Waiting(NamedTuple):
+    """Rows that wait for their full scores, for each query of a group.
+
+    Attributes
+    ----------
+    likely, doubtful : (queries, LIKELY) and (queries, DOUBTFUL) int32
+        Rows that half of the slack lets in, which raise the threshold soon, and others.
+    upper : (queries, DOUBTFUL) float32
+        Estimates of doubtful rows, plus slack.
+    n_likely, n_doubtful : (queries,) int64
+        Their numbers.
+    """
+
+    likely: np.ndarray
+    doubtful: np.ndarray
+    upper: np.ndarray
+    n_likely: np.ndarray
+    n_doubtful: np.ndarray
+
+
+@jit
+def _next_step(where, word, first, bits):
+    """List the next words that have allowed rows, from `word` on; return how many, and the word to go on with."""
+    allowed, start, stop = where
+    end = (stop + WORD - 1) // WORD
+    count = 0
+    while word < end and count < WORDS:
+        if allowed.size > 0:
+            here = word_of(allowed, word, start, stop)
+        else:
+            here = ALL >> np.uint64(WORD - min(WORD, stop - WORD * word))
+        first[count] = WORD * word
+        bits[count] = here
+        count += here != 0
+        word += 1
+    return count, word
+
+
+@jit
+def _upper(total, slope, shift, scale, bias):
+    """Compute ``(total slope + shift) scale + bias`` of 16 rows; the last three are addresses, the bias may be 0."""
+    x = mul_f32x16(multiply_add_f32x16(convert_f32x16(load_i32x16(total)), slope, shift), load_f32x16(scale))
+    return add_f32x16(x, load_f32x16(bias)) if bias != 0 else x
+
+
+@jit
+def _upper_bits(totals, slope, shift, least, scale, bias):
+    """Bits of those of 64 rows whose `_upper` reaches `least`."""
+    bits = np.uint64(0)
+    for part in range(4):
+        at = 64 * part
+        x = _upper(totals + at, slope, shift, scale + at, bias + at if bias != 0 else 0)
+        bits |= greater_equal_f32x16(x, least) << np.uint64(LANES * part)
+    return bits
+
+
+@jit
+def _first_probes(rows, step, totals, line, left):
+    """List rows with high estimates, as many as there are lines; take them off the bits `left`.
+
+    `totals` (rows,) are those of one query, `line` its slope, its shift and the number of rows to list.
+    """
+    slope, shift, most = line
+    best = np.full(most, -np.inf, np.float32)
+    entries = np.full(most, EMPTY_ID, np.int64)
+    for v in range(WORD * step.count):
+        if left[v // WORD] >> np.uint64(v % WORD) & np.uint64(1):
+            i = step.first[v // WORD] + v % WORD
+            x = (np.float32(totals[v]) * slope + shift) * rows.scale[i]
+            if rows.bias.size > 0:
+                x += rows.bias[i]
+            if x > best[0]:
+                topk_push_portable(x, v, best, entries)
+    row_numbers = np.empty(most, np.int32)
+    count = 0
+    for v in entries:
+        if v != EMPTY_ID:
+            left[v // WORD] &= ~(np.uint64(1) << np.uint64(v % WORD))
+            row_numbers[count] = step.first[v // WORD] + v % WORD
+            count += 1
+    return row_numbers[:count]
+
+
+@jit
+def _offer(rows, row_numbers, stages, queries, heaps, q):
+    """Offer rows to the heap of query `q`, with their full scores."""
+    heap = Heap(heaps.scores[q], heaps.ids[q])
+    offer_rows(rows, row_numbers, row_numbers.size, stages, queries.integers[q], queries.unit[q], heap)
+
+
+@jit
+def _settle(rows, stages, queries, heaps, waiting, q, most):
+    """Offer the doubtful rows of query `q` that still reach the threshold, unless they are at most `most`."""
+    rows_of, upper = waiting.doubtful[q], waiting.upper[q]
+    least = heaps.scores[q, 0]
+    kept = 0
+    for r in range(waiting.n_doubtful[q]):
+        if upper[r] >= least:
+            rows_of[kept] = rows_of[r]
+            upper[kept] = upper[r]
+            kept += 1
+    if kept > most:
+        _offer(rows, rows_of[:kept], stages, queries, heaps, q)
+        kept = 0
+    waiting.n_doubtful[q] = kept
+
+
+@jit
+def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
+    """Score the rows of a step for all queries of a group, and let those wait that reach the thresholds."""
+    scales, biases = rows.scale, rows.bias
+    likely, doubtful, upper, n_likely, n_doubtful = waiting
+    groups = prefixes.shape[1]
+    totals = np.empty((QUERY_TILE, WORDS * WORD), np.int32)
+    left = np.empty(WORDS, np.uint64)
+    for q in range(heaps.scores.shape[0]):
+        i = q % QUERY_TILE
+        if i == 0:
+            for w in range(step.count):
+                prefix = prefixes.ctypes.data + 4 * groups * step.first[w]
+                tables = queries.table.ctypes.data + 128 * groups * q
+                tile_totals(prefix, tables, groups, totals.ctypes.data + 256 * w, 4 * WORDS * WORD)
+        slope, slack = queries.slope[q], queries.slack[q]
+        shift = queries.shift[q] + slack
+        left[:] = step.bits
+        if heaps.ids[q, 0] == EMPTY_ID:  # no threshold yet
+            line = slope, shift, heaps.scores.shape[1] + PROBES
+            _offer(rows, _first_probes(rows, step, totals[i], line, left), stages, queries, heaps, q)
+        least = heaps.scores[q, 0]
+        for w in range(step.count):
+            first = step.first[w]
+            bias = biases.ctypes.data + 4 * first if biases.size > 0 else 0
+            here = totals.ctypes.data + 4 * (WORDS * WORD * i + WORD * w)
+            line = splat_f32x16(slope), splat_f32x16(shift)
+            bits = left[w] & _upper_bits(here, line[0], line[1], splat_f32x16(least), scales.ctypes.data + 4 * first, bias)
+            while bits != 0:
+                lane = find_lowest_bit(bits)
+                bits &= bits - np.uint64(1)
+                r = first + lane
+                x = (np.float32(totals[i, WORD * w + lane]) * slope + shift) * scales[r]
+                if biases.size > 0:
+                    x += biases[r]
+                if x - np.float32(0.5) * slack * scales[r] >= least:
+                    likely[q, n_likely[q]] = r
+                    n_likely[q] += 1
+                    if n_likely[q] == LIKELY:
+                        _offer(rows, likely[q], stages, queries, heaps, q)
+                        n_likely[q] = 0
+                        least = heaps.scores[q, 0]
+                elif x >= least:
+                    doubtful[q, n_doubtful[q]] = r
+                    upper[q, n_doubtful[q]] = x
+                    n_doubtful[q] += 1
+        if n_doubtful[q] > DOUBTFUL - WORDS * WORD:
+            _settle(rows, stages, queries, heaps, waiting, q, (DOUBTFUL - WORDS * WORD) // 2)
+
+
+@jit
+def search_prefixes(rows, prefixes, stages, queries, where, heaps):
+    """Offer rows of a block to the heaps of a batch of queries.
+
+    Parameters
+    ----------
+    rows, prefixes, stages
+        As in `search_one_query`.
+    queries : PrefixQueries
+    where : RowRange
+        `start` is a multiple of 64.
+    heaps : Heap
+        One per query of the batch; rows of other calls may have gone into them.
+    """
+    nq = heaps.scores.shape[0]
+    size = max(1, GROUP_BYTES // (128 * prefixes.shape[1]) // QUERY_TILE) * QUERY_TILE
+    first = np.empty(WORDS + 1, np.int64)
+    bits = np.empty(WORDS + 1, np.uint64)
+    n = min(nq, size)
+    waiting = Waiting(
+        likely=np.empty((n, LIKELY), np.int32),
+        doubtful=np.empty((n, DOUBTFUL), np.int32),
+        upper=np.empty((n, DOUBTFUL), np.float32),
+        n_likely=np.zeros(n, np.int64),
+        n_doubtful=np.zeros(n, np.int64),
+    )
+    for q in range(0, nq, size):
+        best = Heap(heaps.scores[q : q + size], heaps.ids[q : q + size])
+        group = _group(queries, q, size)
+        word = where.start // WORD
+        while True:
+            count, word = _next_step(where, word, first, bits)
+            if count == 0:
+                break
+            step = Step(first[:WORDS], bits[:WORDS], count)
+            _scan_step(rows, prefixes, stages, group, step, waiting, best)
+        for i in range(best.scores.shape[0]):
+            _offer(rows, waiting.likely[i, : waiting.n_likely[i]], stages, group, best, i)
+            waiting.n_likely[i] = 0
+            _settle(rows, stages, group, best, waiting, i, -1)
+
+
+@jit
+def _group(queries, first, size):
+    """The tables of some queries."""
+    stop = first + size
+    return PrefixQueries(
+        table=queries.table[first:stop],
+        slope=queries.slope[first:stop],
+        shift=queries.shift[first:stop],
+        slack=queries.slack[first:stop],
+        integers=queries.integers[first:stop],
+        unit=queries.unit[first:stop],
+    )

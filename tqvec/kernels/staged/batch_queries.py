@@ -1,0 +1,35 @@
+"""Queries as batches take them. Each function prepares some queries of a batch, so that threads can share them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tqvec.kernels._jit import jit
+from tqvec.kernels.staged.query import staged_query
+
+
+@jit
+def prefix_queries(directions, factors, bands, stages, first, stop, out):
+    """Prepare queries ``first .. stop`` of a batch for `search_prefixes`.
+
+    Parameters
+    ----------
+    directions : (nq, d) float32
+    factors : tuple
+        ``weight`` and ``unit``; all three are results of `query_directions_portable`.
+    bands : (n_bands, 3) int64
+    stages : StageTables
+    first, stop : int
+    out : PrefixQueries
+        These queries are filled.
+    """
+    weight, unit = factors
+    for q in range(first, stop):
+        query = staged_query(directions[q], bands, stages, weight[q], unit[q])
+        length = np.float32(query.length)
+        out.table[q] = query.table
+        out.slope[q] = np.float32(query.table_step) * length
+        out.shift[q] = np.float32(-query.table_zero) * length
+        out.slack[q] = np.float32(query.slack) * length
+        out.integers[q] = query.integers
+        out.unit[q] = unit[q]
