@@ -219,6 +219,9 @@ class PrefixQueries(NamedTuple):
     integers : (nq, 64 * words) int16
     unit : (nq,) float32
         As in `StagedQuery`.
+    bytes_ : (nq, entries) int8
+    bit_unit, bit_shift : (nq,) float32
+        `entries`, `unit` and `shift` of `SecondStage`; not read if the codec has no second bits.
     """
 
     table: np.ndarray
@@ -227,6 +230,9 @@ class PrefixQueries(NamedTuple):
     slack: np.ndarray
     integers: np.ndarray
     unit: np.ndarray
+    bytes_: np.ndarray
+    bit_unit: np.ndarray
+    bit_shift: np.ndarray
 
 
 class BatchTables(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.arguments import Heap
+from tqvec.kernels.arguments import Heap, SecondStage
 from tqvec.kernels.dispatch import kernel, module
 from tqvec.kernels.scan.allowed import WORD, word_of
 from tqvec.kernels.simd.bits import find_lowest_bit
@@ -15,12 +15,11 @@ from tqvec.kernels.simd.floats import (
     add_f32x16,
     convert_f32x16,
     greater_equal_f32x16,
-    greater_f32x16,
     mul_f32x16,
     multiply_add_f32x16,
 )
 from tqvec.kernels.simd.memory import load_f32x16, load_i32x16, splat_f32x16
-from tqvec.kernels.staged.one_query import PROBES, offer_rows
+from tqvec.kernels.staged.one_query import PROBES, offer_rows, second_stage
 from tqvec.kernels.tables import PrefixQueries
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable
 
@@ -29,8 +28,8 @@ QUERY_TILE = module("tile_totals").QUERY_TILE
 
 WORDS = 16  # of 64 rows, that all queries meet before the next: their prefixes and totals stay in the nearest caches
 GROUP_BYTES = 1 << 17  # of tables of queries that walk through the rows together, a part of the second-level cache
-LIKELY = 32  # rows that wait for their full scores, so that their codes are fetched side by side
-DOUBTFUL = 2 * WORDS * WORD  # rows that wait for the end, when the threshold is highest
+LIKELY = 8  # rows that wait for their full scores, so that their codes are fetched side by side
+DOUBTFUL = 2 * WORDS * WORD, 8  # rows, and more per result, that wait for the end, when the threshold is highest
 ALL = ~np.uint64(0)
 
 
@@ -57,9 +56,9 @@ class Waiting(NamedTuple):
 
     Attributes
     ----------
-    likely, doubtful : (queries, LIKELY) and (queries, DOUBTFUL) int32
-        Rows that half of the slack lets in, which raise the threshold soon, and others.
-    upper : (queries, DOUBTFUL) float32
+    likely, doubtful : (queries, LIKELY) and (queries, space) int32
+        Rows whose estimates reach the threshold, which raise it soon, and others that only the slack lets in.
+    upper : (queries, space) float32
         Estimates of doubtful rows, plus slack.
     n_likely, n_doubtful : (queries,) int64
         Their numbers.
@@ -109,22 +108,37 @@ def _upper_bits(totals, slope, shift, least, scale, bias):
 
 
 @jit
-def _first_probes(rows, step, totals, line, left):
-    """List rows with high estimates, as many as there are lines; take them off the bits `left`.
+def _aligned_totals():
+    """Empty totals of a tile of queries; registers that cross cache lines would take twice the time."""
+    size = QUERY_TILE * WORDS * WORD
+    space = np.empty(size + LANES, np.int32)
+    first = -(space.ctypes.data // 4) % LANES
+    return space[first : first + size].reshape(QUERY_TILE, WORDS * WORD)
 
-    `totals` (rows,) are those of one query, `line` its slope, its shift and the number of rows to list.
+
+@jit
+def _first_probes(rows, step, totals, line, left):
+    """List rows with high estimates, and take them off the bits `left`.
+
+    `totals` (rows,) are those of one query, `line` its slope, its shift and the number of rows to list at most.
     """
     slope, shift, most = line
+    scales, biases = rows.scale, rows.bias
     best = np.full(most, -np.inf, np.float32)
     entries = np.full(most, EMPTY_ID, np.int64)
-    for v in range(WORD * step.count):
-        if left[v // WORD] >> np.uint64(v % WORD) & np.uint64(1):
-            i = step.first[v // WORD] + v % WORD
-            x = (np.float32(totals[v]) * slope + shift) * rows.scale[i]
-            if rows.bias.size > 0:
-                x += rows.bias[i]
-            if x > best[0]:
-                topk_push_portable(x, v, best, entries)
+    for w in range(step.count):
+        first = step.first[w]
+        bias = biases.ctypes.data + 4 * first if biases.size > 0 else 0
+        here = totals.ctypes.data + 4 * WORD * w
+        scale = scales.ctypes.data + 4 * first
+        bits = left[w] & _upper_bits(here, splat_f32x16(slope), splat_f32x16(shift), splat_f32x16(best[0]), scale, bias)
+        while bits != 0:
+            lane = find_lowest_bit(bits)
+            bits &= bits - np.uint64(1)
+            x = (np.float32(totals[WORD * w + lane]) * slope + shift) * scales[first + lane]
+            if biases.size > 0:
+                x += biases[first + lane]
+            topk_push_portable(x, WORD * w + lane, best, entries)
     row_numbers = np.empty(most, np.int32)
     count = 0
     for v in entries:
@@ -143,18 +157,40 @@ def _offer(rows, row_numbers, stages, queries, heaps, q):
 
 
 @jit
+def _offer_refined(rows, row_numbers, upper, stages, queries, heaps, q):
+    """Offer those rows to the heap of query `q` that second bits let through, if the codec has these.
+
+    `upper` are the rows' estimates plus slack; they are spoilt.
+    """
+    count = row_numbers.size
+    if stages.second_level != 0:
+        for r in range(count):
+            upper[r] -= queries.slack[q] * rows.scale[row_numbers[r]]
+        second = SecondStage(
+            entries=queries.bytes_[q],
+            share=np.float32(stages.sign_share),
+            unit=queries.bit_unit[q],
+            shift=queries.bit_shift[q],
+            parities=np.empty(queries.bytes_.shape[1] // 8 + 63, np.uint8),
+        )
+        entries = np.arange(count).astype(np.int32)
+        count = second_stage(rows, entries, row_numbers, count, stages, second, upper, heaps.scores[q, 0])
+    _offer(rows, row_numbers[:count], stages, queries, heaps, q)
+
+
+@jit
 def _settle(rows, stages, queries, heaps, waiting, q, most):
     """Offer the doubtful rows of query `q` that still reach the threshold, unless they are at most `most`."""
-    rows_of, upper = waiting.doubtful[q], waiting.upper[q]
+    row_numbers, upper = waiting.doubtful[q], waiting.upper[q]
     least = heaps.scores[q, 0]
     kept = 0
     for r in range(waiting.n_doubtful[q]):
         if upper[r] >= least:
-            rows_of[kept] = rows_of[r]
+            row_numbers[kept] = row_numbers[r]
             upper[kept] = upper[r]
             kept += 1
     if kept > most:
-        _offer(rows, rows_of[:kept], stages, queries, heaps, q)
+        _offer_refined(rows, row_numbers[:kept], upper[:kept], stages, queries, heaps, q)
         kept = 0
     waiting.n_doubtful[q] = kept
 
@@ -164,8 +200,9 @@ def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
     """Score the rows of a step for all queries of a group, and let those wait that reach the thresholds."""
     scales, biases = rows.scale, rows.bias
     likely, doubtful, upper, n_likely, n_doubtful = waiting
+    space = doubtful.shape[1]
     groups = prefixes.shape[1]
-    totals = np.empty((QUERY_TILE, WORDS * WORD), np.int32)
+    totals = _aligned_totals()
     left = np.empty(WORDS, np.uint64)
     for q in range(heaps.scores.shape[0]):
         i = q % QUERY_TILE
@@ -183,10 +220,11 @@ def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
         least = heaps.scores[q, 0]
         for w in range(step.count):
             first = step.first[w]
+            scale = scales.ctypes.data + 4 * first
             bias = biases.ctypes.data + 4 * first if biases.size > 0 else 0
             here = totals.ctypes.data + 4 * (WORDS * WORD * i + WORD * w)
-            line = splat_f32x16(slope), splat_f32x16(shift)
-            bits = left[w] & _upper_bits(here, line[0], line[1], splat_f32x16(least), scales.ctypes.data + 4 * first, bias)
+            bits = _upper_bits(here, splat_f32x16(slope), splat_f32x16(shift), splat_f32x16(least), scale, bias)
+            bits &= left[w]
             while bits != 0:
                 lane = find_lowest_bit(bits)
                 bits &= bits - np.uint64(1)
@@ -194,19 +232,19 @@ def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
                 x = (np.float32(totals[i, WORD * w + lane]) * slope + shift) * scales[r]
                 if biases.size > 0:
                     x += biases[r]
-                if x - np.float32(0.5) * slack * scales[r] >= least:
+                if x - slack * scales[r] >= least:
                     likely[q, n_likely[q]] = r
                     n_likely[q] += 1
                     if n_likely[q] == LIKELY:
                         _offer(rows, likely[q], stages, queries, heaps, q)
                         n_likely[q] = 0
                         least = heaps.scores[q, 0]
-                elif x >= least:
+                else:
                     doubtful[q, n_doubtful[q]] = r
                     upper[q, n_doubtful[q]] = x
                     n_doubtful[q] += 1
-        if n_doubtful[q] > DOUBTFUL - WORDS * WORD:
-            _settle(rows, stages, queries, heaps, waiting, q, (DOUBTFUL - WORDS * WORD) // 2)
+        if n_doubtful[q] > space - WORDS * WORD:
+            _settle(rows, stages, queries, heaps, waiting, q, space // 2)
 
 
 @jit
@@ -228,10 +266,11 @@ def search_prefixes(rows, prefixes, stages, queries, where, heaps):
     first = np.empty(WORDS + 1, np.int64)
     bits = np.empty(WORDS + 1, np.uint64)
     n = min(nq, size)
+    space = DOUBTFUL[0] + DOUBTFUL[1] * heaps.scores.shape[1]
     waiting = Waiting(
         likely=np.empty((n, LIKELY), np.int32),
-        doubtful=np.empty((n, DOUBTFUL), np.int32),
-        upper=np.empty((n, DOUBTFUL), np.float32),
+        doubtful=np.empty((n, space), np.int32),
+        upper=np.empty((n, space), np.float32),
         n_likely=np.zeros(n, np.int64),
         n_doubtful=np.zeros(n, np.int64),
     )
@@ -262,4 +301,7 @@ def _group(queries, first, size):
         slack=queries.slack[first:stop],
         integers=queries.integers[first:stop],
         unit=queries.unit[first:stop],
+        bytes_=queries.bytes_[first:stop],
+        bit_unit=queries.bit_unit[first:stop],
+        bit_shift=queries.bit_shift[first:stop],
     )

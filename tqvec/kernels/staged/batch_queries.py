@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import jit
+from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.staged.query import staged_query
+
+plane_query = kernel("plane_query")
 
 
 @jit
@@ -33,3 +36,7 @@ def prefix_queries(directions, factors, bands, stages, first, stop, out):
         out.slack[q] = np.float32(query.slack) * length
         out.integers[q] = query.integers
         out.unit[q] = unit[q]
+        bit = np.float32(stages.second_level * query.byte_unit) * length
+        out.bytes_[q] = plane_query(query.bytes_)
+        out.bit_unit[q] = bit
+        out.bit_shift[q] = np.float32(stages.second_slack) * length - np.float32(query.byte_sum) * bit
