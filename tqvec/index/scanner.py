@@ -10,21 +10,22 @@ from numpy.typing import NDArray
 from tqvec import _threads
 from tqvec._types import Floats, Ids, Words
 from tqvec.codec.bands import integer_levels
-from tqvec.codec.tables.batch import batch_tables
+from tqvec.codec.tables.batch import batch_tables, prefix_tables
 from tqvec.codec.tables.staged import PrefixPlane, prefix_counts, prefix_planes, stage_tables
 from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
 from tqvec.index.blocks import SPARE_ROWS, Block
+from tqvec.index.choice import Work, choose_search
 from tqvec.index.metrics import Metric
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels.arguments import Heap, RowRange, Rows
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
-from tqvec.kernels.tables import QueryTables, ScanTables, StageTables
+from tqvec.kernels.tables import PrefixQueries, QueryTables, ScanTables, StageTables
 from tqvec.kernels.topk.portable import EMPTY_ID
 
 _GRAIN = 2048  # rows a thread takes at least; a multiple of the staged kernel's 64
-_FEW = 8  # queries, up to which each is searched alone, in stages
+_SAMPLE_QUERIES, _SAMPLE_ROWS = 4, 8192  # by which the searches of a batch are compared
 _ROWS_A_RESULT = 64  # from which on ruling rows out by a few bits pays
 _NO_BIAS = np.zeros(0, np.float32)
 
@@ -34,9 +35,10 @@ Scan = Callable[[Block, int, RowRange, Heap], None]
 class Scanner:
     """Searches the rows of an index.
 
-    Three kernels give the same full scores, to the last bit. ``search_rows`` unpacks every code. ``search_few`` rules
-    most rows out by a few bits of their codes, one query at a time; ``search_batch`` does so by byte products, many
-    queries at a time. The last two exist at some SIMD levels only, and may miss a true result with a small probability.
+    Four kernels give the same full scores, to the last bit. ``search_rows`` unpacks every code. ``search_few`` rules
+    most rows out by a few bits of their codes, one query at a time; ``search_prefixes`` does so for many queries at a
+    time, and ``search_batch`` by byte products. The last three exist at some SIMD levels only, and may miss a true
+    result with a small probability.
 
     Parameters
     ----------
@@ -98,13 +100,7 @@ class Scanner:
             raise InputError(f"queries must have {self._d} columns, got {queries.shape[1]}")
         scores = np.full((threads, queries.shape[0], k), -np.inf, np.float32)
         ids = np.full((threads, queries.shape[0], k), EMPTY_ID, np.int64)
-        staged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
-        if staged and queries.shape[0] <= _FEW and available("search_few"):
-            scan = self._few(queries)
-        elif staged and available("search_batch"):
-            scan = self._batch(queries)
-        else:
-            scan = self._all(queries)
+        scan = self._choose(blocks, allowed, ntotal, queries, k)(queries)
 
         def task(part: int, start: int, stop: int) -> None:
             base = 0
@@ -117,6 +113,39 @@ class Scanner:
         parts = _threads.over_rows(task, sum(block.n for block in blocks), _GRAIN, threads)
         kernel("topk_finish")(scores[:parts], ids[:parts])
         return scores[0], ids[0]
+
+    def _choose(
+        self, blocks: Sequence[Block], allowed: Sequence[Words], ntotal: int, queries: Floats, k: int
+    ) -> Callable[[Floats], Scan]:
+        if self._stages is None or k * _ROWS_A_RESULT > ntotal or not available("search_few"):
+            return self._all
+        work = Work(
+            nq=queries.shape[0],
+            allowed=ntotal,
+            rows=sum(
+                block.n if chosen.size == 0 else 64 * int(np.count_nonzero(chosen))
+                for block, chosen in zip(blocks, allowed, strict=True)
+            ),
+            prefix_bytes=self._stages.prefix_source.size // 8,
+            words=int(self._stages.layout[:, 5].sum()),
+        )
+        searches = {"few": self._few, "prefixes": self._prefixes, "products": self._products}
+        return searches[choose_search(work, lambda: self._survivors(blocks, allowed, queries, k))]
+
+    def _survivors(
+        self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int
+    ) -> float:
+        """Share of rows that survive their prefixes, in a sample of the largest block, for a few queries."""
+        block, chosen = max(zip(blocks, allowed, strict=True), key=lambda pair: pair[0].n)
+        stride = max(1, block.n // _SAMPLE_ROWS)
+        results = -(-k * block.n // (stride * sum(block.n for block in blocks)))
+        sample = self._prefix_tables(queries[:: -(-queries.shape[0] // _SAMPLE_QUERIES)])
+        prefixes = block.prefixes.of(block.rows["codes"], block.n)
+        where = RowRange(chosen, 0, block.n)
+        share: float = kernel("survivor_share")(
+            self._rows(block, 0), prefixes, self._stages, sample, where, stride, results
+        )
+        return share
 
     def _rows(self, block: Block, base: int) -> Rows:
         bias = -block.rows["squared_norm"] if self._metric.stores_norm else _NO_BIAS
@@ -144,7 +173,21 @@ class Scanner:
 
         return scan
 
-    def _batch(self, queries: Floats) -> Scan:
+    def _prefixes(self, queries: Floats) -> Scan:
+        tables = self._prefix_tables(queries)
+        search = kernel("search_prefixes")
+
+        def scan(block: Block, base: int, where: RowRange, heaps: Heap) -> None:
+            prefixes = block.prefixes.of(block.rows["codes"], block.n)
+            search(self._rows(block, base), prefixes, self._stages, tables, where, heaps)
+
+        return scan
+
+    def _prefix_tables(self, queries: Floats) -> PrefixQueries:
+        assert self._stages is not None
+        return prefix_tables(self._bands, self._stages, *self._directions(queries))
+
+    def _products(self, queries: Floats) -> Scan:
         batch = batch_tables(self._bands, self._windows, self._codec.band_std, *self._directions(queries))
         search = kernel("search_batch")
 

@@ -62,7 +62,9 @@ _DRIVERS = {
     "search_few": ("staged.query", "prefix_totals"),
     "search_batch": ("staged.batch", "pair_products"),
     "search_prefixes": ("staged.batch_prefixes", "tile_totals"),
-    "prefix_queries": ("staged.batch_queries", "tile_totals"),
+    "survivor_share": ("staged.batch_prefixes", "tile_totals"),
+    "prefix_queries": ("staged.prefix_queries", "tile_totals"),
+    "product_queries": ("staged.product_queries", "pair_products"),
 }
 
 OPERATIONS = (*_KERNELS, *_DRIVERS)

@@ -235,6 +235,33 @@ class PrefixQueries(NamedTuple):
     bit_shift: np.ndarray
 
 
+class ProductLevels(NamedTuple):
+    """The levels of a codec as bytes, as far as queries depend on them.
+
+    Attributes
+    ----------
+    entry : (n_bands,) int64
+        First entry of each band in a query whose bands begin at multiples of 64.
+    factor : (n_bands,) float32
+        Of the entries of a query, before they are rounded.
+    variance : (n_bands,) float64
+        Of an estimate, for an exact query of length 1 in the band and a row of scale 1.
+    energy : (n_bands,) float64
+        Variance of an estimate per squared error of an entry.
+    zero : int
+        The byte that stands for level 0.
+    query_steps : int
+        Steps of an entry on either side of 0.
+    """
+
+    entry: np.ndarray
+    factor: np.ndarray
+    variance: np.ndarray
+    energy: np.ndarray
+    zero: int
+    query_steps: int
+
+
 class BatchTables(NamedTuple):
     """A batch of queries for `search_batch`, filled up with empty queries to a multiple of 32.
 

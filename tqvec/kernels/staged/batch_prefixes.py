@@ -8,9 +8,10 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.arguments import Heap, SecondStage
+from tqvec.kernels.attend.indices import aligned_bytes
 from tqvec.kernels.dispatch import kernel, module
 from tqvec.kernels.scan.allowed import WORD, word_of
-from tqvec.kernels.simd.bits import find_lowest_bit
+from tqvec.kernels.simd.bits import count_bits, find_lowest_bit
 from tqvec.kernels.simd.floats import (
     add_f32x16,
     convert_f32x16,
@@ -62,6 +63,8 @@ class Waiting(NamedTuple):
         Estimates of doubtful rows, plus slack.
     n_likely, n_doubtful : (queries,) int64
         Their numbers.
+    offered : (queries,) int64
+        Doubtful rows that still reached the threshold when they had waited.
     """
 
     likely: np.ndarray
@@ -69,11 +72,12 @@ class Waiting(NamedTuple):
     upper: np.ndarray
     n_likely: np.ndarray
     n_doubtful: np.ndarray
+    offered: np.ndarray
 
 
 @jit
-def _next_step(where, word, first, bits):
-    """List the next words that have allowed rows, from `word` on; return how many, and the word to go on with."""
+def _next_step(where, word, stride, first, bits):
+    """List words that have allowed rows, every `stride` from `word` on; return how many, and the word to go on with."""
     allowed, start, stop = where
     end = (stop + WORD - 1) // WORD
     count = 0
@@ -85,7 +89,7 @@ def _next_step(where, word, first, bits):
         first[count] = WORD * word
         bits[count] = here
         count += here != 0
-        word += 1
+        word += stride
     return count, word
 
 
@@ -105,15 +109,6 @@ def _upper_bits(totals, slope, shift, least, scale, bias):
         x = _upper(totals + at, slope, shift, scale + at, bias + at if bias != 0 else 0)
         bits |= greater_equal_f32x16(x, least) << np.uint64(LANES * part)
     return bits
-
-
-@jit
-def _aligned_totals():
-    """Empty totals of a tile of queries; registers that cross cache lines would take twice the time."""
-    size = QUERY_TILE * WORDS * WORD
-    space = np.empty(size + LANES, np.int32)
-    first = -(space.ctypes.data // 4) % LANES
-    return space[first : first + size].reshape(QUERY_TILE, WORDS * WORD)
 
 
 @jit
@@ -191,6 +186,7 @@ def _settle(rows, stages, queries, heaps, waiting, q, most):
             kept += 1
     if kept > most:
         _offer_refined(rows, row_numbers[:kept], upper[:kept], stages, queries, heaps, q)
+        waiting.offered[q] += kept
         kept = 0
     waiting.n_doubtful[q] = kept
 
@@ -199,10 +195,10 @@ def _settle(rows, stages, queries, heaps, waiting, q, most):
 def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
     """Score the rows of a step for all queries of a group, and let those wait that reach the thresholds."""
     scales, biases = rows.scale, rows.bias
-    likely, doubtful, upper, n_likely, n_doubtful = waiting
+    likely, doubtful, upper, n_likely, n_doubtful, _ = waiting
     space = doubtful.shape[1]
     groups = prefixes.shape[1]
-    totals = _aligned_totals()
+    totals = aligned_bytes(QUERY_TILE, 4 * WORDS * WORD).view(np.int32)
     left = np.empty(WORDS, np.uint64)
     for q in range(heaps.scores.shape[0]):
         i = q % QUERY_TILE
@@ -248,6 +244,42 @@ def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
 
 
 @jit
+def _waiting(nq, k):
+    """No rows that wait, of `nq` queries whose heaps have `k` entries."""
+    space = DOUBTFUL[0] + DOUBTFUL[1] * k
+    return Waiting(
+        likely=np.empty((nq, LIKELY), np.int32),
+        doubtful=np.empty((nq, space), np.int32),
+        upper=np.empty((nq, space), np.float32),
+        n_likely=np.zeros(nq, np.int64),
+        n_doubtful=np.zeros(nq, np.int64),
+        offered=np.zeros(nq, np.int64),
+    )
+
+
+@jit
+def _scan_words(rows, prefixes, stages, queries, where, stride, waiting, heaps):
+    """Offer rows of every `stride` words to the heaps of a group of queries; return their number."""
+    seen = 0
+    first = np.empty(WORDS + 1, np.int64)
+    bits = np.empty(WORDS + 1, np.uint64)
+    word = where.start // WORD
+    while True:
+        count, word = _next_step(where, word, stride, first, bits)
+        if count == 0:
+            break
+        for w in range(count):
+            seen += count_bits(bits[w])
+        step = Step(first[:WORDS], bits[:WORDS], count)
+        _scan_step(rows, prefixes, stages, queries, step, waiting, heaps)
+    for q in range(heaps.scores.shape[0]):
+        _offer(rows, waiting.likely[q, : waiting.n_likely[q]], stages, queries, heaps, q)
+        waiting.n_likely[q] = 0
+        _settle(rows, stages, queries, heaps, waiting, q, -1)
+    return seen
+
+
+@jit
 def search_prefixes(rows, prefixes, stages, queries, where, heaps):
     """Offer rows of a block to the heaps of a batch of queries.
 
@@ -261,33 +293,36 @@ def search_prefixes(rows, prefixes, stages, queries, where, heaps):
     heaps : Heap
         One per query of the batch; rows of other calls may have gone into them.
     """
-    nq = heaps.scores.shape[0]
+    nq, k = heaps.scores.shape
     size = max(1, GROUP_BYTES // (128 * prefixes.shape[1]) // QUERY_TILE) * QUERY_TILE
-    first = np.empty(WORDS + 1, np.int64)
-    bits = np.empty(WORDS + 1, np.uint64)
-    n = min(nq, size)
-    space = DOUBTFUL[0] + DOUBTFUL[1] * heaps.scores.shape[1]
-    waiting = Waiting(
-        likely=np.empty((n, LIKELY), np.int32),
-        doubtful=np.empty((n, space), np.int32),
-        upper=np.empty((n, space), np.float32),
-        n_likely=np.zeros(n, np.int64),
-        n_doubtful=np.zeros(n, np.int64),
-    )
+    waiting = _waiting(min(nq, size), k)
     for q in range(0, nq, size):
         best = Heap(heaps.scores[q : q + size], heaps.ids[q : q + size])
-        group = _group(queries, q, size)
-        word = where.start // WORD
-        while True:
-            count, word = _next_step(where, word, first, bits)
-            if count == 0:
-                break
-            step = Step(first[:WORDS], bits[:WORDS], count)
-            _scan_step(rows, prefixes, stages, group, step, waiting, best)
-        for i in range(best.scores.shape[0]):
-            _offer(rows, waiting.likely[i, : waiting.n_likely[i]], stages, group, best, i)
-            waiting.n_likely[i] = 0
-            _settle(rows, stages, group, best, waiting, i, -1)
+        _scan_words(rows, prefixes, stages, _group(queries, q, size), where, 1, waiting, best)
+
+
+@jit
+def survivor_share(rows, prefixes, stages, queries, where, stride, k):
+    """Measure the share of rows that the last threshold of a search lets through.
+
+    Parameters
+    ----------
+    rows, prefixes, stages, queries, where
+        As in `search_prefixes`; a few queries of a batch do.
+    stride : int
+        Every `stride` words of 64 rows are searched.
+    k : int
+        Results among them.
+
+    Returns
+    -------
+    float
+    """
+    nq = queries.unit.size
+    heaps = Heap(np.full((nq, k), -np.inf, np.float32), np.full((nq, k), EMPTY_ID, np.int64))
+    waiting = _waiting(nq, k)
+    seen = _scan_words(rows, prefixes, stages, queries, where, stride, waiting, heaps)
+    return waiting.offered.sum() / max(1, nq * seen)
 
 
 @jit

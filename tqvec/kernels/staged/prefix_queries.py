@@ -1,4 +1,4 @@
-"""Queries as batches take them. Each function prepares some queries of a batch, so that threads can share them."""
+"""Queries as batches by prefixes take them, in ranges of a batch, so that threads can share them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ plane_query = kernel("plane_query")
 
 
 @jit
-def prefix_queries(directions, factors, bands, stages, first, stop, out):
+def prefix_queries(directions, weight, unit, bands, stages, first, stop, out):
     """Prepare queries ``first .. stop`` of a batch for `search_prefixes`.
 
     Parameters
     ----------
     directions : (nq, d) float32
-    factors : tuple
-        ``weight`` and ``unit``; all three are results of `query_directions_portable`.
+    weight, unit
+        All three are results of `query_directions_portable`.
     bands : (n_bands, 3) int64
     stages : StageTables
     first, stop : int
     out : PrefixQueries
         These queries are filled.
     """
-    weight, unit = factors
     for q in range(first, stop):
         query = staged_query(directions[q], bands, stages, weight[q], unit[q])
         length = np.float32(query.length)
