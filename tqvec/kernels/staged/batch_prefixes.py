@@ -19,8 +19,8 @@ from tqvec.kernels.simd.floats import (
     mul_f32x16,
     multiply_add_f32x16,
 )
-from tqvec.kernels.simd.memory import load_f32x16, load_i32x16, splat_f32x16
-from tqvec.kernels.staged.one_query import PROBES, offer_rows, second_stage
+from tqvec.kernels.simd.memory import load_f32x16, load_i32x16, load_u64, splat_f32x16, store_u64
+from tqvec.kernels.staged.one_query import offer_rows, second_stage
 from tqvec.kernels.tables import PrefixQueries
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_push_portable
 
@@ -29,6 +29,7 @@ QUERY_TILE = module("tile_totals").QUERY_TILE
 
 WORDS = 16  # of 64 rows, that all queries meet before the next: their prefixes and totals stay in the nearest caches
 GROUP_BYTES = 1 << 17  # of tables of queries that walk through the rows together, a part of the second-level cache
+PROBES = 4  # rows beyond k whose full scores give the first threshold
 LIKELY = 8  # rows that wait for their full scores, so that their codes are fetched side by side
 DOUBTFUL = 2 * WORDS * WORD, 8  # rows, and more per result, that wait for the end, when the threshold is highest
 ALL = ~np.uint64(0)
@@ -59,8 +60,8 @@ class Waiting(NamedTuple):
     ----------
     likely, doubtful : (queries, LIKELY) and (queries, space) int32
         Rows whose estimates reach the threshold, which raise it soon, and others that only the slack lets in.
-    upper : (queries, space) float32
-        Estimates of doubtful rows, plus slack.
+    likely_upper, upper : like these, float32
+        Their estimates plus slack.
     n_likely, n_doubtful : (queries,) int64
         Their numbers.
     offered : (queries,) int64
@@ -68,6 +69,7 @@ class Waiting(NamedTuple):
     """
 
     likely: np.ndarray
+    likely_upper: np.ndarray
     doubtful: np.ndarray
     upper: np.ndarray
     n_likely: np.ndarray
@@ -94,21 +96,29 @@ def _next_step(where, word, stride, first, bits):
 
 
 @jit
-def _upper(total, slope, shift, scale, bias):
-    """Compute ``(total slope + shift) scale + bias`` of 16 rows; the last three are addresses, the bias may be 0."""
-    x = mul_f32x16(multiply_add_f32x16(convert_f32x16(load_i32x16(total)), slope, shift), load_f32x16(scale))
-    return add_f32x16(x, load_f32x16(bias)) if bias != 0 else x
+def _passing_words(step, left, totals, line, rows_at, passing):
+    """Find rows with ``(total slope + shift) scale + bias >= least``; return a mask of the words that have any.
 
-
-@jit
-def _upper_bits(totals, slope, shift, least, scale, bias):
-    """Bits of those of 64 rows whose `_upper` reaches `least`."""
-    bits = np.uint64(0)
-    for part in range(4):
-        at = 64 * part
-        x = _upper(totals + at, slope, shift, scale + at, bias + at if bias != 0 else 0)
-        bits |= greater_equal_f32x16(x, least) << np.uint64(LANES * part)
-    return bits
+    `step` is the number of words and the address of their first rows. `line` is slope, shift and least, `rows_at` the
+    addresses of all scales and biases, 0 for none. The rest are addresses: of the bits that count, one word each, of
+    the totals of one query, and of the words of bits, which are filled.
+    """
+    count, firsts = step
+    slope, shift, least = splat_f32x16(line[0]), splat_f32x16(line[1]), splat_f32x16(line[2])
+    words = np.uint64(0)
+    for w in range(count):
+        at = 4 * np.int64(load_u64(firsts + 8 * w))
+        bits = np.uint64(0)
+        for part in range(4):
+            x = convert_f32x16(load_i32x16(totals + 4 * WORD * w + 64 * part))
+            x = mul_f32x16(multiply_add_f32x16(x, slope, shift), load_f32x16(rows_at[0] + at + 64 * part))
+            if rows_at[1] != 0:
+                x = add_f32x16(x, load_f32x16(rows_at[1] + at + 64 * part))
+            bits |= greater_equal_f32x16(x, least) << np.uint64(LANES * part)
+        bits &= load_u64(left + 8 * w)
+        store_u64(passing + 8 * w, bits)
+        words |= np.uint64(bits != 0) << np.uint64(w)
+    return words
 
 
 @jit
@@ -118,22 +128,16 @@ def _first_probes(rows, step, totals, line, left):
     `totals` (rows,) are those of one query, `line` its slope, its shift and the number of rows to list at most.
     """
     slope, shift, most = line
-    scales, biases = rows.scale, rows.bias
     best = np.full(most, -np.inf, np.float32)
     entries = np.full(most, EMPTY_ID, np.int64)
-    for w in range(step.count):
-        first = step.first[w]
-        bias = biases.ctypes.data + 4 * first if biases.size > 0 else 0
-        here = totals.ctypes.data + 4 * WORD * w
-        scale = scales.ctypes.data + 4 * first
-        bits = left[w] & _upper_bits(here, splat_f32x16(slope), splat_f32x16(shift), splat_f32x16(best[0]), scale, bias)
-        while bits != 0:
-            lane = find_lowest_bit(bits)
-            bits &= bits - np.uint64(1)
-            x = (np.float32(totals[WORD * w + lane]) * slope + shift) * scales[first + lane]
-            if biases.size > 0:
-                x += biases[first + lane]
-            topk_push_portable(x, WORD * w + lane, best, entries)
+    for v in range(WORD * step.count):
+        if left[v // WORD] >> np.uint64(v % WORD) & np.uint64(1):
+            i = step.first[v // WORD] + v % WORD
+            x = (np.float32(totals[v]) * slope + shift) * rows.scale[i]
+            if rows.bias.size > 0:
+                x += rows.bias[i]
+            if x >= best[0]:
+                topk_push_portable(x, v, best, entries)
     row_numbers = np.empty(most, np.int32)
     count = 0
     for v in entries:
@@ -195,18 +199,17 @@ def _settle(rows, stages, queries, heaps, waiting, q, most):
 def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
     """Score the rows of a step for all queries of a group, and let those wait that reach the thresholds."""
     scales, biases = rows.scale, rows.bias
-    likely, doubtful, upper, n_likely, n_doubtful, _ = waiting
-    space = doubtful.shape[1]
+    likely, likely_upper, doubtful, upper, n_likely, n_doubtful, _ = waiting
     groups = prefixes.shape[1]
     totals = aligned_bytes(QUERY_TILE, 4 * WORDS * WORD).view(np.int32)
-    left = np.empty(WORDS, np.uint64)
+    left, passing = np.empty((2, WORDS), np.uint64)
     for q in range(heaps.scores.shape[0]):
         i = q % QUERY_TILE
         if i == 0:
             for w in range(step.count):
                 prefix = prefixes.ctypes.data + 4 * groups * step.first[w]
                 tables = queries.table.ctypes.data + 128 * groups * q
-                tile_totals(prefix, tables, groups, totals.ctypes.data + 256 * w, 4 * WORDS * WORD)
+                tile_totals(prefix, tables, groups, totals.ctypes.data + 4 * WORD * w, 4 * WORDS * WORD)
         slope, slack = queries.slope[q], queries.slack[q]
         shift = queries.shift[q] + slack
         left[:] = step.bits
@@ -214,33 +217,36 @@ def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
             line = slope, shift, heaps.scores.shape[1] + PROBES
             _offer(rows, _first_probes(rows, step, totals[i], line, left), stages, queries, heaps, q)
         least = heaps.scores[q, 0]
-        for w in range(step.count):
-            first = step.first[w]
-            scale = scales.ctypes.data + 4 * first
-            bias = biases.ctypes.data + 4 * first if biases.size > 0 else 0
-            here = totals.ctypes.data + 4 * (WORDS * WORD * i + WORD * w)
-            bits = _upper_bits(here, splat_f32x16(slope), splat_f32x16(shift), splat_f32x16(least), scale, bias)
-            bits &= left[w]
+        words = _passing_words(
+            (step.count, step.first.ctypes.data), left.ctypes.data, totals.ctypes.data + 4 * WORDS * WORD * i,
+            (slope, shift, least), (scales.ctypes.data, biases.ctypes.data if biases.size > 0 else 0),
+            passing.ctypes.data,
+        )  # fmt: skip
+        while words != 0:
+            w = find_lowest_bit(words)
+            words &= words - np.uint64(1)
+            bits = passing[w]
             while bits != 0:
                 lane = find_lowest_bit(bits)
                 bits &= bits - np.uint64(1)
-                r = first + lane
+                r = step.first[w] + lane
                 x = (np.float32(totals[i, WORD * w + lane]) * slope + shift) * scales[r]
                 if biases.size > 0:
                     x += biases[r]
-                if x - slack * scales[r] >= least:
-                    likely[q, n_likely[q]] = r
-                    n_likely[q] += 1
-                    if n_likely[q] == LIKELY:
-                        _offer(rows, likely[q], stages, queries, heaps, q)
-                        n_likely[q] = 0
-                        least = heaps.scores[q, 0]
-                else:
+                if x - slack * scales[r] < least:
                     doubtful[q, n_doubtful[q]] = r
                     upper[q, n_doubtful[q]] = x
                     n_doubtful[q] += 1
-        if n_doubtful[q] > space - WORDS * WORD:
-            _settle(rows, stages, queries, heaps, waiting, q, space // 2)
+                    continue
+                likely[q, n_likely[q]] = r
+                likely_upper[q, n_likely[q]] = x
+                n_likely[q] += 1
+                if n_likely[q] == LIKELY:
+                    _offer_refined(rows, likely[q], likely_upper[q], stages, queries, heaps, q)
+                    n_likely[q] = 0
+                    least = heaps.scores[q, 0]
+        if n_doubtful[q] > doubtful.shape[1] - WORDS * WORD:
+            _settle(rows, stages, queries, heaps, waiting, q, doubtful.shape[1] // 2)
 
 
 @jit
@@ -249,6 +255,7 @@ def _waiting(nq, k):
     space = DOUBTFUL[0] + DOUBTFUL[1] * k
     return Waiting(
         likely=np.empty((nq, LIKELY), np.int32),
+        likely_upper=np.empty((nq, LIKELY), np.float32),
         doubtful=np.empty((nq, space), np.int32),
         upper=np.empty((nq, space), np.float32),
         n_likely=np.zeros(nq, np.int64),
@@ -273,7 +280,8 @@ def _scan_words(rows, prefixes, stages, queries, where, stride, waiting, heaps):
         step = Step(first[:WORDS], bits[:WORDS], count)
         _scan_step(rows, prefixes, stages, queries, step, waiting, heaps)
     for q in range(heaps.scores.shape[0]):
-        _offer(rows, waiting.likely[q, : waiting.n_likely[q]], stages, queries, heaps, q)
+        n = waiting.n_likely[q]
+        _offer_refined(rows, waiting.likely[q, :n], waiting.likely_upper[q, :n], stages, queries, heaps, q)
         waiting.n_likely[q] = 0
         _settle(rows, stages, queries, heaps, waiting, q, -1)
     return seen
