@@ -25,7 +25,7 @@ from tqvec.kernels.tables import PrefixQueries, QueryTables, ScanTables, StageTa
 from tqvec.kernels.topk.portable import EMPTY_ID
 
 _GRAIN = 2048  # rows a thread takes at least; a multiple of the staged kernel's 64
-_SAMPLE_QUERIES, _SAMPLE_ROWS = 4, 8192  # by which the searches of a batch are compared
+_SAMPLE_QUERIES, _SAMPLE_STEPS = 4, 8  # by which the searches of a batch are compared
 _ROWS_A_RESULT = 64  # from which on ruling rows out by a few bits pays
 _NO_BIAS = np.zeros(0, np.float32)
 
@@ -137,13 +137,13 @@ class Scanner:
     ) -> float:
         """Share of rows that survive their prefixes, in a sample of the largest block, for a few queries."""
         block, chosen = max(zip(blocks, allowed, strict=True), key=lambda pair: pair[0].n)
-        stride = max(1, block.n // _SAMPLE_ROWS)
-        results = -(-k * block.n // (stride * sum(block.n for block in blocks)))
-        sample = self._prefix_tables(queries[:: -(-queries.shape[0] // _SAMPLE_QUERIES)])
+        sample = min(block.n, 1024 * _SAMPLE_STEPS)
+        results = -(-k * sample // sum(block.n for block in blocks))
+        tables = self._prefix_tables(queries[:: -(-queries.shape[0] // _SAMPLE_QUERIES)])
         prefixes = block.prefixes.of(block.rows["codes"], block.n)
         where = RowRange(chosen, 0, block.n)
         share: float = kernel("survivor_share")(
-            self._rows(block, 0), prefixes, self._stages, sample, where, stride, results
+            self._rows(block, 0), prefixes, self._stages, tables, where, _SAMPLE_STEPS, results
         )
         return share
 

@@ -29,7 +29,7 @@ QUERY_TILE = module("tile_totals").QUERY_TILE
 
 WORDS = 16  # of 64 rows, that all queries meet before the next: their prefixes and totals stay in the nearest caches
 GROUP_BYTES = 1 << 17  # of tables of queries that walk through the rows together, a part of the second-level cache
-PROBES = 4  # rows beyond k whose full scores give the first threshold
+PROBES = 4  # rows beyond those needed whose full scores give the first threshold
 LIKELY = 8  # rows that wait for their full scores, so that their codes are fetched side by side
 DOUBTFUL = 2 * WORDS * WORD, 8  # rows, and more per result, that wait for the end, when the threshold is highest
 ALL = ~np.uint64(0)
@@ -66,6 +66,15 @@ class Waiting(NamedTuple):
         Their numbers.
     offered : (queries,) int64
         Doubtful rows that still reached the threshold when they had waited.
+    floor : (queries,) float32
+        What the threshold will be at least, as far as the rows seen are like all rows; -inf if nothing is known, inf
+        for a query that is done.
+    rank : (queries,) int64
+        Rank of the floor among the rows seen; 0 if there shall be none.
+    entries : (space,) int32
+        0, 1, 2, …
+    parities : uint8
+        As in `SecondStage`.
     """
 
     likely: np.ndarray
@@ -75,15 +84,27 @@ class Waiting(NamedTuple):
     n_likely: np.ndarray
     n_doubtful: np.ndarray
     offered: np.ndarray
+    floor: np.ndarray
+    rank: np.ndarray
+    entries: np.ndarray
+    parities: np.ndarray
 
 
 @jit
-def _next_step(where, word, stride, first, bits):
-    """List words that have allowed rows, every `stride` from `word` on; return how many, and the word to go on with."""
+def _steps(where):
+    """Number of steps in which all words of a range are scanned."""
+    return (where.stop - where.start + WORDS * WORD - 1) // (WORDS * WORD)
+
+
+@jit
+def _list_step(where, number, first, bits):
+    """List the words of a step that have allowed rows; return their number.
+
+    Its words are spread over the range, so that every step is a sample of all rows, in whatever order these came.
+    """
     allowed, start, stop = where
-    end = (stop + WORD - 1) // WORD
     count = 0
-    while word < end and count < WORDS:
+    for word in range(start // WORD + number, (stop + WORD - 1) // WORD, _steps(where)):
         if allowed.size > 0:
             here = word_of(allowed, word, start, stop)
         else:
@@ -91,8 +112,7 @@ def _next_step(where, word, stride, first, bits):
         first[count] = WORD * word
         bits[count] = here
         count += here != 0
-        word += stride
-    return count, word
+    return count
 
 
 @jit
@@ -156,7 +176,7 @@ def _offer(rows, row_numbers, stages, queries, heaps, q):
 
 
 @jit
-def _offer_refined(rows, row_numbers, upper, stages, queries, heaps, q):
+def _offer_refined(rows, waiting, stages, queries, heaps, q, row_numbers, upper):
     """Offer those rows to the heap of query `q` that second bits let through, if the codec has these.
 
     `upper` are the rows' estimates plus slack; they are spoilt.
@@ -170,10 +190,10 @@ def _offer_refined(rows, row_numbers, upper, stages, queries, heaps, q):
             share=np.float32(stages.sign_share),
             unit=queries.bit_unit[q],
             shift=queries.bit_shift[q],
-            parities=np.empty(queries.bytes_.shape[1] // 8 + 63, np.uint8),
+            parities=waiting.parities,
         )
-        entries = np.arange(count).astype(np.int32)
-        count = second_stage(rows, entries, row_numbers, count, stages, second, upper, heaps.scores[q, 0])
+        least = max(heaps.scores[q, 0], waiting.floor[q])
+        count = second_stage(rows, waiting.entries, row_numbers, count, stages, second, upper, least)
     _offer(rows, row_numbers[:count], stages, queries, heaps, q)
 
 
@@ -181,7 +201,7 @@ def _offer_refined(rows, row_numbers, upper, stages, queries, heaps, q):
 def _settle(rows, stages, queries, heaps, waiting, q, most):
     """Offer the doubtful rows of query `q` that still reach the threshold, unless they are at most `most`."""
     row_numbers, upper = waiting.doubtful[q], waiting.upper[q]
-    least = heaps.scores[q, 0]
+    least = max(heaps.scores[q, 0], waiting.floor[q])
     kept = 0
     for r in range(waiting.n_doubtful[q]):
         if upper[r] >= least:
@@ -189,23 +209,37 @@ def _settle(rows, stages, queries, heaps, waiting, q, most):
             upper[kept] = upper[r]
             kept += 1
     if kept > most:
-        _offer_refined(rows, row_numbers[:kept], upper[:kept], stages, queries, heaps, q)
+        _offer_refined(rows, waiting, stages, queries, heaps, q, row_numbers[:kept], upper[:kept])
         waiting.offered[q] += kept
         kept = 0
     waiting.n_doubtful[q] = kept
 
 
 @jit
+def _settle_likely(rows, stages, queries, heaps, waiting, q):
+    n = waiting.n_likely[q]
+    _offer_refined(rows, waiting, stages, queries, heaps, q, waiting.likely[q, :n], waiting.likely_upper[q, :n])
+    waiting.n_likely[q] = 0
+
+
+@jit
+def _tile_done(floor, q):
+    """Return whether no query of the tile from `q` on takes any row."""
+    return floor[q : q + QUERY_TILE].min() == np.inf
+
+
+@jit
 def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
     """Score the rows of a step for all queries of a group, and let those wait that reach the thresholds."""
     scales, biases = rows.scale, rows.bias
-    likely, likely_upper, doubtful, upper, n_likely, n_doubtful, _ = waiting
+    likely, likely_upper, n_likely = waiting.likely, waiting.likely_upper, waiting.n_likely
+    doubtful, upper, n_doubtful = waiting.doubtful, waiting.upper, waiting.n_doubtful
     groups = prefixes.shape[1]
     totals = aligned_bytes(QUERY_TILE, 4 * WORDS * WORD).view(np.int32)
     left, passing = np.empty((2, WORDS), np.uint64)
     for q in range(heaps.scores.shape[0]):
         i = q % QUERY_TILE
-        if i == 0:
+        if i == 0 and not _tile_done(waiting.floor, q):
             for w in range(step.count):
                 prefix = prefixes.ctypes.data + 4 * groups * step.first[w]
                 tables = queries.table.ctypes.data + 128 * groups * q
@@ -213,10 +247,11 @@ def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
         slope, slack = queries.slope[q], queries.slack[q]
         shift = queries.shift[q] + slack
         left[:] = step.bits
-        if heaps.ids[q, 0] == EMPTY_ID:  # no threshold yet
-            line = slope, shift, heaps.scores.shape[1] + PROBES
+        if heaps.ids[q, 0] == EMPTY_ID and waiting.floor[q] == -np.inf:  # no threshold yet
+            line = slope, shift, _probes(waiting.rank[q], heaps.scores.shape[1])
             _offer(rows, _first_probes(rows, step, totals[i], line, left), stages, queries, heaps, q)
-        least = heaps.scores[q, 0]
+            _raise_floor(waiting, heaps, q)
+        least = max(heaps.scores[q, 0], waiting.floor[q])
         words = _passing_words(
             (step.count, step.first.ctypes.data), left.ctypes.data, totals.ctypes.data + 4 * WORDS * WORD * i,
             (slope, shift, least), (scales.ctypes.data, biases.ctypes.data if biases.size > 0 else 0),
@@ -242,15 +277,35 @@ def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
                 likely_upper[q, n_likely[q]] = x
                 n_likely[q] += 1
                 if n_likely[q] == LIKELY:
-                    _offer_refined(rows, likely[q], likely_upper[q], stages, queries, heaps, q)
-                    n_likely[q] = 0
-                    least = heaps.scores[q, 0]
+                    _settle_likely(rows, stages, queries, heaps, waiting, q)
+                    least = max(heaps.scores[q, 0], waiting.floor[q])
         if n_doubtful[q] > doubtful.shape[1] - WORDS * WORD:
             _settle(rows, stages, queries, heaps, waiting, q, doubtful.shape[1] // 2)
 
 
 @jit
-def _waiting(nq, k):
+def _raise_floor(waiting, heaps, q):
+    """Let the best row but `rank` of query `q`, as far as they are known, be the floor of its threshold."""
+    scores = heaps.scores[q]
+    rank = waiting.rank[q]
+    if 0 < rank < scores.size:
+        waiting.floor[q] = max(waiting.floor[q], np.partition(scores, scores.size - rank)[scores.size - rank])
+
+
+@jit
+def _probes(rank, k):
+    """Rows whose full scores give the first threshold."""
+    return PROBES + (min(rank, k) if rank > 0 else k)
+
+
+@jit
+def _rank(k, share):
+    """Rank among a share of all rows that hardly any of the best `k` of all falls behind."""
+    return np.int64(np.ceil(k * share + 4.0 * np.sqrt(k * share) + 4.0))
+
+
+@jit
+def _waiting(queries, nq, k):
     """No rows that wait, of `nq` queries whose heaps have `k` entries."""
     space = DOUBTFUL[0] + DOUBTFUL[1] * k
     return Waiting(
@@ -261,28 +316,35 @@ def _waiting(nq, k):
         n_likely=np.zeros(nq, np.int64),
         n_doubtful=np.zeros(nq, np.int64),
         offered=np.zeros(nq, np.int64),
+        floor=np.empty(nq, np.float32),
+        rank=np.empty(nq, np.int64),
+        entries=np.arange(space).astype(np.int32),
+        parities=np.empty(queries.bytes_.shape[1] // 8 + 63, np.uint8),
     )
 
 
 @jit
-def _scan_words(rows, prefixes, stages, queries, where, stride, waiting, heaps):
-    """Offer rows of every `stride` words to the heaps of a group of queries; return their number."""
+def _scan_steps(rows, prefixes, stages, queries, where, last, waiting, heaps):
+    """Offer rows of the steps before `last` to the heaps of a group of queries; return their number.
+
+    Queries that begin with empty heaps (`rank` > 0) expect that of their best k rows as large a share lies in the first
+    steps as these have of all rows. That gives floors of their thresholds, which the caller checks in the end.
+    """
+    nq, k = heaps.scores.shape
+    first, bits = np.empty(WORDS, np.int64), np.empty(WORDS, np.uint64)
     seen = 0
-    first = np.empty(WORDS + 1, np.int64)
-    bits = np.empty(WORDS + 1, np.uint64)
-    word = where.start // WORD
-    while True:
-        count, word = _next_step(where, word, stride, first, bits)
-        if count == 0:
-            break
+    for number in range(last):
+        count = _list_step(where, number, first, bits)
         for w in range(count):
             seen += count_bits(bits[w])
-        step = Step(first[:WORDS], bits[:WORDS], count)
-        _scan_step(rows, prefixes, stages, queries, step, waiting, heaps)
-    for q in range(heaps.scores.shape[0]):
-        n = waiting.n_likely[q]
-        _offer_refined(rows, waiting.likely[q, :n], waiting.likely_upper[q, :n], stages, queries, heaps, q)
-        waiting.n_likely[q] = 0
+        for q in range(nq):
+            if waiting.rank[q] > 0:
+                waiting.rank[q] = _rank(k, max(1, number) / last)
+                if number > 0 and number & (number - 1) == 0:
+                    _raise_floor(waiting, heaps, q)
+        _scan_step(rows, prefixes, stages, queries, Step(first, bits, count), waiting, heaps)
+    for q in range(nq):
+        _settle_likely(rows, stages, queries, heaps, waiting, q)
         _settle(rows, stages, queries, heaps, waiting, q, -1)
     return seen
 
@@ -303,22 +365,40 @@ def search_prefixes(rows, prefixes, stages, queries, where, heaps):
     """
     nq, k = heaps.scores.shape
     size = max(1, GROUP_BYTES // (128 * prefixes.shape[1]) // QUERY_TILE) * QUERY_TILE
-    waiting = _waiting(min(nq, size), k)
+    steps = _steps(where)
+    waiting = _waiting(queries, min(nq, size), k)
+    enough = where.stop - where.start >= k
     for q in range(0, nq, size):
         best = Heap(heaps.scores[q : q + size], heaps.ids[q : q + size])
-        _scan_words(rows, prefixes, stages, _group(queries, q, size), where, 1, waiting, best)
+        group = _group(queries, q, size)
+        waiting.floor[:] = -np.inf
+        for i in range(best.scores.shape[0]):
+            waiting.rank[i] = enough and best.ids[i].min() == EMPTY_ID
+        _scan_steps(rows, prefixes, stages, group, where, steps, waiting, best)
+        failed = 0
+        for i in range(best.scores.shape[0]):
+            if best.scores[i, 0] < waiting.floor[i]:
+                best.scores[i] = -np.inf
+                best.ids[i] = EMPTY_ID
+                waiting.floor[i] = -np.inf
+                failed += 1
+            else:
+                waiting.floor[i] = np.inf
+            waiting.rank[i] = 0
+        if failed > 0:
+            _scan_steps(rows, prefixes, stages, group, where, steps, waiting, best)
 
 
 @jit
-def survivor_share(rows, prefixes, stages, queries, where, stride, k):
+def survivor_share(rows, prefixes, stages, queries, where, steps, k):
     """Measure the share of rows that the last threshold of a search lets through.
 
     Parameters
     ----------
     rows, prefixes, stages, queries, where
         As in `search_prefixes`; a few queries of a batch do.
-    stride : int
-        Every `stride` words of 64 rows are searched.
+    steps : int
+        Steps of 1,024 rows, spread over all rows, that are searched.
     k : int
         Results among them.
 
@@ -328,8 +408,10 @@ def survivor_share(rows, prefixes, stages, queries, where, stride, k):
     """
     nq = queries.unit.size
     heaps = Heap(np.full((nq, k), -np.inf, np.float32), np.full((nq, k), EMPTY_ID, np.int64))
-    waiting = _waiting(nq, k)
-    seen = _scan_words(rows, prefixes, stages, queries, where, stride, waiting, heaps)
+    waiting = _waiting(queries, nq, k)
+    waiting.floor[:] = -np.inf
+    waiting.rank[:] = 0
+    seen = _scan_steps(rows, prefixes, stages, queries, where, min(steps, _steps(where)), waiting, heaps)
     return waiting.offered.sum() / max(1, nq * seen)
 
 
