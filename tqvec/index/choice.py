@@ -11,9 +11,11 @@ from tqvec.kernels.dispatch import module
 Search = Literal["few", "prefixes", "products"]
 
 # Nanoseconds of one thread (Zen 4), beside those that the modules of each level name.
-_FEW = 0.05  # per byte of a prefix, for one query alone
-_FULL_SCORE = 60.0  # per row that its prefix lets through
+_FEW = 0.025  # per byte of a prefix, for one query alone
+_FEW_SURVIVOR, _SURVIVOR = 25.0, 35.0  # per row that its prefix lets through: one query alone, in a batch
+_FULL_SCORE = 60.0  # per row that a filter picks out
 _PRODUCT_TILE = 32  # queries of a byte product; fewer take as long
+_MANY = 0.15  # rows survive, about as many as of isotropic data: more are not worth the time of measuring
 
 
 class Work(NamedTuple):
@@ -43,8 +45,8 @@ class Work(NamedTuple):
 def choose_search(work: Work, survivors: Callable[[], float]) -> Search:
     """Return the search that takes the least time, by estimate.
 
-    Rows that survive their prefixes cost most where data are isotropic, and byte products, which let hardly any row
-    survive, win there. So that share is measured, unless it does not matter.
+    Where data are isotropic, many rows survive their prefixes. Byte products, which let hardly any row survive, are
+    faster there. So the share of survivors is measured on some of the rows, unless it does not matter.
 
     Parameters
     ----------
@@ -58,17 +60,22 @@ def choose_search(work: Work, survivors: Callable[[], float]) -> Search:
     """
     nq, allowed, rows, prefix_bytes, words = work
     lookups, products = module("tile_totals"), module("pair_products")
-    few = nq * min(rows * prefix_bytes * _FEW, allowed * _FULL_SCORE)
-    prefixes = _filled(nq, lookups.QUERY_TILE) * rows * prefix_bytes * lookups.NS_PER_BYTE
-    product = _filled(nq, _PRODUCT_TILE) * allowed * words * products.NS_PER_WORD
-    staged: Search = "few" if few <= prefixes else "prefixes"
-    if features.level() == "amx" and nq > lookups.QUERY_TILE:
-        return "products" if product < few else "few"
-    most = (product - min(few, prefixes)) / (nq * allowed * _FULL_SCORE)  # survivors that products would cost as well
-    if most >= 1:
-        return staged
-    return staged if most > 0 and survivors() <= most else "products"
+
+    def cheapest(share: float) -> Search:
+        few = min(rows * prefix_bytes * _FEW + share * allowed * _FEW_SURVIVOR, allowed * _FULL_SCORE)
+        prefixes = _filled(nq, lookups.QUERY_TILE) * rows * prefix_bytes * lookups.NS_PER_BYTE
+        costs: dict[Search, float] = {
+            "few": nq * few,
+            "prefixes": prefixes + nq * share * allowed * _SURVIVOR,
+            "products": _filled(nq, _PRODUCT_TILE) * allowed * words * products.NS_PER_WORD,
+        }
+        if features.level() == "amx":  # lookups were not measured beside it
+            del costs["prefixes"]
+        return min(costs, key=lambda search: costs[search])
+
+    best = cheapest(0.0)
+    return best if best == cheapest(_MANY) or nq == 1 else cheapest(survivors())
 
 
-def _filled(nq: int, tile: int) -> int:
-    return -(-nq // tile) * tile
+def _filled(count: int, tile: int) -> int:
+    return -(-count // tile) * tile

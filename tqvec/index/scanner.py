@@ -25,7 +25,7 @@ from tqvec.kernels.tables import PrefixQueries, QueryTables, ScanTables, StageTa
 from tqvec.kernels.topk.portable import EMPTY_ID
 
 _GRAIN = 2048  # rows a thread takes at least; a multiple of the staged kernel's 64
-_SAMPLE_QUERIES, _SAMPLE_STEPS = 4, 8  # by which the searches of a batch are compared
+_SAMPLE_QUERIES, _SAMPLE_STEPS = 4, 4  # by which the searches of a batch are compared
 _ROWS_A_RESULT = 64  # from which on ruling rows out by a few bits pays
 _NO_BIAS = np.zeros(0, np.float32)
 
@@ -132,9 +132,7 @@ class Scanner:
         searches = {"few": self._few, "prefixes": self._prefixes, "products": self._products}
         return searches[choose_search(work, lambda: self._survivors(blocks, allowed, queries, k))]
 
-    def _survivors(
-        self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int
-    ) -> float:
+    def _survivors(self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int) -> float:
         """Share of rows that survive their prefixes, in a sample of the largest block, for a few queries."""
         block, chosen = max(zip(blocks, allowed, strict=True), key=lambda pair: pair[0].n)
         sample = min(block.n, 1024 * _SAMPLE_STEPS)

@@ -1,4 +1,4 @@
-"""Totals of prefixes for a tile of queries, with AVX-512 VBMI and VNNI: two blocks of rows by four queries at a time."""
+"""Totals of prefixes for a tile of queries, with AVX-512 VBMI and VNNI: two blocks of rows by four queries."""
 
 from __future__ import annotations
 
