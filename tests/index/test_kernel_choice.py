@@ -1,4 +1,4 @@
-"""The staged and the batched search give the full scan's results, with the very same scores."""
+"""The staged and the batched searches give the full scan's results, with the very same scores."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,14 +15,15 @@ pytestmark = pytest.mark.skipif(not available("search_few"), reason="no staged s
 
 
 def searches(index, queries, k, monkeypatch, threads=None):
-    """Results of the full scan, of single queries and of a batch; each (scores, ids)."""
+    """Results of the full scan, of single queries, of prefixes, of products and of the search that is chosen."""
     with monkeypatch.context() as patch:
         patch.setattr(scanner, "available", lambda operation: False)
-        full = index.search(queries, k=k, threads=threads)
-    with monkeypatch.context() as patch:
-        patch.setattr(scanner, "_FEW", 10**6)
-        single = index.search(queries, k=k, threads=threads)
-    return full, single, index.search(queries, k=k, threads=threads)
+        yield index.search(queries, k=k, threads=threads)
+    for search in ("few", "prefixes", "products"):
+        with monkeypatch.context() as patch:
+            patch.setattr(scanner, "choose_search", lambda work, survivors, search=search: search)
+            yield index.search(queries, k=k, threads=threads)
+    yield index.search(queries, k=k, threads=threads)
 
 
 def check(full, found):
@@ -38,9 +39,9 @@ def check_all(index, queries, monkeypatch):
     """`check` for few and for many results, with one thread and with two."""
     assert index._core.scanner._stages is not None
     for k in (1, 10, 100):
-        full, single, batch = searches(index, queries, k, monkeypatch, threads=k % 2 + 1)
-        check(full, single)
-        check(full, batch)
+        full, *staged = searches(index, queries, k, monkeypatch, threads=k % 2 + 1)
+        for found in staged:
+            check(full, found)
 
 
 @pytest.mark.slow
@@ -149,8 +150,8 @@ def test_bands_of_broken_bytes_are_scanned_in_full(d, nbits, monkeypatch):
     index = tqvec.Index(d, nbits=nbits, seed=4)
     index.add(x)
     assert index._core.scanner._stages is None
-    full, single, batch = searches(index, x[:40], 5, monkeypatch)
-    for found in (single, batch):
+    full, *staged = searches(index, x[:40], 5, monkeypatch)
+    for found in staged:
         assert np.array_equal(full[0], found[0])
         assert np.array_equal(full[1], found[1])
     assert np.array_equal(full[1][:, 0], np.arange(40))
@@ -161,9 +162,9 @@ def test_vectors_added_between_searches(monkeypatch):
     index = tqvec.Index(64, nbits=2, metric="l2", seed=5)
     for start, stop in ((0, 3_000), (3_000, 3_001), (3_001, 9_000)):
         index.add(x[start:stop])
-        full, single, batch = searches(index, x[:40], 10, monkeypatch)
-        check(full, single)
-        check(full, batch)
+        full, *staged = searches(index, x[:40], 10, monkeypatch)
+        for found in staged:
+            check(full, found)
         assert np.array_equal(full[1][:, 0], np.arange(40))
 
 

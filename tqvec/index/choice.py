@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from tqvec.kernels import features
 from tqvec.kernels.dispatch import module
 
 Search = Literal["few", "prefixes", "products"]
@@ -69,8 +68,6 @@ def choose_search(work: Work, survivors: Callable[[], float]) -> Search:
             "prefixes": prefixes + nq * share * allowed * _SURVIVOR,
             "products": _filled(nq, _PRODUCT_TILE) * allowed * words * products.NS_PER_WORD,
         }
-        if features.level() == "amx":  # lookups were not measured beside it
-            del costs["prefixes"]
         return min(costs, key=lambda search: costs[search])
 
     best = cheapest(0.0)

@@ -44,7 +44,7 @@ class Step(NamedTuple):
 @jit
 def count_steps(where):
     """Number of steps in which all words of a range are scanned."""
-    return (where.stop - where.start + ROWS - 1) // (ROWS)
+    return (where.stop - where.start + ROWS - 1) // ROWS
 
 
 @jit
@@ -93,7 +93,7 @@ def passing_words(step, left, totals, line, rows_at, passing):
 
 
 @jit
-def listn_probes(rows, step, totals, line, left):
+def list_probes(rows, step, totals, line, left):
     """List rows with high estimates, and take them off the bits `left`.
 
     `totals` (rows,) are those of one query, `line` its slope, its shift and the number of rows to list at most.

@@ -122,6 +122,7 @@ def settle(rows, stages, queries, heaps, waiting, q, most):
 
 @jit
 def settle_likely(rows, stages, queries, heaps, waiting, q):
+    """Offer the likely rows of query `q`."""
     n = waiting.n_likely[q]
     offer_refined(rows, waiting, stages, queries, heaps, q, waiting.likely[q, :n], waiting.likely_upper[q, :n])
     waiting.n_likely[q] = 0
@@ -129,7 +130,7 @@ def settle_likely(rows, stages, queries, heaps, waiting, q):
 
 @jit
 def raise_floor(waiting, heaps, q):
-    """Let the best row but `rank` of query `q`, as far as they are known, be the floor of its threshold."""
+    """Let the score at `rank` among the rows of query `q` so far be the floor of its threshold."""
     scores = heaps.scores[q]
     rank = waiting.rank[q]
     if 0 < rank < scores.size:
