@@ -122,7 +122,7 @@ def test_queries_for_products(d, nbits, codebook):
 
 
 @needs_prefixes
-@pytest.mark.parametrize("k", [20, 60])
+@pytest.mark.parametrize("k", [40, 60])
 @pytest.mark.parametrize("nq", [1, 5])
 def test_rows_whose_first_step_misleads(k, nq, monkeypatch):
     """Nearly all results lie in the first step, so their scores give a floor that the threshold won't reach."""
@@ -156,4 +156,4 @@ def test_share_of_survivors():
         index.add(x[:-50])
         core = index._snapshot()
         shares.append(core.scanner._survivors(core.blocks, core.allowed, x[-50:], 10))
-    assert 0 < shares[1] < shares[0] / 3 < 0.3
+    assert 0 < shares[1] < shares[0] / 2 < 0.3

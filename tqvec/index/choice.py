@@ -5,16 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from tqvec.kernels.dispatch import module
+from tqvec.kernels.dispatch import levels, module
 
 Search = Literal["few", "prefixes", "products"]
 
-# Nanoseconds of one thread (Zen 4), beside those that the modules of each level name.
-_FEW = 0.025  # per byte of a prefix, for one query alone
-_FEW_SURVIVOR, _SURVIVOR = 25.0, 35.0  # per row that its prefix lets through: one query alone, in a batch
+_SURVIVOR = 30.0  # per row that its prefix lets through
 _FULL_SCORE = 60.0  # per row that a filter picks out
 _PRODUCT_TILE = 32  # queries of a byte product; fewer take as long
 _MANY = 0.15  # rows survive, about as many as of isotropic data: more are not worth the time of measuring
+
+
+class Costs(NamedTuple):
+    """Nanoseconds of one thread at a SIMD level.
+
+    Attributes
+    ----------
+    few, prefixes : float
+        Per row and byte of its prefix, for one query alone and for each of a batch.
+    products : float
+        Per row, 64 coordinates and query.
+    """
+
+    few: float
+    prefixes: float
+    products: float
+
+
+# Measured on Zen 4. AMX: the ratio of products to single queries is that of Sapphire Rapids.
+_COSTS = {
+    "amx": Costs(few=0.025, prefixes=0.018, products=0.03),
+    "avx512": Costs(few=0.025, prefixes=0.018, products=0.36),
+    "avx2": Costs(few=0.03, prefixes=0.022, products=0.4),
+}
 
 
 class Work(NamedTuple):
@@ -58,20 +80,20 @@ def choose_search(work: Work, survivors: Callable[[], float]) -> Search:
     {"few", "prefixes", "products"}
     """
     nq, allowed, rows, prefix_bytes, words = work
-    lookups, products = module("tile_totals"), module("pair_products")
+    costs = _COSTS[levels("pair_products")[0]]
 
     def cheapest(share: float) -> Search:
-        few = min(rows * prefix_bytes * _FEW + share * allowed * _FEW_SURVIVOR, allowed * _FULL_SCORE)
-        prefixes = _filled(nq, lookups.QUERY_TILE) * rows * prefix_bytes * lookups.NS_PER_BYTE
-        costs: dict[Search, float] = {
-            "few": nq * few,
-            "prefixes": prefixes + nq * share * allowed * _SURVIVOR,
-            "products": _filled(nq, _PRODUCT_TILE) * allowed * words * products.NS_PER_WORD,
+        rest = share * allowed * _SURVIVOR
+        lookups = _filled(nq, module("tile_totals").QUERY_TILE) * rows * prefix_bytes * costs.prefixes
+        times: dict[Search, float] = {
+            "few": nq * min(rows * prefix_bytes * costs.few + rest, allowed * _FULL_SCORE),
+            "prefixes": lookups + nq * rest,
+            "products": _filled(nq, _PRODUCT_TILE) * allowed * words * costs.products,
         }
-        return min(costs, key=lambda search: costs[search])
+        return min(times, key=lambda search: times[search])
 
     best = cheapest(0.0)
-    return best if best == cheapest(_MANY) or nq == 1 else cheapest(survivors())
+    return best if best == cheapest(_MANY) else cheapest(survivors())
 
 
 def _filled(count: int, tile: int) -> int:

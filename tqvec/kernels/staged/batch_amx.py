@@ -13,8 +13,6 @@ _dot_156, _dot_157 = make_dot(2, 5, 6), make_dot(3, 5, 7)
 
 
 PRODUCT_STEPS = (127, 127)
-# Of 64 coordinates, per row and query, with one thread: its ratio to a search of one query is that of Sapphire Rapids.
-NS_PER_WORD = 0.03
 
 
 @jit

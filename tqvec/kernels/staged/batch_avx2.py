@@ -30,7 +30,6 @@ from tqvec.kernels.staged.unpack import last_path_bits, prefix_codes
 # Levels of 0 … 31 and queries of -33 … 33: the 32 products that a 16-bit lane sums over 64 coordinates stay within
 # 32 · 31 · 33 = 32,736 < 2^15.
 PRODUCT_STEPS = (15, 33)
-NS_PER_WORD = 0.8  # of 64 coordinates, per row and query, with one thread (Zen 4)
 
 
 @jit

@@ -11,7 +11,6 @@ from tqvec.kernels.staged.prefetch import listed_row
 from tqvec.kernels.staged.unpack import last_path_bits, prefix_codes
 
 PRODUCT_STEPS = (127, 127)
-NS_PER_WORD = 0.36  # of 64 coordinates, per row and query, with one thread (Zen 4)
 
 
 @jit

@@ -22,19 +22,15 @@ from tqvec.kernels.staged.waiting import (
     settle,
     settle_likely,
     slice_queries,
+    take_queries,
 )
 from tqvec.kernels.topk.portable import EMPTY_ID
 
 tile_totals = kernel("tile_totals")
 QUERY_TILE = module("tile_totals").QUERY_TILE
 
+GUESS_FROM = 32  # results per query, from which on guessed floors spare more rows than they cost
 GROUP_BYTES = 1 << 17  # of tables of queries that walk through the rows together, a part of the second-level cache
-
-
-@jit
-def _is_done(floor, q):
-    """Return whether no query of the tile from `q` on takes any row."""
-    return floor[q : q + QUERY_TILE].min() == np.inf
 
 
 @jit
@@ -45,10 +41,11 @@ def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
     doubtful, upper, n_doubtful = waiting.doubtful, waiting.upper, waiting.n_doubtful
     groups = prefixes.shape[1]
     totals = aligned_bytes(QUERY_TILE, 4 * ROWS).view(np.int32)
-    left, passing = np.empty((2, WORDS), np.uint64)
+    passing = np.empty(WORDS, np.uint64)
+    left = np.empty(WORDS, np.uint64)  # rows that are not probed
     for q in range(heaps.scores.shape[0]):
         i = q % QUERY_TILE
-        if i == 0 and not _is_done(waiting.floor, q):
+        if i == 0:
             for w in range(step.count):
                 prefix = prefixes.ctypes.data + 4 * groups * step.first[w]
                 tables = queries.table.ctypes.data + 128 * groups * q
@@ -58,24 +55,26 @@ def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
                 tile_totals(prefix, tables, groups, totals.ctypes.data + 4 * WORD * w, 4 * ROWS)
         slope, slack = queries.slope[q], queries.slack[q]
         shift = queries.shift[q] + slack
-        left[:] = step.bits
+        bits = step.bits.ctypes.data
         if heaps.ids[q, 0] == EMPTY_ID and waiting.floor[q] == -np.inf:  # no threshold yet
             line = slope, shift, n_probes(waiting.rank[q], heaps.scores.shape[1])
+            left[:] = step.bits
             offer(rows, list_probes(rows, step, totals[i], line, left), stages, queries, heaps, q)
             raise_floor(waiting, heaps, q)
+            bits = left.ctypes.data
         least = max(heaps.scores[q, 0], waiting.floor[q])
         words = passing_words(
-            (step.count, step.first.ctypes.data), left.ctypes.data, totals.ctypes.data + 4 * ROWS * i,
+            (step.count, step.first.ctypes.data), bits, totals.ctypes.data + 4 * ROWS * i,
             (slope, shift, least), (scales.ctypes.data, biases.ctypes.data if biases.size > 0 else 0),
             passing.ctypes.data,
         )  # fmt: skip
         while words != 0:
             w = find_lowest_bit(words)
             words &= words - np.uint64(1)
-            bits = passing[w]
-            while bits != 0:
-                lane = find_lowest_bit(bits)
-                bits &= bits - np.uint64(1)
+            here = passing[w]
+            while here != 0:
+                lane = find_lowest_bit(here)
+                here &= here - np.uint64(1)
                 r = step.first[w] + lane
                 x = (np.float32(totals[i, WORD * w + lane]) * slope + shift) * scales[r]
                 if biases.size > 0:
@@ -93,6 +92,7 @@ def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
                     least = max(heaps.scores[q, 0], waiting.floor[q])
         if n_doubtful[q] > doubtful.shape[1] - ROWS:
             settle(rows, stages, queries, heaps, waiting, q, doubtful.shape[1] // 2)
+    left[:] = 0  # Numba frees an array after the last mention of its name, and its address was in use
 
 
 @jit
@@ -122,6 +122,30 @@ def _scan_steps(rows, prefixes, stages, queries, where, last, waiting, heaps):
 
 
 @jit
+def _search_groups(rows, prefixes, stages, queries, where, heaps, guess):
+    """Offer rows to heaps, one group of queries after the other; list queries whose floors were too high.
+
+    Only if `guess` is true there are floors.
+    """
+    nq, k = heaps.scores.shape
+    size = max(1, GROUP_BYTES // (128 * prefixes.shape[1]) // QUERY_TILE) * QUERY_TILE
+    waiting = make_waiting(queries, min(nq, size), k)
+    failed = np.empty(nq, np.int64)
+    n_failed = 0
+    for q in range(0, nq, size):
+        best = Heap(heaps.scores[q : q + size], heaps.ids[q : q + size])
+        waiting.floor[:] = -np.inf
+        for i in range(best.scores.shape[0]):
+            waiting.rank[i] = guess and best.ids[i].min() == EMPTY_ID
+        group = slice_queries(queries, q, size)
+        _scan_steps(rows, prefixes, stages, group, where, count_steps(where), waiting, best)
+        for i in range(best.scores.shape[0]):
+            failed[n_failed] = q + i
+            n_failed += best.scores[i, 0] < waiting.floor[i]
+    return failed[:n_failed]
+
+
+@jit
 def search_prefixes(rows, prefixes, stages, queries, where, heaps):
     """Offer rows of a block to the heaps of a batch of queries.
 
@@ -135,30 +159,17 @@ def search_prefixes(rows, prefixes, stages, queries, where, heaps):
     heaps : Heap
         One per query of the batch; rows of other calls may have gone into them.
     """
-    nq, k = heaps.scores.shape
-    size = max(1, GROUP_BYTES // (128 * prefixes.shape[1]) // QUERY_TILE) * QUERY_TILE
-    steps = count_steps(where)
-    waiting = make_waiting(queries, min(nq, size), k)
-    enough = where.stop - where.start >= k
-    for q in range(0, nq, size):
-        best = Heap(heaps.scores[q : q + size], heaps.ids[q : q + size])
-        group = slice_queries(queries, q, size)
-        waiting.floor[:] = -np.inf
-        for i in range(best.scores.shape[0]):
-            waiting.rank[i] = enough and best.ids[i].min() == EMPTY_ID
-        _scan_steps(rows, prefixes, stages, group, where, steps, waiting, best)
-        failed = 0
-        for i in range(best.scores.shape[0]):
-            if best.scores[i, 0] < waiting.floor[i]:
-                best.scores[i] = -np.inf
-                best.ids[i] = EMPTY_ID
-                waiting.floor[i] = -np.inf
-                failed += 1
-            else:
-                waiting.floor[i] = np.inf
-            waiting.rank[i] = 0
-        if failed > 0:
-            _scan_steps(rows, prefixes, stages, group, where, steps, waiting, best)
+    k = heaps.scores.shape[1]
+    guess = GUESS_FROM <= k <= where.stop - where.start
+    failed = _search_groups(rows, prefixes, stages, queries, where, heaps, guess)
+    if failed.size > 0:
+        scores = np.full((failed.size, k), -np.inf, np.float32)
+        ids = np.full((failed.size, k), EMPTY_ID, np.int64)
+        some = take_queries(queries, failed, QUERY_TILE)
+        _search_groups(rows, prefixes, stages, some, where, Heap(scores, ids), False)
+        for i in range(failed.size):
+            heaps.scores[failed[i]] = scores[i]
+            heaps.ids[failed[i]] = ids[i]
 
 
 @jit

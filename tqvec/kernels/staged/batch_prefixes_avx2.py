@@ -9,7 +9,6 @@ from tqvec.kernels.simd.memory import load_i8x64, load_i32x16, store_i32x16, zer
 from tqvec.kernels.staged.one_query_avx2 import FLUSH_GROUPS, sum_entries
 
 QUERY_TILE = 4
-NS_PER_BYTE = 0.02  # of a prefix, per query, with one thread (Zen 4)
 
 
 @jit

@@ -11,7 +11,6 @@ from tqvec.kernels.simd.memory import load_i8x64, splat_i8x64, store_i32x16, tab
 from tqvec.kernels.simd.x86 import dot_bytes_i32x16, permute_i8x64
 
 QUERY_TILE = 4
-NS_PER_BYTE = 0.018  # of a prefix, per query, with one thread (Zen 4)
 
 
 @jit

@@ -31,8 +31,7 @@ class Waiting(NamedTuple):
     offered : (queries,) int64
         Doubtful rows that still reached the threshold when they had waited.
     floor : (queries,) float32
-        What the threshold will be at least, as far as the rows seen are like all rows; -inf if nothing is known, inf
-        for a query that is done.
+        What the threshold will be at least, as far as the rows seen are like all rows; -inf if nothing is known.
     rank : (queries,) int64
         Rank of the floor among the rows seen; 0 if there shall be none.
     entries : (space,) int32
@@ -164,3 +163,31 @@ def slice_queries(queries, first, size):
         bit_unit=queries.bit_unit[first:stop],
         bit_shift=queries.bit_shift[first:stop],
     )
+
+
+@jit
+def take_queries(queries, numbers, tile):
+    """The tables of the queries of these numbers, filled up with empty ones to whole tiles."""
+    n = numbers.size
+    table = np.zeros(((n + tile - 1) // tile * tile, queries.table.shape[1], queries.table.shape[2]), np.uint8)
+    for i in range(n):
+        table[i] = queries.table[numbers[i]]
+    return PrefixQueries(
+        table=table,
+        slope=queries.slope[numbers],
+        shift=queries.shift[numbers],
+        slack=queries.slack[numbers],
+        integers=_take_rows(queries.integers, numbers),
+        unit=queries.unit[numbers],
+        bytes_=_take_rows(queries.bytes_, numbers),
+        bit_unit=queries.bit_unit[numbers],
+        bit_shift=queries.bit_shift[numbers],
+    )
+
+
+@jit
+def _take_rows(array, numbers):
+    out = np.empty((numbers.size, array.shape[1]), array.dtype)
+    for i in range(numbers.size):
+        out[i] = array[numbers[i]]
+    return out
