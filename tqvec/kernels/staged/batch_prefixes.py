@@ -92,7 +92,6 @@ def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
                     least = max(heaps.scores[q, 0], waiting.floor[q])
         if n_doubtful[q] > doubtful.shape[1] - ROWS:
             settle(rows, stages, queries, heaps, waiting, q, doubtful.shape[1] // 2)
-    left[:] = 0  # Numba frees an array after the last mention of its name, and its address was in use
 
 
 @jit
