@@ -25,7 +25,7 @@ FLOORS = {
         ),
         0,
     ),
-    **dict.fromkeys(("_random", "_fixed", "_locks", "_present", "_arrays", "_vectors"), 0),
+    **dict.fromkeys(("_random", "_fixed", "_locks", "_memory", "_present", "_arrays", "_vectors"), 0),
     **dict.fromkeys(("reference", "kernels"), 1),
     "codec": 2,
     **dict.fromkeys(("index", "kvcache", "oracle"), 3),

@@ -1,4 +1,4 @@
-"""The staged and the batched search give the full scan's results, with the very same scores."""
+"""The staged and the batched searches give the full scan's results, with the very same scores."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,14 +15,12 @@ pytestmark = pytest.mark.skipif(not available("search_few"), reason="no staged s
 
 
 def searches(index, queries, k, monkeypatch, **options):
-    """Results of the full scan, of single queries and of a batch; each (scores, ids)."""
-    with monkeypatch.context() as patch:
-        patch.setattr(scanner, "available", lambda operation: False)
-        full = index.search(queries, k=k, **options)
-    with monkeypatch.context() as patch:
-        patch.setattr(scanner, "_FEW", 10**6)
-        single = index.search(queries, k=k, **options)
-    return full, single, index.search(queries, k=k, **options)
+    """Results of the full scan, of single queries, of prefixes, of products and of the search that is chosen."""
+    for search in ("full", "few", "prefixes", "products"):
+        with monkeypatch.context() as patch:
+            patch.setattr(scanner.Scanner, "_choose", lambda *arguments, search=search: search)
+            yield index.search(queries, k=k, **options)
+    yield index.search(queries, k=k, **options)
 
 
 def check(full, found):
@@ -37,9 +35,9 @@ def check(full, found):
 def check_all(index, queries, monkeypatch):
     """`check` for few and for many results, with one thread and with two."""
     for k in (1, 10, 100):
-        full, single, batch = searches(index, queries, k, monkeypatch, threads=k % 2 + 1)
-        check(full, single)
-        check(full, batch)
+        full, *staged = searches(index, queries, k, monkeypatch, threads=k % 2 + 1)
+        for found in staged:
+            check(full, found)
 
 
 @pytest.mark.slow
@@ -159,9 +157,9 @@ def test_every_d(d, codebook, metric, monkeypatch):
         index = tqvec.Index(d, nbits=nbits, metric=metric, codebook=codebook, seed=4)
         index.add(x)
         check_all(index, queries, monkeypatch)
-        full, single, batch = searches(index, queries, 10, monkeypatch, filter=mask)
-        check(full, single)
-        check(full, batch)
+        full, *staged = searches(index, queries, 10, monkeypatch, filter=mask)
+        for found in staged:
+            check(full, found)
 
 
 @pytest.mark.parametrize(("d", "nbits", "codebook"), [(1, 1, "scalar"), (50, 4, "scalar"), (37, 2, "trellis")])
@@ -182,9 +180,9 @@ def test_any_number_of_results(d, nbits, codebook, metric, monkeypatch):
     mask = rng.random(5_000) < 0.3
     for k in (1, 2, 50, 255, 256, 600, 1_000, 3_000, 4_999, 5_000):
         for kept in (None, mask):
-            full, single, batch = searches(index, queries, k, monkeypatch, threads=k % 2 + 1, filter=kept)
-            check(full, single)
-            check(full, batch)
+            full, *staged = searches(index, queries, k, monkeypatch, threads=k % 2 + 1, filter=kept)
+            for found in staged:
+                check(full, found)
 
 
 def test_vectors_added_between_searches(monkeypatch):
@@ -192,9 +190,9 @@ def test_vectors_added_between_searches(monkeypatch):
     index = tqvec.Index(64, nbits=2, metric="l2", seed=5)
     for start, stop in ((0, 3_000), (3_000, 3_001), (3_001, 9_000)):
         index.add(x[start:stop])
-        full, single, batch = searches(index, x[:40], 10, monkeypatch)
-        check(full, single)
-        check(full, batch)
+        full, *staged = searches(index, x[:40], 10, monkeypatch)
+        for found in staged:
+            check(full, found)
         assert np.array_equal(full[1][:, 0], np.arange(40))
 
 

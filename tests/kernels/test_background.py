@@ -234,11 +234,14 @@ def use():
 
 @pytest.mark.slow
 def test_from_nothing_to_compiled_kernels(folder):
-    code = USE + """
+    code = (
+        USE
+        + """
 first = use()
 quick = not background._ready
 assert finish("search, all rows") and finish("encode")
 print(quick, use() == first, sorted(background._ready & {"encode", "search, all rows"}))
 """
+    )
     process = start(code, folder, child=REAL)
     assert finish(process) == "True True ['encode', 'search, all rows']"

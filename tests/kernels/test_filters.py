@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import strategies as sts
+from batches import batch_tables
 
 import tqvec
 from tqvec.codec.bands import integer_levels
-from tqvec.codec.tables.batch import batch_tables
+from tqvec.codec.tables.batch import prefix_tables
 from tqvec.codec.tables.staged import prefix_counts, prefix_planes, stage_tables
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import features
@@ -35,7 +36,7 @@ CODECS = {
     "trellis": (64, 2, "trellis"),
     "bands of a trellis": (64, [(24, 3), (40, 2)], "trellis"),
 }
-KINDS = {"search_rows": 5, "search_few": 3, "search_batch": 37}  # and how many queries they get
+KINDS = {"search_rows": 5, "search_few": 3, "search_prefixes": 7, "search_batch": 37}  # and how many queries they get
 ALL = np.zeros(0, np.uint64)
 
 
@@ -71,10 +72,10 @@ def search(kind, rows, queries, allowed, base, heaps, start=0, stop=N):
     levels = integer_levels(codec.d, codec.quantizer)
     where, best = RowRange(allowed, start, stop), Heap(*heaps, np.full(len(queries), -np.inf, np.float32))
     tables = QueryTables(codec.transform.tables, bands, NORM, levels.unit)
+    known = codec.d, codec.bands, windows, codec.band_std
+    counts = prefix_counts(*known)
+    stages = stage_tables(*known, levels.levels, counts)
     if kind == "search_few":
-        known = codec.d, codec.bands, windows, codec.band_std
-        counts = prefix_counts(*known)
-        stages = stage_tables(*known, levels.levels, counts)
         prefixes = PrefixBlocks(prefix_planes(codec.bands, windows, counts)).of(rows.data, N)
         workspace = np.full((stop - start) * 21 // 16 + 192, np.nan, np.float32)
         few = import_module("tqvec.kernels.staged.query")  # which there is at some levels only
@@ -89,16 +90,19 @@ def search(kind, rows, queries, allowed, base, heaps, start=0, stop=N):
     nq = len(queries)
     directions, weight, unit = np.empty_like(queries), np.empty(nq), np.empty(nq, np.float32)
     kernel("query_directions")(queries, tables, directions, weight, unit)
+    if kind == "search_prefixes":
+        prefixes = PrefixBlocks(prefix_planes(codec.bands, windows, counts)).of(rows.data, N)
+        batch = prefix_tables(bands, stages, directions, weight, unit)
+        kernel(kind)(block, prefixes, stages, batch, where, best)
+        return
     if kind == "search_batch":
-        known = codec.d, codec.bands, windows, codec.band_std
-        stages = stage_tables(*known, levels.levels, prefix_counts(*known))
         batch = batch_tables(bands, windows, codec.band_std, directions, weight, unit)
         kernel(kind)(block, stages, batch, where, best)
         return
     integers = np.empty((nq, sum(-(-(band.stop - band.start) // 8) * 8 for band in codec.bands)), np.int16)
     kernel("integer_queries")(directions, bands, 8, integers)
-    known = ScanTables(bands, windows, levels.levels, levels.pairs, SPREAD)
-    kernel(kind)(block, known, integers, unit, where, best)
+    scan = ScanTables(bands, windows, levels.levels, levels.pairs, SPREAD)
+    kernel(kind)(block, scan, integers, unit, where, best)
 
 
 def empty(nq, k):

@@ -6,11 +6,12 @@ import numba
 import numpy as np
 import pytest
 import strategies as sts
+from batches import batch_tables
 
 import tqvec
 from tqvec.codec.bands import Band
 from tqvec.codec.codebooks import scalar
-from tqvec.codec.tables.batch import batch_tables, byte_levels
+from tqvec.codec.tables.batch import byte_levels
 from tqvec.codec.tables.staged import level_bytes, prefix_means, prefix_planes, stage_tables
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import features

@@ -4,13 +4,13 @@ import numba
 import numpy as np
 import pytest
 import strategies as sts
+from batches import batch_tables
 from kernels.test_staged import prefix_blocks
 
 import tqvec
 from tqvec.codec.bands import Band
 from tqvec.codec.calibration import Calibration, distortions
 from tqvec.codec.codebooks import trellis
-from tqvec.codec.tables.batch import batch_tables
 from tqvec.codec.tables.staged import layout, level_bytes, plane_order, prefix_counts, prefix_planes, stage_tables
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import features

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._memory import aligned
 from tqvec._types import Flags, Ids, Words
 from tqvec.index.prefixes import PrefixBlocks
-from tqvec.index.rows import Rows, aligned
+from tqvec.index.rows import Rows
 
 SPARE_ROWS = 64  # that all arrays keep after the last row: vector kernels read whole blocks
 ALL = np.zeros(0, np.uint64)  # a mask of every row

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec._locks import ForkLock
+from tqvec._memory import aligned
 from tqvec.codec.tables.staged import PrefixPlane
-from tqvec.index.rows import aligned
 from tqvec.kernels.dispatch import kernel, module
 
 _ROWS = 64  # the kernel takes four blocks of 16 at a time

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tqvec._validate import first_bad_row
 from tqvec._vectors import Vectors
@@ -14,17 +12,7 @@ from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.errors import InputError
 from tqvec.index.metrics import Metric
 
-_LINE = 64  # bytes of a cache line
-
 Rows = dict[str, NDArray]  # codes, scale and, for l2, squared_norm; with ids of their own, ids
-
-
-def aligned(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
-    """Return zeros that begin with a cache line, so that a row of 64 bytes is read from one line, not from two."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.zeros(size + _LINE, np.uint8)
-    start = -memory.ctypes.data % _LINE
-    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def empty_rows(codec: TurboQuant, metric: str) -> Rows:

@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 from tqvec._threads import scratch
 from tqvec._types import Floats, Ids, Words
 from tqvec.codec.bands import integer_levels
-from tqvec.codec.tables.batch import batch_tables
+from tqvec.codec.tables.batch import prefix_space, prefix_tables, product_levels, product_space
 from tqvec.codec.tables.staged import prefix_counts, prefix_planes, stage_tables
 from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
 from tqvec.index.blocks import Block
+from tqvec.index.choice import Search, Work, choose_search
 from tqvec.index.metrics import Metric
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import plain
+from tqvec.kernels.arguments import RowRange, Rows
 from tqvec.kernels.background import ROWS, ready
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
@@ -26,12 +28,17 @@ from tqvec.kernels.staged.query import workspace_size
 from tqvec.kernels.tables import QueryTables, ScanTables
 from tqvec.kernels.threads.helpers import check_memory, share
 
-# Time per row, query and coordinate, by which the number of threads is chosen: rough figures are enough.
-_NS_STAGED = 0.007
-_NS_PRODUCTS = 0.0005
-_NS_FULL = 0.05
-_FEW = 8  # queries, up to which each is searched alone, in stages
+# Nanoseconds per row, query and coordinate, by which the number of threads is chosen: rough figures are enough.
+_NS: dict[Search, float] = {"full": 0.05, "few": 0.007, "prefixes": 0.004, "products": 0.002}
+# The steps of a warm-up that compile the kernels of each search.
+_STEPS: dict[Search, str] = {
+    "full": "search, all rows",
+    "few": "search, one query",
+    "prefixes": "search, many queries",
+    "products": "search, many queries",
+}
 _ROWS_A_RESULT = 16  # below which queries share little work: most of it is full scores and heaps of their own
+_SAMPLE_QUERIES, _SAMPLE_STEPS = 4, 4  # by which the searches of a batch are compared
 _NO_BIAS = np.zeros(0, np.float32)
 
 Heaps = tuple[Floats, Ids]
@@ -99,31 +106,91 @@ class Scanner:
         """
         if queries.shape[1] != self._d:
             raise InputError(f"queries must have {self._d} columns, got {queries.shape[1]}")
-        nq = queries.shape[0]
-        few = nq <= _FEW or k * _ROWS_A_RESULT > ntotal
-        if few and available("search_few"):
-            step, search, cost = "search, one query", self._search_staged, _NS_STAGED
-        elif available("search_batch"):
-            step, search, cost = "search, many queries", self._search_products, _NS_PRODUCTS
-        else:
-            step, search, cost = "search, all rows", self._search_full, _NS_FULL
-        if not ready(step):
+        search = self._choose(blocks, allowed, ntotal, queries, k)
+        if not ready(_STEPS[search]):
             return self._search_plainly(blocks, allowed, queries, k)
-        heaps = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
-        table = BlockTable(blocks, allowed, step == "search, one query")
-        check_memory(search(table, queries, heaps, share(threads, table.n * nq * self._d * cost)))
+        return self.search_by(search, blocks, allowed, queries, k, threads)
+
+    def search_by(
+        self,
+        search: Search,
+        blocks: Sequence[Block],
+        allowed: Sequence[Words],
+        queries: Floats,
+        k: int,
+        threads: int,
+    ) -> tuple[Floats, Ids]:
+        """Return the same as `search`, by the kernels that are named."""
+        heaps = np.empty((queries.shape[0], k), np.float32), np.empty((queries.shape[0], k), np.int64)
+        table = BlockTable(blocks, allowed, search in ("few", "prefixes"))
+        sharing = share(threads, table.n * queries.size * _NS[search])
+        run = {
+            "full": self._search_full,
+            "few": self._search_few,
+            "prefixes": self._search_prefixes,
+            "products": self._search_products,
+        }[search]
+        check_memory(run(table, queries, heaps, sharing))
         return heaps
+
+    def _choose(
+        self, blocks: Sequence[Block], allowed: Sequence[Words], ntotal: int, queries: Floats, k: int
+    ) -> Search:
+        if not available("search_few"):
+            return "full"
+        nq = queries.shape[0]
+        if nq == 1 or k * _ROWS_A_RESULT > ntotal:
+            return "few"
+        work = Work(
+            nq=nq,
+            allowed=ntotal,
+            rows=sum(
+                block.n if chosen.size == 0 else 64 * int(np.count_nonzero(chosen))
+                for block, chosen in zip(blocks, allowed, strict=True)
+            ),
+            prefix_bytes=self._stages.prefix_source.size // 8,
+            words=int(self._stages.layout[:, 5].sum()),
+        )
+        return choose_search(work, lambda: self._survivors(blocks, allowed, queries, k))
+
+    def _survivors(self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int) -> float:
+        """Share of rows that survive their prefixes, in a sample of the largest block, for a few queries."""
+        if not ready(_STEPS["prefixes"]):
+            return 0.0
+        block, chosen = max(zip(blocks, allowed, strict=True), key=lambda pair: pair[0].n)
+        sample = min(block.n, 1024 * _SAMPLE_STEPS)
+        results = -(-k * sample // sum(block.n for block in blocks))
+        some = np.ascontiguousarray(queries[:: -(-queries.shape[0] // _SAMPLE_QUERIES)])
+        directions = np.empty_like(some), np.empty(len(some)), np.empty(len(some), np.float32)
+        kernel("query_directions")(some, self._queries, *directions)
+        tables = prefix_tables(self._bands, self._stages, *directions)
+        bias = -block.rows["squared_norm"] if self._metric.stores_norm else _NO_BIAS
+        rows = Rows(block.rows["codes"], block.rows["scale"], bias, 0)
+        prefixes, where = block.prefixes.of(block.rows["codes"], block.n), RowRange(chosen, 0, block.n)
+        share = kernel("survivor_share")(rows, prefixes, self._stages, tables, where, _SAMPLE_STEPS, results)
+        return float(share)
 
     def _search_full(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
         plan = self._scan, self._queries
         return bool(kernel("search_full")(*sharing, table.fields, plan, queries, heaps))
 
-    def _search_staged(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
+    def _search_few(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
         plan = self._stages, self._queries
         _, threads = sharing
         size = workspace_size(table.n, threads)
         workspace = scratch(threads * size)[: threads * size].reshape(threads, size)
         return bool(kernel("search_staged")(*sharing, table.fields, plan, queries, workspace, heaps))
+
+    def _search_prefixes(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
+        plan = self._stages, self._queries
+        space = prefix_space(self._bands, self._stages, queries.shape[0])
+        return bool(kernel("search_by_prefixes")(*sharing, table.fields, plan, queries, space, heaps))
+
+    def _search_products(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
+        levels, known = product_levels(self._d, self._bands, self._windows, self._codec.band_std)
+        plan = self._stages, self._queries, known
+        space = product_space(self._bands, levels, queries.shape[0])
+        return bool(kernel("search_products")(*sharing, table.fields, plan, queries, space, heaps))
 
     def _search_plainly(
         self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int
@@ -142,18 +209,6 @@ class Scanner:
                 search.offer(plain.ScoredRows(codes, scale, bias, base + part))
             base += block.n
         return search.scores, search.ids
-
-    def _search_products(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
-        batch = batch_tables(self._bands, self._windows, self._codec.band_std, *self._directions(queries))
-        plan = (self._stages,)
-        return bool(kernel("search_products")(*sharing, table.fields, plan, batch, heaps))
-
-    def _directions(self, queries: Floats) -> tuple[Floats, NDArray[np.float64], Floats]:
-        """Rotated queries of length 1, factors of their scores, and units of their integer products."""
-        nq = queries.shape[0]
-        out = np.empty_like(queries), np.empty(nq), np.empty(nq, np.float32)
-        kernel("query_directions")(queries, self._queries, *out)
-        return out
 
 
 class BlockTable:

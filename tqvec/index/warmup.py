@@ -8,13 +8,14 @@ import numpy as np
 
 from tqvec.codec.attention import add_values, attention_tables, code_scores, softmax_in_place
 from tqvec.codec.turboquant import TurboQuant
+from tqvec.index.choice import Search
 from tqvec.index.index import Index
 
 _X = np.eye(128, 16, dtype=np.float32)
 
 
 def _encode() -> None:
-    TurboQuant(16).encode(_X, threads=1)
+    Index(16).add(_X, threads=1)
 
 
 def _encode_prod() -> None:
@@ -53,11 +54,13 @@ def _attend() -> None:
     add_values(tables, scores, codes.data, scale, out)
 
 
-def _searches(queries: int, k: int) -> Callable[[], None]:
+def _searches(*searches: Search) -> Callable[[], None]:
     def step() -> None:
         index = Index(16)
         index.add(_X, threads=1)
-        index.search(_X[:queries], k=k, threads=1)
+        snapshot = index._snapshot(threads=1)
+        for search in searches:
+            snapshot.scanner.search_by(search, snapshot.blocks, snapshot.allowed, _X[:32], 1, 1)
 
     return step
 
@@ -65,9 +68,9 @@ def _searches(queries: int, k: int) -> Callable[[], None]:
 # In the order in which programs need them; `tqvec.kernels.background.ready` names them.
 STEPS: dict[str, Callable[[], None]] = {
     "encode": _encode,
-    "search, one query": _searches(queries=1, k=1),
-    "search, many queries": _searches(queries=32, k=1),
-    "search, all rows": _searches(queries=1, k=128),
+    "search, one query": _searches("few"),
+    "search, many queries": _searches("prefixes", "products"),
+    "search, all rows": _searches("full"),
     "decode": _decode,
     "train": _train,
     "encode, trellis": _encode_trellis,

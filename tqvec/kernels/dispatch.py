@@ -42,6 +42,7 @@ _KERNELS = {
     "pair_products": {"amx": "staged.batch_amx", "avx512": "staged.batch_avx512", "avx2": "staged.batch_avx2"},
     "end_products": {"amx": "staged.batch_amx", "avx512": "staged.batch_avx512", "avx2": "staged.batch_avx2"},
     "prefix_totals": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
+    "tile_totals": {"avx512": "staged.batch_prefixes_avx512", "avx2": "staged.batch_prefixes_avx2"},
     "plane_query": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
     "plane_dot": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
     "add_dots": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
@@ -72,6 +73,11 @@ _DRIVERS = {
     "search_staged": ("staged.query", "prefix_totals"),
     "search_batch": ("staged.batch", "pair_products"),
     "search_products": ("staged.batch", "pair_products"),
+    "search_prefixes": ("staged.batch_prefixes", "tile_totals"),
+    "search_by_prefixes": ("staged.batch_prefixes", "tile_totals"),
+    "survivor_share": ("staged.batch_prefixes", "tile_totals"),
+    "prefix_queries": ("staged.prefix_queries", "tile_totals"),
+    "product_queries": ("staged.product_queries", "pair_products"),
 }
 
 OPERATIONS = (*_KERNELS, *_DRIVERS)

@@ -225,6 +225,61 @@ class StagedQueries(NamedTuple):
     numbers: np.ndarray
 
 
+class PrefixQueries(NamedTuple):
+    """A batch of queries for `search_prefixes`.
+
+    Attributes
+    ----------
+    table : (queries, groups, 128) uint8
+        As in `StagedQuery`; empty ones fill up the last tile.
+    slope, shift, slack : (nq,) float32
+        As in `Estimator`.
+    integers : (nq, 64 * words) int16
+    unit : (nq,) float32
+        As in `StagedQuery`.
+    bytes_ : (nq, entries) int8
+    bit_unit, bit_shift : (nq,) float32
+        `entries`, `unit` and `shift` of `SecondStage`; not read if the codec has no second bits.
+    """
+
+    table: np.ndarray
+    slope: np.ndarray
+    shift: np.ndarray
+    slack: np.ndarray
+    integers: np.ndarray
+    unit: np.ndarray
+    bytes_: np.ndarray
+    bit_unit: np.ndarray
+    bit_shift: np.ndarray
+
+
+class ProductLevels(NamedTuple):
+    """The levels of a codec as bytes, as far as queries depend on them.
+
+    Attributes
+    ----------
+    entry : (n_bands,) int64
+        First entry of each band in a query whose bands begin at multiples of 64.
+    factor : (n_bands,) float32
+        Of the entries of a query, before they are rounded.
+    variance : (n_bands,) float64
+        Of an estimate, for an exact query of length 1 in the band and a row of scale 1.
+    energy : (n_bands,) float64
+        Variance of an estimate per squared error of an entry.
+    zero : int
+        The byte that stands for level 0.
+    query_steps : int
+        Steps of an entry on either side of 0.
+    """
+
+    entry: np.ndarray
+    factor: np.ndarray
+    variance: np.ndarray
+    energy: np.ndarray
+    zero: int
+    query_steps: int
+
+
 class BatchTables(NamedTuple):
     """A batch of queries for `search_batch`, filled up with empty queries to a multiple of 32.
 

@@ -1,21 +1,23 @@
-"""The tables of batch searches: levels and queries rounded to bytes, and the error of that.
+"""The tables of batch searches: levels rounded to bytes, the error of that, and queries.
 
 The README of kernels/staged has the derivation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._memory import aligned
 from tqvec.codec.codebooks import scalar, trellis
 from tqvec.codec.tables.staged import full_energy, plane_order, prefix_means
 from tqvec.kernels.dispatch import kernel, module
 from tqvec.kernels.simd.amx import tile_config
-from tqvec.kernels.tables import BatchTables, Z
+from tqvec.kernels.tables import BatchTables, PrefixQueries, ProductLevels, StageTables
 
 MAX_PLANES = 7  # of a scalar code whose levels depend on them: tables have 128 entries
 
@@ -81,63 +83,86 @@ def byte_levels(d: int, nbits: int, windows: int, steps: int) -> ByteLevels:
     )
 
 
-def _rounded(padded: NDArray[np.float32], steps: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round each row to `steps` steps up to its largest entry; return the steps' sizes too, (…, 1)."""
-    unit = np.maximum(np.abs(padded).max(axis=-1, keepdims=True), np.float32(1e-30)) / np.float32(steps)
-    return np.rint(padded / unit).astype(np.int8), unit
-
-
-def batch_tables(
-    bands: NDArray[np.int64],
-    windows: NDArray[np.int64],
-    spreads: NDArray[np.float32],
-    directions: NDArray[np.float32],
-    weight: NDArray[np.float64],
-    unit: NDArray[np.float32],
-) -> BatchTables:
-    """Make the tables of a batch of queries.
+def product_levels(
+    d: int, bands: NDArray[np.int64], windows: NDArray[np.int64], spreads: NDArray[np.float32]
+) -> tuple[list[ByteLevels], ProductLevels]:
+    """Return the levels of each band as bytes, and as far as queries depend on them.
 
     Parameters
     ----------
+    d : int
     bands, windows
         As in `QuantizerTables`.
     spreads : (n_bands,) float32
         Factor of the levels of each band.
-    directions, weight, unit
-        Results of `query_directions_portable`.
     """
-    nq, d = directions.shape
     level_steps, query_steps = module("pair_products").PRODUCT_STEPS
     levels = [byte_levels(d, int(band[2]), int(w), level_steps) for band, w in zip(bands, windows, strict=True)]
-    sizes = bands[:, 1] - bands[:, 0]
-    starts = np.cumsum([0, *(-(-sizes // 64) * 64)])
-    words = int(starts[-1]) // 64
-    padded = np.zeros((nq + -nq % 32, words * 64), np.float32)
-    variance = np.zeros(padded.shape[0])  # of estimates with exact queries
-    energies = np.zeros(words * 64)  # variance per squared error of a rounded entry
-    for (start, stop, _), at, spread, one in zip(bands, starts, spreads, levels, strict=False):
-        part = directions[:, start:stop]
-        factor = float(spread) * one.unit
-        padded[:nq, at : at + stop - start] = part * np.float32(factor)
-        length = np.einsum("ij,ij->i", part, part, dtype=np.float64)
-        variance[:nq] += length * one.variance * float(spread) ** 2
-        energies[at : at + stop - start] = one.energy / d
-    rounded, byte_unit = _rounded(padded, query_steps)
-    tiles = rounded.reshape(-1, 16, words, 16, 4).transpose(0, 2, 3, 1, 4).reshape(-1, words, 16, 64)
-    integers = np.empty((nq, words * 64), np.int16)
-    kernel("integer_queries")(directions, bands, 64, integers)
-    factors = np.zeros(padded.shape[0])
-    factors[:nq] = weight
-    step_weight = byte_unit[:, 0] * factors
-    slack = factors * Z * np.sqrt(variance + np.square(padded - rounded * byte_unit, dtype=np.float64) @ energies)
-    zero = (level_steps + 1) * step_weight * rounded.sum(axis=1, dtype=np.int64)
+    spread = np.asarray(spreads, np.float64)
+    return levels, ProductLevels(
+        entry=np.cumsum([0, *_padded(bands)])[:-1],
+        factor=(spread * [one.unit for one in levels]).astype(np.float32),
+        variance=spread * spread * [one.variance for one in levels],
+        energy=np.array([one.energy for one in levels]) / d,
+        zero=level_steps + 1,
+        query_steps=query_steps,
+    )
+
+
+def product_space(bands: NDArray[np.int64], levels: Sequence[ByteLevels], nq: int) -> BatchTables:
+    """Return space for a batch of queries for `search_products`, with what is the same for all.
+
+    Parameters
+    ----------
+    bands
+        As in `QuantizerTables`.
+    levels : sequence of ByteLevels
+        Of each band, as `product_levels` gives them.
+    nq : int
+    """
+    words, filled = int(_padded(bands).sum()) // 64, nq + -nq % 32
     return BatchTables(
-        packed=np.ascontiguousarray(tiles),
-        weight=step_weight.astype(np.float32),
-        slack=(slack - zero).astype(np.float32),
-        integers=integers,
-        unit=unit,
+        packed=aligned((filled // 16, words, 16, 64), np.int8),
+        weight=np.zeros(filled, np.float32),
+        slack=np.zeros(filled, np.float32),
+        integers=np.empty((nq, words * 64), np.int16),
+        unit=np.empty(nq, np.float32),
         planes=np.array([one.planes for one in levels]),
         table=np.array([one.table for one in levels]),
         config=tile_config(),
     )
+
+
+def prefix_space(bands: NDArray[np.int64], stages: StageTables, nq: int) -> PrefixQueries:
+    """Return space for a batch of queries for `search_by_prefixes`; the arguments are those of `product_space`."""
+    tile = module("tile_totals").QUERY_TILE
+    entries = kernel("plane_query")(np.zeros(int(_padded(bands[:1])[0]), np.int8)).size
+    return PrefixQueries(
+        table=aligned((nq + -nq % tile, stages.prefix_source.size // 32, 128), np.uint8),
+        slope=np.empty(nq, np.float32),
+        shift=np.empty(nq, np.float32),
+        slack=np.empty(nq, np.float32),
+        integers=np.empty((nq, int(_padded(bands).sum())), np.int16),
+        unit=np.empty(nq, np.float32),
+        bytes_=np.empty((nq, entries), np.int8),
+        bit_unit=np.empty(nq, np.float32),
+        bit_shift=np.empty(nq, np.float32),
+    )
+
+
+def prefix_tables(
+    bands: NDArray[np.int64],
+    stages: StageTables,
+    directions: NDArray[np.float32],
+    weight: NDArray[np.float64],
+    unit: NDArray[np.float32],
+) -> PrefixQueries:
+    """Return a batch of queries for `search_prefixes`; the last three are results of `query_directions_portable`."""
+    out = prefix_space(bands, stages, len(directions))
+    kernel("prefix_queries")(directions, weight, unit, bands, stages, 0, len(directions), out)
+    return out
+
+
+def _padded(bands: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Coordinates of each band, filled up to whole words of 64."""
+    return -(-(bands[:, 1] - bands[:, 0]) // 64) * 64

@@ -10,7 +10,7 @@ from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
 from tqvec.kernels.scan.allowed import SPARE, allowed_rows
 from tqvec.kernels.scan.queries import integer_queries_portable, query_directions_portable
-from tqvec.kernels.scan.units import heaps_of, merge_heaps, rows_of_chunk, share_search, units_of
+from tqvec.kernels.scan.units import count_units, group_of, heaps_of, merge_heaps, rows_of_chunk, share_search, units_of
 from tqvec.kernels.threads.pool import address_of, run_units, unit_function
 from tqvec.kernels.topk.portable import topk_update_portable
 from tqvec.kernels.trellis.windows import indices_of_row_portable
@@ -131,10 +131,8 @@ def search_rows(rows, tables, queries, unit, where, heaps):
 def _full_unit(plan, call, worker, unit):
     tables, _ = plan
     search, integers, unit_scores = call
-    groups = (integers.shape[0] + search.group - 1) // search.group
-    start = unit % groups * search.group
-    stop = min(integers.shape[0], start + search.group)
-    rows, _, where = rows_of_chunk(search, unit // groups)
+    chunk, start, stop = group_of(search, unit)
+    rows, _, where = rows_of_chunk(search, chunk)
     heaps = heaps_of(search, worker, start, stop)
     search_rows(rows, tables, integers[start:stop], unit_scores[start:stop], where, heaps)
 
@@ -174,7 +172,6 @@ def search_full(pool, threads, blocks, plan, queries, heaps):
     chunk, group = units_of(blocks, nq, threads, FULL_ROWS)
     search = share_search(blocks, chunk, group, heaps, threads)
     call = (search, integers, unit)
-    groups = (nq + search.group - 1) // search.group
     function = unit_function(_full_unit, plan, call)
-    done = run_units(pool, threads, function, address_of(plan), address_of(call), search.first_chunk[-1] * groups)
+    done = run_units(pool, threads, function, address_of(plan), address_of(call), count_units(search, nq))
     return merge_heaps(pool, threads, search) and done and integers.shape[0] == unit.shape[0]  # both live until here

@@ -16,6 +16,9 @@ BLOCK_FIELDS = 9
 
 WORD = 64  # rows whose bits a word of a filter holds
 LINE = 64  # bytes of 16 rows in a group of a prefix
+SEED_ROWS = 1024  # that each query of a batch is compared with before threads share the rest
+SEED_QUERIES = 32  # that one thread compares with them
+BATCH_ROWS = 8192  # of a unit of a batch at most
 _UNITS = 4  # for each thread at least, so that none is left alone with a large one
 _GROUP = 32  # queries of a group at least
 _ENTRIES = 4096  # of heaps that a unit of the merge takes
@@ -86,6 +89,31 @@ def rows_of_chunk(search, number):
     if number == 0:
         start = min(stop, search.seeded)
     return rows, prefixes, RowRange(allowed, start, stop)
+
+
+@jit
+def seed_rows(search):
+    """Return what `rows_of_chunk` does for the first rows, which all queries of a batch are compared with first.
+
+    Each thread has heaps of its own. Without this they would begin with no idea of what is good enough.
+    """
+    rows, prefixes, (allowed, _, stop) = rows_of_chunk(search, 0)
+    return rows, prefixes, RowRange(allowed, 0, min(stop, search.seeded))
+
+
+@jit
+def count_units(search, nq):
+    """Return the number of units: all groups of queries for each chunk."""
+    return search.first_chunk[-1] * ((nq + search.group - 1) // search.group)
+
+
+@jit
+def group_of(search, unit):
+    """Return the chunk of a unit, and the first query of its group and the end."""
+    nq = search.scores.shape[0]
+    groups = (nq + search.group - 1) // search.group
+    start = unit % groups * search.group
+    return unit // groups, start, min(nq, start + search.group)
 
 
 @jit

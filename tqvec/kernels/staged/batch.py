@@ -5,10 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.arguments import RowRange
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.allowed import SPARE, allowed_rows
-from tqvec.kernels.scan.units import heaps_of, merge_heaps, rows_of_chunk, share_search, units_of
+from tqvec.kernels.scan.queries import query_directions_portable
+from tqvec.kernels.scan.units import (
+    BATCH_ROWS,
+    SEED_QUERIES,
+    SEED_ROWS,
+    count_units,
+    group_of,
+    heaps_of,
+    merge_heaps,
+    rows_of_chunk,
+    seed_rows,
+    share_search,
+    units_of,
+)
 from tqvec.kernels.simd.bits import find_lowest_bit
 from tqvec.kernels.simd.floats import (
     add_f32x16,
@@ -21,6 +33,7 @@ from tqvec.kernels.simd.floats import (
 from tqvec.kernels.simd.memory import load_f32x16, load_i32x16, splat_f32x16
 from tqvec.kernels.staged.full_score import row_dot
 from tqvec.kernels.staged.prefetch import RowList
+from tqvec.kernels.staged.product_queries import product_queries
 from tqvec.kernels.staged.unpack import BandShape
 from tqvec.kernels.tables import BatchTables
 from tqvec.kernels.threads.pool import address_of, run_units, unit_function
@@ -34,8 +47,6 @@ end_products = kernel("end_products")
 TINY = np.float32(1e-30)  # stands for a scale of 0
 LEAST_WEIGHT = np.finfo(np.float32).tiny  # stands for that of a zero query, whose rows all reach a threshold of 0
 PAIR = 2 * LANES  # rows, and queries, of one step
-SEED_ROWS = 1024  # that each query is compared with before threads share the rest
-BATCH_ROWS = 8192  # of a unit at most
 BLOCK_BYTES = 1 << 19  # of unpacked levels, a part of the second-level cache that all queries share
 
 
@@ -169,56 +180,56 @@ def queries_of_batch(batch, start, stop):
 
 
 @jit
-def _seed_unit(plan, call, worker, unit):
-    (stages,) = plan
-    search, batch = call
-    start, stop = unit * PAIR, min(batch.unit.size, (unit + 1) * PAIR)
-    rows, _, (allowed, _, end) = rows_of_chunk(search, 0)
-    where = RowRange(allowed, 0, min(end, search.seeded))
-    search_batch(rows, stages, queries_of_batch(batch, start, stop), where, heaps_of(search, 0, start, stop))
+def _prepare_unit(plan, call, worker, unit):
+    """Prepare a group of queries, and compare them with the first rows."""
+    stages, tables, levels = plan
+    search, queries, out, directions = call
+    rotated, weight, scale = directions
+    start = unit * SEED_QUERIES
+    stop = min(queries.shape[0], start + SEED_QUERIES)
+    here = slice(start, stop)
+    query_directions_portable(queries[here], tables, rotated[here], weight[here], scale[here])
+    product_queries(rotated, weight, scale, tables.bands, levels, start, stop, out)
+    if search.seeded > 0:
+        rows, _, where = seed_rows(search)
+        search_batch(rows, stages, queries_of_batch(out, start, stop), where, heaps_of(search, 0, start, stop))
 
 
 @jit
-def _batch_unit(plan, call, worker, unit):
-    (stages,) = plan
-    search, batch = call
-    groups = (batch.unit.size + search.group - 1) // search.group
-    start = unit % groups * search.group
-    stop = min(batch.unit.size, start + search.group)
-    rows, _, where = rows_of_chunk(search, unit // groups)
-    heaps = heaps_of(search, worker, start, stop)
-    search_batch(rows, stages, queries_of_batch(batch, start, stop), where, heaps)
+def _search_unit(plan, call, worker, unit):
+    stages, _, _ = plan
+    search, _, batch, _ = call
+    chunk, start, stop = group_of(search, unit)
+    rows, _, where = rows_of_chunk(search, chunk)
+    search_batch(rows, stages, queries_of_batch(batch, start, stop), where, heaps_of(search, worker, start, stop))
 
 
 @jit
-def search_products(pool, threads, blocks, plan, batch, heaps):
+def search_products(pool, threads, blocks, plan, queries, out, heaps):
     """Search for a batch of queries by byte products, with at most `threads` threads.
-
-    Each thread has heaps of its own. So that these don't begin with no idea of what is good enough, all queries are
-    first compared with a few rows, each by one thread.
 
     Parameters
     ----------
-    pool, threads, blocks, heaps
-        As in `search_full`.
-    plan : (StageTables,)
-    batch : BatchTables
+    pool, threads, blocks, queries, heaps
+        As in `search_by_prefixes`.
+    plan : (StageTables, QueryTables, ProductLevels)
+    out : BatchTables
+        Space for the queries.
 
     Returns
     -------
     bool
         False if memory ran out.
     """
-    nq = batch.unit.size
+    nq = queries.shape[0]
     chunk, group = units_of(blocks, nq, threads, BATCH_ROWS)
     group = (group + PAIR - 1) // PAIR * PAIR
     search = share_search(blocks, chunk, group, heaps, threads, 0 if threads == 1 else SEED_ROWS)
-    call = (search, batch)
-    done = True
-    if threads > 1:
-        function = unit_function(_seed_unit, plan, call)
-        done = run_units(pool, threads, function, address_of(plan), address_of(call), (nq + PAIR - 1) // PAIR)
-    function = unit_function(_batch_unit, plan, call)
-    units = search.first_chunk[-1] * ((nq + group - 1) // group)
-    done &= run_units(pool, threads, function, address_of(plan), address_of(call), units)
-    return merge_heaps(pool, threads, search) and done
+    directions = np.empty(queries.shape, np.float32), np.empty(nq), np.empty(nq, np.float32)
+    call = (search, queries, out, directions)
+    function = unit_function(_prepare_unit, plan, call)
+    units = (nq + SEED_QUERIES - 1) // SEED_QUERIES
+    done = run_units(pool, threads, function, address_of(plan), address_of(call), units)
+    function = unit_function(_search_unit, plan, call)
+    done &= run_units(pool, threads, function, address_of(plan), address_of(call), count_units(search, nq))
+    return merge_heaps(pool, threads, search) and done and directions[1].size == nq  # all live until here

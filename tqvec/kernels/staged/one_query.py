@@ -214,7 +214,7 @@ def offer_rows(rows, row_numbers, count, stages, integers, unit, heap):
 
 
 @jit
-def _second_stage(rows, entries, row_numbers, count, stages, second, estimates, threshold):
+def second_stage(rows, entries, row_numbers, count, stages, second, estimates, threshold):
     """Keep those of ``row_numbers[:count]`` whose estimates from two bits reach `threshold`; return their number.
 
     Their first estimates are at `entries` of `estimates`, and are set to -inf, so that no row comes here twice. The new
@@ -315,7 +315,7 @@ def search_one_query(rows, prefixes, query, stages, blocks, n, workspace, heap):
             m = candidates(here, tops[c // ROWS :], rows.scale, part, m, slack * share, least, entries)
             _row_numbers(part, entries, m, row_numbers)
             if refined:
-                kept = _second_stage(rows, entries, row_numbers, m, stages, second, here, max(scores[0], bound[0]))
+                kept = second_stage(rows, entries, row_numbers, m, stages, second, here, max(scores[0], bound[0]))
                 refined = m < ENOUGH or 2 * kept < m
                 m = kept
             else:

@@ -60,7 +60,7 @@ PREFIX_STRIDES = 1, 16  # byte 16 t + v: a lookup within 16 bytes takes one tabl
 
 
 @jit
-def _sums(x, low_table, high_table):
+def sum_entries(x, low_table, high_table):
     """For 32 bits of 16 rows: byte v plus byte 16 + v is the sum of the eight table entries of row v."""
     low = lookup_i8x64(low_table, extract_low_nibbles_i8x64(x))
     high = lookup_i8x64(high_table, extract_high_nibbles_i8x64(x))
@@ -86,10 +86,10 @@ def _two_blocks(p0, p1, n0, n1, table, groups):
             high = load_i8x64(table + 128 * g + 64)
             prefetch(n0 + 64 * g)
             prefetch(n1 + 64 * g)
-            x = _sums(load_i8x64(p0 + 64 * g), low, high)
+            x = sum_entries(load_i8x64(p0 + 64 * g), low, high)
             both0 = add_i16x16(both0, x)
             odd0 = add_i16x16(odd0, extract_high_bytes_i16x16(x))
-            x = _sums(load_i8x64(p1 + 64 * g), low, high)
+            x = sum_entries(load_i8x64(p1 + 64 * g), low, high)
             both1 = add_i16x16(both1, x)
             odd1 = add_i16x16(odd1, extract_high_bytes_i16x16(x))
         t0 = add_pairs_i32x16(t0, sub_i16x16(both0, raise_low_bytes_i16x16(odd0)), odd0)

@@ -1,0 +1,36 @@
+"""The choice of a search by what it costs."""
+
+import pytest
+
+from tqvec.index.choice import Work, choose_search
+from tqvec.kernels import features
+from tqvec.kernels.dispatch import available
+
+pytestmark = pytest.mark.skipif(not available("search_few"), reason="no staged search at this level")
+
+
+def choose(nq, share=None, allowed=100_000, rows=100_000):
+    def survivors():
+        assert share is not None, "measured in vain"
+        return share
+
+    return choose_search(Work(nq=nq, allowed=allowed, rows=rows, prefix_bytes=48, words=6), survivors)
+
+
+def test_one_query_is_searched_alone():
+    assert choose(1) == "few"
+    assert choose(2) == "few"
+
+
+@pytest.mark.skipif(features.level() == "amx", reason="byte products of AMX are faster than lookups")
+def test_batches():
+    assert choose(4) == "prefixes"
+    for nq in (20, 200, 2000):
+        assert choose(nq, share=0.002) == "prefixes"
+        assert choose(nq, share=0.15) == "products"
+
+
+def test_filters():
+    """Prefixes of all rows are read, byte products only of those that are let in."""
+    assert choose(1, allowed=100, rows=6400) == "few"
+    assert choose(200, share=0.002, allowed=5_000, rows=96_000) == "products"

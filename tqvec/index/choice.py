@@ -1,0 +1,101 @@
+"""Choice: which search answers a batch of queries in the least time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from tqvec.kernels.dispatch import levels, module
+
+Search = Literal["full", "few", "prefixes", "products"]
+
+_SURVIVOR = 30.0  # per row that its prefix lets through
+_FULL_SCORE = 60.0  # per row that a filter picks out
+_PRODUCT_TILE = 32  # queries of a byte product; fewer take as long
+_MANY = 0.15  # rows survive, about as many as of isotropic data: more are not worth the time of measuring
+
+
+class Costs(NamedTuple):
+    """Nanoseconds of one thread at a SIMD level.
+
+    Attributes
+    ----------
+    few, prefixes : float
+        Per row and byte of its prefix, for one query alone and for each of a batch.
+    products : float
+        Per row, 64 coordinates and query.
+    """
+
+    few: float
+    prefixes: float
+    products: float
+
+
+# Measured on Zen 4. AMX: the ratio of products to single queries is that of Sapphire Rapids.
+_COSTS = {
+    "amx": Costs(few=0.025, prefixes=0.018, products=0.03),
+    "avx512": Costs(few=0.025, prefixes=0.018, products=0.36),
+    "avx2": Costs(few=0.03, prefixes=0.022, products=0.4),
+}
+
+
+class Work(NamedTuple):
+    """What a search has to do.
+
+    Attributes
+    ----------
+    nq : int
+        Queries.
+    allowed : int
+        Rows that may be returned.
+    rows : int
+        Rows of all words of 64 that have any of them.
+    prefix_bytes : int
+        Bytes of a prefix.
+    words : int
+        Words of 64 coordinates per row.
+    """
+
+    nq: int
+    allowed: int
+    rows: int
+    prefix_bytes: int
+    words: int
+
+
+def choose_search(work: Work, survivors: Callable[[], float]) -> Search:
+    """Return the search that takes the least time, by estimate.
+
+    Where data are isotropic, many rows survive their prefixes. Byte products, which let hardly any row survive, are
+    faster there. So the share of survivors is measured on some of the rows, unless it does not matter.
+
+    Parameters
+    ----------
+    work : Work
+    survivors : callable
+        Measures the share of rows that survive their prefixes.
+
+    Returns
+    -------
+    {"few", "prefixes", "products"}
+        One after the other by prefixes, many at a time by prefixes, or by byte products.
+    """
+    nq, allowed, rows, prefix_bytes, words = work
+    costs = _COSTS[levels("pair_products")[0]]
+
+    def cheapest(share: float) -> Search:
+        rest = share * allowed * _SURVIVOR
+        lookups = _filled(nq, module("tile_totals").QUERY_TILE) * rows * prefix_bytes * costs.prefixes
+        times: dict[Search, float] = {
+            "few": nq * min(rows * prefix_bytes * costs.few + rest, allowed * _FULL_SCORE),
+            "prefixes": lookups + nq * rest,
+            "products": _filled(nq, _PRODUCT_TILE) * allowed * words * costs.products,
+        }
+        return min(times, key=lambda search: times[search])
+
+    best = cheapest(0.0)
+    return best if best == cheapest(_MANY) else cheapest(survivors())
+
+
+def _filled(count: int, tile: int) -> int:
+    return -(-count // tile) * tile
