@@ -123,7 +123,7 @@ def python_of(one: Platform, name: str, folder: Path) -> tuple[list[str], dict[s
 def run_tests(python: list[str], tests: list[str], environ: dict[str, str], minutes: float) -> Run:
     """Run tests, at most so many minutes, and count those that passed."""
     start = time.monotonic()
-    command = [*python, "-m", "pytest", "-x", "-vv", "-m", "not slow", *tests]
+    command = [*python, "-m", "pytest", "-vv", "-m", "not slow", *tests]
     with tempfile.TemporaryFile("w+") as output:
         try:
             done = subprocess.run(
