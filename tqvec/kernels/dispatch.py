@@ -10,7 +10,7 @@ from typing import Any
 from tqvec.kernels import features
 
 _KERNELS = {
-    "rotate_rows": {"portable": "fwht.portable"},
+    "rotate_rows": {"avx512": "fwht.avx512", "portable": "fwht.portable"},
     "unit_rows": {"portable": "quantize.portable"},
     "encode_rows": {"avx512": "quantize.avx512", "portable": "quantize.portable"},
     "encode_trellis_rows": {"avx512": "trellis.avx512", "portable": "trellis.portable"},

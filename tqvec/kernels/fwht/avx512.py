@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.fwht.portable import dense_tile_portable, fwht_tile_portable
+from tqvec.kernels.fwht.dense import dense_tile_portable
+from tqvec.kernels.fwht.portable import (
+    fwht_tile_portable,
+    inverse_tile_portable,
+    rotate_rounds,
+    rotate_rows_portable,
+    unrotate_tile_portable,
+)
+from tqvec.kernels.fwht.weights_avx512 import unweigh_tile_avx512, weigh_tile_avx512, weigh_vector_avx512
 from tqvec.kernels.simd.floats import add_f32x16, mul_f32x16
 from tqvec.kernels.simd.memory import load_f32x16, splat_f32x16, splat_load_f32x16, store_f32x16
 from tqvec.kernels.simd.tuples import (
@@ -131,7 +139,33 @@ def forward_tile_avx512(tile, spare, rotation):
     for r in range(rotation.perm.shape[0]):
         _round(src, dst, rotation.perm[r], rotation.mult[r], rotation.blocks)
         src, dst = dst, src
+    if rotation.weights.shape[0] > 0:
+        weigh_tile_avx512(src, dst, rotation)
+        return dst
     if rotation.matrix.shape[0] == 0:
         return src
     dense_tile_avx512(src, dst, rotation.matrix)
     return dst
+
+
+@jit
+def inverse_tile_avx512(tile, spare, rotation):
+    """`inverse_tile_portable`, to the last bit; only a matrix of bytes has a kernel of its own."""
+    if rotation.weights.shape[0] == 0:
+        return inverse_tile_portable(tile, spare, rotation)
+    unweigh_tile_avx512(tile, spare, rotation)
+    return unrotate_tile_portable(spare, tile, rotation.perm, rotation.mult, rotation.blocks)
+
+
+@jit
+def rotate_rows_avx512(x, rotation, start, stop, out):
+    """`rotate_rows_portable`, to the last bit; only a matrix of bytes has a kernel of its own."""
+    if rotation.weights.shape[0] == 0:
+        rotate_rows_portable(x, rotation, start, stop, out)
+        return
+    d = x.shape[1]
+    workspace, first, second = np.empty(d, np.float32), np.empty(d, np.float32), np.empty(d, np.float32)
+    digits = np.zeros((3, rotation.weights.shape[1]), np.int8)
+    for i in range(start, stop):
+        src = rotate_rounds(x[i], first, second, workspace, rotation)
+        weigh_vector_avx512(src, out[i], rotation, digits)
