@@ -8,9 +8,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tqvec import _threads
 from tqvec._present import brief
@@ -18,7 +19,7 @@ from tqvec._types import Bytes, Doubles, Floats, Ids
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, code_bytes
 from tqvec.codec.codebooks import scalar, trellis
 from tqvec.codec.codebooks.codebook import Codebook
-from tqvec.codec.transforms import Transform, dense, hadamard, rotate
+from tqvec.codec.transforms import Transform, dense, hadamard, rotate, spread, weigh
 from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import SPREAD
@@ -29,6 +30,7 @@ _MEDIAN_STEPS = 10
 _WEIGHT = 1.5  # power of an axis' share: 1 would give the least squared error of vectors, 2 of random scores
 _DROPPED = 1.75  # cost of an axis without bits, in place of D = 1: what a score loses by it is not random
 _BLOCK = 4096  # rows multiplied at a time: sums of float32 products stay short
+_LEAST_DISTORTION = 0.002  # of codecs whose vectors are rounded to bytes, which adds 0.0001 to it
 _FIRST_ROUND = 8  # of the rotations inside bands; those before belong to the codec's own rotation and projection
 
 
@@ -39,9 +41,10 @@ class Calibration(NamedTuple):
     ----------
     centre : (d,) float32
         Subtracted from every vector before it is coded.
-    matrix : (d, d) float32
+    matrix : (d, d) float32 or int8
         Principal axes, rotated at random inside each band; those of a band are multiplied by √(g / largest g), where
-        g = 1/(1 − D) undoes the shrinkage of its codebook.
+        g = 1/(1 − D) undoes the shrinkage of its codebook. In bytes it stands for ``row_steps[:, None] * matrix``, and
+        for what follows `tqvec.codec.transforms.spread`; vectors are then rounded to bytes too.
     bands : tuple of Band
         In the order of variance. Coordinates after the last band are not stored.
     band_std : (n_bands,) float32
@@ -49,21 +52,29 @@ class Calibration(NamedTuple):
     near_error : (2,) float32
         Mean and standard deviation of the errors of near neighbours' scores, in units of the standard deviation that
         follows from the codebooks (see the "Error bars" page). Codes don't depend on it.
+    row_steps : (d,) or (0,) float32
+        Step of the bytes of each row of `matrix`; none if it is float32.
     """
 
     centre: Floats
-    matrix: Floats
+    matrix: Floats | NDArray[np.int8]
     bands: tuple[Band, ...]
     band_std: Floats
     near_error: Floats = np.array([0, 1], np.float32)
+    row_steps: Floats = np.zeros(0, np.float32)
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether the matrix is one of bytes."""
+        return self.matrix.dtype == np.int8
 
     def owned(self) -> Calibration:
         """Return a copy in arrays of its own, of the types above."""
         try:
-            arrays = {
-                name: np.array(getattr(self, name), np.float32)
-                for name in ("centre", "matrix", "band_std", "near_error")
-            }
+            names = ("centre", "band_std", "near_error", "row_steps")
+            arrays: dict[str, Any] = {name: np.array(getattr(self, name), np.float32) for name in names}
+            matrix = np.asarray(self.matrix)
+            arrays["matrix"] = np.array(matrix, np.int8 if matrix.dtype == np.int8 else np.float32)
             return self._replace(bands=tuple(Band(*map(operator.index, band)) for band in self.bands), **arrays)
         except (TypeError, ValueError) as error:
             raise InputError(f"calibration must have arrays of numbers, and bands of integers: {error}") from error
@@ -85,6 +96,8 @@ class Calibration(NamedTuple):
             raise InputError(f"calibration must have arrays of shapes ({d},), ({d}, {d}), ({n},), got {shapes}")
         if not (np.isfinite(self.centre).all() and np.isfinite(self.matrix).all()):
             raise InputError("calibration holds NaN or Inf")
+        if self.row_steps.shape != ((d,) if self.in_bytes else (0,)) or not np.isfinite(self.row_steps).all():
+            raise InputError(f"row_steps of a calibration must be {d} numbers for a matrix of bytes, and else none")
         if not (np.all(self.band_std > 0) and np.isfinite(self.band_std).all()):
             raise InputError("band_std of a calibration must be positive")
         if self.near_error.shape != (2,) or not np.isfinite(self.near_error).all() or self.near_error[1] < 0:
@@ -103,13 +116,15 @@ class CalibratedTransform(Transform):
     """The map of vectors to their coordinates on the axes of a calibration, from its centre."""
 
     def __init__(self, calibration: Calibration, codebook: Codebook) -> None:
-        tables = dense(calibration.matrix)
+        matrix, steps = calibration.matrix, calibration.row_steps
+        tables = weigh(matrix, steps) if calibration.in_bytes else dense(matrix)
         super().__init__("calibrated", tables, codebook, calibration.centre, calibration.band_std)
 
     @property
-    def learned(self) -> tuple[Floats, ...]:
-        """The centre."""
-        return (self._centre,)
+    def learned(self) -> tuple[NDArray[Any], ...]:
+        """The centre, and the matrix if it is one of bytes."""
+        d, tables = self._codebook.d, self._tables
+        return (self._centre, *((tables.weights[:d, :d], tables.weight_steps[:d]) if tables.weights.size else ()))
 
     def centre_products(self, queries: Floats) -> Doubles:
         """Return the product of each query with the centre, (nq,): the part of a score that no code holds."""
@@ -354,9 +369,19 @@ def calibrate(rows: Floats, centre: Floats, budget: Budget, bands: Sequence[Band
     gain = np.sqrt([1 / (1 - table[band.nbits]) for band in bands])
     gain /= gain.max()
     matrix = np.ascontiguousarray(axes.T, np.float32)
+    error = 1.0
     band_std = np.empty(len(bands), np.float32)
     for i, band in enumerate(bands):
         part = slice(band.start, band.stop)
         matrix[part] = _rotate_axes(axes[:, part], _FIRST_ROUND + 4 * i, budget.seed) * np.float32(gain[i])
         band_std[i] = gain[i] * np.sqrt(d * shares[part].mean())
-    return Calibration(centre=centre, matrix=matrix, bands=tuple(bands), band_std=band_std)
+        error -= float(shares[part].sum()) * (1 - table[band.nbits])
+    calibration = Calibration(centre=centre, matrix=matrix, bands=tuple(bands), band_std=band_std)
+    return _round_matrix(calibration) if error >= _LEAST_DISTORTION else calibration
+
+
+def _round_matrix(calibration: Calibration) -> Calibration:
+    """Return a calibration with its matrix in bytes."""
+    rows = rotate(calibration.matrix, spread(calibration.matrix.shape[0]))
+    steps = np.abs(rows).max(axis=1) / np.float32(127)
+    return calibration._replace(matrix=np.rint(rows / steps[:, None]).astype(np.int8), row_steps=steps)

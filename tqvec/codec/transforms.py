@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,18 +119,18 @@ def dense(matrix: Floats) -> RotationTables:
     return RotationTables(*no_rounds, matrix, np.ascontiguousarray(matrix.T), **_NO_WEIGHTS)
 
 
-def spreading(d: int) -> RotationTables:
+def spread(d: int) -> RotationTables:
     """Return the tables of the rotation before a matrix of bytes; no seed moves it, so a calibration fits any codec."""
     return hadamard(d, 0, 0, _SPREADING)
 
 
-def weighing(weights: NDArray[np.int8], row_steps: Floats) -> RotationTables:
-    """Return the tables of `spreading`, and after it a (d, d) matrix in bytes whose rows have steps (d,)."""
+def weigh(weights: NDArray[np.int8], row_steps: Floats) -> RotationTables:
+    """Return the tables of `spread`, and after it a (d, d) matrix in bytes whose rows have steps (d,)."""
     d = weights.shape[0]
     lines = -(-d // 64)  # an odd number for each row: then 16 rows side by side share no set of a cache
     whole = np.zeros((-(-d // 16) * 16, (lines | 1) * 64), np.int8)
     whole[:d, :d] = weights
-    return spreading(d)._replace(
+    return spread(d)._replace(
         weights=whole,
         weight_steps=np.concatenate([row_steps, np.zeros(whole.shape[0] - d, np.float32)]),
         weight_offsets=-128 * whole.sum(axis=1, dtype=np.int32),
@@ -211,7 +212,7 @@ class Transform(Fixed):
         return protect(self._band_std)
 
     @property
-    def learned(self) -> tuple[Floats, ...]:
+    def learned(self) -> tuple[NDArray[Any], ...]:
         """What codes depend on beside the rotation and the codebook."""
         return ()
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.fwht.avx512 import ROW, aligned_tile, forward_tile_avx512
+from tqvec.kernels.fwht.avx512 import ROW, aligned_tile, forward_tile_avx512, inverse_tile_avx512
 from tqvec.kernels.pack.avx512 import pack_tile_avx512
+from tqvec.kernels.pack.portable import padded_words
 from tqvec.kernels.quantize.portable import encode_tile_portable, encode_workspace
 from tqvec.kernels.quantize.tile_avx512 import add_products_avx512, finish_sums, load_tile_avx512, load_workspace
 from tqvec.kernels.simd.bits import add_where_i32x16
 from tqvec.kernels.simd.floats import greater_f32x16
 from tqvec.kernels.simd.memory import load_f32x16, prefetch, zero_i32x16
 from tqvec.kernels.simd.x86 import permute_f32x16
+from tqvec.kernels.trellis.windows import levels_of_rows_portable
 
 
 @jit
@@ -74,3 +76,20 @@ def encode_rows_avx512(x, rotation, quantizer, start, stop, out):
         finish_sums(dot_part, dot[i : i + count])
         finish_sums(energy_part, energy[i : i + count])
     return stop
+
+
+@jit
+def decode_rows_avx512(data, scale, rotation, quantizer, spread, start, stop, out):
+    """`decode_rows_portable`, to the last bit."""
+    d = out.shape[1]
+    tile, spare = aligned_tile(d), aligned_tile(d)
+    words = np.zeros(padded_words(quantizer.bands), np.uint64)
+    for i in range(start, stop, LANES):
+        count = min(LANES, stop - i)
+        tile[quantizer.bands[-1, 1] :] = np.float32(0.0)  # bands need not reach d
+        levels_of_rows_portable(data, i, count, quantizer, spread, words, tile)
+        y = inverse_tile_avx512(tile, spare, rotation)
+        for lane in range(count):
+            s = scale[i + lane]
+            for j in range(d):
+                out[i + lane, j] = y[j, lane] * s

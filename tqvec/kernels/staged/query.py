@@ -6,12 +6,14 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.arguments import Heap, RowBlocks
+from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.allowed import WORD, allowed_blocks, word_of
-from tqvec.kernels.scan.queries import integer_queries_portable, query_directions_portable
+from tqvec.kernels.scan.queries import integer_queries_portable
 from tqvec.kernels.simd.bits import count_bits, find_lowest_bit
 from tqvec.kernels.staged.one_query import offer_rows, search_one_query
 from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQuery, Z
 
+_query_directions = kernel("query_directions")
 TINY = np.float32(1e-30)
 ROW_COST = 8  # of the full score of a row on its own, in prefixes of rows in blocks of 16
 
@@ -155,7 +157,7 @@ def search_few(rows, prefixes, queries, tables, stages, workspace, where, heaps)
     directions = np.empty(queries.shape, np.float32)
     weight = np.empty(nq)
     unit = np.empty(nq, np.float32)
-    query_directions_portable(queries, tables, directions, weight, unit)
+    _query_directions(queries, tables, directions, weight, unit)
     allowed, start, stop = where
     if allowed.size > 0:
         row_numbers = _scattered_rows(where)
