@@ -66,7 +66,7 @@ class Kind(NamedTuple):
 INDEX = Kind(
     key=index_header.KEY,
     title="tqvec index",
-    version=index_header.FIRST_CANONICAL,
+    version=index_header.VERSION,
     write=write_index,
     loads=(tqvec.Index.load, partial(tqvec.Index.load, mmap=True)),
     verified=(partial(tqvec.Index.load, verify=True), partial(tqvec.Index.load, mmap=True, verify=True)),

@@ -13,6 +13,12 @@ from tqvec.codec.calibration import Budget, Calibration, calibrate, distortions
 from tqvec.errors import InputError
 from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import implementation
+from tqvec.kernels.features import available_levels
+from tqvec.kernels.pack.portable import SPREAD
+from tqvec.reference import packing
+from tqvec.reference.calibrated import dense, in_bytes, whole
+from tqvec.reference.calibrated import encode as reference_encode
+from tqvec.reference.quantize import directions
 
 SEED = 7
 
@@ -115,11 +121,12 @@ def test_layout(d, nbits, codebook):
         assert band.stop - band.start >= min(least, d)
     widths = [band.nbits for band in codec.bands]
     assert widths == sorted(widths, reverse=True)
-    matrix = codec.transform.tables.matrix.astype(np.float64)
+    matrix = codec.transform.rotate(np.eye(d, dtype=np.float32)).T.astype(np.float64)
+    rounding = 2e-2 if codec.calibration.in_bytes else 0
     lengths = np.linalg.norm(matrix, axis=1)
-    assert lengths.max() <= 1 + 1e-5
+    assert lengths.max() <= 1 + 1e-5 + rounding
     unit = matrix / lengths[:, None]
-    assert np.abs(unit @ unit.T - np.eye(d)).max() < 1e-5
+    assert np.abs(unit @ unit.T - np.eye(d)).max() < 1e-5 + rounding
 
 
 @pytest.mark.parametrize("d", [2, 3, 7, 15])
@@ -152,11 +159,78 @@ def test_errors_are_the_predicted_ones(nbits, codebook):
 def test_products_of_a_vector_with_itself_are_exact(codebook):
     """The scale's meaning, ⟨r, r̃⟩ = ‖r‖², with the centre added."""
     x = spread_out(300, 48)
-    codec = calibrated(x, 2, codebook)
-    r = (x - codec.centre).astype(np.float64)
-    queries = x - codec.centre
-    found = np.diag(codec.inner_product(queries, codec.encode(x))) - codec.transform.centre_products(queries)
-    np.testing.assert_allclose(found, np.square(r).sum(axis=1), rtol=2e-5)
+    for codec in forms(calibrated(x, 2, codebook)):
+        r = (x - codec.centre).astype(np.float64)
+        queries = x - codec.centre
+        found = np.diag(codec.inner_product(queries, codec.encode(x))) - codec.transform.centre_products(queries)
+        rounding = 3e-3 if codec.calibration.in_bytes else 0  # of the vector, which as a query is not rounded
+        np.testing.assert_allclose(found, np.square(r).sum(axis=1), rtol=2e-5 + rounding)
+
+
+def forms(codec):
+    """The codec with its matrix in bytes, and in float32."""
+    calibration = codec.calibration
+    assert calibration.in_bytes
+    matrix = whole(calibration.matrix, calibration.row_steps).astype(np.float32)
+    return codec, codec.calibrated(calibration._replace(matrix=matrix, row_steps=np.zeros(0, np.float32)))
+
+
+@pytest.mark.parametrize(("d", "nbits"), [(3, 3), (24, 2), (97, 2.5), (100, 3), (200, 4), (1100, 1)])
+def test_bytes_and_scales_equal_the_reference(d, nbits):
+    x = spread_out(300, d)
+    rows = np.concatenate([x[:19], np.full((1, d), 1e-30, np.float32)])
+    for codec in forms(calibrated(x, nbits)):
+        given = codec.calibration
+        r = rows - given.centre
+        u = directions(r)
+        y = in_bytes(u, given.matrix, given.row_steps) if given.in_bytes else dense(u, given.matrix)
+        expected = reference_encode(r, y, given.bands, given.band_std)
+        for level in available_levels():
+            if level in ("portable", "avx512"):
+                out = EncodedRows(np.empty((20, codec.code_size - 4), np.uint8), *np.empty((3, 20)))
+                implementation("encode_rows", level)(r, codec.transform.tables, codec.quantizer, 0, 20, out)
+                assert out.data.tobytes() == packing.pack(expected.codes, given.bands).tobytes()
+                for name in ("norm", "dot", "energy"):
+                    assert getattr(out, name).tobytes() == getattr(expected, name).tobytes()
+
+
+@pytest.mark.parametrize("d", [3, 24, 97, 200, 1100])
+def test_queries_are_not_rounded_to_bytes(d):
+    """At any level they have the same bits; vectors in bytes are decoded by the same matrix."""
+    x = spread_out(200, d)
+    codec = calibrated(x, 2)
+    tables, given = codec.transform.tables, codec.calibration
+    matrix = whole(given.matrix, given.row_steps)
+    queries = np.concatenate([sts.normal(18, d).astype(np.float32), np.zeros((1, d), np.float32)])
+    expected = queries.astype(np.float64) @ matrix.T
+    codes = codec.encode(x[:37])
+    decoded = []
+    for level in available_levels():
+        if level in ("portable", "avx512"):
+            out = np.empty_like(queries)
+            implementation("rotate_rows", level)(queries, tables, 0, 19, out)
+            assert np.abs(out - expected).max() <= 2e-6 * np.abs(expected).max()
+            assert out.tobytes() == codec.transform.rotate(queries).tobytes()
+            vectors = np.empty((37, d), np.float32)
+            decode = implementation("decode_rows", level)
+            decode(codes.data, codes.scale, tables, codec.quantizer, SPREAD, 0, 37, vectors)
+            decoded.append(vectors.tobytes())
+    assert len(set(decoded)) == 1
+    products = codec.inner_product(queries, codes) - queries @ codec.centre[:, None]
+    assert np.abs(vectors @ queries.T - products.T).max() <= 1e-5 * np.abs(products).max() * np.sqrt(d)
+
+
+def test_many_bits_keep_a_matrix_of_floats():
+    x = spread_out(300, 48)
+    assert calibrated(x, 2).calibration.in_bytes
+    assert not calibrated(x, 8).calibration.in_bytes
+
+
+@pytest.mark.parametrize("nbits", [1, 2, 4])
+def test_rounding_to_bytes_costs_little(nbits):
+    x = spread_out(3000, 128)
+    one, other = (np.square(c.decode(c.encode(x)) - x).sum() for c in forms(calibrated(x, nbits)))
+    assert one < 1.03 * other
 
 
 @pytest.mark.parametrize("d", [24, 100])
@@ -186,6 +260,9 @@ def test_what_can_not_be_calibrated():
     changes = [
         ({"centre": bad}, "NaN or Inf"),
         ({"matrix": np.full((32, 32), np.inf, np.float32)}, "NaN or Inf"),
+        ({"row_steps": bad}, "row_steps"),
+        ({"row_steps": bad[1:]}, "row_steps"),
+        ({"matrix": good.matrix.astype(np.float32)}, "row_steps"),
         ({"band_std": -good.band_std}, "must be positive"),
         ({"band_std": good.band_std * np.float32(np.nan)}, "must be positive"),
         ({"bands": (), "band_std": np.zeros(0, np.float32)}, "1 to 8 bands within"),
@@ -206,9 +283,11 @@ def test_fingerprints():
     for change in (
         {"centre": given.centre + 1},
         {"matrix": given.matrix[::-1].copy()},
+        {"row_steps": given.row_steps[::-1].copy()},
+        {"matrix": given.matrix.astype(np.float32), "row_steps": np.zeros(0)},
         {"band_std": given.band_std * np.float32(1.5)},
     ):
         prints.add(codec.calibrated(given._replace(**change)).fingerprint)
-    assert len(prints) == 5
+    assert len(prints) == 7
     assert isinstance(given, Calibration)
     assert codec.calibrated(given).fingerprint == codec.fingerprint
