@@ -6,7 +6,7 @@ import strategies as sts
 
 import tqvec
 from tqvec.codec import error_byte
-from tqvec.codec.calibration import Budget, calibrate
+from tqvec.codec.calibration import Budget, calibrate, find_axes
 from tqvec.codec.turboquant import encode_sums
 
 N = 200_000
@@ -63,7 +63,7 @@ def test_tangents_are_of_the_angle_to_what_codes_stand_for(nbits, codebook, cali
     if calibrated:
         x = sts.normal(2000, 96) / np.sqrt(np.arange(1, 97, dtype=np.float32))
         bits = sum((band.stop - band.start) * band.nbits for band in codec.bands)
-        codec = codec.calibrated(calibrate(x, x.mean(axis=0), Budget(bits, codebook, 3)))
+        codec = codec.calibrated(calibrate(find_axes(x), Budget(bits, codebook, 3)))
     x = sts.normal(200, 96, seed=4)
     x[7] = codec.centre  # the zero residual has no angle
     codes = codec.encode(x)
@@ -75,4 +75,5 @@ def test_tangents_are_of_the_angle_to_what_codes_stand_for(nbits, codebook, cali
     cosine = np.sum(residual * stands_for, axis=1)[keep] / lengths[keep]
     found = encode_sums(codec, x).tan_theta()
     assert not np.isfinite(found[7])
-    np.testing.assert_allclose(found[keep], np.sqrt(1 / cosine**2 - 1), rtol=2e-3)
+    rounding = 2e-2 if calibrated else 0  # of vectors to bytes: the angle is that of the rounded one
+    np.testing.assert_allclose(found[keep], np.sqrt(1 / cosine**2 - 1), rtol=2e-3 + rounding)

@@ -345,24 +345,45 @@ def _rotate_axes(axes: Doubles, first_round: int, seed: int) -> Floats:
     return rotate(rows, hadamard(rows.shape[1], seed, first_round)).T
 
 
-def calibrate(rows: Floats, centre: Floats, budget: Budget, bands: Sequence[Band] | None = None) -> Calibration:
-    """Fit a calibration to a sample.
+class Axes(NamedTuple):
+    """What a sample teaches: most of the time of a calibration.
+
+    Attributes
+    ----------
+    centre : (d,) float32
+    axes : (d, d) float64
+        Principal axes, one per column.
+    shares : (d,) float64
+        Falling; their sum is 1.
+    """
+
+    centre: Floats
+    axes: Doubles
+    shares: Doubles
+
+
+def find_axes(rows: Floats) -> Axes:
+    """Find the centre and the principal axes of a sample, (n, d) float32."""
+    centre = spatial_median(rows)
+    return Axes(centre, *principal_axes(rows - centre))
+
+
+def calibrate(found: Axes, budget: Budget, bands: Sequence[Band] | None = None) -> Calibration:
+    """Make a calibration of the axes of a sample.
 
     Parameters
     ----------
-    rows : (n, d) float32
-        A sample of what will be coded.
-    centre : (d,) float32
+    found : Axes
     budget : Budget
     bands : sequence of Band, optional
-        Bands to use, of another calibration. Default: those of `choose_bands` for the rows.
+        Bands to use, of another calibration. Default: those of `choose_bands` for the sample.
 
     Returns
     -------
     Calibration
     """
-    d = rows.shape[1]
-    axes, shares = principal_axes(rows - centre)
+    centre, axes, shares = found
+    d = centre.size
     table = distortions(d, budget.codebook)
     if bands is None:
         bands = choose_bands(shares**_WEIGHT, budget)
