@@ -11,7 +11,7 @@ from tqvec.kernels import features
 
 _KERNELS = {
     "rotate_rows": {"avx512": "fwht.avx512", "portable": "fwht.portable"},
-    "unit_rows": {"portable": "quantize.portable"},
+    "unit_rows": {"avx512": "quantize.avx512", "portable": "quantize.portable"},
     "encode_rows": {"avx512": "quantize.avx512", "portable": "quantize.portable"},
     "encode_trellis_rows": {"avx512": "trellis.avx512", "portable": "trellis.portable"},
     "encode_prod_rows": {"portable": "qjl.portable"},
