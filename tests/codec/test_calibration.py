@@ -7,9 +7,9 @@ import pytest
 import strategies as sts
 
 import tqvec
-from tqvec.codec import calibration
+from tqvec.codec import axes, calibration
 from tqvec.codec.bands import Band
-from tqvec.codec.calibration import Budget, Calibration, calibrate, distortions, find_axes
+from tqvec.codec.calibration import Budget, Calibration, calibrate, distortions
 from tqvec.errors import InputError
 from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import implementation
@@ -34,40 +34,40 @@ def calibrated(x, nbits=2, codebook="scalar"):
     codec = tqvec.TurboQuant(x.shape[1], nbits=nbits, codebook=codebook, seed=SEED)
     bits = sum((band.stop - band.start) * band.nbits for band in codec.bands)
     budget = Budget(bits, codebook, SEED)
-    return codec.calibrated(calibrate(find_axes(x), budget))
+    return codec.calibrated(calibrate(axes.find_axes(x), budget))
 
 
 def test_spatial_median():
     x = spread_out(500, 20)
     x[:25] += 1e4
-    assert np.linalg.norm(calibration.spatial_median(x) - 1) < 0.5
+    assert np.linalg.norm(axes.spatial_median(x) - 1) < 0.5
     same = np.ones((5, 3), np.float32)
-    assert np.array_equal(calibration.spatial_median(same), same[0])
-    assert np.allclose(calibration.spatial_median(np.array([[0], [0], [0], [9]], np.float32)), 0, atol=1e-2)
+    assert np.array_equal(axes.spatial_median(same), same[0])
+    assert np.allclose(axes.spatial_median(np.array([[0], [0], [0], [9]], np.float32)), 0, atol=1e-2)
 
 
 def test_principal_axes_are_those_of_the_data():
     d = 24
     x = spread_out(20_000, d, power=3) - 1
-    axes, shares = calibration.principal_axes(x)
-    assert np.allclose(axes.T @ axes, np.eye(d), atol=1e-10)
+    found, shares = axes.principal_axes(x)
+    assert np.allclose(found.T @ found, np.eye(d), atol=1e-10)
     assert np.all(np.diff(shares) <= 0)
     assert shares.sum() == pytest.approx(1)
     basis = np.linalg.qr(sts.rng(99).standard_normal((d, d)))[0]
-    assert abs(axes[:, 0] @ basis[0]) > 0.999
+    assert abs(found[:, 0] @ basis[0]) > 0.999
 
 
 @pytest.mark.parametrize("n", [30, 400, 20_000])
 def test_isotropic_data_are_shrunk_to_equal_shares(n):
-    shares = calibration.principal_axes(sts.normal(n, 64))[1]
+    shares = axes.principal_axes(sts.normal(n, 64))[1]
     assert shares.max() < 1.5 * shares.min()
 
 
 def test_shares_hold_for_rows_that_were_not_in_the_sample():
     x = spread_out(4000, 128) - 1
-    axes, shares = calibration.principal_axes(x[:150])
+    found, shares = axes.principal_axes(x[:150])
     other = x[1000:] / np.linalg.norm(x[1000:], axis=1, keepdims=True)
-    true = np.square(other @ axes).mean(axis=0)
+    true = np.square(other @ found).mean(axis=0)
     assert true[:32].sum() == pytest.approx(shares[:32].sum(), rel=0.25)
     assert shares[-32:].sum() > 0.3 * true[-32:].sum()
 

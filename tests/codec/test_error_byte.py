@@ -6,7 +6,8 @@ import strategies as sts
 
 import tqvec
 from tqvec.codec import error_byte
-from tqvec.codec.calibration import Budget, calibrate, find_axes
+from tqvec.codec.axes import find_axes
+from tqvec.codec.calibration import Budget, calibrate
 from tqvec.codec.turboquant import encode_sums
 
 N = 200_000

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqvec import _threads
 from tqvec._present import brief
 from tqvec._types import Bytes, Doubles, Floats, Ids
+from tqvec.codec.axes import Axes
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, code_bytes
 from tqvec.codec.codebooks import scalar, trellis
 from tqvec.codec.codebooks.codebook import Codebook
@@ -26,10 +27,8 @@ from tqvec.kernels.pack.portable import SPREAD
 
 MAX_D = 8192  # the matrix is dense
 LEAST_GROUPS = {"scalar": (8,), "trellis": (trellis.MIN_COORDINATES, 32)}  # axes of the smallest group, to choose from
-_MEDIAN_STEPS = 10
 _WEIGHT = 1.5  # power of an axis' share: 1 would give the least squared error of vectors, 2 of random scores
 _DROPPED = 1.75  # cost of an axis without bits, in place of D = 1: what a score loses by it is not random
-_BLOCK = 4096  # rows multiplied at a time: sums of float32 products stay short
 _LEAST_DISTORTION = 0.002  # of codecs whose vectors are rounded to bytes, which adds 0.0001 to it
 _FIRST_ROUND = 8  # of the rotations inside bands; those before belong to the codec's own rotation and projection
 
@@ -57,7 +56,7 @@ class Calibration(NamedTuple):
     """
 
     centre: Floats
-    matrix: Floats | NDArray[np.int8]
+    matrix: NDArray[Any]
     bands: tuple[Band, ...]
     band_std: Floats
     near_error: Floats = np.array([0, 1], np.float32)
@@ -206,67 +205,6 @@ class Budget(NamedTuple):
     seed: int
 
 
-def spatial_median(rows: Floats) -> Floats:
-    """Return the point with the least sum of distances to the rows, (d,) float32.
-
-    It takes ten steps of Weiszfeld's iteration.
-
-    A few far rows move it little, where they would carry the mean away.
-    """
-    centre = rows.mean(axis=0, dtype=np.float64)
-    blocks = [slice(first, first + _BLOCK) for first in range(0, rows.shape[0], _BLOCK)]  # a sample may be large
-    for _ in range(_MEDIAN_STEPS):
-        distance = np.empty(rows.shape[0])
-        for block in blocks:
-            away = rows[block] - centre.astype(np.float32)
-            distance[block] = np.sqrt(np.einsum("ij,ij->i", away, away, dtype=np.float64))
-        near = np.max(distance) * 1e-6  # a row in the centre itself must not get all the weight
-        if near == 0:
-            break
-        weight = 1 / np.maximum(distance, near)
-        centre = sum(weight[block] @ rows[block] for block in blocks) / weight.sum()
-    median: Floats = centre.astype(np.float32)
-    return median
-
-
-def _second_moments(rows: Floats) -> Doubles:
-    """Return the mean of u uᵀ over the directions u of the rows, (d, d) float64; zero rows don't count."""
-    length = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    alive = np.flatnonzero(length > 0)
-    total = np.zeros((rows.shape[1], rows.shape[1]))
-    for first in range(0, alive.size, _BLOCK):
-        block = alive[first : first + _BLOCK]
-        part = rows[block] / length[block, None].astype(np.float32)
-        total += part.T @ part
-    return total / max(1, alive.size)
-
-
-def principal_axes(residuals: Floats) -> tuple[Doubles, Doubles]:
-    """Return the principal axes of the directions of rows, and the share of the squared length along each.
-
-    Directions make it robust: a far row counts no more than others. The second moments M of n rows are mixed with
-    those of the uniform distribution, I/d, in the proportion of Ledoit and Wolf (2004), which for trace 1 is
-    ρ = (1 − ‖M‖²) / ((n − 1) (‖M‖² − 1/d)), at most 1: all of I/d for isotropic data, little for many rows.
-
-    Returns
-    -------
-    axes : (d, d) float64
-        An axis a column, by falling share.
-    shares : (d,) float64
-        They add up to 1.
-    """
-    n, d = residuals.shape
-    moments = _second_moments(residuals)
-    energy = float(np.sum(moments * moments))
-    excess = (n - 1) * (energy - 1 / d)
-    mix = min(1.0, (1 - energy) / excess) if excess > 0 else 1.0
-    moments *= 1 - mix
-    moments[np.diag_indices(d)] += mix / d
-    shares, axes = np.linalg.eigh(moments)
-    shares = np.maximum(shares[::-1], 1e-12)
-    return np.ascontiguousarray(axes[:, ::-1]), shares / shares.sum()
-
-
 def distortions(d: int, codebook: str) -> list[float]:
     """Return the expected squared error D of each width, from 0 bits on."""
     if codebook == "trellis":
@@ -345,35 +283,12 @@ def _rotate_axes(axes: Doubles, first_round: int, seed: int) -> Floats:
     return rotate(rows, hadamard(rows.shape[1], seed, first_round)).T
 
 
-class Axes(NamedTuple):
-    """What a sample teaches: most of the time of a calibration.
-
-    Attributes
-    ----------
-    centre : (d,) float32
-    axes : (d, d) float64
-        Principal axes, one per column.
-    shares : (d,) float64
-        Falling; their sum is 1.
-    """
-
-    centre: Floats
-    axes: Doubles
-    shares: Doubles
-
-
-def find_axes(rows: Floats) -> Axes:
-    """Find the centre and the principal axes of a sample, (n, d) float32."""
-    centre = spatial_median(rows)
-    return Axes(centre, *principal_axes(rows - centre))
-
-
-def calibrate(found: Axes, budget: Budget, bands: Sequence[Band] | None = None) -> Calibration:
+def calibrate(sample: Axes, budget: Budget, bands: Sequence[Band] | None = None) -> Calibration:
     """Make a calibration of the axes of a sample.
 
     Parameters
     ----------
-    found : Axes
+    sample : Axes
     budget : Budget
     bands : sequence of Band, optional
         Bands to use, of another calibration. Default: those of `choose_bands` for the sample.
@@ -382,7 +297,7 @@ def calibrate(found: Axes, budget: Budget, bands: Sequence[Band] | None = None) 
     -------
     Calibration
     """
-    centre, axes, shares = found
+    centre, axes, shares = sample
     d = centre.size
     table = distortions(d, budget.codebook)
     if bands is None:

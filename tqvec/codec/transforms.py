@@ -27,8 +27,8 @@ from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import RotationTables
 
 _SPREADING = 2  # rounds before a matrix of bytes, so that no coordinate of a vector is much larger than others
-_NO_MATRIX = {"matrix": np.zeros((0, 0), np.float32), "columns": np.zeros((0, 0), np.float32)}
-_NO_WEIGHTS = {
+_NO_MATRIX: dict[str, NDArray[Any]] = {"matrix": np.zeros((0, 0), np.float32), "columns": np.zeros((0, 0), np.float32)}
+_NO_WEIGHTS: dict[str, NDArray[Any]] = {
     "weights": np.zeros((0, 0), np.int8),
     "weight_steps": np.zeros(0, np.float32),
     "weight_offsets": np.zeros(0, np.int32),

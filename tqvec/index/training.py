@@ -11,8 +11,9 @@ from tqvec._random import generator
 from tqvec._types import Doubles, Floats
 from tqvec._vectors import RowNames, Vectors
 from tqvec.codec import error_byte
+from tqvec.codec.axes import Axes, find_axes
 from tqvec.codec.bands import Band, parse
-from tqvec.codec.calibration import MAX_D, Axes, Budget, Calibration, calibrate, find_axes
+from tqvec.codec.calibration import MAX_D, Budget, Calibration, calibrate
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.errors import InputError

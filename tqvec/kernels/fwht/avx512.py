@@ -13,9 +13,8 @@ from tqvec.kernels.fwht.portable import (
     rotate_rows_portable,
     unrotate_tile_portable,
 )
-from tqvec.kernels.fwht.weights_avx512 import unweigh_tile_avx512, weigh_tile_avx512, weigh_vector_avx512
-from tqvec.kernels.simd.floats import add_f32x16, mul_f32x16
-from tqvec.kernels.simd.memory import load_f32x16, splat_f32x16, splat_load_f32x16, store_f32x16
+from tqvec.kernels.fwht.weights_avx512 import add_product, unweigh_tile_avx512, weigh_tile_avx512, weigh_vector_avx512
+from tqvec.kernels.simd.memory import load_f32x16, splat_f32x16, store_f32x16
 from tqvec.kernels.simd.tuples import (
     gather_16,
     hadamard_2,
@@ -94,12 +93,6 @@ def _round(src, dst, perm, mult, blocks):
 
 
 @jit
-def _add_product(total, factor, row):
-    """``total + factor * row``, rounded twice, with the factor at an address."""
-    return add_f32x16(total, mul_f32x16(splat_load_f32x16(factor), row))
-
-
-@jit
 def dense_tile_avx512(src, dst, matrix):
     """`dense_tile_portable`, not transposed, to the last bit: eight rows at a time in registers."""
     d = src.shape[0]
@@ -110,14 +103,14 @@ def dense_tile_avx512(src, dst, matrix):
         at = matrix.ctypes.data + step * i
         for row in range(src.ctypes.data, src.ctypes.data + ROW * d, ROW):
             values = load_f32x16(row)
-            s0 = _add_product(s0, at, values)
-            s1 = _add_product(s1, at + step, values)
-            s2 = _add_product(s2, at + 2 * step, values)
-            s3 = _add_product(s3, at + 3 * step, values)
-            s4 = _add_product(s4, at + 4 * step, values)
-            s5 = _add_product(s5, at + 5 * step, values)
-            s6 = _add_product(s6, at + 6 * step, values)
-            s7 = _add_product(s7, at + 7 * step, values)
+            s0 = add_product(s0, at, values)
+            s1 = add_product(s1, at + step, values)
+            s2 = add_product(s2, at + 2 * step, values)
+            s3 = add_product(s3, at + 3 * step, values)
+            s4 = add_product(s4, at + 4 * step, values)
+            s5 = add_product(s5, at + 5 * step, values)
+            s6 = add_product(s6, at + 6 * step, values)
+            s7 = add_product(s7, at + 7 * step, values)
             at += 4
         out = dst.ctypes.data + ROW * i
         store_f32x16(out, s0)

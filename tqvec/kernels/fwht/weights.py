@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels._jit import jit
 from tqvec.kernels.fwht.dense import dense_tile_portable
 
 TOP = np.float32(127.0)  # the largest byte

@@ -21,8 +21,8 @@ from tqvec.kernels.simd.memory import (
     store_i32x16,
     zero_i32x16,
 )
-from tqvec.kernels.simd.x86 import dot_bytes_i32x16
 from tqvec.kernels.simd.tuples import dot_numbers_16, zeros_16
+from tqvec.kernels.simd.x86 import dot_bytes_i32x16
 
 _ROW = 4 * LANES  # bytes
 _COLUMNS = 64  # converted to float32 at a time
@@ -117,7 +117,7 @@ def _as_floats(weights, first, floats):
 
 
 @jit
-def _add_product(total, factor, row):
+def add_product(total, factor, row):
     """``total + factor * row``, rounded twice, with the factor at an address."""
     return add_f32x16(total, mul_f32x16(splat_load_f32x16(factor), row))
 
@@ -136,14 +136,14 @@ def unweigh_tile_avx512(src, dst, rotation):
         at = floats.ctypes.data + 4 * (j % _COLUMNS)
         for row in range(src.ctypes.data, src.ctypes.data + _ROW * d, _ROW):
             values = load_f32x16(row)
-            s0 = _add_product(s0, at, values)
-            s1 = _add_product(s1, at + 4, values)
-            s2 = _add_product(s2, at + 8, values)
-            s3 = _add_product(s3, at + 12, values)
-            s4 = _add_product(s4, at + 16, values)
-            s5 = _add_product(s5, at + 20, values)
-            s6 = _add_product(s6, at + 24, values)
-            s7 = _add_product(s7, at + 28, values)
+            s0 = add_product(s0, at, values)
+            s1 = add_product(s1, at + 4, values)
+            s2 = add_product(s2, at + 8, values)
+            s3 = add_product(s3, at + 12, values)
+            s4 = add_product(s4, at + 16, values)
+            s5 = add_product(s5, at + 20, values)
+            s6 = add_product(s6, at + 24, values)
+            s7 = add_product(s7, at + 28, values)
             at += 4 * _COLUMNS
         whole = j + 8 <= d
         out = dst.ctypes.data + j * _ROW if whole else last.ctypes.data
