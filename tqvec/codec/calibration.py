@@ -277,7 +277,7 @@ def choose_bands(weights: Doubles, budget: Budget) -> list[Band]:
     return min((allocate(weights, group_edges(d, size), budget, table) for size in least), key=cost)
 
 
-def _rotate_axes(axes: Doubles, first_round: int, seed: int) -> Floats:
+def _rotate_axes(axes: Floats, first_round: int, seed: int) -> Floats:
     """Rotate the axes (columns) of one band among themselves; return an axis per row, float32."""
     rows = np.ascontiguousarray(axes, np.float32)
     return rotate(rows, hadamard(rows.shape[1], seed, first_round)).T
