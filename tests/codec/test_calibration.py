@@ -7,12 +7,18 @@ import pytest
 import strategies as sts
 
 import tqvec
-from tqvec.codec import calibration
+from tqvec.codec import axes, calibration
 from tqvec.codec.bands import Band
 from tqvec.codec.calibration import Budget, Calibration, calibrate, distortions
 from tqvec.errors import InputError
 from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import implementation
+from tqvec.kernels.features import available_levels
+from tqvec.kernels.pack.portable import SPREAD
+from tqvec.reference import packing
+from tqvec.reference.calibrated import dense, in_bytes, whole
+from tqvec.reference.calibrated import encode as reference_encode
+from tqvec.reference.quantize import directions
 
 SEED = 7
 
@@ -28,40 +34,40 @@ def calibrated(x, nbits=2, codebook="scalar"):
     codec = tqvec.TurboQuant(x.shape[1], nbits=nbits, codebook=codebook, seed=SEED)
     bits = sum((band.stop - band.start) * band.nbits for band in codec.bands)
     budget = Budget(bits, codebook, SEED)
-    return codec.calibrated(calibrate(x, calibration.spatial_median(x), budget))
+    return codec.calibrated(calibrate(axes.find_axes(x), budget))
 
 
 def test_spatial_median():
     x = spread_out(500, 20)
     x[:25] += 1e4
-    assert np.linalg.norm(calibration.spatial_median(x) - 1) < 0.5
+    assert np.linalg.norm(axes.spatial_median(x) - 1) < 0.5
     same = np.ones((5, 3), np.float32)
-    assert np.array_equal(calibration.spatial_median(same), same[0])
-    assert np.allclose(calibration.spatial_median(np.array([[0], [0], [0], [9]], np.float32)), 0, atol=1e-2)
+    assert np.array_equal(axes.spatial_median(same), same[0])
+    assert np.allclose(axes.spatial_median(np.array([[0], [0], [0], [9]], np.float32)), 0, atol=1e-2)
 
 
 def test_principal_axes_are_those_of_the_data():
     d = 24
     x = spread_out(20_000, d, power=3) - 1
-    axes, shares = calibration.principal_axes(x)
-    assert np.allclose(axes.T @ axes, np.eye(d), atol=1e-10)
+    found, shares = axes.principal_axes(x)
+    assert np.allclose(found.T @ found, np.eye(d), atol=1e-5)
     assert np.all(np.diff(shares) <= 0)
     assert shares.sum() == pytest.approx(1)
     basis = np.linalg.qr(sts.rng(99).standard_normal((d, d)))[0]
-    assert abs(axes[:, 0] @ basis[0]) > 0.999
+    assert abs(found[:, 0] @ basis[0]) > 0.999
 
 
 @pytest.mark.parametrize("n", [30, 400, 20_000])
 def test_isotropic_data_are_shrunk_to_equal_shares(n):
-    shares = calibration.principal_axes(sts.normal(n, 64))[1]
+    shares = axes.principal_axes(sts.normal(n, 64))[1]
     assert shares.max() < 1.5 * shares.min()
 
 
 def test_shares_hold_for_rows_that_were_not_in_the_sample():
     x = spread_out(4000, 128) - 1
-    axes, shares = calibration.principal_axes(x[:150])
+    found, shares = axes.principal_axes(x[:150])
     other = x[1000:] / np.linalg.norm(x[1000:], axis=1, keepdims=True)
-    true = np.square(other @ axes).mean(axis=0)
+    true = np.square(other @ found).mean(axis=0)
     assert true[:32].sum() == pytest.approx(shares[:32].sum(), rel=0.25)
     assert shares[-32:].sum() > 0.3 * true[-32:].sum()
 
@@ -115,11 +121,12 @@ def test_layout(d, nbits, codebook):
         assert band.stop - band.start >= min(least, d)
     widths = [band.nbits for band in codec.bands]
     assert widths == sorted(widths, reverse=True)
-    matrix = codec.transform.tables.matrix.astype(np.float64)
+    matrix = codec.transform.rotate(np.eye(d, dtype=np.float32)).T.astype(np.float64)
+    rounding = 2e-2 if codec.calibration.in_bytes else 0
     lengths = np.linalg.norm(matrix, axis=1)
-    assert lengths.max() <= 1 + 1e-5
+    assert lengths.max() <= 1 + 1e-5 + rounding
     unit = matrix / lengths[:, None]
-    assert np.abs(unit @ unit.T - np.eye(d)).max() < 1e-5
+    assert np.abs(unit @ unit.T - np.eye(d)).max() < 1e-5 + rounding
 
 
 @pytest.mark.parametrize("d", [2, 3, 7, 15])
@@ -152,11 +159,78 @@ def test_errors_are_the_predicted_ones(nbits, codebook):
 def test_products_of_a_vector_with_itself_are_exact(codebook):
     """The scale's meaning, ⟨r, r̃⟩ = ‖r‖², with the centre added."""
     x = spread_out(300, 48)
-    codec = calibrated(x, 2, codebook)
-    r = (x - codec.centre).astype(np.float64)
-    queries = x - codec.centre
-    found = np.diag(codec.inner_product(queries, codec.encode(x))) - codec.transform.centre_products(queries)
-    np.testing.assert_allclose(found, np.square(r).sum(axis=1), rtol=2e-5)
+    for codec in forms(calibrated(x, 2, codebook)):
+        r = (x - codec.centre).astype(np.float64)
+        queries = x - codec.centre
+        found = np.diag(codec.inner_product(queries, codec.encode(x))) - codec.transform.centre_products(queries)
+        rounding = 5e-3 if codec.calibration.in_bytes else 0  # of the vector, which as a query is not rounded
+        np.testing.assert_allclose(found, np.square(r).sum(axis=1), rtol=2e-5 + rounding)
+
+
+def forms(codec):
+    """The codec with its matrix in bytes, and in float32."""
+    calibration = codec.calibration
+    assert calibration.in_bytes
+    matrix = whole(calibration.matrix, calibration.row_steps).astype(np.float32)
+    return codec, codec.calibrated(calibration._replace(matrix=matrix, row_steps=np.zeros(0, np.float32)))
+
+
+@pytest.mark.parametrize(("d", "nbits"), [(3, 3), (24, 2), (97, 2.5), (100, 3), (200, 4), (1100, 1)])
+def test_bytes_and_scales_equal_the_reference(d, nbits):
+    x = spread_out(300, d)
+    rows = np.concatenate([x[:19], np.full((1, d), 1e-30, np.float32)])
+    for codec in forms(calibrated(x, nbits)):
+        given = codec.calibration
+        r = rows - given.centre
+        u = directions(r)
+        y = in_bytes(u, given.matrix, given.row_steps) if given.in_bytes else dense(u, given.matrix)
+        expected = reference_encode(r, y, given.bands, given.band_std)
+        for level in available_levels():
+            if level in ("portable", "avx512"):
+                out = EncodedRows(np.empty((20, codec.code_size - 4), np.uint8), *np.empty((3, 20)))
+                implementation("encode_rows", level)(r, codec.transform.tables, codec.quantizer, 0, 20, out)
+                assert out.data.tobytes() == packing.pack(expected.codes, given.bands).tobytes()
+                for name in ("norm", "dot", "energy"):
+                    assert getattr(out, name).tobytes() == getattr(expected, name).tobytes()
+
+
+@pytest.mark.parametrize("d", [3, 24, 97, 200, 1100])
+def test_queries_are_not_rounded_to_bytes(d):
+    """At any level they have the same bits; vectors in bytes are decoded by the same matrix."""
+    x = spread_out(200, d)
+    codec = calibrated(x, 2)
+    tables, given = codec.transform.tables, codec.calibration
+    matrix = whole(given.matrix, given.row_steps)
+    queries = np.concatenate([sts.normal(18, d).astype(np.float32), np.zeros((1, d), np.float32)])
+    expected = queries.astype(np.float64) @ matrix.T
+    codes = codec.encode(x[:37])
+    decoded = []
+    for level in available_levels():
+        if level in ("portable", "avx512"):
+            out = np.empty_like(queries)
+            implementation("rotate_rows", level)(queries, tables, 0, 19, out)
+            assert np.abs(out - expected).max() <= 2e-6 * np.abs(expected).max()
+            assert out.tobytes() == codec.transform.rotate(queries).tobytes()
+            vectors = np.empty((37, d), np.float32)
+            decode = implementation("decode_rows", level)
+            decode(codes.data, codes.scale, tables, codec.quantizer, SPREAD, 0, 37, vectors)
+            decoded.append(vectors.tobytes())
+    assert len(set(decoded)) == 1
+    products = codec.inner_product(queries, codes) - queries @ codec.centre[:, None]
+    assert np.abs(vectors @ queries.T - products.T).max() <= 1e-5 * np.abs(products).max() * np.sqrt(d)
+
+
+def test_many_bits_keep_a_matrix_of_floats():
+    x = spread_out(300, 48)
+    assert calibrated(x, 2).calibration.in_bytes
+    assert not calibrated(x, 8).calibration.in_bytes
+
+
+@pytest.mark.parametrize("nbits", [1, 2, 4])
+def test_rounding_to_bytes_costs_little(nbits):
+    x = spread_out(3000, 128)
+    one, other = (np.square(c.decode(c.encode(x)) - x).sum() for c in forms(calibrated(x, nbits)))
+    assert one < 1.03 * other
 
 
 @pytest.mark.parametrize("d", [24, 100])
@@ -186,6 +260,9 @@ def test_what_can_not_be_calibrated():
     changes = [
         ({"centre": bad}, "NaN or Inf"),
         ({"matrix": np.full((32, 32), np.inf, np.float32)}, "NaN or Inf"),
+        ({"row_steps": bad}, "row_steps"),
+        ({"row_steps": bad[1:]}, "row_steps"),
+        ({"matrix": good.matrix.astype(np.float32)}, "row_steps"),
         ({"band_std": -good.band_std}, "must be positive"),
         ({"band_std": good.band_std * np.float32(np.nan)}, "must be positive"),
         ({"bands": (), "band_std": np.zeros(0, np.float32)}, "1 to 8 bands within"),
@@ -206,9 +283,11 @@ def test_fingerprints():
     for change in (
         {"centre": given.centre + 1},
         {"matrix": given.matrix[::-1].copy()},
+        {"row_steps": given.row_steps[::-1].copy()},
+        {"matrix": given.matrix.astype(np.float32), "row_steps": np.zeros(0)},
         {"band_std": given.band_std * np.float32(1.5)},
     ):
         prints.add(codec.calibrated(given._replace(**change)).fingerprint)
-    assert len(prints) == 5
+    assert len(prints) == 7
     assert isinstance(given, Calibration)
     assert codec.calibrated(given).fingerprint == codec.fingerprint

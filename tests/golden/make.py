@@ -1,5 +1,6 @@
-"""Writes codes.json, the bytes that encoding must give for ever, and indexes/v6-*.tqv, files of the newest version
-(docs/format.md). The files of versions 1 to 5, and what searches of them gave, were written by the code of their time.
+"""Writes codes.json, the bytes that encoding must give for ever, and indexes/v6-*.tqv and v7-trained.tqv, files of the
+newest versions (docs/format.md). The files of versions 1 to 5, and what searches of them gave, were written by the code
+of their time.
 
 ``python tests/golden/make.py`` from the repository root; it refuses to overwrite without ``--force``. New bytes for old
 input are a new version of the format. The codec and the reference must agree before anything is written.
@@ -16,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 import tqvec
+from tqvec.codec.bands import Band
+from tqvec.codec.calibration import Calibration
 from tqvec.codec.codebooks import scalar
 from tqvec.index.file import io
 from tqvec.index.rows import encode_rows
@@ -89,6 +92,23 @@ def golden_index(name):
     return index
 
 
+def golden_calibration():
+    """A matrix of bytes from the words of the input, for d = 40: what codes do with it, not how one is learned."""
+    d = 40
+    words = np.array([splitmix.word(2000, 64, i) >> 52 for i in range(1, d * d + 1)], np.int64)
+    matrix = ((words % 255) - 127).reshape(d, d).astype(np.int8)
+    numbers = np.arange(1, d + 1, dtype=np.float32)
+    bands = (Band(0, 8, 5), Band(8, 24, 3), Band(24, 35, 1))
+    std = np.array([2, 1, 0.5], np.float32)
+    return Calibration(numbers / 64, matrix, bands, std, row_steps=np.float32(8) / (numbers + 600))
+
+
+def save_trained(path):
+    """Vectors with a matrix of bytes."""
+    codec = tqvec.TurboQuant(40, nbits=2, seed=4).calibrated(golden_calibration())
+    io.save(path, codec, "ip", ROWS, [encode_rows(codec, "ip", golden_input(40, 4))])
+
+
 def save_with_ids(path):
     """The vectors of the index "scalar" once more, with ids."""
     codec = golden_index("scalar").codec
@@ -134,6 +154,7 @@ def main():
         golden_index(name).save(folder / f"v6-{name}.tqv")
     tqvec.Index.load(folder / "v5-trained.tqv").save(folder / "v6-trained.tqv")
     save_with_ids(folder / "v6-ids.tqv")
+    save_trained(folder / "v7-trained.tqv")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from safetensors.numpy import load_file
 import tqvec
 from tqvec.codec.error_byte import read_error_byte
 from tqvec.index.file import io
+from tqvec.reference import packing
+from tqvec.reference.calibrated import encode, in_bytes, residuals
+from tqvec.reference.quantize import directions
 
 HERE = Path(__file__).parent
 FILES = HERE / "indexes"
@@ -87,6 +90,19 @@ def test_ids_have_their_bytes(make, tmp_path):
     assert (header.first_id, header.next_id) == (0, 2**62 + 1)
 
 
+def test_a_matrix_of_bytes_has_its_bytes(make, tmp_path):
+    make.save_trained(tmp_path / "new.tqv")
+    assert (tmp_path / "new.tqv").read_bytes() == (FILES / "v7-trained.tqv").read_bytes()
+    assert version(FILES / "v7-trained.tqv") == 7
+    index = tqvec.Index.load(FILES / "v7-trained.tqv", verify=True)
+    assert index.codec.calibration.in_bytes
+    given = make.golden_calibration()
+    r = residuals(make.golden_input(40, 4), given.centre)
+    expected = encode(r, in_bytes(directions(r), given.matrix, given.row_steps), given.bands, given.band_std)
+    stored = load_file(FILES / "v7-trained.tqv")["codes"]
+    assert stored.tobytes() == packing.pack(expected.codes, given.bands).tobytes()
+
+
 def test_all_files_are_tested(make):
     newer = {f"v{version}-{name}" for version in (5, 6) for name in (*make.INDEXES, "trained")}
-    assert {path.stem for path in FILES.glob("*.tqv")} == {*OLD, *newer, "v6-ids"}
+    assert {path.stem for path in FILES.glob("*.tqv")} == {*OLD, *newer, "v6-ids", "v7-trained"}

@@ -72,7 +72,7 @@ OPERATIONS = {
     "bits": [
         Row("and", "i8x32 i8x64 i32x8 i32x16", "a, b", "a & b"),
         Row("or", "i8x64", "a, b", "a | b"),
-        Row("xor", "i64x8", "a, b", "a ^ b"),
+        Row("xor", "i8x64 i64x8", "a, b", "a ^ b"),
         Row("shift_left", "i32x8 i32x16", "a, b: uint32 < 32", "a << b"),
         Row("shift_right", "i32x16", "a: uint32, b: uint32 < 32", "a >> b"),
         Row("count_bits", "", "bits", "np.bitwise_count(bits)"),
@@ -193,6 +193,13 @@ OPERATIONS = {
             "16",
             "sums, memory: int16, stride, b: int16",
             "sums + sum_products(2, memory[:, :32], b)",
+            "avx512",
+        ),
+        Row(
+            "dot_numbers",
+            "16",
+            "sums, a: uint8, memory: int8, stride",
+            "sums + sum_products(4, a, np.tile(memory[:, :4], 16))",
             "avx512",
         ),
         Row(

@@ -9,6 +9,7 @@ from tqvec.codec.codebooks.scalar import quantizer_tables
 from tqvec.codec.transforms import ROTATIONS
 from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import implementation, levels
+from tqvec.reference.quantize import directions
 
 LEVELS = levels("encode_rows")
 BANDS = {
@@ -16,6 +17,7 @@ BANDS = {
     "odd": ((0, 9, 3), (9, 80, 2), (80, 200, 1)),
     "ending early": ((0, 64, 4), (64, 120, 2)),
     "wide": ((0, 64, 5), (64, 200, 2)),
+    "wide and odd": ((0, 70, 8), (70, 77, 6), (77, 130, 4), (130, 199, 7)),
 }
 
 
@@ -26,6 +28,17 @@ def encoded(level, x, rotation, bands, start=0, stop=None):
     encode = implementation("encode_rows", level)
     end = encode(x, ROTATIONS[rotation](d, 3), tables, start, n if stop is None else stop, out)
     return end, [array.tobytes() for array in out]
+
+
+@pytest.mark.parametrize("level", levels("unit_rows"))
+@pytest.mark.parametrize("d", sts.ODD_DIMS)
+def test_unit_rows(level, d):
+    x = sts.mixed(37, d, seed=d)
+    out = np.zeros((2, 37, d), np.float32)
+    implementation("unit_rows", level)(x, 3, 36, out[0])
+    implementation("unit_rows", "portable")(x, 3, 36, out[1])
+    assert out[0].tobytes() == out[1].tobytes()
+    np.testing.assert_array_equal(out[0, 3:36], directions(x)[3:36])
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -6,14 +6,14 @@ import strategies as sts
 
 from tqvec.codec.bands import Band, code_bytes
 from tqvec.codec.codebooks import trellis
-from tqvec.codec.transforms import ROTATIONS
+from tqvec.codec.transforms import ROTATIONS, hadamard
 from tqvec.kernels._jit import LANES
 from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import implementation, levels
 from tqvec.kernels.fwht.portable import forward_tile_portable
 from tqvec.kernels.pack.portable import pack_rows_portable
 from tqvec.kernels.quantize.portable import add_products, load_tile_portable, tree_sum
-from tqvec.kernels.tables import RotationTables, TrellisTables
+from tqvec.kernels.tables import TrellisTables
 from tqvec.kernels.trellis.portable import decode_tile_portable, encode_tile_portable
 from tqvec.reference import trellis as reference
 
@@ -26,10 +26,8 @@ BANDS = {
     "ending early": ((0, 64, 4), (64, 120, 2)),
     "short": ((0, 23, 4), (23, 63, 2), (63, 200, 1)),
 }
-NO_MATRIX = np.empty((0, 0), np.float32)
-NO_ROTATION = RotationTables(
-    np.empty((0, 1), np.int32), np.empty((0, 1), np.float32), np.empty((0, 2), np.int64), NO_MATRIX, NO_MATRIX
-)
+NO_ROUNDS = {"perm": np.empty((0, 1), np.int32), "mult": np.empty((0, 1), np.float32)}
+NO_ROTATION = hadamard(1, 0)._replace(**NO_ROUNDS, blocks=np.empty((0, 2), np.int64))
 
 
 def empty_rows(n, bands):

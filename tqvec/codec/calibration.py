@@ -8,17 +8,19 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tqvec._present import brief
 from tqvec._types import Bytes, Doubles, Floats, Ids
+from tqvec.codec.axes import Axes
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, code_bytes
 from tqvec.codec.codebooks import scalar, trellis
 from tqvec.codec.codebooks.codebook import Codebook
 from tqvec.codec.products import level_products
-from tqvec.codec.transforms import Transform, dense, hadamard, rotate
+from tqvec.codec.transforms import Transform, dense, hadamard, rotate, spread, weigh
 from tqvec.errors import InputError
 from tqvec.kernels import plain
 from tqvec.kernels.background import ready
@@ -26,10 +28,9 @@ from tqvec.kernels.dispatch import kernel
 
 MAX_D = 8192  # the matrix is dense
 LEAST_GROUPS = {"scalar": (8,), "trellis": (trellis.MIN_COORDINATES, 32)}  # axes of the smallest group, to choose from
-_MEDIAN_STEPS = 10
 _WEIGHT = 1.5  # power of an axis' share: 1 would give the least squared error of vectors, 2 of random scores
 _DROPPED = 1.75  # cost of an axis without bits, in place of D = 1: what a score loses by it is not random
-_BLOCK = 4096  # rows multiplied at a time: sums of float32 products stay short
+_LEAST_DISTORTION = 0.002  # of codecs whose vectors are rounded to bytes, which adds 0.0001 to it
 _FIRST_ROUND = 8  # of the rotations inside bands; those before belong to the codec's own rotation and projection
 
 
@@ -40,9 +41,10 @@ class Calibration(NamedTuple):
     ----------
     centre : (d,) float32
         Subtracted from every vector before it is coded.
-    matrix : (d, d) float32
+    matrix : (d, d) float32 or int8
         Principal axes, rotated at random inside each band; those of a band are multiplied by √(g / largest g), where
-        g = 1/(1 − D) undoes the shrinkage of its codebook.
+        g = 1/(1 − D) undoes the shrinkage of its codebook. In bytes it stands for ``row_steps[:, None] * matrix``, and
+        for what follows `tqvec.codec.transforms.spread`; vectors are then rounded to bytes too.
     bands : tuple of Band
         In the order of variance. Coordinates after the last band are not stored.
     band_std : (n_bands,) float32
@@ -50,21 +52,29 @@ class Calibration(NamedTuple):
     near_error : (2,) float32
         Mean and standard deviation of the errors of near neighbours' scores, in units of the standard deviation that
         follows from the codebooks (see the "Error bars" page). Codes don't depend on it.
+    row_steps : (d,) or (0,) float32
+        Step of the bytes of each row of `matrix`; none if it is float32.
     """
 
     centre: Floats
-    matrix: Floats
+    matrix: NDArray[Any]
     bands: tuple[Band, ...]
     band_std: Floats
     near_error: Floats = np.array([0, 1], np.float32)
+    row_steps: Floats = np.zeros(0, np.float32)
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether the matrix is one of bytes."""
+        return self.matrix.dtype == np.int8
 
     def owned(self) -> Calibration:
         """Return a copy in arrays of its own, of the types above."""
         try:
-            arrays = {
-                name: np.array(getattr(self, name), np.float32)
-                for name in ("centre", "matrix", "band_std", "near_error")
-            }
+            names = ("centre", "band_std", "near_error", "row_steps")
+            arrays: dict[str, Any] = {name: np.array(getattr(self, name), np.float32) for name in names}
+            matrix = np.asarray(self.matrix)
+            arrays["matrix"] = np.array(matrix, np.int8 if matrix.dtype == np.int8 else np.float32)
             return self._replace(bands=tuple(Band(*map(operator.index, band)) for band in self.bands), **arrays)
         except (TypeError, ValueError) as error:
             raise InputError(f"calibration must have arrays of numbers, and bands of integers: {error}") from error
@@ -86,6 +96,8 @@ class Calibration(NamedTuple):
             raise InputError(f"calibration must have arrays of shapes ({d},), ({d}, {d}), ({n},), got {shapes}")
         if not (np.isfinite(self.centre).all() and np.isfinite(self.matrix).all()):
             raise InputError("calibration holds NaN or Inf")
+        if self.row_steps.shape != ((d,) if self.in_bytes else (0,)) or not np.isfinite(self.row_steps).all():
+            raise InputError(f"row_steps of a calibration must be {d} numbers for a matrix of bytes, and else none")
         if not (np.all(self.band_std > 0) and np.isfinite(self.band_std).all()):
             raise InputError("band_std of a calibration must be positive")
         if self.near_error.shape != (2,) or not np.isfinite(self.near_error).all() or self.near_error[1] < 0:
@@ -104,13 +116,15 @@ class CalibratedTransform(Transform):
     """The map of vectors to their coordinates on the axes of a calibration, from its centre."""
 
     def __init__(self, calibration: Calibration, codebook: Codebook) -> None:
-        tables = dense(calibration.matrix)
+        matrix, steps = calibration.matrix, calibration.row_steps
+        tables = weigh(matrix, steps) if calibration.in_bytes else dense(matrix)
         super().__init__("calibrated", tables, codebook, calibration.centre, calibration.band_std)
 
     @property
-    def learned(self) -> tuple[Floats, ...]:
-        """The centre."""
-        return (self._centre,)
+    def learned(self) -> tuple[NDArray[Any], ...]:
+        """The centre, and the matrix if it is one of bytes."""
+        d, tables = self._codebook.d, self._tables
+        return (self._centre, *((tables.weights[:d, :d], tables.weight_steps[:d]) if tables.weights.size else ()))
 
     def centre_products(self, queries: Floats) -> Doubles:
         """Return the product of each query with the centre, (nq,): the part of a score that no code holds."""
@@ -188,67 +202,6 @@ class Budget(NamedTuple):
     seed: int
 
 
-def spatial_median(rows: Floats) -> Floats:
-    """Return the point with the least sum of distances to the rows, (d,) float32.
-
-    It takes ten steps of Weiszfeld's iteration.
-
-    A few far rows move it little, where they would carry the mean away.
-    """
-    centre = rows.mean(axis=0, dtype=np.float64)
-    blocks = [slice(first, first + _BLOCK) for first in range(0, rows.shape[0], _BLOCK)]  # a sample may be large
-    for _ in range(_MEDIAN_STEPS):
-        distance = np.empty(rows.shape[0])
-        for block in blocks:
-            away = rows[block] - centre.astype(np.float32)
-            distance[block] = np.sqrt(np.einsum("ij,ij->i", away, away, dtype=np.float64))
-        near = np.max(distance) * 1e-6  # a row in the centre itself must not get all the weight
-        if near == 0:
-            break
-        weight = 1 / np.maximum(distance, near)
-        centre = sum(weight[block] @ rows[block] for block in blocks) / weight.sum()
-    median: Floats = centre.astype(np.float32)
-    return median
-
-
-def _second_moments(rows: Floats) -> Doubles:
-    """Return the mean of u uᵀ over the directions u of the rows, (d, d) float64; zero rows don't count."""
-    length = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    alive = np.flatnonzero(length > 0)
-    total = np.zeros((rows.shape[1], rows.shape[1]))
-    for first in range(0, alive.size, _BLOCK):
-        block = alive[first : first + _BLOCK]
-        part = rows[block] / length[block, None].astype(np.float32)
-        total += part.T @ part
-    return total / max(1, alive.size)
-
-
-def principal_axes(residuals: Floats) -> tuple[Doubles, Doubles]:
-    """Return the principal axes of the directions of rows, and the share of the squared length along each.
-
-    Directions make it robust: a far row counts no more than others. The second moments M of n rows are mixed with
-    those of the uniform distribution, I/d, in the proportion of Ledoit and Wolf (2004), which for trace 1 is
-    ρ = (1 − ‖M‖²) / ((n − 1) (‖M‖² − 1/d)), at most 1: all of I/d for isotropic data, little for many rows.
-
-    Returns
-    -------
-    axes : (d, d) float64
-        An axis a column, by falling share.
-    shares : (d,) float64
-        They add up to 1.
-    """
-    n, d = residuals.shape
-    moments = _second_moments(residuals)
-    energy = float(np.sum(moments * moments))
-    excess = (n - 1) * (energy - 1 / d)
-    mix = min(1.0, (1 - energy) / excess) if excess > 0 else 1.0
-    moments *= 1 - mix
-    moments[np.diag_indices(d)] += mix / d
-    shares, axes = np.linalg.eigh(moments)
-    shares = np.maximum(shares[::-1], 1e-12)
-    return np.ascontiguousarray(axes[:, ::-1]), shares / shares.sum()
-
-
 def distortions(d: int, codebook: str) -> list[float]:
     """Return the expected squared error D of each width, from 0 bits on."""
     if codebook == "trellis":
@@ -321,39 +274,47 @@ def choose_bands(weights: Doubles, budget: Budget) -> list[Band]:
     return min((allocate(weights, group_edges(d, size), budget, table) for size in least), key=cost)
 
 
-def _rotate_axes(axes: Doubles, first_round: int, seed: int) -> Floats:
+def _rotate_axes(axes: Floats, first_round: int, seed: int) -> Floats:
     """Rotate the axes (columns) of one band among themselves; return an axis per row, float32."""
     rows = np.ascontiguousarray(axes, np.float32)
     return rotate(rows, hadamard(rows.shape[1], seed, first_round)).T
 
 
-def calibrate(rows: Floats, centre: Floats, budget: Budget, bands: Sequence[Band] | None = None) -> Calibration:
-    """Fit a calibration to a sample.
+def calibrate(sample: Axes, budget: Budget, bands: Sequence[Band] | None = None) -> Calibration:
+    """Make a calibration of the axes of a sample.
 
     Parameters
     ----------
-    rows : (n, d) float32
-        A sample of what will be coded.
-    centre : (d,) float32
+    sample : Axes
     budget : Budget
     bands : sequence of Band, optional
-        Bands to use, of another calibration. Default: those of `choose_bands` for the rows.
+        Bands to use, of another calibration. Default: those of `choose_bands` for the sample.
 
     Returns
     -------
     Calibration
     """
-    d = rows.shape[1]
-    axes, shares = principal_axes(rows - centre)
+    centre, axes, shares = sample
+    d = centre.size
     table = distortions(d, budget.codebook)
     if bands is None:
         bands = choose_bands(shares**_WEIGHT, budget)
     gain = np.sqrt([1 / (1 - table[band.nbits]) for band in bands])
     gain /= gain.max()
     matrix = np.ascontiguousarray(axes.T, np.float32)
+    error = 1.0
     band_std = np.empty(len(bands), np.float32)
     for i, band in enumerate(bands):
         part = slice(band.start, band.stop)
         matrix[part] = _rotate_axes(axes[:, part], _FIRST_ROUND + 4 * i, budget.seed) * np.float32(gain[i])
         band_std[i] = gain[i] * np.sqrt(d * shares[part].mean())
-    return Calibration(centre=centre, matrix=matrix, bands=tuple(bands), band_std=band_std)
+        error -= float(shares[part].sum()) * (1 - table[band.nbits])
+    calibration = Calibration(centre=centre, matrix=matrix, bands=tuple(bands), band_std=band_std)
+    return _round_matrix(calibration) if error >= _LEAST_DISTORTION else calibration
+
+
+def _round_matrix(calibration: Calibration) -> Calibration:
+    """Return a calibration with its matrix in bytes."""
+    rows = rotate(calibration.matrix, spread(calibration.matrix.shape[0]))
+    steps = np.abs(rows).max(axis=1) / np.float32(127)
+    return calibration._replace(matrix=np.rint(rows / steps[:, None]).astype(np.int8), row_steps=steps)

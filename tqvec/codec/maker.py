@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from tqvec._types import Floats
+from numpy.typing import NDArray
+
 from tqvec.codec.bands import Band
 
 CODEC_VERSION = 1  # part of the fingerprint; grows when the same input would give other bytes
@@ -38,7 +39,7 @@ class Maker(NamedTuple):
         return f"codes were made by another codec, with {', '.join(found) or kind}; that one reads them"
 
 
-def hash_codec(settings: dict[str, Any], bands: tuple[Band, ...], arrays: Iterable[Floats]) -> str:
+def hash_codec(settings: dict[str, Any], bands: tuple[Band, ...], arrays: Iterable[NDArray[Any]]) -> str:
     """Return the hash of a codec's arguments, bands and tables: of everything that decides the bytes of codes."""
     header = {"version": CODEC_VERSION, "bands": bands} | settings
     if header["qjl"] is None:

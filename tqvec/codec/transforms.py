@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tqvec._fixed import Fixed, protect, protect_fields
 from tqvec._types import Bytes, Doubles, Floats
@@ -26,6 +28,13 @@ from tqvec.kernels.background import ready
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import RotationTables
 
+_SPREADING = 2  # rounds before a matrix of bytes, so that no coordinate of a vector is much larger than others
+_NO_MATRIX: dict[str, NDArray[Any]] = {"matrix": np.zeros((0, 0), np.float32), "columns": np.zeros((0, 0), np.float32)}
+_NO_WEIGHTS: dict[str, NDArray[Any]] = {
+    "weights": np.zeros((0, 0), np.int8),
+    "weight_steps": np.zeros(0, np.float32),
+    "weight_offsets": np.zeros(0, np.int32),
+}
 _BAND_ROUND = 64  # first round inside bands; those before belong to rotations, projections and calibrations
 
 
@@ -53,7 +62,6 @@ def hadamard(d: int, seed: int, first: int = 0, n_rounds: int | None = None) -> 
     """
     layout = blocks(d)
     factor = np.concatenate([np.full(size, 1.0 / math.sqrt(size)) for _, size in layout])
-    no_matrix = np.zeros((0, 0), np.float32)
     perm = []
     mult = []
     for r in range(first, first + (n_rounds or rounds(d))):
@@ -64,8 +72,8 @@ def hadamard(d: int, seed: int, first: int = 0, n_rounds: int | None = None) -> 
         perm=np.array(perm, np.int32),
         mult=np.array(mult, np.float32),
         blocks=np.array(layout, np.int64),
-        matrix=no_matrix,
-        columns=no_matrix,
+        **_NO_MATRIX,
+        **_NO_WEIGHTS,
     )
 
 
@@ -80,8 +88,8 @@ def bandwise(bands: tuple[Band, ...], seed: int) -> RotationTables:
         perm=np.hstack([part.perm + np.int32(first) for part, first in zip(parts, firsts, strict=True)]),
         mult=np.hstack([part.mult for part in parts]),
         blocks=np.vstack([part.blocks + np.array([first, 0]) for part, first in zip(parts, firsts, strict=True)]),
-        matrix=parts[0].matrix,
-        columns=parts[0].columns,
+        **_NO_MATRIX,
+        **_NO_WEIGHTS,
     )
 
 
@@ -110,7 +118,25 @@ def dense(matrix: Floats) -> RotationTables:
     """Return the tables of a (d, d) matrix."""
     d = matrix.shape[0]
     no_rounds = np.zeros((0, d), np.int32), np.zeros((0, d), np.float32), np.zeros((0, 2), np.int64)
-    return RotationTables(*no_rounds, matrix, np.ascontiguousarray(matrix.T))
+    return RotationTables(*no_rounds, matrix, np.ascontiguousarray(matrix.T), **_NO_WEIGHTS)
+
+
+def spread(d: int) -> RotationTables:
+    """Return the tables of the rotation before a matrix of bytes; no seed moves it, so a calibration fits any codec."""
+    return hadamard(d, 0, 0, _SPREADING)
+
+
+def weigh(weights: NDArray[np.int8], row_steps: Floats) -> RotationTables:
+    """Return the tables of `spread`, and after it a (d, d) matrix in bytes whose rows have steps (d,)."""
+    d = weights.shape[0]
+    lines = -(-d // 64)  # an odd number for each row: then 16 rows side by side share no set of a cache
+    whole = np.zeros((-(-d // 16) * 16, (lines | 1) * 64), np.int8)
+    whole[:d, :d] = weights
+    return spread(d)._replace(
+        weights=whole,
+        weight_steps=np.concatenate([row_steps, np.zeros(whole.shape[0] - d, np.float32)]),
+        weight_offsets=-128 * whole.sum(axis=1, dtype=np.int32),
+    )
 
 
 def rotate(x: Floats, tables: RotationTables) -> Floats:
@@ -133,12 +159,12 @@ def rotate(x: Floats, tables: RotationTables) -> Floats:
 
 
 def compose(first: RotationTables, second: RotationTables) -> RotationTables:
-    """Return the tables of `second` after `first`."""
+    """Return the tables of `second` after `first`; neither has a matrix of bytes."""
     if first.matrix.size:
         columns = rotate(first.columns, second)
         return first._replace(matrix=np.ascontiguousarray(columns.T), columns=columns)
     perm, mult = np.concatenate([first.perm, second.perm]), np.concatenate([first.mult, second.mult])
-    return RotationTables(perm=perm, mult=mult, blocks=first.blocks, matrix=second.matrix, columns=second.columns)
+    return second._replace(perm=perm, mult=mult, blocks=first.blocks)
 
 
 ROTATIONS: dict[str, Callable[[int, int], RotationTables]] = {"hadamard": hadamard, "haar": haar}
@@ -191,7 +217,7 @@ class Transform(Fixed):
         return protect(self._band_std)
 
     @property
-    def learned(self) -> tuple[Floats, ...]:
+    def learned(self) -> tuple[NDArray[Any], ...]:
         """What codes depend on beside the rotation and the codebook."""
         return ()
 

@@ -11,8 +11,9 @@ from tqvec._random import generator
 from tqvec._types import Doubles, Floats
 from tqvec._vectors import RowNames, Vectors
 from tqvec.codec import error_byte
+from tqvec.codec.axes import Axes, find_axes
 from tqvec.codec.bands import Band, parse
-from tqvec.codec.calibration import MAX_D, Budget, Calibration, calibrate, spatial_median
+from tqvec.codec.calibration import MAX_D, Budget, Calibration, calibrate
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant, encode_sums
 from tqvec.errors import InputError
@@ -122,7 +123,8 @@ def fit(
         return codec, Training(accepted=False, reason=reason, rows=n)
     split = split_sample(rows, samples.queries, rng)
     del rows  # they are in `split`, in another order, and take much memory
-    candidate = codec.calibrated(_calibrate(codec, split.training))
+    axes = find_axes(split.training)
+    candidate = codec.calibrated(_calibrate(codec, axes))
     plain_rows, calibrated_rows = (encode_rows(each, metric, split.base, threads) for each in (codec, candidate))
     exact = _exact_scores(split.base, split.queries, metric)
     plain = snapshot_of_rows(codec, metric, plain_rows, threads)
@@ -141,7 +143,7 @@ def fit(
             error=(error_before, error_recoded, error_after),
         )
         reason += " what is added from now on" if accepted else ""
-    final = refit(codec, candidate, metric, split, samples.queries, threads)
+    final = refit(codec, candidate, axes, metric, split, samples.queries, threads)
     trained = codec.calibrated(final)
     return trained, Training(
         accepted=accepted,
@@ -194,16 +196,22 @@ def _error_ratio(before: Score, after: Score) -> float:
 
 
 def refit(
-    codec: TurboQuant, candidate: TurboQuant, metric: Metric, split: Split, queries: Floats | None, threads: int
+    codec: TurboQuant,
+    candidate: TurboQuant,
+    axes: Axes,
+    metric: Metric,
+    split: Split,
+    queries: Floats | None,
+    threads: int,
 ) -> Calibration:
     """Fit a calibration to all rows of a sample.
 
     The errors of near scores, which it holds too, are those of the candidate on held-out rows. They depend on the
-    bands, so a candidate of other bands is fitted once more.
+    bands, so a candidate of other bands is made once more of its `axes`.
     """
-    final = _calibrate(codec, split.rows)
+    final = _calibrate(codec, find_axes(split.rows))
     if final.bands != candidate.bands:
-        candidate = codec.calibrated(_calibrate(codec, split.training, final.bands))
+        candidate = codec.calibrated(_calibrate(codec, axes, final.bands))
     return final._replace(near_error=_measure_near_errors(candidate, metric, split.held_out, queries, threads))
 
 
@@ -260,12 +268,12 @@ def check_lengths(metric: Metric, rows: Floats, names: RowNames) -> None:
         raise InputError(f"{names.of(row)} is too long to train with: it has a value above {_MAX_VALUE:g}")
 
 
-def _calibrate(codec: TurboQuant, rows: Floats, bands: Sequence[Band] | None = None) -> Calibration:
-    """Fit a calibration of as many bits as an uncalibrated codec has."""
+def _calibrate(codec: TurboQuant, axes: Axes, bands: Sequence[Band] | None = None) -> Calibration:
+    """Make a calibration of as many bits as an uncalibrated codec has."""
     untrained = parse(codec.nbits, codec.d)[1]
     bits = sum((band.stop - band.start) * band.nbits for band in untrained)
     budget = Budget(bits, codec.codebook, codec.seed)
-    return calibrate(rows, spatial_median(rows), budget, bands)
+    return calibrate(axes, budget, bands)
 
 
 def _distinct(rows: Floats, metric: Metric) -> Floats:
@@ -318,8 +326,8 @@ def _measure_near_errors(
     if metric is Metric.L2:
         asking = asking - codec.centre
     rows = encode_rows(codec, "ip", held_out, threads)  # of distances too only the products are estimates
-    products = codec.inner_product(asking, Codes(rows["codes"], rows["scale"]), threads=threads)
-    estimates = np.take_along_axis(products, best, axis=1)
+    decoded = codec.decode_unbiased(Codes(rows["codes"], rows["scale"]), threads=threads)
+    estimates = np.einsum("qd,qkd->qk", asking, decoded[best], dtype=np.float64)
     errors = estimates - np.einsum("qd,qkd->qk", asking, held_out[best], dtype=np.float64)
     predicted = score_geometry(codec, "ip", {"scale": rows["scale"][best]}, asking, estimates).std()
     ratios = errors[predicted > 0] / predicted[predicted > 0]

@@ -10,13 +10,13 @@ from typing import Any
 from tqvec.kernels import features
 
 _KERNELS = {
-    "rotate_rows": {"portable": "fwht.portable"},
-    "unit_rows": {"portable": "quantize.portable"},
+    "rotate_rows": {"avx512": "fwht.avx512", "portable": "fwht.portable"},
+    "unit_rows": {"avx512": "quantize.avx512", "portable": "quantize.portable"},
     "encode_rows": {"avx512": "quantize.avx512", "portable": "quantize.portable"},
     "encode_trellis_rows": {"avx512": "trellis.avx512", "portable": "trellis.portable"},
     "encode_prod_rows": {"portable": "qjl.portable"},
     "pack_tangents": {"portable": "quantize.error_byte"},
-    "decode_rows": {"portable": "quantize.portable"},
+    "decode_rows": {"avx512": "quantize.avx512", "portable": "quantize.portable"},
     "pack_rows": {"portable": "pack.portable"},
     "unpack_rows": {"portable": "pack.portable"},
     "narrow_float16": {"portable": "float16.portable"},
@@ -35,7 +35,7 @@ _KERNELS = {
         "neon": "scan.neon",
         "portable": "scan.portable",
     },
-    "query_directions": {"portable": "scan.queries"},
+    "query_directions": {"avx512": "scan.queries_avx512", "portable": "scan.queries"},
     "integer_queries": {"portable": "scan.queries"},
     "unpack_levels": {"avx512": "staged.batch_avx512", "avx2": "staged.batch_avx2"},
     "begin_products": {"amx": "staged.batch_amx", "avx512": "staged.batch_avx512", "avx2": "staged.batch_avx2"},

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec.kernels.arguments import EncodedRows
+from tqvec.kernels.fwht.weights import STEPS, TOP
 from tqvec.kernels.scan.queries import QUERY_LENGTH, TWICE_NORM, UNIT
 from tqvec.kernels.tables import QuantizerTables, QueryTables, RotationTables
 from tqvec.kernels.topk.portable import EMPTY_ID
@@ -76,15 +77,37 @@ def _multiply(matrix: np.ndarray, tile: np.ndarray) -> np.ndarray:
     return out
 
 
-def _rotate_tile(tile: np.ndarray, rotation: RotationTables) -> np.ndarray:
+def _weigh(tile: np.ndarray, rotation: RotationTables, steps: float) -> np.ndarray:
+    """Multiply by a matrix of bytes after rounding each vector to steps up to its largest coordinate: sums are exact."""
+    d = tile.shape[0]
+    weights, scale = rotation.weights[:d, :d].astype(np.float64), rotation.weight_steps[:d, None]
+    top = np.abs(tile).max(axis=0)
+    if steps == TOP:  # as `weigh_tile_portable`: all in float32
+        factor = np.divide(TOP, top, out=np.zeros_like(top), where=top > 0)
+        sums = (weights @ np.rint(tile * factor).astype(np.float64)).astype(np.float32)
+        return (sums * (top / TOP)) * scale
+    exact = top.astype(np.float64)  # as `weigh_vector_portable`
+    factor = np.divide(steps, exact, out=np.zeros_like(exact), where=exact > 0)
+    sums = weights @ np.rint(tile.astype(np.float64) * factor)
+    return (sums * ((exact / steps) * scale.astype(np.float64))).astype(np.float32)
+
+
+def _rotate_tile(tile: np.ndarray, rotation: RotationTables, steps: float) -> np.ndarray:
+    """Rotate a tile; a matrix of bytes takes coordinates in so many steps."""
     for perm, mult in zip(rotation.perm, rotation.mult, strict=True):
         tile = tile[perm]
         tile *= mult[:, None]
         _transform(tile, rotation.blocks)
+    if rotation.weights.size:
+        return _weigh(tile, rotation, steps)
     return _multiply(rotation.matrix, tile) if rotation.matrix.size else tile
 
 
 def _unrotate_tile(tile: np.ndarray, rotation: RotationTables) -> np.ndarray:
+    if rotation.weights.size:
+        d = tile.shape[0]
+        columns = np.ascontiguousarray(rotation.weights[:d, :d].T.astype(np.float32))
+        tile = _multiply(columns, tile * rotation.weight_steps[:d, None])
     if rotation.matrix.size:
         tile = _multiply(rotation.columns, tile)
     for perm, mult in zip(rotation.perm[::-1], rotation.mult[::-1], strict=True):
@@ -100,7 +123,7 @@ def rotate_rows(x: np.ndarray, rotation: RotationTables, out: np.ndarray) -> Non
     """Rotate rows of `x` (n, d) float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         for i in range(0, x.shape[0], LANES):
-            out[i : i + LANES] = _rotate_tile(np.ascontiguousarray(x[i : i + LANES].T), rotation).T
+            out[i : i + LANES] = _rotate_tile(np.ascontiguousarray(x[i : i + LANES].T), rotation, STEPS).T
 
 
 def encode_rows(x: np.ndarray, rotation: RotationTables, quantizer: QuantizerTables, out: EncodedRows) -> int:
@@ -111,7 +134,7 @@ def encode_rows(x: np.ndarray, rotation: RotationTables, quantizer: QuantizerTab
         good = np.isfinite(out.norm[rows])
         if not good.all():
             return i + int(np.argmin(good))
-        tile = _rotate_tile(tile, rotation)
+        tile = _rotate_tile(tile, rotation, TOP)
         codes, levels = _quantize(tile, quantizer)
         out.dot[rows] = _tree_sum(tile * levels)
         out.energy[rows] = _tree_sum(levels * levels)
@@ -204,7 +227,7 @@ class Search:
     def __init__(
         self, queries: np.ndarray, tables: QueryTables, quantizer: QuantizerTables, levels: np.ndarray, k: int
     ):
-        nq, d = queries.shape
+        nq = queries.shape[0]
         exact = queries.astype(np.float64)
         length = np.sqrt(np.cumsum(exact * exact, axis=1)[:, -1])
         inverse = np.divide(1.0, length, out=np.zeros(nq), where=length > 0)

@@ -10,6 +10,9 @@ import numpy as np
 class RotationTables(NamedTuple):
     """An orthogonal map: rounds of permutation, signs and block Hadamard transforms, then a dense matrix if any.
 
+    The matrix is `matrix`, or in bytes `weights`: then tiles of vectors are rounded to bytes before it (encoding), and
+    single vectors (queries) are not.
+
     Attributes
     ----------
     perm : (rounds, d) int32
@@ -22,6 +25,12 @@ class RotationTables(NamedTuple):
         Dense matrix, applied last; (0, 0) stands for none.
     columns : like `matrix`
         `matrix` transposed: single vectors are rotated a column at a time, tiles of vectors a row at a time.
+    weights : (16 ⌈d/16⌉, at least 8 ⌈d/8⌉) or (0, 0) int8
+        Dense matrix in bytes, 0 beyond d; (0, 0) stands for none.
+    weight_steps : (16 ⌈d/16⌉,) float32
+        Step of the bytes of each row of `weights`.
+    weight_offsets : (16 ⌈d/16⌉,) int32
+        −128 times the sum of each row of `weights`: kernels whose bytes have no sign add 128 to those of a vector.
     """
 
     perm: np.ndarray
@@ -29,6 +38,9 @@ class RotationTables(NamedTuple):
     blocks: np.ndarray
     matrix: np.ndarray
     columns: np.ndarray
+    weights: np.ndarray
+    weight_steps: np.ndarray
+    weight_offsets: np.ndarray
 
 
 class QuantizerTables(NamedTuple):

@@ -9,6 +9,7 @@ from ``codec`` or ``kernels``, and only tests and the conformance runner import 
 - ``trellis``: levels of trellis codes, Viterbi's algorithm, exhaustive search.
 - ``packing``: bit planes.
 - ``quantize``: Algorithm 1, lane sums, the three scale rules.
+- ``calibrated``: the rotations of calibrated codes, by a matrix of floats or of bytes.
 - ``prod``: Algorithm 2.
 - ``scoring``: dense scores, their error bar, exact top-k.
 """

@@ -58,7 +58,9 @@ def transform_blocks(w: NDArray, sizes: list[int]) -> NDArray:
     return np.concatenate(parts, axis=1)
 
 
-def hadamard(x: NDArray, seed: int, dtype: DTypeLike = np.float64, first: int = 0) -> NDArray:
+def hadamard(
+    x: NDArray, seed: int, dtype: DTypeLike = np.float64, first: int = 0, n_rounds: int | None = None
+) -> NDArray:
     """Rotate rows by the randomised Hadamard rotation ("File format" page, section 2).
 
     Parameters
@@ -69,10 +71,12 @@ def hadamard(x: NDArray, seed: int, dtype: DTypeLike = np.float64, first: int = 
         float32 has the bits that the format prescribes; float64 is the same map, accurately.
     first : int
         First round: 0 for the rotation, 4 for the structured S of Algorithm 2.
+    n_rounds : int, optional
+        Default: R of section 2.
     """
     d = x.shape[1]
     w = x.astype(dtype)
-    for r in range(first, first + rounds(d)):
+    for r in range(first, first + (n_rounds or rounds(d))):
         w = w[:, permutation(d, seed, r)] * factors(d, seed, r, dtype)
         w = transform_blocks(w, block_sizes(d))
     return w

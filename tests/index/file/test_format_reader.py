@@ -16,7 +16,7 @@ from tqvec.index.file import io
 from tqvec.index.rows import encode_rows
 
 DATA = Path(tqvec.__file__).parent / "codec" / "data"
-TYPES = {"F32": "<f4", "I64": "<i8", "U8": "u1"}
+TYPES = {"F32": "<f4", "I64": "<i8", "I8": "i1", "U8": "u1"}
 MASK = 2**64 - 1
 
 
@@ -37,10 +37,10 @@ def mix(z):
     return z ^ z >> 31
 
 
-def rotated_axes(d, seed):
+def rotated_axes(d, seed, rounds=None):
     """Row i: the rotation of axis i (section 2)."""
     sizes = [2**b for b in reversed(range(d.bit_length())) if d >> b & 1]
-    v, rounds = np.eye(d), 3 if d >= 128 else 4
+    v, rounds = np.eye(d), rounds or (3 if d >= 128 else 4)
     for r in range(rounds):
         keys = [mix(mix(seed) ^ stream) for stream in (2 * r, 2 * r + 1)]
         words = [[mix(key + i * 0x9E3779B97F4A7C15 & MASK) for i in range(1, d + 1)] for key in keys]
@@ -93,6 +93,8 @@ def decode(path):
         share = tensors["spreads"][band] ** 2 / min(kept.values()) if calibrated else 1
         shrink += (stop - start) / d * share * kept[band]
     matrix = tensors["matrix"] if calibrated else rotated_axes(d, fields["seed"]).T
+    if fields["version"] == 7:
+        matrix = (tensors["steps"][:, None] * matrix) @ rotated_axes(d, 0, 2).T
     return shrink * tensors["scale"][:, None] * (values @ matrix) + (tensors["centre"] if calibrated else 0)
 
 
@@ -101,9 +103,10 @@ def codecs():
         yield tqvec.TurboQuant(d, nbits=nbits, seed=2**63 + 5)
     for codebook in ("scalar", "trellis"):
         yield tqvec.TurboQuant(48, nbits=3, codebook=codebook)
-        index = tqvec.Index(48, nbits=2, codebook=codebook)
-        assert index.train((normal(500, 48, 10_080) / np.arange(1, 49)).astype(np.float32)).accepted
-        yield index.codec
+        for nbits in (2, 6 if codebook == "scalar" else 5):
+            index = tqvec.Index(48, nbits=nbits, codebook=codebook)
+            assert index.train((normal(500, 48, 10_080) / np.arange(1, 49)).astype(np.float32)).accepted
+            yield index.codec
 
 
 @pytest.mark.parametrize("codec", list(codecs()), ids=repr)

@@ -89,7 +89,7 @@ def test_a_fault_is_named(tmp_path, monkeypatch, codec):
 
 
 WRONG = {
-    "version": [0, -1, 1.5, "6", True, None, 2**70],
+    "version": [0, -1, 1.5, "7", 6, True, None, 2**70],
     "d": [0, -1, 15, 17, 65537, 2**40, 16.0, "16", [16], True],
     "nbits": [0, 9, 2.6, 2.0, "2", [[16, 2], [1, 1]], [[[]]], {}, [16, 2], float("nan"), -(2**80)],
     "bands": [
@@ -147,7 +147,9 @@ def test_every_field_is_checked(tmp_path, monkeypatch, codec):
         ({"ids": np.zeros(40, np.int32)}, "tensors"),
         ({"ids": np.arange(40) * 40}, "ids up to 1560, but the next one is 1200"),
         ({"centre": np.full(16, np.inf, np.float32)}, "centre holds NaN or Inf"),
-        ({"matrix": np.full((16, 16), np.nan, np.float32)}, "matrix holds NaN or Inf"),
+        ({"matrix": np.full((16, 16), np.nan, np.float32)}, "tensors"),
+        ({"steps": np.full(16, np.nan, np.float32)}, "steps holds NaN or Inf"),
+        ({"steps": None}, "crc32"),
         ({"near": np.array([0, np.nan], np.float32)}, "near holds NaN or Inf"),
         (
             {"near": np.array([0, -1], np.float32)},

@@ -121,7 +121,7 @@ def test_what_the_header_says(tmp_path):
         "squared_norm": ((50,), "<f4"),
     }
     assert np.array_equal(tensors["codes"], index.codec.encode(X).data)
-    assert (fields["version"], fields["nbits"]) == (header_module.VERSION, [[30, 3], [7, 1]])
+    assert (fields["version"], fields["nbits"]) == (6, [[30, 3], [7, 1]])
     assert (fields["bands"], fields["block_rows"]) == ([[0, 30, 3], [30, 37, 1]], 65536)
     assert fields["fingerprint"] == index.codec.fingerprint
 

@@ -21,12 +21,20 @@ from tqvec.index.metrics import METRICS
 
 KEY = "tqvec"  # of the metadata that hold the fields
 KIND = Kind("an index of tqvec", re.compile(rb'\A.{8}\{\s*"__metadata__"\s*:\s*\{\s*"tqvec"\s*:', re.DOTALL))
-VERSION = 6  # that is written; older ones are read
+VERSION = 7  # the newest that is read
+FIRST_WITH_BYTES = 7  # in the matrix of a calibration; files without it have version 6
 FIRST_WITH_ERROR_BYTES = 5  # in scales, and with the errors of near neighbours in a calibration
 FIRST_CANONICAL = 6  # the first whose head follows from its fields to the last byte
 CHECKSUM_ROWS = 65536  # rows that share a checksum
 # Tensors of a calibration, and the fields of `Calibration` that they hold.
-LEARNED = {"centre": "centre", "matrix": "matrix", "spreads": "band_std", "near": "near_error"}
+LEARNED = {
+    "centre": "centre",
+    "matrix": "matrix",
+    "spreads": "band_std",
+    "near": "near_error",
+    "steps": "row_steps",
+}
+_FIRST_WITH = {"near": FIRST_WITH_ERROR_BYTES, "steps": FIRST_WITH_BYTES}
 
 _END_OF_IDS = 2**63
 _VALUES = {
@@ -68,7 +76,7 @@ class Header(NamedTuple):
         """The tensors of the calibration, if there is one."""
         if self.rotation != "calibrated":
             return []
-        return [name for name in LEARNED if name != "near" or self.version >= FIRST_WITH_ERROR_BYTES]
+        return [name for name in LEARNED if self.version >= _FIRST_WITH.get(name, 1)]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors, in the order of the file."""
@@ -77,8 +85,10 @@ class Header(NamedTuple):
         shapes["codes"] = ("U8", (n, code_bytes(self.bands)))
         if "ids" in shapes:
             shapes["ids"] = ("I64", (n,))
-        learned = ((d,), (d, d), (len(self.bands),), (2,))
+        learned = ((d,), (d, d), (len(self.bands),), (2,), (d,))
         shapes |= {name: ("F32", shape) for name, shape in zip(self.learned_names, learned, strict=False)}
+        if self.version >= FIRST_WITH_BYTES:
+            shapes["matrix"] = ("I8", (d, d))
         return _safetensors.place_by_type(shapes)
 
     def block_count(self, name: str) -> int:
@@ -125,8 +135,9 @@ def make_header(codec: TurboQuant, metric: str, n: int, first_id: int | None, ne
     after = first + n if next_id is None else next_id
     if after > _END_OF_IDS:
         raise InputError(f"ids end at 2^63 - 1, the next one would be {after}")
+    in_bytes = codec.calibration is not None and codec.calibration.in_bytes
     header = Header(
-        version=VERSION,
+        version=FIRST_WITH_BYTES if in_bytes else FIRST_WITH_BYTES - 1,
         d=codec.d,
         nbits=codec.nbits,
         bands=codec.bands,
@@ -175,6 +186,8 @@ def _header(fields: dict[str, Any]) -> Header:
     bands = _bands(fields["bands"], d)
     if fields["rotation"] == "hadamard" and bands != expected:
         raise ValueError(f"bands are {bands}, but nbits {nbits} makes {expected}")
+    if fields["version"] >= FIRST_WITH_BYTES and fields["rotation"] != "calibrated":
+        raise ValueError(f"version is {fields['version']}, but rotation {fields['rotation']}")
     first = integer(fields, "first_id", 0, _END_OF_IDS)
     integer(fields, "next_id", first + (0 if "ids" in fields["crc32"] else n), _END_OF_IDS)
     integer(fields, "seed", 0, 2**64 - 1)

@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
-from tqvec.kernels.fwht.portable import dense_tile_portable, fwht_tile_portable
-from tqvec.kernels.simd.floats import add_f32x16, mul_f32x16
-from tqvec.kernels.simd.memory import load_f32x16, splat_f32x16, splat_load_f32x16, store_f32x16
+from tqvec.kernels.fwht.dense import dense_tile_portable
+from tqvec.kernels.fwht.portable import (
+    fwht_tile_portable,
+    inverse_tile_portable,
+    rotate_rounds,
+    rotate_rows_portable,
+    unrotate_tile_portable,
+)
+from tqvec.kernels.fwht.weights_avx512 import add_product, unweigh_tile_avx512, weigh_tile_avx512, weigh_vector_avx512
+from tqvec.kernels.simd.memory import load_f32x16, splat_f32x16, store_f32x16
 from tqvec.kernels.simd.tuples import (
     gather_16,
     hadamard_2,
@@ -86,12 +93,6 @@ def _round(src, dst, perm, mult, blocks):
 
 
 @jit
-def _add_product(total, factor, row):
-    """``total + factor * row``, rounded twice, with the factor at an address."""
-    return add_f32x16(total, mul_f32x16(splat_load_f32x16(factor), row))
-
-
-@jit
 def dense_tile_avx512(src, dst, matrix):
     """`dense_tile_portable`, not transposed, to the last bit: eight rows at a time in registers."""
     d = src.shape[0]
@@ -102,14 +103,14 @@ def dense_tile_avx512(src, dst, matrix):
         at = matrix.ctypes.data + step * i
         for row in range(src.ctypes.data, src.ctypes.data + ROW * d, ROW):
             values = load_f32x16(row)
-            s0 = _add_product(s0, at, values)
-            s1 = _add_product(s1, at + step, values)
-            s2 = _add_product(s2, at + 2 * step, values)
-            s3 = _add_product(s3, at + 3 * step, values)
-            s4 = _add_product(s4, at + 4 * step, values)
-            s5 = _add_product(s5, at + 5 * step, values)
-            s6 = _add_product(s6, at + 6 * step, values)
-            s7 = _add_product(s7, at + 7 * step, values)
+            s0 = add_product(s0, at, values)
+            s1 = add_product(s1, at + step, values)
+            s2 = add_product(s2, at + 2 * step, values)
+            s3 = add_product(s3, at + 3 * step, values)
+            s4 = add_product(s4, at + 4 * step, values)
+            s5 = add_product(s5, at + 5 * step, values)
+            s6 = add_product(s6, at + 6 * step, values)
+            s7 = add_product(s7, at + 7 * step, values)
             at += 4
         out = dst.ctypes.data + ROW * i
         store_f32x16(out, s0)
@@ -131,7 +132,33 @@ def forward_tile_avx512(tile, spare, rotation):
     for r in range(rotation.perm.shape[0]):
         _round(src, dst, rotation.perm[r], rotation.mult[r], rotation.blocks)
         src, dst = dst, src
+    if rotation.weights.shape[0] > 0:
+        weigh_tile_avx512(src, dst, rotation)
+        return dst
     if rotation.matrix.shape[0] == 0:
         return src
     dense_tile_avx512(src, dst, rotation.matrix)
     return dst
+
+
+@jit
+def inverse_tile_avx512(tile, spare, rotation):
+    """`inverse_tile_portable`, to the last bit; only a matrix of bytes has a kernel of its own."""
+    if rotation.weights.shape[0] == 0:
+        return inverse_tile_portable(tile, spare, rotation)
+    unweigh_tile_avx512(tile, spare, rotation)
+    return unrotate_tile_portable(spare, tile, rotation.perm, rotation.mult, rotation.blocks)
+
+
+@jit
+def rotate_rows_avx512(x, rotation, start, stop, out):
+    """`rotate_rows_portable`, to the last bit; only a matrix of bytes has a kernel of its own."""
+    if rotation.weights.shape[0] == 0:
+        rotate_rows_portable(x, rotation, start, stop, out)
+        return
+    d = x.shape[1]
+    workspace, first, second = np.empty(d, np.float32), np.empty(d, np.float32), np.empty(d, np.float32)
+    digits = np.zeros((3, rotation.weights.shape[1]), np.int8)
+    for i in range(start, stop):
+        src = rotate_rounds(x[i], first, second, workspace, rotation)
+        weigh_vector_avx512(src, out[i], rotation, digits)

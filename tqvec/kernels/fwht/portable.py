@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels.fwht.dense import dense_tile_portable, dense_vector
+from tqvec.kernels.fwht.weights import unweigh_tile_portable, weigh_tile_portable, weigh_vector_portable
 
 
 @jit
@@ -114,52 +116,28 @@ def unrotate_tile_portable(tile, spare, perm, mult, blocks):
 
 
 @jit
-def dense_tile_portable(src, dst, matrix, transposed):
-    """Compute ``dst = matrix @ src`` (or its transpose), each sum in the order of the coordinates.
-
-    Four terms per pass: sums wait in registers, not in memory. The number of lanes is read from the array: a constant
-    would be unrolled before LLVM vectorises.
-    """
-    if transposed:
-        matrix = matrix.T
-    d = src.shape[0]
-    lanes = src.shape[1]
-    for i in range(dst.shape[0]):
-        out = dst[i]
-        m = matrix[i]
-        for lane in range(lanes):
-            out[lane] = np.float32(0.0)
-        for j in range(0, d - d % 4, 4):
-            a = src[j]
-            b = src[j + 1]
-            c = src[j + 2]
-            e = src[j + 3]
-            for lane in range(lanes):
-                total = (out[lane] + a[lane] * m[j]) + b[lane] * m[j + 1]
-                out[lane] = (total + c[lane] * m[j + 2]) + e[lane] * m[j + 3]
-        for j in range(d - d % 4, d):
-            row = src[j]
-            for lane in range(lanes):
-                out[lane] += row[lane] * m[j]
-
-
-@jit
 def forward_tile_portable(tile, spare, rotation):
     """Apply `rotation` (`RotationTables`) to a tile; return the array that holds the result."""
     out = rotate_tile_portable(tile, spare, rotation.perm, rotation.mult, rotation.blocks)
-    if rotation.matrix.shape[0] == 0:
-        return out
     other = spare if rotation.perm.shape[0] % 2 == 0 else tile
-    dense_tile_portable(out, other, rotation.matrix, False)
-    return other
+    if rotation.weights.shape[0] > 0:
+        weigh_tile_portable(out, other, rotation)
+        return other
+    if rotation.matrix.shape[0] > 0:
+        dense_tile_portable(out, other, rotation.matrix, False)
+        return other
+    return out
 
 
 @jit
 def inverse_tile_portable(tile, spare, rotation):
     """Undo `forward_tile_portable`; return the array that holds the result."""
-    if rotation.matrix.shape[0] == 0:
+    if rotation.weights.shape[0] > 0:
+        unweigh_tile_portable(tile, spare, rotation)
+    elif rotation.matrix.shape[0] > 0:
+        dense_tile_portable(tile, spare, rotation.matrix, True)
+    else:
         return unrotate_tile_portable(tile, spare, rotation.perm, rotation.mult, rotation.blocks)
-    dense_tile_portable(tile, spare, rotation.matrix, True)
     return unrotate_tile_portable(spare, tile, rotation.perm, rotation.mult, rotation.blocks)
 
 
@@ -192,38 +170,28 @@ def _rotate_round(src, dst, workspace, perm, mult, blocks):
 
 
 @jit
-def _dense_vector(src, dst, columns):
-    """`dense_tile_portable` for one vector: the same sums, in the same order."""
-    d = dst.size
-    dst[:] = np.float32(0.0)
-    for j in range(0, src.size - src.size % 4, 4):
-        a, b, c, e = src[j], src[j + 1], src[j + 2], src[j + 3]
-        first, second, third, fourth = columns[j], columns[j + 1], columns[j + 2], columns[j + 3]
-        for k in range(d):
-            total = (dst[k] + a * first[k]) + b * second[k]
-            dst[k] = (total + c * third[k]) + e * fourth[k]
-    for j in range(src.size - src.size % 4, src.size):
-        column = columns[j]
-        for k in range(d):
-            dst[k] += src[j] * column[k]
+def rotate_rounds(src, first, second, workspace, rotation):
+    """Run the rounds on one vector, into `first`, `second` and so on in turn; return the array of the last."""
+    for r in range(rotation.perm.shape[0]):
+        _rotate_round(src, first, workspace, rotation.perm[r], rotation.mult[r], rotation.blocks)
+        src = first
+        first, second = second, first
+    return src
 
 
 @jit
 def rotate_rows_portable(x, rotation, start, stop, out):
     """Rotate rows ``start .. stop`` of `x` (n, d) float32 into the same rows of `out` (n, d) float32, one by one."""
     d = x.shape[1]
-    rounds = rotation.perm.shape[0]
-    workspace = np.empty(d, np.float32)
-    spare = np.empty(d, np.float32)
-    dense = rotation.matrix.shape[0] > 0
-    begins_in_out = (rounds % 2 == 1) != dense  # the last round writes to `out`, but to `spare` before a dense matrix
+    workspace, spare = np.empty(d, np.float32), np.empty(d, np.float32)
+    digits = np.empty((3, d), np.int8)
+    weighed = rotation.weights.shape[0] > 0
+    last = weighed or rotation.matrix.shape[0] > 0  # the last round writes to `out`, but to `spare` before a matrix
+    begins_in_out = (rotation.perm.shape[0] % 2 == 1) != last
     for i in range(start, stop):
-        src = x[i]
-        dst = out[i] if begins_in_out else spare
-        other = spare if begins_in_out else out[i]
-        for r in range(rounds):
-            _rotate_round(src, dst, workspace, rotation.perm[r], rotation.mult[r], rotation.blocks)
-            src = dst
-            dst, other = other, dst
-        if dense:
-            _dense_vector(src, out[i], rotation.columns)
+        first, second = (out[i], spare) if begins_in_out else (spare, out[i])
+        src = rotate_rounds(x[i], first, second, workspace, rotation)
+        if weighed:
+            weigh_vector_portable(src, out[i], rotation, digits)
+        elif last:
+            dense_vector(src, out[i], rotation.columns)

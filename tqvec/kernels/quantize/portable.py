@@ -190,6 +190,7 @@ def decode_rows_portable(data, scale, rotation, quantizer, spread, start, stop, 
     words = np.zeros(padded_words(quantizer.bands), np.uint64)
     for i in range(start, stop, LANES):
         count = min(LANES, stop - i)
+        tile[quantizer.bands[-1, 1] :] = np.float32(0.0)  # bands need not reach d
         levels_of_rows_portable(data, i, count, quantizer, spread, words, tile)
         y = inverse_tile_portable(tile, spare, rotation)
         for lane in range(count):

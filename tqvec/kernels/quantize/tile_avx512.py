@@ -22,7 +22,7 @@ def _square(address, sums):
 
 
 @jit
-def _lengths(x, rows, length):
+def row_lengths(x, rows, length):
     """``length[lane]`` of the row ``rows[lane]``; register lane j holds the sum of coordinates j, j + 8, …"""
     d = x.shape[1]
     whole = d // 8 * 8
@@ -53,7 +53,7 @@ def _lengths(x, rows, length):
 
 
 @jit
-def _unit(address, inverse):
+def unit_part(address, inverse):
     """16 coordinates of a row, times its inverse length."""
     factor = splat_load_f64x8(inverse)
     low = mul_f64x8(widen_f64x8(load_f32x8(address)), factor)
@@ -69,22 +69,22 @@ def _load_tile(x, rows, inverse, tile):
         a = x.ctypes.data + 4 * j
         f = inverse.ctypes.data
         values = (
-            _unit(a + step * rows[0], f),
-            _unit(a + step * rows[1], f + 8),
-            _unit(a + step * rows[2], f + 16),
-            _unit(a + step * rows[3], f + 24),
-            _unit(a + step * rows[4], f + 32),
-            _unit(a + step * rows[5], f + 40),
-            _unit(a + step * rows[6], f + 48),
-            _unit(a + step * rows[7], f + 56),
-            _unit(a + step * rows[8], f + 64),
-            _unit(a + step * rows[9], f + 72),
-            _unit(a + step * rows[10], f + 80),
-            _unit(a + step * rows[11], f + 88),
-            _unit(a + step * rows[12], f + 96),
-            _unit(a + step * rows[13], f + 104),
-            _unit(a + step * rows[14], f + 112),
-            _unit(a + step * rows[15], f + 120),
+            unit_part(a + step * rows[0], f),
+            unit_part(a + step * rows[1], f + 8),
+            unit_part(a + step * rows[2], f + 16),
+            unit_part(a + step * rows[3], f + 24),
+            unit_part(a + step * rows[4], f + 32),
+            unit_part(a + step * rows[5], f + 40),
+            unit_part(a + step * rows[6], f + 48),
+            unit_part(a + step * rows[7], f + 56),
+            unit_part(a + step * rows[8], f + 64),
+            unit_part(a + step * rows[9], f + 72),
+            unit_part(a + step * rows[10], f + 80),
+            unit_part(a + step * rows[11], f + 88),
+            unit_part(a + step * rows[12], f + 96),
+            unit_part(a + step * rows[13], f + 104),
+            unit_part(a + step * rows[14], f + 112),
+            unit_part(a + step * rows[15], f + 120),
         )
         store_16(tile.ctypes.data + ROW * j, ROW, transpose_16(values))
     for j in range(d // 16 * 16, d):
@@ -110,7 +110,7 @@ def load_tile_avx512(x, start, count, workspace, tile, norm):
     rows, length, inverse = workspace
     for lane in range(LANES):
         rows[lane] = start + min(lane, count - 1)
-    _lengths(x, rows, length)
+    row_lengths(x, rows, length)
     for lane in range(LANES):
         if not np.isfinite(length[lane]):
             return rows[lane]

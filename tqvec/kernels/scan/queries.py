@@ -17,6 +17,26 @@ TWICE_NORM = 2
 
 
 @jit
+def unit_queries(queries, tables, rows, weight, unit):
+    """Fill `rows` (nq, d) float32 with the directions of queries; the rest is that of `query_directions_portable`."""
+    _, _, score_scale, level_unit = tables
+    nq, d = queries.shape
+    for q in range(nq):
+        total = 0.0
+        for j in range(d):
+            total += np.float64(queries[q, j]) * np.float64(queries[q, j])
+        length = np.sqrt(total)
+        inverse = 1.0 / length if length > 0.0 else 0.0
+        for j in range(d):
+            rows[q, j] = np.float32(np.float64(queries[q, j]) * inverse)
+        if score_scale == UNIT:
+            weight[q] = 1.0 if length > 0.0 else 0.0
+        else:
+            weight[q] = 2.0 * length if score_scale == TWICE_NORM else length
+        unit[q] = np.float32(weight[q] / QUERY_LENGTH * level_unit)
+
+
+@jit
 def query_directions_portable(queries, tables, directions, weight, unit):
     """Rotate the directions of queries, and compute the factors of their scores.
 
@@ -31,23 +51,9 @@ def query_directions_portable(queries, tables, directions, weight, unit):
     unit : (nq,) float32
         Filled: score of 1 in the integer dot product, for a row of scale 1.
     """
-    rotation, _, score_scale, level_unit = tables
-    nq, d = queries.shape
-    rows = np.empty((nq, d), np.float32)
-    for q in range(nq):
-        total = 0.0
-        for j in range(d):
-            total += np.float64(queries[q, j]) * np.float64(queries[q, j])
-        length = np.sqrt(total)
-        inverse = 1.0 / length if length > 0.0 else 0.0
-        for j in range(d):
-            rows[q, j] = np.float32(np.float64(queries[q, j]) * inverse)
-        if score_scale == UNIT:
-            weight[q] = 1.0 if length > 0.0 else 0.0
-        else:
-            weight[q] = 2.0 * length if score_scale == TWICE_NORM else length
-        unit[q] = np.float32(weight[q] / QUERY_LENGTH * level_unit)
-    rotate_rows_portable(rows, rotation, 0, nq, directions)
+    rows = np.empty(queries.shape, np.float32)
+    unit_queries(queries, tables, rows, weight, unit)
+    rotate_rows_portable(rows, tables.rotation, 0, rows.shape[0], directions)
 
 
 @jit

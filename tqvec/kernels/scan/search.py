@@ -9,13 +9,14 @@ from tqvec.kernels.arguments import Heap
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import padded_words, unpack_row_portable
 from tqvec.kernels.scan.allowed import SPARE, allowed_rows
-from tqvec.kernels.scan.queries import integer_queries_portable, query_directions_portable
+from tqvec.kernels.scan.queries import integer_queries_portable
 from tqvec.kernels.scan.units import count_units, group_of, heaps_of, merge_heaps, rows_of_chunk, share_search, units_of
 from tqvec.kernels.threads.pool import address_of, run_units, unit_function
 from tqvec.kernels.topk.portable import topk_update_portable
 from tqvec.kernels.trellis.windows import indices_of_row_portable
 
 dot_tiles = kernel("dot_tiles")
+query_directions = kernel("query_directions")
 
 TILE_BYTES = 1 << 19  # of a block: a part of the second-level cache, which the queries share
 FULL_ROWS = 2048  # of a unit at most
@@ -162,7 +163,7 @@ def search_full(pool, threads, blocks, plan, queries, heaps):
     directions = np.empty(queries.shape, np.float32)
     weight = np.empty(nq)
     unit = np.empty(nq, np.float32)
-    query_directions_portable(queries, query_tables, directions, weight, unit)
+    query_directions(queries, query_tables, directions, weight, unit)
     bands = tables.bands
     width = 0
     for b in range(bands.shape[0]):

@@ -30,7 +30,7 @@ from tqvec.kernels.simd.vector import (
 
 and_i8x32, and_i8x64 = make_binary(i8x32, "and_"), make_binary(i8x64, "and_")
 and_i32x8, and_i32x16 = make_binary(i32x8, "and_"), make_binary(i32x16, "and_")
-or_i8x64, xor_i64x8 = make_binary(i8x64, "or_"), make_binary(i64x8, "xor")
+or_i8x64, xor_i8x64, xor_i64x8 = make_binary(i8x64, "or_"), make_binary(i8x64, "xor"), make_binary(i64x8, "xor")
 shift_left_i32x8, shift_left_i32x16 = make_binary(i32x8, "shl"), make_binary(i32x16, "shl")
 shift_right_i32x16 = make_binary(i32x16, "lshr")
 

@@ -141,6 +141,16 @@ def make_dot(name: str, lanes: Vector):
 dot_bytes_16, dot_words_16 = make_dot("vpdpbusd", i8x64), make_dot("vpdpwssd", i32x16)
 
 
+@operation(_INTS_16, (_INTS_16, i8x64, types.intp, types.intp))
+def dot_numbers_16(builder, sums, a, address, stride):
+    """Add byte products to 16 registers: of `a`, unsigned, with four signed bytes of each of 16 rows in memory."""
+    for i in range(16):
+        number = load_from(builder, _offset(builder, address, stride, i), i32x16.llvm.element)
+        b = builder.bitcast(broadcast(builder, i32x16, number), i8x64.llvm)
+        sums[i] = call(builder, "llvm.x86.avx512.vpdpbusd.512", i32x16.llvm, sums[i], a, b)
+    return sums
+
+
 @operation(_INTS_16, ())
 def zeros_16(builder):
     """Make 16 registers of 16 int32, all 0."""

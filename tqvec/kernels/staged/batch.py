@@ -7,7 +7,6 @@ import numpy as np
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.allowed import SPARE, allowed_rows
-from tqvec.kernels.scan.queries import query_directions_portable
 from tqvec.kernels.scan.units import (
     BATCH_ROWS,
     SEED_QUERIES,
@@ -43,6 +42,7 @@ unpack_levels = kernel("unpack_levels")
 begin_products = kernel("begin_products")
 pair_products = kernel("pair_products")
 end_products = kernel("end_products")
+query_directions = kernel("query_directions")
 
 TINY = np.float32(1e-30)  # stands for a scale of 0
 LEAST_WEIGHT = np.finfo(np.float32).tiny  # stands for that of a zero query, whose rows all reach a threshold of 0
@@ -188,7 +188,7 @@ def _prepare_unit(plan, call, worker, unit):
     start = unit * SEED_QUERIES
     stop = min(queries.shape[0], start + SEED_QUERIES)
     here = slice(start, stop)
-    query_directions_portable(queries[here], tables, rotated[here], weight[here], scale[here])
+    query_directions(queries[here], tables, rotated[here], weight[here], scale[here])
     product_queries(rotated, weight, scale, tables.bands, levels, start, stop, out)
     if search.seeded > 0:
         rows, _, where = seed_rows(search)

@@ -9,7 +9,6 @@ from tqvec.kernels.arguments import Heap
 from tqvec.kernels.attend.indices import aligned_bytes
 from tqvec.kernels.dispatch import kernel, module
 from tqvec.kernels.scan.allowed import WORD
-from tqvec.kernels.scan.queries import query_directions_portable
 from tqvec.kernels.scan.units import (
     BATCH_ROWS,
     SEED_QUERIES,
@@ -44,6 +43,7 @@ from tqvec.kernels.threads.pool import address_of, run_units, unit_function
 from tqvec.kernels.topk.portable import EMPTY_ID
 
 tile_totals = kernel("tile_totals")
+query_directions = kernel("query_directions")
 QUERY_TILE = module("tile_totals").QUERY_TILE
 
 PREPARED = -(-SEED_QUERIES // QUERY_TILE) * QUERY_TILE  # queries of a unit that prepares them
@@ -198,7 +198,7 @@ def _prepare_unit(plan, call, worker, unit):
     start = unit * PREPARED
     stop = min(queries.shape[0], start + PREPARED)
     here = slice(start, stop)
-    query_directions_portable(queries[here], tables, rotated[here], weight[here], scale[here])
+    query_directions(queries[here], tables, rotated[here], weight[here], scale[here])
     prefix_queries(rotated, weight, scale, tables.bands, stages, start, stop, out)
     if search.seeded > 0:
         rows, prefixes, where = seed_rows(search)

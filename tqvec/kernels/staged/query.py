@@ -6,13 +6,15 @@ import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.arguments import RowBlocks
+from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.allowed import SPARE, allowed_blocks, allowed_rows, count_allowed
-from tqvec.kernels.scan.queries import integer_queries_portable, query_directions_portable
+from tqvec.kernels.scan.queries import integer_queries_portable
 from tqvec.kernels.scan.units import heap_of, merge_heaps, rows_of_chunk, share_search, units_of
 from tqvec.kernels.staged.one_query import offer_rows, search_one_query
 from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQueries, StagedQuery, Z
 from tqvec.kernels.threads.pool import address_of, run_units, unit_function
 
+query_directions = kernel("query_directions")
 TINY = np.float32(1e-30)
 SHARED_ROWS = 16384  # of a unit at most, where threads share the rows
 ROWS_ALONE = 131072  # of a unit at most, where one thread has all: their estimates stay in the second-level cache
@@ -142,7 +144,7 @@ def prepare_query(queries, q, tables, stages, staged):
     direction = np.empty((1, queries.shape[1]), np.float32)
     weight = np.empty(1)
     unit = np.empty(1, np.float32)
-    query_directions_portable(queries[q : q + 1], tables, direction, weight, unit)
+    query_directions(queries[q : q + 1], tables, direction, weight, unit)
     fill_query(direction[0], tables.bands, stages, weight[0], unit[0], staged, q)
 
 
