@@ -12,7 +12,7 @@ Search = Literal["few", "prefixes", "products"]
 # Nanoseconds of one thread, measured on Zen 4.
 _SURVIVOR_OF_FEW, _SURVIVOR = 20.0, 32.0  # per row that its prefix lets through: for one query alone, in a batch
 _FULL_SCORE = 60.0  # per row that a filter picks out
-_MEASURING = 110_000.0  # of the share of survivors
+_MEASURING = 150_000.0  # of the share of survivors
 _PRODUCT_TILE = 32  # queries of a byte product; fewer take as long
 _MANY = 0.15  # rows survive, about as many as of isotropic data: more are not worth the time of measuring
 

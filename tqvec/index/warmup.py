@@ -8,7 +8,11 @@ import numpy as np
 
 from tqvec.codec.attention import add_values, attention_tables, code_scores, softmax_in_place
 from tqvec.codec.turboquant import TurboQuant
+from tqvec.index.blocks import ALL
 from tqvec.index.index import Index
+from tqvec.kernels.arguments import Heap, RowRange
+from tqvec.kernels.dispatch import available
+from tqvec.kernels.topk.portable import EMPTY_ID
 
 _X = np.eye(128, 16, dtype=np.float32)
 
@@ -59,6 +63,18 @@ def _searches(queries: int, k: int) -> Callable[[], None]:
     return step
 
 
+def _search_prefixes() -> None:
+    """The search of a batch of more rows than these."""
+    if available("search_prefixes"):
+        index = Index(16)
+        index.add(_X, threads=1)
+        snapshot = index._snapshot()
+        scanner, block = snapshot.scanner, snapshot.blocks[0]
+        scanner._survivors(snapshot.blocks, snapshot.allowed, _X, 1)
+        heaps = Heap(np.full((128, 1), -np.inf, np.float32), np.full((128, 1), EMPTY_ID, np.int64))
+        scanner._prefixes(_X)(block, 0, RowRange(ALL, 0, block.n), heaps)
+
+
 STEPS: dict[str, Callable[[], None]] = {
     "encode": _encode,
     "encode, trellis": _encode_trellis,
@@ -69,4 +85,5 @@ STEPS: dict[str, Callable[[], None]] = {
     "search, all rows": _searches(queries=1, k=128),
     "search, one query": _searches(queries=1, k=1),
     "search, many queries": _searches(queries=32, k=1),
+    "search, prefixes": _search_prefixes,
 }
