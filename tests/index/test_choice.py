@@ -24,10 +24,15 @@ def test_one_query_is_searched_alone():
 
 @pytest.mark.skipif(features.level() == "amx", reason="byte products of AMX are faster than lookups")
 def test_batches():
-    assert choose(4) == "prefixes"
+    assert choose(8, share=0.002) == "prefixes"
+    assert choose(8, share=0.15) == "few"
     for nq in (20, 200, 2000):
         assert choose(nq, share=0.002) == "prefixes"
         assert choose(nq, share=0.15) == "products"
+
+
+def test_small_searches_measure_nothing():
+    assert choose(8, allowed=5_000, rows=5_000) == "few"
 
 
 def test_filters():

@@ -9,8 +9,10 @@ from tqvec.kernels.dispatch import levels, module
 
 Search = Literal["full", "few", "prefixes", "products"]
 
-_SURVIVOR = 30.0  # per row that its prefix lets through
+# Nanoseconds of one thread, measured on Zen 4.
+_SURVIVOR_OF_FEW, _SURVIVOR = 20.0, 32.0  # per row that its prefix lets through: for one query alone, in a batch
 _FULL_SCORE = 60.0  # per row that a filter picks out
+_MEASURING = 150_000.0  # of the share of survivors
 _PRODUCT_TILE = 32  # queries of a byte product; fewer take as long
 _MANY = 0.15  # rows survive, about as many as of isotropic data: more are not worth the time of measuring
 
@@ -31,11 +33,11 @@ class Costs(NamedTuple):
     products: float
 
 
-# Measured on Zen 4. AMX: the ratio of products to single queries is that of Sapphire Rapids.
+# AMX: the ratio of products to single queries is that of Sapphire Rapids.
 _COSTS = {
-    "amx": Costs(few=0.025, prefixes=0.018, products=0.03),
-    "avx512": Costs(few=0.025, prefixes=0.018, products=0.36),
-    "avx2": Costs(few=0.03, prefixes=0.022, products=0.4),
+    "amx": Costs(few=0.027, prefixes=0.021, products=0.03),
+    "avx512": Costs(few=0.027, prefixes=0.021, products=0.36),
+    "avx2": Costs(few=0.037, prefixes=0.027, products=0.48),
 }
 
 
@@ -67,7 +69,7 @@ def choose_search(work: Work, survivors: Callable[[], float]) -> Search:
     """Return the search that takes the least time, by estimate.
 
     Where data are isotropic, many rows survive their prefixes. Byte products, which let hardly any row survive, are
-    faster there. So the share of survivors is measured on some of the rows, unless it does not matter.
+    faster there. So the share of survivors is measured on some of the rows, unless that takes longer than it saves.
 
     Parameters
     ----------
@@ -83,18 +85,21 @@ def choose_search(work: Work, survivors: Callable[[], float]) -> Search:
     nq, allowed, rows, prefix_bytes, words = work
     costs = _COSTS[levels("pair_products")[0]]
 
-    def cheapest(share: float) -> Search:
-        rest = share * allowed * _SURVIVOR
+    def times(share: float) -> dict[Search, float]:
+        alone = min(rows * prefix_bytes * costs.few + share * allowed * _SURVIVOR_OF_FEW, allowed * _FULL_SCORE)
         lookups = _filled(nq, module("tile_totals").QUERY_TILE) * rows * prefix_bytes * costs.prefixes
-        times: dict[Search, float] = {
-            "few": nq * min(rows * prefix_bytes * costs.few + rest, allowed * _FULL_SCORE),
-            "prefixes": lookups + nq * rest,
+        return {
+            "few": nq * alone,
+            "prefixes": lookups + nq * share * allowed * _SURVIVOR,
             "products": _filled(nq, _PRODUCT_TILE) * allowed * words * costs.products,
         }
-        return min(times, key=lambda search: times[search])
 
-    best = cheapest(0.0)
-    return best if best == cheapest(_MANY) else cheapest(survivors())
+    fewest, most = times(0.0), times(_MANY)
+    safe = min(most, key=lambda search: most[search])
+    if fewest[safe] <= min(fewest.values()) + _MEASURING:
+        return safe
+    measured = times(survivors())
+    return min(measured, key=lambda search: measured[search])
 
 
 def _filled(count: int, tile: int) -> int:

@@ -10,6 +10,7 @@ from tqvec.codec.attention import add_values, attention_tables, code_scores, sof
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.index.choice import Search
 from tqvec.index.index import Index
+from tqvec.kernels.dispatch import available
 
 _X = np.eye(128, 16, dtype=np.float32)
 
@@ -59,7 +60,9 @@ def _searches(*searches: Search) -> Callable[[], None]:
         index = Index(16)
         index.add(_X, threads=1)
         snapshot = index._snapshot(threads=1)
-        for search in searches:
+        if "prefixes" in searches and available("search_few"):
+            snapshot.scanner._survivors(snapshot.blocks, snapshot.allowed, _X, 1)
+        for search in searches if available("search_few") else ("full",):
             snapshot.scanner.search_by(search, snapshot.blocks, snapshot.allowed, _X[:32], 1, 1)
 
     return step
