@@ -21,7 +21,7 @@ from tqvec.kernels.simd.amx import tile_config
 from tqvec.kernels.simd.integers import sum_i32x16
 from tqvec.kernels.simd.memory import load_i32x16, store_i32x16
 from tqvec.kernels.staged.prefetch import RowList
-from tqvec.kernels.staged.unpack import BandShape
+from tqvec.kernels.staged.unpack import BandShape, copy_plane
 from tqvec.kernels.tables import Z
 
 DIMS = (1, 8, 13, 32, 64, 72, 99, 128, 200, 259, 384, 1000)
@@ -284,6 +284,19 @@ def test_plane_dots(d, level):
         for i in range(4):
             expected = bits[i].astype(np.int64) @ entries.astype(np.int64)
             assert run(planes, arrange(entries), i * bits.shape[1] // 8) == expected
+
+
+@pytest.mark.parametrize("d", DIMS)
+def test_planes_are_copied_from_any_bit(d):
+    @numba.njit
+    def run(data, first, d, out):
+        copy_plane(8 * data.ctypes.data + first, d, out.ctypes.data)
+
+    data, codes = rows_of(d, 3, 1)
+    for p in range(3):
+        out = np.zeros(d // 8 + 8, np.uint8)
+        run(data, p * d, d, out)
+        np.testing.assert_array_equal(np.unpackbits(out, bitorder="little")[:d], codes[0] >> (2 - p) & 1)
 
 
 def bytes_of(count):

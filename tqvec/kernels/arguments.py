@@ -148,15 +148,15 @@ class SecondStage(NamedTuple):
         Factors of the first estimate and of an entry.
     shift : float32
         Minus the sum of all entries times `unit`, plus z standard errors.
-    parities : (≥ bytes of a plane, up to a multiple of 64) uint8
-        Workspace.
+    plane : (≥ bytes of a plane, up to a multiple of 64) uint8
+        Workspace for second bits that are parities, or don't begin at a byte.
     """
 
     entries: np.ndarray
     share: np.float32
     unit: np.float32
     shift: np.float32
-    parities: np.ndarray
+    plane: np.ndarray
 
 
 class EncodedRows(NamedTuple):

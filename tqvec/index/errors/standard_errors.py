@@ -23,6 +23,7 @@ from tqvec.index.snapshot import Results, Snapshot, centre_scores
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import ErrorModel
 
+_expected: WeakKeyDictionary[TurboQuant, ExpectedError] = WeakKeyDictionary()
 _models: WeakKeyDictionary[TurboQuant, ErrorModel] = WeakKeyDictionary()
 _NO_SQUARES = np.zeros((0, 0), np.float32)
 _MIN_WINDOW = 20  # best scores at least, from which the density near a result is estimated
@@ -47,6 +48,13 @@ class ExpectedError(NamedTuple):
 
 
 def expected_error(codec: TurboQuant) -> ExpectedError:
+    """Return the moments of a codec's error, which are computed once."""
+    if codec not in _expected:
+        _expected[codec] = _compute_expected_error(codec)
+    return _expected[codec]
+
+
+def _compute_expected_error(codec: TurboQuant) -> ExpectedError:
     """Return the moments that follow from the distortion D of each width and the share of ‖u‖² in each band.
 
     Levels c of a Lloyd-Max codebook have E c² = E uc = (1 − D) E u²; those of a calibration are divided by 1 − D.
@@ -218,7 +226,7 @@ def estimate_true_scores(snapshot: Snapshot, queries: Floats, scores: Floats, ro
     out, rates = np.empty((3, *scores.shape)), np.empty(scores.shape[0])
     squares = stored["squared_norm"] if metric.stores_norm else _NO_SQUARES
     kernel("true_scores")(scores, stored["scale"], squares, known, model, out, rates)
-    return TrueScores(*out, rates)
+    return TrueScores(out[0], out[1], out[2], rates)
 
 
 def _stored(snapshot: Snapshot, rows: Ids) -> Rows:

@@ -10,6 +10,7 @@ from tqvec.kernels._jit import jit
 
 LEAST_TOTAL = 1e-150  # of distances between scores: where all are equal, the rate of their tail is very large
 FAR = -30.0  # standard deviations, below which ln Φ is that of an asymptotic series
+CERTAIN = 8.3  # standard deviations, beyond which Φ is 0 or 1
 HALVINGS = 24  # of the interval that holds the k-th best true score
 SMALL = 1e-30  # in place of no density at all
 LARGEST_EXPONENT = 700.0
@@ -102,7 +103,9 @@ def true_scores_portable(scores, scale, squares, queries, model, out, rates):
 
 @jit
 def _normal(x):
-    """Φ, the distribution function of the normal distribution."""
+    """Φ, the distribution function of the normal distribution, to 10⁻¹⁶."""
+    if abs(x) > CERTAIN:
+        return 1.0 if x > 0 else 0.0
     return 0.5 * math.erfc(-x * math.sqrt(0.5))
 
 
@@ -110,7 +113,7 @@ def _normal(x):
 def _log_normal(x):
     """ln Φ."""
     if x > FAR:
-        return math.log(_normal(x))
+        return math.log(0.5 * math.erfc(-x * math.sqrt(0.5)))
     y = 1 / (x * x)
     series = 1 - y * (1 - 3 * y * (1 - 5 * y * (1 - 7 * y)))
     return -x * x / 2 - math.log(-x) - 0.5 * math.log(2 * math.pi) + math.log(series)

@@ -29,7 +29,7 @@ from tqvec.kernels.simd.memory import (
 )
 from tqvec.kernels.staged.full_score import row_dot
 from tqvec.kernels.staged.prefetch import AHEAD, prefetch_row
-from tqvec.kernels.staged.unpack import parity_plane
+from tqvec.kernels.staged.unpack import copy_plane, parity_plane
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_update_portable
 
 prefix_totals = kernel("prefix_totals")
@@ -222,7 +222,7 @@ def second_stage(rows, entries, row_numbers, count, stages, second, estimates, t
     query's entries, each plus or minus, which is twice those whose bits are set, less all. `second` is a `SecondStage`.
     """
     codes, scales, biases, _ = rows
-    query, share, unit, shift, parities = second
+    query, share, unit, shift, plane = second
     row_bytes = codes.shape[1]
     plane_bits, planes = stages.layout[0, 1], stages.layout[0, 2]
     mask = stages.second_mask
@@ -240,8 +240,11 @@ def second_stage(rows, entries, row_numbers, count, stages, second, estimates, t
         if whole:
             total = plane_dot(at + first // 8, query.ctypes.data, query.size)
         else:
-            parity_plane(8 * at + first, plane_bits, max(mask, 1), parities.ctypes.data)
-            total = plane_dot(parities.ctypes.data, query.ctypes.data, query.size)
+            if mask == 0:
+                copy_plane(8 * at + first, plane_bits, plane.ctypes.data)
+            else:
+                parity_plane(8 * at + first, plane_bits, mask, plane.ctypes.data)
+            total = plane_dot(plane.ctypes.data, query.ctypes.data, query.size)
         estimate = estimates[entries[c]]
         estimates[entries[c]] = -np.inf
         added = (np.float32(total) * (2 * unit) + shift) * scales[i]
@@ -302,7 +305,7 @@ def search_one_query(rows, prefixes, query, stages, blocks, n, workspace, heap):
         share=np.float32(stages.sign_share),
         unit=bit,
         shift=np.float32(stages.second_slack) * length - np.float32(query.byte_sum) * bit,
-        parities=np.empty(bytes_.size // 8 + 63, np.uint8),
+        plane=np.empty(bytes_.size // 8 + 63, np.uint8),
     )
     # First the rows that half the slack lets in: they bring the threshold near its end, which spares many of the rest.
     for share in (np.float32(0.5), np.float32(1.0)):

@@ -13,6 +13,7 @@ from tqvec.kernels.simd.memory import (
     load_bits_u64,
     load_u64,
     store_i64x8,
+    store_u64,
     zero_i8x64,
     zero_i64x8,
 )
@@ -88,10 +89,17 @@ def last_path_bits(at, plane_bits, planes):
 
 
 @jit
+def copy_plane(plane, plane_bits, out):
+    """Copy a plane from an address in bits to one in bytes, a word of 64 bits at a time."""
+    for at in range(0, plane_bits, 64):
+        store_u64(out + at // 8, load_bits(plane + at))
+
+
+@jit
 def parity_plane(plane, plane_bits, mask, out):
     """Write a plane whose bit j is the parity of bits j − k of another for all k, 0 … 6, that are set in `mask`.
 
-    So mask 1 copies it. `plane` is an address in bits, `out` one in bytes. At a time 65 bytes are read, 64 written.
+    `plane` is an address in bits, `out` one in bytes. At a time 65 bytes are read, 64 written.
     """
     before = last_bits(plane, plane_bits)
     for at in range(0, plane_bits, 512):
