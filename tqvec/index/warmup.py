@@ -14,7 +14,7 @@ _X = np.eye(128, 16, dtype=np.float32)
 
 
 def _encode() -> None:
-    TurboQuant(16).encode(_X, threads=1)
+    Index(16).add(_X, threads=1)
 
 
 def _encode_prod() -> None:
