@@ -256,7 +256,9 @@ def test_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_module, "has_faiss", lambda: False)
     output = run("demo", "--plot", tmp_path / "demo.png").output
     assert "pip install faiss-cpu" in output
-    rows = re.findall(r"^tqvec (\d bits?[a-z ]*?) +(-|4,000) +(\d+) +[\d.]+ +[\d.]+ +[\d.]+ +([\d.]+)", output, re.MULTILINE)
+    rows = re.findall(
+        r"^tqvec (\d bits?[a-z ]*?) +(-|4,000) +(\d+) +[\d.]+ +[\d.]+ +[\d.]+ +([\d.]+)", output, re.MULTILINE
+    )
     recalls = {name: float(recall) for name, _, _, recall in rows}
     assert [(nbits[0], count, int(code_size)) for nbits, count, code_size, _ in rows] == [
         *(("1", "-", 52), ("1", "4,000", 52)),

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from tqvec._config import num_threads
 from tqvec._output import Output
+from tqvec._types import CodebookName
 from tqvec.cli._console import console, progress
 from tqvec.cli._output import with_force
 from tqvec.cli._plot import plan_plot, pyplot, save_plot
@@ -27,7 +28,7 @@ from tqvec.index.index import Index
 from tqvec.kernels.features import level
 
 K = 10
-INDEXES = (  # width, codebook, and whether it is trained
+INDEXES: tuple[tuple[int, CodebookName, bool], ...] = (  # width, codebook, and whether it is trained
     (1, "scalar", False),
     (1, "trellis", True),
     (2, "scalar", False),
@@ -77,8 +78,8 @@ def demo(
     rows, index = _measure(x, queries, workers)
     console.print(_table(rows, x.shape[1]))
     console.print(
-        "bytes: a vector, scale included. trained on: vectors, drawn from those that are indexed, which favours all that "
-        "are trained. build s: training included."
+        "bytes: a vector, scale included. trained on: vectors, drawn from those that are indexed, which favours all "
+        "that are trained. build s: training included."
     )
     if not has_faiss():
         console.print("FAISS is not installed; to see it beside: pip install faiss-cpu", highlight=False)

@@ -12,18 +12,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tqvec import _threads
 from tqvec._present import brief
 from tqvec._types import Bytes, Doubles, Floats, Ids
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, code_bytes
 from tqvec.codec.codebooks import scalar, trellis
 from tqvec.codec.codebooks.codebook import Codebook
+from tqvec.codec.served import score_rows
 from tqvec.codec.transforms import Transform, dense, hadamard, rotate
 from tqvec.errors import InputError
 from tqvec.kernels import plain
-from tqvec.kernels.background import ready, serve
+from tqvec.kernels.background import ready
 from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.pack.portable import SPREAD
 
 MAX_D = 8192  # the matrix is dense
 LEAST_GROUPS = {"scalar": (8,), "trellis": (trellis.MIN_COORDINATES, 32)}  # axes of the smallest group, to choose from
@@ -147,19 +146,7 @@ class CalibratedTransform(Transform):
         n = data.shape[0]
         if data.dtype != np.uint8 or data.shape != (n, code_bytes(self._codebook.bands)):
             raise InputError(f"data must be packed codes of this codec, got {data.dtype} of shape {data.shape}")
-        ones, out = np.ones(n, np.float32), np.empty((1, n), np.float32)
-        score = kernel("adc_rows")
-
-        def serve_part(start: int, stop: int) -> None:
-            plain.adc_rows(data[start:stop], ones[start:stop], tables, query, out[:, start:stop])
-
-        def task(part: int, start: int, stop: int) -> None:
-            score(data, ones, tables, SPREAD, query, done + start, done + stop, out)
-
-        done = serve("train", n, serve_part)
-        if done < n:
-            _threads.over_rows(task, n - done, _threads.GRAIN, threads)
-        return energy - out[0]
+        return energy - score_rows(data, np.ones(n, np.float32), tables, query, threads)[0]
 
     @property
     def shares(self) -> Doubles:

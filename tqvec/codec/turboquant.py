@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tqvec import _threads, _validate
+from tqvec import _validate
 from tqvec._config import num_threads
 from tqvec._fixed import Fixed, protect_fields
 from tqvec._types import CodebookName, Doubles, Floats, ScaleName
@@ -25,12 +25,9 @@ from tqvec.codec.codes import Codes, check_codes, join_codes
 from tqvec.codec.encoded import Encoded, encode
 from tqvec.codec.maker import Maker, hash_codec
 from tqvec.codec.qjl import PROJECTIONS, QjlCodebook, check_options
+from tqvec.codec.served import decode_rows, score_rows
 from tqvec.codec.transforms import ROTATIONS, Transform, random_rotation, rotate
 from tqvec.errors import InputError
-from tqvec.kernels import plain
-from tqvec.kernels.background import serve
-from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.tables import QuantizerTables, RotationTables
 
 _CODEBOOKS: dict[CodebookName, type[ScalarCodebook | TrellisCodebook]] = {
@@ -312,23 +309,11 @@ class TurboQuant(Fixed):
     def _sum_terms(self, codes: Codes, shrink: np.float32, by_band: Floats, threads: int | None) -> Floats:
         """Decode, with factors for all scales and for the levels of each band."""
         codes = self._check(codes)
-        n, d, workers = len(codes), self._codebook.d, num_threads(threads)
-        decode = kernel("decode_rows")
+        workers = num_threads(threads)
 
         def vectors(term: Term) -> Floats:
-            scale, out = term.scale * shrink, np.empty((n, d), np.float32)
             tables = term.tables._replace(centroids=term.tables.centroids * by_band)
-
-            def serve_part(start: int, stop: int) -> None:
-                plain.decode_rows(codes.data[start:stop], scale[start:stop], term.basis, tables, out[start:stop])
-
-            def task(part: int, start: int, stop: int) -> None:
-                decode(codes.data, scale, term.basis, tables, SPREAD, done + start, done + stop, out)
-
-            done = serve("decode", n, serve_part)
-            if done < n:
-                _threads.over_rows(task, n - done, _threads.GRAIN, workers)
-            return out
+            return decode_rows(codes.data, term.scale * shrink, term.basis, tables, workers)
 
         return self._sum(vectors, codes) + self._transform.centre
 
@@ -355,22 +340,9 @@ class TurboQuant(Fixed):
         """
         codes = self._check(codes)
         rows, workers = _validate.vectors(queries, self._codebook.d, "queries"), num_threads(threads)
-        score = kernel("adc_rows")
 
         def scores(term: Term) -> Floats:
-            rotated, out = rotate(rows, term.basis), np.empty((rows.shape[0], len(codes)), np.float32)
-
-            def serve_part(start: int, stop: int) -> None:
-                part = slice(start, stop)
-                plain.adc_rows(codes.data[part], term.scale[part], term.tables, rotated, out[:, part])
-
-            def task(part: int, start: int, stop: int) -> None:
-                score(codes.data, term.scale, term.tables, SPREAD, rotated, done + start, done + stop, out)
-
-            done = serve("decode", len(codes), serve_part)
-            if done < len(codes):
-                _threads.over_rows(task, len(codes) - done, _threads.GRAIN, workers)
-            return out
+            return score_rows(codes.data, term.scale, term.tables, rotate(rows, term.basis), workers)
 
         return self._sum(scores, codes) + self._transform.centre_products(rows).astype(np.float32)[:, None]
 

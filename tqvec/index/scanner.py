@@ -17,8 +17,8 @@ from tqvec.errors import InputError
 from tqvec.index.blocks import SPARE_ROWS, Block
 from tqvec.index.metrics import Metric
 from tqvec.index.prefixes import PrefixBlocks
-from tqvec.kernels.arguments import Heap, RowRange, Rows
 from tqvec.kernels import plain
+from tqvec.kernels.arguments import Heap, RowRange, Rows
 from tqvec.kernels.background import ROWS, ready
 from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD

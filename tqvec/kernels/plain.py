@@ -1,8 +1,8 @@
 """The kernels of encoding, decoding and search in plain NumPy: they serve while the compiled ones are not there yet.
 
 Results are equal to the last bit. For codes, every sum and every butterfly is that of the kernels, in the same order:
-tiles (d, lanes) hold a vector per lane, and all operations run along a row. Scores of a search are sums of integers below
-2^31, which float64 products give exactly in any order.
+tiles (d, lanes) hold a vector per lane, and all operations run along a row. Scores of a search are sums of integers
+below 2^31, which float64 products give exactly in any order.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class Search:
     def __init__(
         self, queries: np.ndarray, tables: QueryTables, quantizer: QuantizerTables, levels: np.ndarray, k: int
     ):
-        nq, d = queries.shape
+        nq = queries.shape[0]
         exact = queries.astype(np.float64)
         length = np.sqrt(np.cumsum(exact * exact, axis=1)[:, -1])
         inverse = np.divide(1.0, length, out=np.zeros(nq), where=length > 0)
