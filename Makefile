@@ -6,7 +6,7 @@ LLM = OMP_NUM_THREADS=1 $(VENV)-llm/bin/python -m pytest -n auto --dist workstea
 
 .PHONY: demo test test-llm test-models check lint bounds bench docs clean
 
-demo: $(VENV)/ready
+demo: $(VENV)/demo
 	$(BIN)/tqvec demo
 
 test: $(VENV)/ready
@@ -43,6 +43,11 @@ bench: $(VENV)/bench
 
 docs: $(VENV)/docs
 	$(BIN)/mkdocs build --strict
+
+$(VENV)/demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -38,8 +38,9 @@ def compile_all() -> Iterator[tuple[str, str | None]]:
 
 def main(key: str, first: str) -> None:
     """Compile all kernels, those of step `first` first, unless the sources are not those of `key` any more."""
-    with suppress(AttributeError, OSError):  # Windows; a system that refuses
-        os.nice(background.NICE)
+    with suppress(AttributeError, OSError):  # a system that has no such class, or refuses
+        os.nice(19)
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # a busy core would hold up the threads of BLAS
     if _jit._key() == key:
         for name in sorted(STEPS, key=lambda name: name != first):
             compile_step(name)

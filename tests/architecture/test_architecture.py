@@ -29,7 +29,7 @@ FLOORS = {
     **dict.fromkeys(("reference", "kernels"), 1),
     "codec": 2,
     **dict.fromkeys(("index", "kvcache", "oracle"), 3),
-    **dict.fromkeys(("store", "eval"), 4),
+    **dict.fromkeys(("store", "eval", "_compile"), 4),
     **dict.fromkeys(("cli", "integrations"), 5),
     "__main__": 6,
 }

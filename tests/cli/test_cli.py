@@ -256,9 +256,17 @@ def test_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_module, "has_faiss", lambda: False)
     output = run("demo", "--plot", tmp_path / "demo.png").output
     assert "pip install faiss-cpu" in output
-    recalls = re.findall(r"tqvec (\d) bits? +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)", output)
-    assert [(row[0], row[1]) for row in recalls] == [("1", "52"), ("2", "100"), ("4", "196")]
-    assert float(recalls[0][5]) < float(recalls[1][5]) < float(recalls[2][5]) <= 1
+    rows = re.findall(
+        r"^tqvec (\d bits?[a-z ]*?) +(-|4,000) +(\d+) +[\d.]+ +[\d.]+ +[\d.]+ +([\d.]+)", output, re.MULTILINE
+    )
+    recalls = {name: float(recall) for name, _, _, recall in rows}
+    assert [(nbits[0], count, int(code_size)) for nbits, count, code_size, _ in rows] == [
+        *(("1", "-", 52), ("1", "4,000", 52)),
+        *(("2", "-", 100), ("2", "-", 100), ("2", "4,000", 100)),
+        *(("4", "-", 196), ("4", "4,000", 196)),
+    ]
+    assert recalls["1 bit"] < recalls["2 bits"] < recalls["2 bits trellis"] < recalls["2 bits trellis trained"]
+    assert recalls["4 bits"] < recalls["4 bits trellis trained"] <= 1
     assert len(re.findall("^query: ", output, re.MULTILINE)) == 3
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 

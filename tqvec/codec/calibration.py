@@ -19,7 +19,7 @@ from tqvec.codec.axes import Axes
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, code_bytes
 from tqvec.codec.codebooks import scalar, trellis
 from tqvec.codec.codebooks.codebook import Codebook
-from tqvec.codec.products import level_products
+from tqvec.codec.served import score_rows
 from tqvec.codec.transforms import Transform, dense, hadamard, rotate, spread, weigh
 from tqvec.errors import InputError
 from tqvec.kernels import plain
@@ -160,7 +160,7 @@ class CalibratedTransform(Transform):
         n = data.shape[0]
         if data.dtype != np.uint8 or data.shape != (n, code_bytes(self._codebook.bands)):
             raise InputError(f"data must be packed codes of this codec, got {data.dtype} of shape {data.shape}")
-        return energy - level_products(data, np.ones(n, np.float32), tables, query, threads, "train")[0]
+        return energy - score_rows(data, np.ones(n, np.float32), tables, query, threads)[0]
 
     @property
     def shares(self) -> Doubles:

@@ -90,13 +90,13 @@ def encode(
     norm, dot, energy = np.empty(n), np.empty(n), np.empty(n)
     out = EncodedRows(data, norm, dot, energy)
     done, good = _encode_plainly(rows, codebook, transform, out)
-    if done < n:
+    if done == good < n:
         sharing = share(threads, (n - done) * codebook.d * NS_TO_ENCODE)
         rest = EncodedRows(*(array[done:] for array in out))
         encode_rows = kernel(f"share_{codebook.encoder}")
-        end = encode_rows(*sharing, rows[done:], transform._tables, *codebook.encoder_tables, rest)
-        check_memory(end != NO_MEMORY)
-        good = min(good, done + end)
+        good = encode_rows(*sharing, rows[done:], transform._tables, *codebook.encoder_tables, rest)
+        check_memory(good != NO_MEMORY)
+        good += done
     if good < n:
         # The kernel computes lengths anyway, so there NaN and Inf are found at no cost; a check before it would read
         # all rows once more. Why the row is bad only the input tells: `rows` may be rounded, or less the centre.
@@ -114,17 +114,17 @@ def encode(
 
 
 def _encode_plainly(rows: Floats, codebook: Codebook, transform: Transform, out: EncodedRows) -> tuple[int, int]:
-    """Encode rows by NumPy while kernels are not ready; return how many it did, and the first bad one or their end."""
-    bad = n = rows.shape[0]
+    """Encode rows by NumPy while kernels are not ready; return their end, and the first bad row or the end."""
+    good = 0
 
     def part(start: int, stop: int) -> None:
-        nonlocal bad
-        own = EncodedRows(*(array[start:stop] for array in out))
-        end = start + plain.encode_rows(rows[start:stop], transform._tables, codebook.tables, own)
-        bad = min(bad, end if end < stop else n)
+        nonlocal good
+        if good == start:
+            own = EncodedRows(*(array[start:stop] for array in out))
+            good += plain.encode_rows(rows[start:stop], transform._tables, codebook.tables, own)
 
-    done = serve("encode", n, part) if codebook.encoder == "encode_rows" else 0
-    return done, bad
+    done = serve("encode", rows.shape[0], part) if codebook.encoder == "encode_rows" else 0
+    return done, good
 
 
 @np.errstate(over="ignore")

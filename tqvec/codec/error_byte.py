@@ -11,6 +11,8 @@ import numpy as np
 
 from tqvec._types import Doubles, Floats
 from tqvec._validate import as_float32
+from tqvec.kernels import plain
+from tqvec.kernels.background import ready
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.quantize.error_byte import LEAST, STEPS
 from tqvec.kernels.threads.helpers import check_memory, share
@@ -23,8 +25,11 @@ _NS_A_SCALE = 10.0  # to put a tangent in it, roughly
 def with_error_byte(scale: Floats, tangent: Doubles, threads: int = 1) -> Floats:
     """Put tangents in the low bytes of scales of equal shape; NaN is unknown, others go to the nearest code."""
     out = np.empty(scale.size, np.float32)
-    sharing = share(threads, scale.size * _NS_A_SCALE)
-    check_memory(kernel("share_pack_tangents")(*sharing, as_float32(scale).reshape(-1), tangent.reshape(-1), out))
+    given = as_float32(scale).reshape(-1), tangent.reshape(-1)
+    if ready("encode"):
+        check_memory(kernel("share_pack_tangents")(*share(threads, scale.size * _NS_A_SCALE), *given, out))
+    else:
+        plain.pack_tangents(*given, out)
     return out.reshape(scale.shape)
 
 

@@ -24,17 +24,11 @@ from tqvec.codec.codebooks.trellis import TrellisCodebook
 from tqvec.codec.codes import Codes, check_codes, join_codes
 from tqvec.codec.encoded import Encoded, encode
 from tqvec.codec.maker import Maker, hash_codec
-from tqvec.codec.products import level_products
 from tqvec.codec.qjl import PROJECTIONS, QjlCodebook, check_options
+from tqvec.codec.served import decode_rows, score_rows
 from tqvec.codec.transforms import ROTATIONS, Transform, random_rotation, rotate
 from tqvec.errors import InputError
-from tqvec.kernels import plain
-from tqvec.kernels.background import serve
-from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.pack.portable import SPREAD
-from tqvec.kernels.rows import NS_TO_DECODE
 from tqvec.kernels.tables import QuantizerTables, RotationTables
-from tqvec.kernels.threads.helpers import check_memory, share
 
 _CODEBOOKS: dict[CodebookName, type[ScalarCodebook | TrellisCodebook]] = {
     "scalar": ScalarCodebook,
@@ -315,21 +309,11 @@ class TurboQuant(Fixed):
     def _sum_terms(self, codes: Codes, shrink: np.float32, by_band: Floats, threads: int | None) -> Floats:
         """Decode, with factors for all scales and for the levels of each band."""
         codes = self._check(codes)
-        n, d = len(codes), self._codebook.d
-        sharing = share(num_threads(threads), n * d * NS_TO_DECODE)
+        workers = num_threads(threads)
 
         def vectors(term: Term) -> Floats:
-            scale, out = term.scale * shrink, np.empty((n, d), np.float32)
             tables = term.tables._replace(centroids=term.tables.centroids * by_band)
-
-            def serve_part(start: int, stop: int) -> None:
-                plain.decode_rows(codes.data[start:stop], scale[start:stop], term.basis, tables, out[start:stop])
-
-            done = serve("decode", n, serve_part)
-            if done < n:
-                known, rest = (term.basis, tables, SPREAD), (codes.data[done:], scale[done:])
-                check_memory(kernel("share_decode_rows")(*sharing, rest, known, out[done:]))
-            return out
+            return decode_rows(codes.data, term.scale * shrink, term.basis, tables, workers)
 
         return self._sum(vectors, codes) + self._transform.centre
 
@@ -355,11 +339,10 @@ class TurboQuant(Fixed):
             As `decode`; bad queries, with the row.
         """
         codes = self._check(codes)
-        rows = _validate.vectors(queries, self._codebook.d, "queries")
-        workers = num_threads(threads)
+        rows, workers = _validate.vectors(queries, self._codebook.d, "queries"), num_threads(threads)
 
         def scores(term: Term) -> Floats:
-            return level_products(codes.data, term.scale, term.tables, rotate(rows, term.basis), workers)
+            return score_rows(codes.data, term.scale, term.tables, rotate(rows, term.basis), workers)
 
         return self._sum(scores, codes) + self._transform.centre_products(rows).astype(np.float32)[:, None]
 

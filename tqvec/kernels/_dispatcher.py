@@ -1,9 +1,9 @@
 """Dispatchers of kernels that spend no time on code which nobody calls.
 
-Numba compiles each function in full, and once more inside each of its callers. In full means machine code, a way in for
-Python and one for C. Most kernels are only parts of others. So a function is compiled in two forms here, each when it is
-first needed: for Python, and as code to be linked into callers, which optimise all of it together. The second form costs
-no more than its translation to LLVM's language. It is not kept on disk: nothing needs it once its callers are compiled.
+Numba compiles each function in full, and once more inside each of its callers. In full means machine code, a way in
+for Python and one for C. Most kernels are only parts of others. So a function is compiled in two forms here, each when
+it is first needed: for Python, and as code to be linked into callers, which optimise all of it together. The second
+costs no more than its translation to LLVM's language. It is not kept on disk: compiled callers do without it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Compilation in the background: NumPy serves first calls while a child process compiles into the disk cache.
 
-An operation is *ready* when the kernels behind it are in the cache: the child writes a mark after each. Where no child can
-help, an operation counts as ready, and its kernels are compiled by the call that needs them. That is so if nothing can be
-written, if there is no interpreter to start, and if a child ended without the mark.
+An operation is *ready* when the kernels behind it are in the cache: the child writes a mark after each. Where no child
+can help, an operation counts as ready, and its kernels are compiled by the call that needs them. That is so if nothing
+can be written, if there is no interpreter to start, if a child ended without the mark, and after a minute.
 
 A lock on a file of the cache's folder has one child compile for all processes. The parent takes it and the child
 inherits it, so that it is free when the child has ended, however it ends.
@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -31,10 +32,11 @@ except ImportError:  # Windows
 ROWS = 2048  # that NumPy serves between two looks whether the kernels are ready
 
 _CHILD = "import sys; sys.path[:] = sys.argv[3:]; from tqvec._compile import main; main(*sys.argv[1:3])"
-NICE = 10  # of the child: a tenth of a busy core: compiling ends the slow calls, so it must not starve either
+PATIENCE = 60.0  # seconds until a call compiles what it needs: on a busy machine the child gets no time
 
 _ready: set[str] = set()
 _lock = ForkLock()
+_since = 0.0  # time of the first call that found a kernel missing
 _started = False  # a child of this process
 _running = False
 
@@ -85,12 +87,16 @@ def _is_marked(operation: str) -> bool:
 
 
 def _must_compile_now(operation: str) -> bool:
+    global _since
     mode = compile_mode()
     if mode == "now" or not _jit._paths():
         return True
     if mode == "never":
         return False
     with _lock:
+        _since = _since or time.monotonic()
+        if time.monotonic() - _since > PATIENCE:
+            return True
         if _running:
             return False
         if _started or not _can_start():
@@ -104,7 +110,7 @@ def _can_start() -> bool:
 
 
 def _start(operation: str) -> bool:
-    """Start a child for an operation and then all others, unless another process has one; return whether there is one."""
+    """Start a child for an operation, then all others, unless a process has one; return whether there is one."""
     global _started, _running
     for folder in _jit._paths():
         with suppress(OSError):

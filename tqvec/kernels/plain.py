@@ -1,8 +1,8 @@
 """The kernels of encoding, decoding and search in plain NumPy: they serve while the compiled ones are not there yet.
 
 Results are equal to the last bit. For codes, every sum and every butterfly is that of the kernels, in the same order:
-tiles (d, lanes) hold a vector per lane, and all operations run along a row. Scores of a search are sums of integers below
-2^31, which float64 products give exactly in any order.
+tiles (d, lanes) hold a vector per lane, and all operations run along a row. Scores of a search are sums of integers
+below 2^31, which float64 products give exactly in any order.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec.kernels.arguments import EncodedRows
-from tqvec.kernels.fwht.weights import STEPS, TOP
+from tqvec.kernels.fwht.weights import TILE_STEPS, VECTOR_STEPS
+from tqvec.kernels.quantize.error_byte import INFINITE, LEAST, MIDDLES, NORMAL, STEPS
 from tqvec.kernels.scan.queries import QUERY_LENGTH, TWICE_NORM, UNIT
 from tqvec.kernels.tables import QuantizerTables, QueryTables, RotationTables
 from tqvec.kernels.topk.portable import EMPTY_ID
@@ -82,10 +83,10 @@ def _weigh(tile: np.ndarray, rotation: RotationTables, steps: float) -> np.ndarr
     d = tile.shape[0]
     weights, scale = rotation.weights[:d, :d].astype(np.float64), rotation.weight_steps[:d, None]
     top = np.abs(tile).max(axis=0)
-    if steps == TOP:  # as `weigh_tile_portable`: all in float32
-        factor = np.divide(TOP, top, out=np.zeros_like(top), where=top > 0)
+    if steps == TILE_STEPS:  # as `weigh_tile_portable`: all in float32
+        factor = np.divide(TILE_STEPS, top, out=np.zeros_like(top), where=top > 0)
         sums = (weights @ np.rint(tile * factor).astype(np.float64)).astype(np.float32)
-        return (sums * (top / TOP)) * scale
+        return (sums * (top / TILE_STEPS)) * scale
     exact = top.astype(np.float64)  # as `weigh_vector_portable`
     factor = np.divide(steps, exact, out=np.zeros_like(exact), where=exact > 0)
     sums = weights @ np.rint(tile.astype(np.float64) * factor)
@@ -123,7 +124,7 @@ def rotate_rows(x: np.ndarray, rotation: RotationTables, out: np.ndarray) -> Non
     """Rotate rows of `x` (n, d) float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         for i in range(0, x.shape[0], LANES):
-            out[i : i + LANES] = _rotate_tile(np.ascontiguousarray(x[i : i + LANES].T), rotation, STEPS).T
+            out[i : i + LANES] = _rotate_tile(np.ascontiguousarray(x[i : i + LANES].T), rotation, VECTOR_STEPS).T
 
 
 def encode_rows(x: np.ndarray, rotation: RotationTables, quantizer: QuantizerTables, out: EncodedRows) -> int:
@@ -134,7 +135,7 @@ def encode_rows(x: np.ndarray, rotation: RotationTables, quantizer: QuantizerTab
         good = np.isfinite(out.norm[rows])
         if not good.all():
             return i + int(np.argmin(good))
-        tile = _rotate_tile(tile, rotation, TOP)
+        tile = _rotate_tile(tile, rotation, TILE_STEPS)
         codes, levels = _quantize(tile, quantizer)
         out.dot[rows] = _tree_sum(tile * levels)
         out.energy[rows] = _tree_sum(levels * levels)
@@ -209,6 +210,21 @@ def adc_rows(
             for column, row in zip(np.ascontiguousarray(queries.T), tile, strict=True):
                 total += column[:, None] * row
             out[:, i : i + LANES] = total * scale[i : i + LANES]
+
+
+def pack_tangents(scale: np.ndarray, tangent: np.ndarray, out: np.ndarray) -> None:
+    """Put tangents (n,) float64 in the low bytes of scales (n,) float32."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratio = tangent / LEAST
+        mantissa, exponent = np.frexp(ratio)
+        code = 1 + STEPS * (exponent.astype(np.int64) - 1) + np.searchsorted(MIDDLES, mantissa, side="right")
+        code = np.where(ratio >= 2.0 ** (255 / STEPS), 255, np.where(ratio > 1.0, np.minimum(code, 255), 1))
+    code[np.isnan(ratio)] = 0
+    bits = scale.view(np.int32).astype(np.int64)
+    size = bits & 0x7FFFFFFF
+    coded = (size - code + 128 & ~255) + code
+    coded = np.where(coded >= INFINITE, coded - 256, coded)
+    out.view(np.int32)[:] = np.where(size >= NORMAL, coded, size) | bits & -0x80000000
 
 
 class Search:

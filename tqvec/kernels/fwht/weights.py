@@ -11,10 +11,10 @@ import numpy as np
 from tqvec.kernels._jit import jit
 from tqvec.kernels.fwht.dense import dense_tile_portable
 
-TOP = np.float32(127.0)  # the largest byte
+TILE_STEPS = np.float32(127.0)  # the largest byte
 EXACT = 1024  # products of two bytes whose sum, in float32, is exact: 1024 · 127² < 2²⁴
 _BASE = 254.0  # of the digits of single vectors, which are bytes
-STEPS = 127.0 * 254.0**2  # of a coordinate of a single vector, on either side of 0
+VECTOR_STEPS = 127.0 * 254.0**2  # of a coordinate of a single vector, on either side of 0
 _NEAREST = np.float32(1.5 * 2**23)  # a float32 near it is an integer: to add and subtract it rounds, ties to even
 
 
@@ -22,8 +22,8 @@ _NEAREST = np.float32(1.5 * 2**23)  # a float32 near it is an integer: to add an
 def byte_steps(top, factor, step):
     """Make factors that turn coordinates up to `top` in magnitude into bytes, and the steps of those bytes, by lane."""
     for lane in range(top.size):
-        factor[lane] = TOP / top[lane] if top[lane] > 0.0 else np.float32(0.0)
-        step[lane] = top[lane] / TOP
+        factor[lane] = TILE_STEPS / top[lane] if top[lane] > 0.0 else np.float32(0.0)
+        step[lane] = top[lane] / TILE_STEPS
 
 
 @jit
@@ -94,7 +94,7 @@ def split_digits(src, digits):
     top = np.float32(0.0)
     for j in range(src.size):
         top = max(top, abs(src[j]))
-    factor = STEPS / np.float64(top) if top > 0.0 else 0.0
+    factor = VECTOR_STEPS / np.float64(top) if top > 0.0 else 0.0
     for j in range(src.size):
         rest = np.rint(np.float64(src[j]) * factor)
         high = np.rint(rest / (_BASE * _BASE))
@@ -103,7 +103,7 @@ def split_digits(src, digits):
         digits[0, j] = np.int8(high)
         digits[1, j] = np.int8(middle)
         digits[2, j] = np.int8(rest - middle * _BASE)
-    return np.float64(top) / STEPS
+    return np.float64(top) / VECTOR_STEPS
 
 
 @jit

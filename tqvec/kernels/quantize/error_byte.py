@@ -10,8 +10,8 @@ from tqvec.kernels._jit import jit
 
 STEPS = 16  # per octave
 LEAST = 2.0**-11  # tangent of code 1; that of 255 is 2^4.875
-_MIDDLES = 2.0 ** ((np.arange(STEPS) + 0.5) / STEPS - 1)  # between the steps of the octave below 1
-_NORMAL, _INFINITE = 0x00800000, 0x7F800000
+MIDDLES = 2.0 ** ((np.arange(STEPS) + 0.5) / STEPS - 1)  # between the steps of the octave below 1
+NORMAL, INFINITE = 0x00800000, 0x7F800000
 
 
 @jit
@@ -27,7 +27,7 @@ def _code_of(tangent):
     mantissa, exponent = math.frexp(ratio)
     code = 1 + STEPS * (exponent - 1)
     for j in range(STEPS):
-        code += mantissa >= _MIDDLES[j]
+        code += mantissa >= MIDDLES[j]
     return min(code, 255)
 
 
@@ -48,8 +48,8 @@ def pack_tangents_portable(scale, tangent, start, stop, out):
     for i in range(start, stop):
         code = _code_of(tangent[i])
         size = np.int64(before[i]) & 0x7FFFFFFF
-        if size >= _NORMAL:
+        if size >= NORMAL:
             size = (size - code + 128 & ~255) + code
-            if size >= _INFINITE:
+            if size >= INFINITE:
                 size -= 256
         after[i] = np.int32(size) | (before[i] & np.int32(-0x80000000))
