@@ -11,6 +11,8 @@ from safetensors.numpy import load_file
 from strategies import normal
 
 import tqvec
+from tqvec.codec.axes import find_axes
+from tqvec.codec.calibration import Budget, calibrate
 from tqvec.codec.codes import Codes
 from tqvec.index.file import io
 from tqvec.index.rows import encode_rows
@@ -104,9 +106,10 @@ def codecs():
     for codebook in ("scalar", "trellis"):
         yield tqvec.TurboQuant(48, nbits=3, codebook=codebook)
         for nbits in (2, 6 if codebook == "scalar" else 5):
-            index = tqvec.Index(48, nbits=nbits, codebook=codebook)
-            assert index.train((normal(500, 48, 10_080) / np.arange(1, 49)).astype(np.float32)).accepted
-            yield index.codec
+            sample = (normal(500, 48, 10_080) / np.arange(1, 49)).astype(np.float32)
+            calibration = calibrate(find_axes(sample), Budget(48 * nbits, codebook, 0))
+            assert calibration.in_bytes == (nbits == 2)
+            yield tqvec.TurboQuant(48, nbits=nbits, codebook=codebook).calibrated(calibration)
 
 
 @pytest.mark.parametrize("codec", list(codecs()), ids=repr)
