@@ -38,6 +38,7 @@ CODECS = {
 }
 KINDS = {"search_rows": 5, "search_few": 3, "search_prefixes": 7, "search_batch": 37}  # and how many queries they get
 ALL = np.zeros(0, np.uint64)
+WORKSPACE = np.full(1 << 23, 255, np.uint8)
 
 
 def needs(kind):
@@ -77,7 +78,7 @@ def search(kind, rows, queries, allowed, base, heaps, start=0, stop=N):
     stages = stage_tables(*known, levels.levels, counts)
     if kind == "search_few":
         prefixes = PrefixBlocks(prefix_planes(codec.bands, windows, counts)).of(rows.data, N)
-        workspace = np.full((stop - start) * 21 // 16 + 192, np.nan, np.float32)
+        workspace = WORKSPACE.view(np.float32)
         few = import_module("tqvec.kernels.staged.query")  # which there is at some levels only
         staged = few.staged_queries(len(queries), stages)
         for q in range(len(queries)):
@@ -93,11 +94,11 @@ def search(kind, rows, queries, allowed, base, heaps, start=0, stop=N):
     if kind == "search_prefixes":
         prefixes = PrefixBlocks(prefix_planes(codec.bands, windows, counts)).of(rows.data, N)
         batch = prefix_tables(bands, stages, directions, weight, unit)
-        kernel(kind)(block, prefixes, stages, batch, where, best)
+        kernel(kind)(block, prefixes, stages, batch, where, best, WORKSPACE)
         return
     if kind == "search_batch":
         batch = batch_tables(bands, windows, codec.band_std, directions, weight, unit)
-        kernel(kind)(block, stages, batch, where, best)
+        kernel(kind)(block, stages, batch, where, best, WORKSPACE)
         return
     integers = np.empty((nq, sum(-(-(band.stop - band.start) // 8) * 8 for band in codec.bands)), np.int16)
     kernel("integer_queries")(directions, bands, 8, integers)

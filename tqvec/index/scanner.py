@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._threads import scratch
 from tqvec._types import Floats, Ids, Words
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.tables.batch import prefix_space, prefix_tables, product_levels, product_space
@@ -21,12 +20,12 @@ from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import plain
 from tqvec.kernels.arguments import RowRange, Rows
 from tqvec.kernels.background import ROWS, ready
-from tqvec.kernels.dispatch import available, kernel
+from tqvec.kernels.dispatch import available, kernel, module
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.scan.units import BLOCK_FIELDS
-from tqvec.kernels.staged.query import workspace_size
+from tqvec.kernels.staged.sizes import prefix_workspace, product_workspace, staged_workspace
 from tqvec.kernels.tables import QueryTables, ScanTables
-from tqvec.kernels.threads.helpers import check_memory, share
+from tqvec.kernels.threads.helpers import check_memory, scratch, share
 
 # Nanoseconds per row, query and coordinate, by which the number of threads is chosen: rough figures are enough.
 _NS: dict[Search, float] = {"full": 0.05, "few": 0.007, "prefixes": 0.004, "products": 0.002}
@@ -176,21 +175,22 @@ class Scanner:
 
     def _search_few(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
         plan = self._stages, self._queries
-        _, threads = sharing
-        size = workspace_size(table.n, threads)
-        workspace = scratch(threads * size)[: threads * size].reshape(threads, size)
+        workspace = scratch(sharing[1], staged_workspace(table.n, heaps[0].shape[1], sharing[1]))
         return bool(kernel("search_staged")(*sharing, table.fields, plan, queries, workspace, heaps))
 
     def _search_prefixes(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
         plan = self._stages, self._queries
         space = prefix_space(self._bands, self._stages, queries.shape[0])
-        return bool(kernel("search_by_prefixes")(*sharing, table.fields, plan, queries, space, heaps))
+        groups, tile = self._stages.prefix_source.size // 32, module("tile_totals").QUERY_TILE
+        workspace = scratch(sharing[1], prefix_workspace(*heaps[0].shape, groups, tile))
+        return bool(kernel("search_by_prefixes")(*sharing, table.fields, plan, queries, space, workspace, heaps))
 
     def _search_products(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
         levels, known = product_levels(self._d, self._bands, self._windows, self._codec.band_std)
         plan = self._stages, self._queries, known
         space = product_space(self._bands, levels, queries.shape[0])
-        return bool(kernel("search_products")(*sharing, table.fields, plan, queries, space, heaps))
+        workspace = scratch(sharing[1], product_workspace(space.packed.shape[1]))
+        return bool(kernel("search_products")(*sharing, table.fields, plan, queries, space, workspace, heaps))
 
     def _search_plainly(
         self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int

@@ -84,6 +84,9 @@ class SharedSearch(NamedTuple):
         Whether that was done.
     least : (nq,) float32
         As in `Heap`.
+    workspace : (threads, size) uint8
+        Space that each thread has for what the units need. It is kept between searches: the system clears fresh memory
+        page by page, and to give it back interrupts all other threads.
     seeded : int
         First rows of the first chunk that all queries have been compared with already.
     """
@@ -98,6 +101,7 @@ class SharedSearch(NamedTuple):
     other_ids: np.ndarray
     begun: np.ndarray
     least: np.ndarray
+    workspace: np.ndarray
     seeded: int
 
 

@@ -79,7 +79,7 @@ def _multiply(matrix: np.ndarray, tile: np.ndarray) -> np.ndarray:
 
 
 def _weigh(tile: np.ndarray, rotation: RotationTables, steps: float) -> np.ndarray:
-    """Multiply by a matrix of bytes; each vector is rounded to steps up to its largest coordinate, so sums are exact."""
+    """Multiply by a matrix of bytes; vectors are rounded to steps up to their largest coordinate: sums are exact."""
     d = tile.shape[0]
     weights, scale = rotation.weights[:d, :d].astype(np.float64), rotation.weight_steps[:d, None]
     top = np.abs(tile).max(axis=0)

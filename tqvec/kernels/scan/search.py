@@ -170,8 +170,8 @@ def search_full(pool, threads, blocks, plan, queries, heaps):
         width += (bands[b, 1] - bands[b, 0] + 7) // 8 * 8
     integers = np.empty((nq, width), np.int16)
     integer_queries_portable(directions, bands, 8, integers)
-    chunk, group = units_of(blocks, nq, threads, FULL_ROWS)
-    search = share_search(blocks, chunk, group, heaps, threads)
+    workspace = np.empty((threads, 0), np.uint8)
+    search = share_search(blocks, units_of(blocks, nq, threads, FULL_ROWS), heaps, workspace, 0)
     call = (search, integers, unit)
     function = unit_function(_full_unit, plan, call)
     done = run_units(pool, threads, function, address_of(plan), address_of(call), count_units(search, nq))

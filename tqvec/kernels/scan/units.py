@@ -43,9 +43,14 @@ def units_of(blocks, nq, threads, most):
 
 
 @jit
-def share_search(blocks, chunk, group, heaps, threads, seeded=0):
-    """Make a `SharedSearch`, and fill the heaps (nq, k) with nothing; other arguments are as there."""
+def share_search(blocks, units, heaps, workspace, seeded):
+    """Make a `SharedSearch`, and fill the heaps (nq, k) with nothing.
+
+    `units` are results of `units_of`; other arguments are as in `SharedSearch`.
+    """
     scores, ids = heaps
+    chunk, group = units
+    threads = workspace.shape[0]
     nq, k = scores.shape
     first_chunk = np.zeros(blocks.shape[0] + 1, np.int64)
     for b in range(blocks.shape[0]):
@@ -63,6 +68,7 @@ def share_search(blocks, chunk, group, heaps, threads, seeded=0):
         other_ids=np.empty((threads - 1, nq, k), np.int64),
         begun=np.zeros(threads - 1, np.uint8),
         least=np.full(nq, -np.inf, np.float32),
+        workspace=workspace,
         seeded=seeded,
     )
 

@@ -33,6 +33,7 @@ from tqvec.kernels.simd.memory import load_f32x16, load_i32x16, splat_f32x16
 from tqvec.kernels.staged.full_score import row_dot
 from tqvec.kernels.staged.prefetch import RowList
 from tqvec.kernels.staged.product_queries import product_queries
+from tqvec.kernels.staged.sizes import BLOCK_BYTES, PAIR
 from tqvec.kernels.staged.unpack import BandShape
 from tqvec.kernels.tables import BatchTables
 from tqvec.kernels.threads.pool import address_of, run_units, unit_function
@@ -46,8 +47,6 @@ query_directions = kernel("query_directions")
 
 TINY = np.float32(1e-30)  # stands for a scale of 0
 LEAST_WEIGHT = np.finfo(np.float32).tiny  # stands for that of a zero query, whose rows all reach a threshold of 0
-PAIR = 2 * LANES  # rows, and queries, of one step
-BLOCK_BYTES = 1 << 19  # of unpacked levels, a part of the second-level cache that all queries share
 
 
 @jit
@@ -81,7 +80,7 @@ def _cut(least, slack, inverse, extremes):
 
 
 @jit
-def search_batch(rows, stages, batch, where, heaps):
+def search_batch(rows, stages, batch, where, heaps, workspace):
     """Offer rows of a block to the heaps of a batch of queries.
 
     Parameters
@@ -92,6 +91,8 @@ def search_batch(rows, stages, batch, where, heaps):
     where : RowRange
     heaps : Heap
         One per query of the batch.
+    workspace : (≥ product_workspace(words),) uint8
+        For unpacked levels.
     """
     codes, scales, biases, base = rows
     allowed, start, stop = where
@@ -101,7 +102,7 @@ def search_batch(rows, stages, batch, where, heaps):
     width = 64 * words
     n_bands = stages.layout.shape[0]
     most = min(max(1, BLOCK_BYTES // (width * PAIR)), (stop - start + PAIR - 1) // PAIR) * PAIR
-    unpacked = np.zeros((most, width), np.uint8)
+    unpacked = workspace[: most * width].reshape(most, width)
     products = np.empty((PAIR, PAIR), np.int32)
     extremes = np.empty((most // PAIR, 3), np.float32)
     inverse = np.float32(1.0) / np.maximum(batch.weight, LEAST_WEIGHT)
@@ -190,9 +191,10 @@ def _prepare_unit(plan, call, worker, unit):
     here = slice(start, stop)
     query_directions(queries[here], tables, rotated[here], weight[here], scale[here])
     product_queries(rotated, weight, scale, tables.bands, levels, start, stop, out)
+    space = search.workspace[worker]
     if search.seeded > 0:
         rows, _, where = seed_rows(search)
-        search_batch(rows, stages, queries_of_batch(out, start, stop), where, heaps_of(search, 0, start, stop))
+        search_batch(rows, stages, queries_of_batch(out, start, stop), where, heaps_of(search, 0, start, stop), space)
 
 
 @jit
@@ -201,11 +203,14 @@ def _search_unit(plan, call, worker, unit):
     search, _, batch, _ = call
     chunk, start, stop = group_of(search, unit)
     rows, _, where = rows_of_chunk(search, chunk)
-    search_batch(rows, stages, queries_of_batch(batch, start, stop), where, heaps_of(search, worker, start, stop))
+    space = search.workspace[worker]
+    search_batch(
+        rows, stages, queries_of_batch(batch, start, stop), where, heaps_of(search, worker, start, stop), space
+    )
 
 
 @jit
-def search_products(pool, threads, blocks, plan, queries, out, heaps):
+def search_products(pool, threads, blocks, plan, queries, out, workspace, heaps):
     """Search for a batch of queries by byte products, with at most `threads` threads.
 
     Parameters
@@ -215,6 +220,7 @@ def search_products(pool, threads, blocks, plan, queries, out, heaps):
     plan : (StageTables, QueryTables, ProductLevels)
     out : BatchTables
         Space for the queries.
+    workspace : (threads, product_workspace(words)) uint8
 
     Returns
     -------
@@ -223,13 +229,13 @@ def search_products(pool, threads, blocks, plan, queries, out, heaps):
     """
     nq = queries.shape[0]
     chunk, group = units_of(blocks, nq, threads, BATCH_ROWS)
-    group = (group + PAIR - 1) // PAIR * PAIR
-    search = share_search(blocks, chunk, group, heaps, threads, 0 if threads == 1 else SEED_ROWS)
+    units = chunk, (group + PAIR - 1) // PAIR * PAIR
+    search = share_search(blocks, units, heaps, workspace, 0 if threads == 1 else SEED_ROWS)
     directions = np.empty(queries.shape, np.float32), np.empty(nq), np.empty(nq, np.float32)
     call = (search, queries, out, directions)
     function = unit_function(_prepare_unit, plan, call)
-    units = (nq + SEED_QUERIES - 1) // SEED_QUERIES
-    done = run_units(pool, threads, function, address_of(plan), address_of(call), units)
+    prepared = (nq + SEED_QUERIES - 1) // SEED_QUERIES
+    done = run_units(pool, threads, function, address_of(plan), address_of(call), prepared)
     function = unit_function(_search_unit, plan, call)
     done &= run_units(pool, threads, function, address_of(plan), address_of(call), count_units(search, nq))
     return merge_heaps(pool, threads, search) and done and directions[1].size == nq  # all live until here

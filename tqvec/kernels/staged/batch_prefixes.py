@@ -26,6 +26,7 @@ from tqvec.kernels.simd.bits import count_bits, find_lowest_bit
 from tqvec.kernels.staged.prefetch import prefetch_row
 from tqvec.kernels.staged.prefix_queries import prefix_queries
 from tqvec.kernels.staged.prefix_steps import ROWS, WORDS, Step, count_steps, list_probes, list_step, passing_words
+from tqvec.kernels.staged.sizes import group_size, waiting_bytes
 from tqvec.kernels.staged.waiting import (
     LIKELY,
     floor_rank,
@@ -48,7 +49,6 @@ QUERY_TILE = module("tile_totals").QUERY_TILE
 
 PREPARED = -(-SEED_QUERIES // QUERY_TILE) * QUERY_TILE  # queries of a unit that prepares them
 GUESS_FROM = 32  # results per query, from which on guessed floors spare more rows than they cost
-GROUP_BYTES = 1 << 17  # of tables of queries that walk through the rows together, a part of the second-level cache
 
 
 @jit
@@ -139,14 +139,14 @@ def _scan_steps(rows, prefixes, stages, queries, where, last, waiting, heaps):
 
 
 @jit
-def _search_groups(rows, prefixes, stages, queries, where, heaps, guess):
+def _search_groups(rows, prefixes, stages, queries, where, heaps, workspace, guess):
     """Offer rows to heaps, one group of queries after the other; list queries whose floors were too high.
 
     Only if `guess` is true there are floors.
     """
     nq, k = heaps.scores.shape
-    size = max(1, GROUP_BYTES // (128 * prefixes.shape[1]) // QUERY_TILE) * QUERY_TILE
-    waiting = make_waiting(queries, min(nq, size), k)
+    size = group_size(prefixes.shape[1], QUERY_TILE)
+    waiting = make_waiting(queries, min(nq, size), k, workspace)
     failed = np.empty(nq, np.int64)
     n_failed = 0
     for q in range(0, nq, size):
@@ -163,7 +163,7 @@ def _search_groups(rows, prefixes, stages, queries, where, heaps, guess):
 
 
 @jit
-def search_prefixes(rows, prefixes, stages, queries, where, heaps):
+def search_prefixes(rows, prefixes, stages, queries, where, heaps, workspace):
     """Offer rows of a block to the heaps of a batch of queries.
 
     Parameters
@@ -175,15 +175,17 @@ def search_prefixes(rows, prefixes, stages, queries, where, heaps):
         `start` is a multiple of 64.
     heaps : Heap
         One per query of the batch; rows of other calls may have gone into them.
+    workspace : (≥ prefix_workspace(nq, k, groups, tile),) uint8
+        For rows that wait.
     """
     k = heaps.scores.shape[1]
     guess = GUESS_FROM <= k <= where.stop - where.start
-    failed = _search_groups(rows, prefixes, stages, queries, where, heaps, guess)
+    failed = _search_groups(rows, prefixes, stages, queries, where, heaps, workspace, guess)
     if failed.size > 0:
         scores = np.full((failed.size, k), -np.inf, np.float32)
         ids = np.full((failed.size, k), EMPTY_ID, np.int64)
         some = take_queries(queries, failed, QUERY_TILE)
-        _search_groups(rows, prefixes, stages, some, where, Heap(scores, ids, heaps.least[failed]), False)
+        _search_groups(rows, prefixes, stages, some, where, Heap(scores, ids, heaps.least[failed]), workspace, False)
         for i in range(failed.size):
             heaps.scores[failed[i]] = scores[i]
             heaps.ids[failed[i]] = ids[i]
@@ -203,7 +205,8 @@ def _prepare_unit(plan, call, worker, unit):
     if search.seeded > 0:
         rows, prefixes, where = seed_rows(search)
         heaps = heaps_of(search, 0, start, stop)
-        search_prefixes(rows, prefixes, stages, slice_queries(out, start, stop - start), where, heaps)
+        some = slice_queries(out, start, stop - start)
+        search_prefixes(rows, prefixes, stages, some, where, heaps, search.workspace[worker])
 
 
 @jit
@@ -213,11 +216,12 @@ def _search_unit(plan, call, worker, unit):
     chunk, start, stop = group_of(search, unit)
     rows, prefixes, where = rows_of_chunk(search, chunk)
     heaps = heaps_of(search, worker, start, stop)
-    search_prefixes(rows, prefixes, stages, slice_queries(queries, start, stop - start), where, heaps)
+    some = slice_queries(queries, start, stop - start)
+    search_prefixes(rows, prefixes, stages, some, where, heaps, search.workspace[worker])
 
 
 @jit
-def search_by_prefixes(pool, threads, blocks, plan, queries, out, heaps):
+def search_by_prefixes(pool, threads, blocks, plan, queries, out, workspace, heaps):
     """Search for a batch of queries by prefixes, with at most `threads` threads.
 
     Parameters
@@ -228,6 +232,7 @@ def search_by_prefixes(pool, threads, blocks, plan, queries, out, heaps):
     queries : (nq, d) float32
     out : PrefixQueries
         Space for the queries.
+    workspace : (threads, prefix_workspace(nq, k, groups, tile)) uint8
 
     Returns
     -------
@@ -236,13 +241,13 @@ def search_by_prefixes(pool, threads, blocks, plan, queries, out, heaps):
     """
     nq = queries.shape[0]
     chunk, group = units_of(blocks, nq, threads, BATCH_ROWS)
-    group = (group + QUERY_TILE - 1) // QUERY_TILE * QUERY_TILE
-    search = share_search(blocks, chunk, group, heaps, threads, 0 if threads == 1 else SEED_ROWS)
+    units = chunk, (group + QUERY_TILE - 1) // QUERY_TILE * QUERY_TILE
+    search = share_search(blocks, units, heaps, workspace, 0 if threads == 1 else SEED_ROWS)
     directions = np.empty(queries.shape, np.float32), np.empty(nq), np.empty(nq, np.float32)
     call = (search, queries, out, directions)
     function = unit_function(_prepare_unit, plan, call)
-    units = (nq + PREPARED - 1) // PREPARED
-    done = run_units(pool, threads, function, address_of(plan), address_of(call), units)
+    prepared = (nq + PREPARED - 1) // PREPARED
+    done = run_units(pool, threads, function, address_of(plan), address_of(call), prepared)
     function = unit_function(_search_unit, plan, call)
     done &= run_units(pool, threads, function, address_of(plan), address_of(call), count_units(search, nq))
     return merge_heaps(pool, threads, search) and done and directions[1].size == nq  # all live until here
@@ -268,7 +273,7 @@ def survivor_share(rows, prefixes, stages, queries, where, steps, k):
     nq = queries.unit.size
     nothing = np.full(nq, -np.inf, np.float32)
     heaps = Heap(np.full((nq, k), -np.inf, np.float32), np.full((nq, k), EMPTY_ID, np.int64), nothing)
-    waiting = make_waiting(queries, nq, k)
+    waiting = make_waiting(queries, nq, k, np.empty(waiting_bytes(nq, k), np.uint8))
     waiting.floor[:] = -np.inf
     waiting.rank[:] = 0
     seen = _scan_steps(rows, prefixes, stages, queries, where, min(steps, count_steps(where)), waiting, heaps)

@@ -29,6 +29,7 @@ from tqvec.kernels.simd.memory import (
 )
 from tqvec.kernels.staged.full_score import row_dot
 from tqvec.kernels.staged.prefetch import AHEAD, prefetch_row
+from tqvec.kernels.staged.sizes import WORD, chunk_rows, list_size
 from tqvec.kernels.staged.unpack import copy_plane, parity_plane
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_update_portable
 
@@ -36,10 +37,9 @@ prefix_totals = kernel("prefix_totals")
 plane_query = kernel("plane_query")
 plane_dot = kernel("plane_dot")
 
-ROWS = 64  # scanned together: four blocks of 16 share the loads of the tables
+ROWS = WORD  # scanned together: four blocks of 16 share the loads of the tables
 LOWEST = np.finfo(np.float32).min
 EVERYWHERE = np.zeros(0, np.int32)
-CHUNK = 16384  # rows whose candidates are scored together, at least
 PROBES = 16  # rows beyond k whose full scores give the first threshold
 ENOUGH = 256  # rows that tell whether second bits are worth reading: they cost half as much as a full score
 AHEAD_BYTES = 4096  # of prefixes that are on their way: a page, where the processor's own prefetching stops
@@ -274,8 +274,8 @@ def search_one_query(rows, prefixes, query, stages, blocks, n, workspace, heap):
     blocks : RowBlocks
     n : int
         Rows of these blocks, without those of the last one that don't count.
-    workspace : (≥ 5/4 n + 128,) float32
-        For estimates and their tops. A fresh array per call would cost more in page faults than the arithmetic on it.
+    workspace : (≥ 5/4 n + 128 + 2 list_size(n, k),) float32
+        For estimates, their tops and lists of rows.
     heap : Heap
         Of one query.
     """
@@ -289,9 +289,11 @@ def search_one_query(rows, prefixes, query, stages, blocks, n, workspace, heap):
     prefix_estimates(prefixes, rows, blocks, estimator, estimates, tops)
     estimates[n : n + ROWS] = -np.inf
     integers, unit = query.integers, query.unit
-    chunk = max(CHUNK, (2 * scores.size + ROWS - 1) // ROWS * ROWS)  # a heap takes many rows at once
-    entries = np.empty(chunk + ROWS, np.int32)
-    row_numbers = np.empty(entries.size, np.int32)
+    chunk = chunk_rows(scores.size)
+    listed = list_size(n, scores.size)
+    first = n + ROWS + tops.size
+    entries = workspace[first : first + listed].view(np.int32)
+    row_numbers = workspace[first + listed : first + 2 * listed].view(np.int32)
     if ids[0] == EMPTY_ID and bound[0] == -np.inf and scores.size + PROBES <= n // 8:  # no threshold yet
         m = first_probes(estimates, tops, n, scores.size + PROBES, entries)
         for v in entries[:m]:

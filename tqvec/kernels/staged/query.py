@@ -11,20 +11,14 @@ from tqvec.kernels.scan.allowed import SPARE, allowed_blocks, allowed_rows, coun
 from tqvec.kernels.scan.queries import integer_queries_portable
 from tqvec.kernels.scan.units import heap_of, merge_heaps, rows_of_chunk, share_search, units_of
 from tqvec.kernels.staged.one_query import offer_rows, search_one_query
+from tqvec.kernels.staged.sizes import ROWS_ALONE, SHARED_ROWS
 from tqvec.kernels.tables import BYTE_STEPS, TABLE_STEPS, StagedQueries, StagedQuery, Z
 from tqvec.kernels.threads.pool import address_of, run_units, unit_function
 
 query_directions = kernel("query_directions")
 TINY = np.float32(1e-30)
-SHARED_ROWS = 16384  # of a unit at most, where threads share the rows
-ROWS_ALONE = 131072  # of a unit at most, where one thread has all: their estimates stay in the second-level cache
 ROW_COST = 15  # of the full score of a row on its own, in prefixes of rows in listed blocks of 16
 LISTED_COST = 1.3  # of the prefixes of listed blocks, in those of as many blocks in order
-
-
-def workspace_size(rows: int, threads: int) -> int:
-    """Return the float32 that each of some threads needs to search this many rows in stages."""
-    return min(rows, SHARED_ROWS if threads > 1 else ROWS_ALONE) * 21 // 16 + 192
 
 
 @jit
@@ -156,7 +150,7 @@ def search_few(rows, prefixes, query, stages, workspace, where, heap):
     ----------
     rows, prefixes, query, stages
         As in `search_one_query`.
-    workspace : (≥ 21/16 (stop - start) + 192,) float32
+    workspace : (≥ staged_workspace(stop - start, k, 1) / 4,) float32
     where : RowRange
         `start` is a multiple of 64.
     heap : Heap
@@ -188,11 +182,12 @@ def _prepare_unit(plan, call, worker, unit):
 @jit
 def _few_unit(plan, call, worker, unit):
     stages, _ = plan
-    search, staged, workspace = call
+    search, staged = call
     chunks = search.first_chunk[-1]
     q = unit // chunks
     rows, prefixes, where = rows_of_chunk(search, unit % chunks)
-    search_few(rows, prefixes, query_at(staged, q), stages, workspace[worker], where, heap_of(search, worker, q))
+    workspace = search.workspace[worker].view(np.float32)
+    search_few(rows, prefixes, query_at(staged, q), stages, workspace, where, heap_of(search, worker, q))
 
 
 @jit
@@ -204,7 +199,7 @@ def search_staged(pool, threads, blocks, plan, queries, workspace, heaps):
     pool, threads, blocks, queries, heaps
         As in `search_full`.
     plan : (StageTables, QueryTables)
-    workspace : (threads, ≥ workspace_size(rows, threads)) float32
+    workspace : (threads, staged_workspace(rows, k, threads)) uint8
 
     Returns
     -------
@@ -214,12 +209,12 @@ def search_staged(pool, threads, blocks, plan, queries, workspace, heaps):
     stages, _ = plan
     nq = queries.shape[0]
     chunk, _ = units_of(blocks, nq, threads, SHARED_ROWS if threads > 1 else ROWS_ALONE)
-    search = share_search(blocks, chunk, 1, heaps, threads)
+    search = share_search(blocks, (chunk, 1), heaps, workspace, 0)
     staged = staged_queries(nq, stages)
     call = (queries, staged)
     function = unit_function(_prepare_unit, plan, call)
     done = run_units(pool, threads, function, address_of(plan), address_of(call), nq)
-    share = (search, staged, workspace)
+    share = (search, staged)
     function = unit_function(_few_unit, plan, share)
     done &= run_units(pool, threads, function, address_of(plan), address_of(share), search.first_chunk[-1] * nq)
     return merge_heaps(pool, threads, search) and done and staged.numbers.shape[0] == nq  # all live until here

@@ -9,12 +9,11 @@ import numpy as np
 from tqvec.kernels._jit import jit
 from tqvec.kernels.arguments import Heap, SecondStage
 from tqvec.kernels.staged.one_query import offer_rows, second_stage
-from tqvec.kernels.staged.prefix_steps import ROWS
+from tqvec.kernels.staged.sizes import DOUBTFUL
 from tqvec.kernels.tables import PrefixQueries
 
 PROBES = 4  # rows beyond those needed whose full scores give the first threshold
 LIKELY = 8  # rows that wait for each other, so that their codes are fetched side by side
-DOUBTFUL = 2 * ROWS, 8  # rows, and more per result, that wait for the end, when the threshold is highest
 
 
 class Waiting(NamedTuple):
@@ -54,14 +53,18 @@ class Waiting(NamedTuple):
 
 
 @jit
-def make_waiting(queries, nq, k):
-    """No rows that wait, of `nq` queries whose heaps have `k` entries."""
+def make_waiting(queries, nq, k, workspace):
+    """No rows that wait, of `nq` queries whose heaps have `k` entries.
+
+    `workspace` is (≥ waiting_bytes(nq, k),) uint8.
+    """
     space = DOUBTFUL[0] + DOUBTFUL[1] * k
+    half = 4 * nq * space
     return Waiting(
         likely=np.empty((nq, LIKELY), np.int32),
         likely_upper=np.empty((nq, LIKELY), np.float32),
-        doubtful=np.empty((nq, space), np.int32),
-        upper=np.empty((nq, space), np.float32),
+        doubtful=workspace[:half].view(np.int32).reshape(nq, space),
+        upper=workspace[half : 2 * half].view(np.float32).reshape(nq, space),
         n_likely=np.zeros(nq, np.int64),
         n_doubtful=np.zeros(nq, np.int64),
         offered=np.zeros(nq, np.int64),
@@ -100,7 +103,7 @@ def offer_refined(rows, waiting, stages, queries, heaps, q, row_numbers, upper):
             share=np.float32(stages.sign_share),
             unit=queries.bit_unit[q],
             shift=queries.bit_shift[q],
-            parities=waiting.parities,
+            plane=waiting.parities,
         )
         count = second_stage(
             rows, waiting.entries, row_numbers, count, stages, second, upper, threshold_of(heaps, waiting, q)

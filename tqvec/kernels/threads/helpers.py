@@ -8,7 +8,9 @@ import sys
 import threading
 from typing import Any
 
+import numpy as np
 from numba.core import config
+from numpy.typing import NDArray
 
 from tqvec.kernels.threads import pool
 
@@ -34,6 +36,9 @@ def _system_functions(mutex: int, conditions: list[int]) -> list[int]:
         for condition in conditions:
             library.pthread_cond_init(ctypes.c_void_p(condition), None)
     return [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions]
+
+
+_local = threading.local()
 
 
 def _keep(thing: Any) -> None:
@@ -92,6 +97,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_helpers)
 
 
+_MOST_KEPT = 1 << 26  # bytes of workspaces that a thread keeps
 _NS_A_THREAD = 30_000.0  # of work, from which on one more thread pays
 
 
@@ -107,6 +113,22 @@ def share(threads: int, nanoseconds: float) -> tuple[int, int]:
     """
     useful = max(1, min(threads, int(nanoseconds / _NS_A_THREAD)))
     return _helpers.pool(useful), useful
+
+
+def scratch(threads: int, size: int) -> NDArray[np.uint8]:
+    """Return workspaces of `size` bytes for so many threads, (threads, size) uint8.
+
+    They belong to the calling thread until it calls again. Large ones are not kept.
+    """
+    size = -(-size // pool.LINE) * pool.LINE
+    needed = threads * size + pool.LINE
+    memory: NDArray[np.uint8] | None = getattr(_local, "memory", None)
+    if memory is None or memory.size < needed:
+        memory = np.empty(needed, np.uint8)
+        if needed <= _MOST_KEPT:
+            _local.memory = memory
+    start = -memory.ctypes.data % pool.LINE
+    return memory[start : start + threads * size].reshape(threads, size)
 
 
 def check_memory(done: bool) -> None:
