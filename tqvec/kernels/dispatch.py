@@ -64,6 +64,9 @@ _DRIVERS = {
     "search_staged": ("staged.query", "prefix_totals"),
     "search_batch": ("staged.batch", "pair_products"),
     "search_products": ("staged.batch", "pair_products"),
+    "attend_codes": ("attend.units", "code_scores"),
+    "merge_parts": ("attend.units", "code_scores"),
+    "centre_heads": ("rope.units", "centre_keys"),
 }
 
 OPERATIONS = (*_KERNELS, *_DRIVERS)
