@@ -20,6 +20,7 @@ from tqvec.kernels.threads.helpers import pool_for, useful_threads
 from tqvec.kvcache.coded_attention import attend_coded, coded_tiers
 from tqvec.kvcache.codecs import LayerCodecs, basis
 from tqvec.kvcache.key_basis import Layout
+from tqvec.kvcache.products import rotate
 from tqvec.kvcache.query_block import QueryBlock
 from tqvec.kvcache.score_options import ScoreOptions
 from tqvec.kvcache.state import State
@@ -102,13 +103,13 @@ def _attend_block(task: Task, block: QueryBlock, threads: int) -> tuple[Floats, 
     attend_uncoded(runs, block, mean_values, rotation, parts, threads)
     if block.sinks is not None:  # one token per query with this score and the value 0, less the mean as all values are
         parts.largest[:, logits], parts.total[:, logits], parts.skipped[:, logits] = block.sinks, 1, 0
-        parts.sums[:, logits] = 0 if mean_values is None else -(mean_values @ rotation)[:, None]
+        parts.sums[:, logits] = 0 if mean_values is None else -rotate(mean_values, rotation)[:, None]
     nanoseconds = sum(tier.n for tier in tiers) * heads * d * (_NS_COORDINATE + g * _NS_PRODUCT)
     workers = useful_threads(threads, nanoseconds)
     attend_coded(state, task.turning, tiers, block, task.skip_below, parts, workers)
     out, skipped = np.empty(block.plain.shape, np.float32), np.empty((heads, g), np.float32)
     kernel("merge_parts")(pool_for(workers), workers, parts, out, skipped)
-    out = (out.reshape(-1, d) @ rotation.T).reshape(out.shape)
+    out = rotate(out, rotation.T)
     if mean_values is not None:
         out += mean_values[:, None]
     return out, skipped

@@ -20,6 +20,7 @@ from tqvec.kernels.tables import AttentionTables
 from tqvec.kernels.threads.helpers import pool_for
 from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, basis
 from tqvec.kvcache.key_basis import Layout
+from tqvec.kvcache.products import rotate
 from tqvec.kvcache.query_block import QueryBlock
 from tqvec.kvcache.state import Segment, Segments, State
 
@@ -130,7 +131,8 @@ def attend_coded(
     parts : AttentionParts
     threads : int
     """
-    jobs = [job for tier in tiers for job in _jobs(tier, block, *_turned(state, turning, block), turning.waves)]
+    turned, products = _turned(state, turning, block)
+    jobs = [job for tier in tiers for job in _jobs(tier, block, turned, products, turning.waves)]
     size = len(block.stop) * max((min(SLICE, run.n) for tier in tiers for run in tier.runs), default=0)
     if skip_below == 0:
         least = np.zeros(parts.largest.shape[:2], np.float32)
@@ -178,8 +180,7 @@ def _jobs(tier: CodedTier, block: QueryBlock, turned: Floats, products: Floats, 
     rotated = np.empty_like(turned)
     for group in keys.groups:
         heads = slice(None) if len(keys.groups) == 1 else list(group.heads)
-        rows = turned[heads]
-        rotated[heads] = (rows.reshape(-1, rows.shape[2]) @ basis(group.codec)).reshape(rows.shape)
+        rotated[heads] = rotate(turned[heads], basis(group.codec))
     cap = np.float32(0 if block.softcap is None else block.softcap)
     queries = CodedQueries(rotated, products, block.first, block.stop, cap)
     by_groups: dict[tuple[int, int], list[tuple[int, int, int]]] = {}

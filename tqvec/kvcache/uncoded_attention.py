@@ -13,10 +13,11 @@ from tqvec.codec import attention
 from tqvec.kernels.arguments import AttentionParts
 from tqvec.kernels.dispatch import kernel
 from tqvec.kvcache.half_precision import Halves, round_to_half
+from tqvec.kvcache.products import multiply, rotate
 from tqvec.kvcache.query_block import QueryBlock
 from tqvec.kvcache.state import State, Uncoded
 
-_WIDENED = 512  # tokens of each head that are float32 at a time
+_WIDENED = 256  # tokens of each head that are float32 at a time
 _GRAIN = 1 << 24  # products per thread, at least: with fewer, threads mostly wait for each other's Python
 
 
@@ -78,7 +79,7 @@ def attend_uncoded(
             parts.skipped[some, number] = 0
             means = None if mean_values is None else mean_values[some, None]
             sums = _sum_values(run, scores, some, means)
-            parts.sums[some, number] = (sums.reshape(-1, d) @ rotation).reshape(sums.shape)
+            parts.sums[some, number] = rotate(sums, rotation)
 
     products = d * g * sum(run.n for run in runs)  # of a head
     if products:
@@ -90,7 +91,7 @@ def _scores(run: UncodedRun, block: QueryBlock, heads: slice) -> Floats:
     queries = block.plain[heads]
     scores = np.empty((*queries.shape[:2], run.n), np.float32)
     for tokens in _pieces(run):
-        np.matmul(queries, _widen(run.keys[heads, tokens]).swapaxes(1, 2), out=scores[:, :, tokens])
+        multiply(queries, _widen(run.keys[heads, tokens]).swapaxes(1, 2), scores[:, :, tokens])
     if block.softcap is not None:
         kernel("cap_scores")(scores.reshape(-1, run.n), np.float32(block.softcap))
     return scores
@@ -98,12 +99,13 @@ def _scores(run: UncodedRun, block: QueryBlock, heads: slice) -> Floats:
 
 def _sum_values(run: UncodedRun, weights: Floats, heads: slice, means: Floats | None) -> Floats:
     """Return the sums of weighted values less their means, (heads, g, head_dim)."""
-    sums = np.zeros((*weights.shape[:2], run.values.shape[2]), np.float32)
+    sums, part = np.zeros((2, *weights.shape[:2], run.values.shape[2]), np.float32)
     for tokens in _pieces(run):
         values = _widen(run.values[heads, tokens])
         if means is not None:
             values -= means
-        sums += np.matmul(weights[:, :, tokens], values)
+        multiply(weights[:, :, tokens], values, part)
+        sums += part
     return sums
 
 
