@@ -225,8 +225,8 @@ class CodedTokens(NamedTuple):
         Where the tokens are, in order; see `tqvec.kernels.attend.units`.
     heads : (n_heads, 3) int64
         Each head, and its places in the arrays of keys and of values.
-    slices : int
-        Number of slices of all runs.
+    slices, slice_rows : int
+        Number of slices of all runs, and the rows of one, a multiple of `BLOCK`; the last one of a run may be shorter.
     key_bytes, value_bytes : int
         Code bytes of a row.
     """
@@ -234,6 +234,7 @@ class CodedTokens(NamedTuple):
     runs: np.ndarray
     heads: np.ndarray
     slices: int
+    slice_rows: int
     key_bytes: int
     value_bytes: int
 

@@ -14,7 +14,8 @@ from tqvec._types import Floats
 from tqvec.codec import attention
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.kernels.arguments import AttentionParts, CodedQueries, CodedTokens, MeanWaves
-from tqvec.kernels.attend.units import BOTH, SCORE, SLICE, SUM
+from tqvec.kernels.attend.portable import BLOCK
+from tqvec.kernels.attend.units import BOTH, SCORE, SUM
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import AttentionTables
 from tqvec.kernels.threads.helpers import pool_for
@@ -22,7 +23,10 @@ from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, basis
 from tqvec.kvcache.key_basis import Layout
 from tqvec.kvcache.products import rotate
 from tqvec.kvcache.query_block import QueryBlock
-from tqvec.kvcache.state import Segment, Segments, State
+from tqvec.kvcache.state import Segment, State, count
+
+_SLICES = 64  # of all heads that there are at least, for the threads of large processors
+_FEWEST, _MOST = 2048, 4096  # tokens of a slice: to begin one takes the time of some hundred tokens
 
 
 class CodedRun(NamedTuple):
@@ -34,8 +38,8 @@ class CodedRun(NamedTuple):
     start, stop : int
     position : int
         Of the first token.
-    first_part : int
-        Part of the attention that the first slice of the rows is.
+    first_part, slices : int
+        Part of the attention that the first slice of the rows is; number of slices.
     """
 
     segment: Segment
@@ -43,16 +47,12 @@ class CodedRun(NamedTuple):
     stop: int
     position: int
     first_part: int
+    slices: int
 
     @property
     def n(self) -> int:
         """Number of tokens."""
         return self.stop - self.start
-
-    @property
-    def slices(self) -> int:
-        """Number of slices."""
-        return -(-self.n // SLICE)
 
 
 class CodedTier(NamedTuple):
@@ -60,6 +60,7 @@ class CodedTier(NamedTuple):
 
     codecs: KVCodecs
     runs: list[CodedRun]
+    slice_rows: int
 
     @property
     def n(self) -> int:
@@ -93,19 +94,27 @@ def _tables(codec: TurboQuant) -> AttentionTables:
 def coded_tiers(state: State, codecs: LayerCodecs, block: QueryBlock, first_part: int) -> list[CodedTier]:
     """Return the coded tokens that some query of a block sees; their slices are parts of the attention."""
     tiers, position = [], state.first_coded
+    visible = block.visible(position, count(state.recoded) + count(state.coded))
+    slice_rows = _slice_rows(len(block.plain) * (visible.stop - visible.start))
     for segments, own in ((state.recoded, codecs.recoded), (state.coded, codecs.coded)):
         runs: list[CodedRun] = []
         for segment in segments:
             rows = block.visible(position, segment.n)
             if rows.start < rows.stop:
                 start, stop = segment.start + rows.start, segment.start + rows.stop
-                runs.append(CodedRun(segment, start, stop, position + rows.start, first_part))
-                first_part += runs[-1].slices
+                slices = -(-(stop - start) // slice_rows)
+                runs.append(CodedRun(segment, start, stop, position + rows.start, first_part, slices))
+                first_part += slices
             position += segment.n
         if runs:
             assert own is not None
-            tiers.append(CodedTier(own, runs))
+            tiers.append(CodedTier(own, runs, slice_rows))
     return tiers
+
+
+def _slice_rows(tokens: int) -> int:
+    """Return the rows of a slice, a multiple of `BLOCK`, for so many tokens of all heads."""
+    return min(_MOST, max(_FEWEST, tokens // _SLICES // BLOCK * BLOCK))
 
 
 def attend_coded(
@@ -133,7 +142,7 @@ def attend_coded(
     """
     turned, products = _turned(state, turning, block)
     jobs = [job for tier in tiers for job in _jobs(tier, block, turned, products, turning.waves)]
-    size = len(block.stop) * max((min(SLICE, run.n) for tier in tiers for run in tier.runs), default=0)
+    size = len(block.stop) * max((min(tier.slice_rows, run.n) for tier in tiers for run in tier.runs), default=0)
     if skip_below == 0:
         least = np.zeros(parts.largest.shape[:2], np.float32)
         weights = _threads.scratch(threads * size)[: threads * size].reshape(threads, size)
@@ -192,6 +201,7 @@ def _jobs(tier: CodedTier, block: QueryBlock, turned: Floats, products: Floats, 
             runs=np.array([_fields(run, key, value) for run in tier.runs], np.int64),
             heads=np.array(places, np.int64),
             slices=tier.slices,
+            slice_rows=tier.slice_rows,
             key_bytes=key_group.code_bytes,
             value_bytes=value_group.code_bytes,
         )

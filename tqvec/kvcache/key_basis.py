@@ -73,7 +73,7 @@ class Layout(NamedTuple):
 
     def cross(self, mean: Floats) -> Floats:
         """Return the part of turned means that grows with the sine; `mean` has those at angle 0, (…, d)."""
-        crossed: Floats = self.sign * mean[..., self.partner]
+        crossed: Floats = self.sign * mean.take(self.partner, axis=-1)
         return crossed
 
     def products(self, queries: Floats, mean: Floats) -> Floats:

@@ -13,8 +13,6 @@ from tqvec.kernels.threads.views import bytes_at, halves_at
 add_means, code_scores = kernel("add_means"), kernel("code_scores")
 softmax_rows, add_values = kernel("softmax_rows"), kernel("add_values")
 
-SLICE = 4096  # rows of a slice, the last one of a run excepted: a multiple of `BLOCK`
-
 # Fields of a run: the address of its first row, and the bytes from head to head, in the arrays of codes and scales.
 KEY_CODES, KEY_CODES_STEP, KEY_SCALES, KEY_SCALES_STEP = range(4)
 VALUE_CODES, VALUE_CODES_STEP, VALUE_SCALES, VALUE_SCALES_STEP = range(4, 8)
@@ -45,16 +43,15 @@ def _attend_unit(plan, call, worker, unit):
     (key_tables, value_tables, waves), tokens, steps = plan
     queries, parts, least, workspace = call
     runs, heads = tokens.runs, tokens.heads
-    first_part = runs[0, FIRST_PART]
-    part = first_part + unit % tokens.slices
+    part = runs[0, FIRST_PART] + unit % tokens.slices
     h = unit // tokens.slices
     head, key, value = heads[h, 0], heads[h, 1], heads[h, 2]
     r = 0
     while r + 1 < runs.shape[0] and runs[r + 1, FIRST_PART] <= part:
         r += 1
     run = runs[r]
-    start = (part - run[FIRST_PART]) * SLICE
-    n, position = min(SLICE, run[RUN_ROWS] - start), run[POSITION] + start
+    start = (part - run[FIRST_PART]) * tokens.slice_rows
+    n, position = min(tokens.slice_rows, run[RUN_ROWS] - start), run[POSITION] + start
     rotated = queries.rotated[head]
     g = rotated.shape[0]
     scores = workspace[worker if steps == BOTH else unit][: g * n].reshape(g, n)
