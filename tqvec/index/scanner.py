@@ -22,8 +22,9 @@ from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.scan.units import BLOCK_FIELDS
 from tqvec.kernels.staged.query import workspace_size
 from tqvec.kernels.tables import QueryTables, ScanTables, StageTables
-from tqvec.kernels.threads.helpers import pool_for, useful_threads
+from tqvec.kernels.threads.helpers import pool_for
 
+_NS_A_THREAD = 30_000.0  # of work, from which on waking one more thread pays
 # Time per row, query and coordinate, by which the number of threads is chosen: rough figures are enough.
 _NS_STAGED = 0.007
 _NS_PRODUCTS = 0.0005
@@ -188,3 +189,8 @@ class BlockTable:
 def _address(array: NDArray) -> int:
     """Return where an array begins; 0 for an empty one."""
     return int(array.__array_interface__["data"][0]) if array.size else 0
+
+
+def useful_threads(threads: int, nanoseconds: float) -> int:
+    """Return the number of threads, up to `threads`, that a task of so much time for one pays for."""
+    return max(1, min(threads, int(nanoseconds / _NS_A_THREAD)))

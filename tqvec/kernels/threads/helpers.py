@@ -12,7 +12,6 @@ from numba.core import config
 
 from tqvec.kernels.threads import pool
 
-_NS_A_THREAD = 30_000.0  # of work, from which on waking one more thread pays
 _POSIX = ("mutex_lock", "mutex_unlock", "cond_wait", "cond_signal", "cond_broadcast")
 _WINDOWS = (
     "AcquireSRWLockExclusive",
@@ -96,8 +95,3 @@ if hasattr(os, "register_at_fork"):
 def pool_for(threads: int) -> int:
     """Return the address of the pool that `threads` threads in all share work through."""
     return _helpers.pool(threads)
-
-
-def useful_threads(threads: int, nanoseconds: float) -> int:
-    """Return the number of threads, up to `threads`, that a task of so much time for one pays for."""
-    return max(1, min(threads, int(nanoseconds / _NS_A_THREAD)))
