@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from tqvec.kernels.dispatch import available, kernel
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.scan.queries import NORM
 from tqvec.kernels.tables import QueryTables, ScanTables
-from tqvec.kernels.topk.portable import EMPTY_ID
+from tqvec.kernels.topk.portable import EMPTY_ID, topk_sort_portable
 
 N = 64 * 23 + 17  # ends in the middle of a word
 CUT = 64 * 9  # where a second call goes on
@@ -68,7 +69,7 @@ def search(kind, rows, queries, allowed, base, heaps, start=0, stop=N):
     codec, block = rows.codec, Rows(*rows[1:], base)
     bands, windows = codec.quantizer.bands, codec.quantizer.windows
     levels = integer_levels(codec.d, codec.quantizer)
-    where, best = RowRange(allowed, start, stop), Heap(*heaps)
+    where, best = RowRange(allowed, start, stop), Heap(*heaps, np.full(len(queries), -np.inf, np.float32))
     tables = QueryTables(codec.transform.tables, bands, NORM, levels.unit)
     if kind == "search_few":
         known = codec.d, codec.bands, windows, codec.band_std
@@ -76,7 +77,12 @@ def search(kind, rows, queries, allowed, base, heaps, start=0, stop=N):
         stages = stage_tables(*known, levels.levels, counts)
         prefixes = PrefixBlocks(prefix_planes(codec.bands, windows, counts)).of(rows.data, N)
         workspace = np.full((stop - start) * 21 // 16 + 192, np.nan, np.float32)
-        kernel(kind)(block, prefixes, queries, tables, stages, workspace, where, best)
+        few = import_module("tqvec.kernels.staged.query")  # which there is at some levels only
+        staged = few.staged_queries(len(queries), stages)
+        for q in range(len(queries)):
+            few.prepare_query(queries, q, tables, stages, staged)
+            heap = Heap(*(each[q] for each in best[:2]), best.least[q:])
+            few.search_few(block, prefixes, few.query_at(staged, q), stages, workspace, where, heap)
         return
     nq = len(queries)
     directions, weight, unit = np.empty_like(queries), np.empty(nq), np.empty(nq, np.float32)
@@ -99,7 +105,8 @@ def empty(nq, k):
 
 def finished(heaps):
     scores, ids = heaps
-    kernel("topk_finish")(scores[None], ids[None])
+    for q in range(len(scores)):
+        topk_sort_portable(scores[q], ids[q])
     return scores, ids
 
 

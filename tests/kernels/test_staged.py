@@ -81,9 +81,12 @@ def stages_of(d, nbits):
 
 
 def query_of(d, nbits=4):
-    from tqvec.kernels.staged.query import staged_query
+    from tqvec.kernels.staged.query import fill_query, query_at, staged_queries
 
-    return staged_query(direction(d), bands_of(d, nbits), stages_of(d, nbits), 1.0, np.float32(1))
+    stages = stages_of(d, nbits)
+    staged = staged_queries(1, stages)
+    fill_query(direction(d), bands_of(d, nbits), stages, 1.0, np.float32(1), staged, 0)
+    return query_at(staged, 0)
 
 
 def signs_of(d, nbits):

@@ -188,10 +188,12 @@ def calibrated(codebook, spreads):
 def estimates(codec, stages, blocks, codes, direction):
     """What the kernels make of a rotated query: estimates of rows of scale 1, and the slack."""
     from tqvec.kernels.staged.one_query import prefix_estimates
-    from tqvec.kernels.staged.query import staged_query
+    from tqvec.kernels.staged.query import fill_query, query_at, staged_queries
 
     n = len(codes)
-    query = staged_query(direction, codec.quantizer.bands, stages, 1.0, np.float32(1))
+    staged = staged_queries(1, stages)
+    fill_query(direction, codec.quantizer.bands, stages, 1.0, np.float32(1), staged, 0)
+    query = query_at(staged, 0)
     out, tops, ones = np.zeros(n + 64, np.float32), np.zeros((n // 64 + 1, 16), np.float32), np.ones(n + 64, np.float32)
     numbers = np.float32(query.table_step), np.float32(-query.table_zero), np.float32(query.slack)
     everywhere = RowBlocks(np.zeros(0, np.uint64), np.zeros(0, np.int32), 0, -(-n // 16))

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tqvec import _threads
 from tqvec._present import brief
 from tqvec._types import Bytes, Doubles, Floats, Ids
 from tqvec.codec.bands import MAX_BANDS, MAX_NBITS, Band, code_bytes
@@ -22,6 +21,8 @@ from tqvec.codec.transforms import Transform, dense, hadamard, rotate
 from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import SPREAD
+from tqvec.kernels.rows import NS_TO_DECODE
+from tqvec.kernels.threads.helpers import check_memory, share
 
 MAX_D = 8192  # the matrix is dense
 LEAST_GROUPS = {"scalar": (8,), "trellis": (trellis.MIN_COORDINATES, 32)}  # axes of the smallest group, to choose from
@@ -143,12 +144,8 @@ class CalibratedTransform(Transform):
         if data.dtype != np.uint8 or data.shape != (n, code_bytes(self._codebook.bands)):
             raise InputError(f"data must be packed codes of this codec, got {data.dtype} of shape {data.shape}")
         ones, out = np.ones(n, np.float32), np.empty((1, n), np.float32)
-        score = kernel("adc_rows")
-
-        def task(part: int, start: int, stop: int) -> None:
-            score(data, ones, tables, SPREAD, query, start, stop, out)
-
-        _threads.over_rows(task, n, _threads.GRAIN, threads)
+        sharing = share(threads, n * self._codebook.d * NS_TO_DECODE)
+        check_memory(kernel("share_adc_rows")(*sharing, (data, ones), (tables, SPREAD), query, out))
         return energy - out[0]
 
     @property

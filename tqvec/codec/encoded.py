@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tqvec import _threads
 from tqvec._types import Bytes, Doubles, Floats, ScaleName
 from tqvec._validate import first_bad_row
 from tqvec._vectors import RowNames, Vectors
@@ -19,6 +18,8 @@ from tqvec.codec.transforms import Transform
 from tqvec.errors import InputError
 from tqvec.kernels.arguments import EncodedRows
 from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.rows import NO_MEMORY, NS_TO_ENCODE
+from tqvec.kernels.threads.helpers import check_memory, share
 
 
 class Encoded(NamedTuple):
@@ -85,18 +86,14 @@ def encode(
     n = rows.shape[0]
     data = np.empty((n, code_bytes(codebook.bands)), np.uint8)
     norm, dot, energy = np.empty(n), np.empty(n), np.empty(n)
-    encode_rows, rows_out = kernel(codebook.encoder), EncodedRows(data, norm, dot, energy)
-    good = [n] * threads  # rows before the first bad one of each part
-
-    def task(part: int, start: int, stop: int) -> None:
-        end = encode_rows(rows, transform._tables, *codebook.encoder_tables, start, stop, rows_out)
-        good[part] = end if end < stop else n
-
-    _threads.over_rows(task, n, _threads.GRAIN, threads)
-    if min(good) < n:
+    sharing = share(threads, n * codebook.d * NS_TO_ENCODE)
+    out = EncodedRows(data, norm, dot, energy)
+    good = kernel(f"share_{codebook.encoder}")(*sharing, rows, transform._tables, *codebook.encoder_tables, out)
+    check_memory(good != NO_MEMORY)
+    if good < n:
         # The kernel computes lengths anyway, so there NaN and Inf are found at no cost; a check before it would read
         # all rows once more. Why the row is bad only the input tells: `rows` may be rounded, or less the centre.
-        raise vectors.bad_row(min(good))
+        raise vectors.bad_row(good)
     return Encoded(
         transform=transform,
         scale_rule=scale_rule,

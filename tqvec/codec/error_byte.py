@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from tqvec import _threads
 from tqvec._types import Doubles, Floats
 from tqvec._validate import as_float32
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.quantize.error_byte import LEAST, STEPS
+from tqvec.kernels.threads.helpers import check_memory, share
 
 _SIGN, _LOW = np.uint32(1 << 31), np.uint32(255)
 _NORMAL = np.uint32(0x00800000)
-_GRAIN = 1 << 14  # scales that a thread takes at least
+_NS_A_SCALE = 10.0  # to put a tangent in it, roughly
 
 
 def with_error_byte(scale: Floats, tangent: Doubles, threads: int = 1) -> Floats:
     """Put tangents in the low bytes of scales of equal shape; NaN is unknown, others go to the nearest code."""
-    out, pack = np.empty(scale.size, np.float32), kernel("pack_tangents")
-    scales, tangents = as_float32(scale).reshape(-1), tangent.reshape(-1)
-
-    def task(part: int, start: int, stop: int) -> None:
-        pack(scales, tangents, start, stop, out)
-
-    _threads.over_rows(task, out.size, _GRAIN, threads)
+    out = np.empty(scale.size, np.float32)
+    sharing = share(threads, scale.size * _NS_A_SCALE)
+    check_memory(kernel("share_pack_tangents")(*sharing, as_float32(scale).reshape(-1), tangent.reshape(-1), out))
     return out.reshape(scale.shape)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tqvec import _threads, _validate
+from tqvec import _validate
 from tqvec._types import ScaleName
 from tqvec._vectors import Vectors
 from tqvec.codec import transforms
@@ -26,7 +26,9 @@ from tqvec.codec.splitmix import stream
 from tqvec.errors import InputError
 from tqvec.kernels.arguments import EncodedProducts
 from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.rows import NS_TO_ENCODE
 from tqvec.kernels.tables import RotationTables
+from tqvec.kernels.threads.helpers import check_memory, share
 
 MAX_GAUSSIAN_D = 8192  # 256 MiB of float32
 FIRST_ROUND = 4  # of the structured S; the rotation's own rounds come before
@@ -126,12 +128,9 @@ class QjlCodebook(Codebook):
         vectors.require(self.d)
         x, n = vectors.checked(), len(vectors)
         data, norm, residual = np.empty((n, code_bytes(self.bands)), np.uint8), np.empty(n), np.empty(n)
-        encode, out = kernel(self.encoder), EncodedProducts(data, norm, residual)
-
-        def task(part: int, start: int, stop: int) -> None:
-            encode(x, rotation, *self.encoder_tables, start, stop, out)
-
-        _threads.over_rows(task, n, _threads.GRAIN, threads)
+        sharing = share(threads, n * self.d * NS_TO_ENCODE)
+        tables = rotation, *self.encoder_tables
+        check_memory(kernel(f"share_{self.encoder}")(*sharing, x, tables, EncodedProducts(data, norm, residual)))
         scale, gamma = (scales_as_float32(each, vectors.names) for each in (norm, norm * residual))
         return Codes(data, scale, gamma)
 

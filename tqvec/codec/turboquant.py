@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tqvec import _threads, _validate
+from tqvec import _validate
 from tqvec._config import num_threads
 from tqvec._fixed import Fixed, protect_fields
 from tqvec._types import CodebookName, Doubles, Floats, ScaleName
@@ -29,7 +29,9 @@ from tqvec.codec.transforms import ROTATIONS, Transform, random_rotation, rotate
 from tqvec.errors import InputError
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.pack.portable import SPREAD
+from tqvec.kernels.rows import NS_TO_DECODE
 from tqvec.kernels.tables import QuantizerTables, RotationTables
+from tqvec.kernels.threads.helpers import check_memory, share
 
 _CODEBOOKS: dict[CodebookName, type[ScalarCodebook | TrellisCodebook]] = {
     "scalar": ScalarCodebook,
@@ -310,17 +312,14 @@ class TurboQuant(Fixed):
     def _sum_terms(self, codes: Codes, shrink: np.float32, by_band: Floats, threads: int | None) -> Floats:
         """Decode, with factors for all scales and for the levels of each band."""
         codes = self._check(codes)
-        n, d, workers = len(codes), self._codebook.d, num_threads(threads)
-        decode = kernel("decode_rows")
+        n, d = len(codes), self._codebook.d
+        sharing = share(num_threads(threads), n * d * NS_TO_DECODE)
 
         def vectors(term: Term) -> Floats:
             scale, out = term.scale * shrink, np.empty((n, d), np.float32)
             tables = term.tables._replace(centroids=term.tables.centroids * by_band)
-
-            def task(part: int, start: int, stop: int) -> None:
-                decode(codes.data, scale, term.basis, tables, SPREAD, start, stop, out)
-
-            _threads.over_rows(task, n, _threads.GRAIN, workers)
+            known = term.basis, tables, SPREAD
+            check_memory(kernel("share_decode_rows")(*sharing, (codes.data, scale), known, out))
             return out
 
         return self._sum(vectors, codes) + self._transform.centre
@@ -347,16 +346,13 @@ class TurboQuant(Fixed):
             As `decode`; bad queries, with the row.
         """
         codes = self._check(codes)
-        rows, workers = _validate.vectors(queries, self._codebook.d, "queries"), num_threads(threads)
-        score = kernel("adc_rows")
+        rows = _validate.vectors(queries, self._codebook.d, "queries")
+        sharing = share(num_threads(threads), len(codes) * rows.size * NS_TO_DECODE)
 
         def scores(term: Term) -> Floats:
             rotated, out = rotate(rows, term.basis), np.empty((rows.shape[0], len(codes)), np.float32)
-
-            def task(part: int, start: int, stop: int) -> None:
-                score(codes.data, term.scale, term.tables, SPREAD, rotated, start, stop, out)
-
-            _threads.over_rows(task, len(codes), _threads.GRAIN, workers)
+            known = term.tables, SPREAD
+            check_memory(kernel("share_adc_rows")(*sharing, (codes.data, term.scale), known, rotated, out))
             return out
 
         return self._sum(scores, codes) + self._transform.centre_products(rows).astype(np.float32)[:, None]

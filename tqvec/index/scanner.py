@@ -22,9 +22,8 @@ from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.scan.units import BLOCK_FIELDS
 from tqvec.kernels.staged.query import workspace_size
 from tqvec.kernels.tables import QueryTables, ScanTables, StageTables
-from tqvec.kernels.threads.helpers import pool_for
+from tqvec.kernels.threads.helpers import check_memory, share
 
-_NS_A_THREAD = 30_000.0  # of work, from which on waking one more thread pays
 # Time per row, query and coordinate, by which the number of threads is chosen: rough figures are enough.
 _NS_STAGED = 0.007
 _NS_PRODUCTS = 0.0005
@@ -105,33 +104,36 @@ class Scanner:
         heaps = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
         n = sum(block.n for block in blocks)
         staged = self._stages is not None and k * _ROWS_A_RESULT <= ntotal
+        products = n * nq * self._d
         if staged and nq <= _FEW and available("search_few"):
-            threads = useful_threads(threads, n * nq * self._d * _NS_STAGED)
-            done = self._search_staged(BlockTable(blocks, allowed, True), n, queries, heaps, threads)
+            table = BlockTable(blocks, allowed, True)
+            done = self._search_staged(table, n, queries, heaps, share(threads, products * _NS_STAGED))
         elif staged and available("search_batch"):
-            threads = useful_threads(threads, n * nq * self._d * _NS_PRODUCTS)
-            done = self._search_products(BlockTable(blocks, allowed, False), queries, heaps, threads)
+            table = BlockTable(blocks, allowed, False)
+            done = self._search_products(table, queries, heaps, share(threads, products * _NS_PRODUCTS))
         else:
-            threads = useful_threads(threads, n * nq * self._d * _NS_FULL)
-            done = self._search_full(BlockTable(blocks, allowed, False), queries, heaps, threads)
-        if not done:
-            raise MemoryError("no memory is left for the workspaces of a search: fewer queries at once need less")
+            table = BlockTable(blocks, allowed, False)
+            done = self._search_full(table, queries, heaps, share(threads, products * _NS_FULL))
+        check_memory(done)
         return heaps
 
-    def _search_full(self, table: BlockTable, queries: Floats, heaps: Heaps, threads: int) -> bool:
+    def _search_full(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
         plan = self._scan, self._queries
-        return bool(kernel("search_full")(pool_for(threads), threads, table.fields, plan, queries, heaps))
+        return bool(kernel("search_full")(*sharing, table.fields, plan, queries, heaps))
 
-    def _search_staged(self, table: BlockTable, n: int, queries: Floats, heaps: Heaps, threads: int) -> bool:
+    def _search_staged(
+        self, table: BlockTable, n: int, queries: Floats, heaps: Heaps, sharing: tuple[int, int]
+    ) -> bool:
         plan = self._stages, self._queries
+        _, threads = sharing
         size = workspace_size(n, threads)
         workspace = scratch(threads * size)[: threads * size].reshape(threads, size)
-        return bool(kernel("search_staged")(pool_for(threads), threads, table.fields, plan, queries, workspace, heaps))
+        return bool(kernel("search_staged")(*sharing, table.fields, plan, queries, workspace, heaps))
 
-    def _search_products(self, table: BlockTable, queries: Floats, heaps: Heaps, threads: int) -> bool:
+    def _search_products(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
         batch = batch_tables(self._bands, self._windows, self._codec.band_std, *self._directions(queries))
         plan = (self._stages,)
-        return bool(kernel("search_products")(pool_for(threads), threads, table.fields, plan, batch, heaps))
+        return bool(kernel("search_products")(*sharing, table.fields, plan, batch, heaps))
 
     def _directions(self, queries: Floats) -> tuple[Floats, NDArray[np.float64], Floats]:
         """Rotated queries of length 1, factors of their scores, and units of their integer products."""
@@ -158,7 +160,7 @@ class BlockTable:
     """
 
     def __init__(self, blocks: Sequence[Block], allowed: Sequence[Words], prefixes: bool):
-        self._kept = [blocks, allowed]  # whatever the addresses refer to
+        self._kept: list[object] = [blocks, allowed]  # whatever the addresses refer to
         fields, base = [], 0
         for block, mask in zip(blocks, allowed, strict=True):
             codes, norms, address, groups = block.rows["codes"], block.rows.get("squared_norm"), 0, 0
@@ -189,8 +191,3 @@ class BlockTable:
 def _address(array: NDArray) -> int:
     """Return where an array begins; 0 for an empty one."""
     return int(array.__array_interface__["data"][0]) if array.size else 0
-
-
-def useful_threads(threads: int, nanoseconds: float) -> int:
-    """Return the number of threads, up to `threads`, that a task of so much time for one pays for."""
-    return max(1, min(threads, int(nanoseconds / _NS_A_THREAD)))

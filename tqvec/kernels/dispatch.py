@@ -45,7 +45,6 @@ _KERNELS = {
     "plane_query": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
     "plane_dot": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
     "add_dots": {"avx512": "staged.one_query_avx512", "avx2": "staged.one_query_avx2"},
-    "topk_finish": {"portable": "topk.portable"},
     "turn_tables": {"portable": "rope.portable"},
     "centre_keys": {"portable": "rope.portable"},
     "restore_keys": {"portable": "rope.portable"},
@@ -58,6 +57,12 @@ _KERNELS = {
 
 # Drivers are written once: they take their parts from `_KERNELS`, and exist at the levels of the part that is named.
 _DRIVERS = {
+    "share_encode_rows": ("rows", "encode_rows"),
+    "share_encode_trellis_rows": ("rows", "encode_trellis_rows"),
+    "share_encode_prod_rows": ("rows", "encode_prod_rows"),
+    "share_decode_rows": ("rows", "decode_rows"),
+    "share_adc_rows": ("rows", "adc_rows"),
+    "share_pack_tangents": ("rows", "pack_tangents"),
     "search_rows": ("scan.search", "dot_tiles"),
     "search_full": ("scan.search", "dot_tiles"),
     "search_few": ("staged.query", "prefix_totals"),

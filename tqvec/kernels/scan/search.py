@@ -129,7 +129,7 @@ def search_rows(rows, tables, queries, unit, where, heaps):
 
 @jit
 def _full_unit(plan, call, worker, unit):
-    tables, queries = plan
+    tables, _ = plan
     search, integers, unit_scores = call
     groups = (integers.shape[0] + search.group - 1) // search.group
     start = unit % groups * search.group

@@ -23,7 +23,10 @@ _ENTRIES = 4096  # of heaps that a unit of the merge takes
 
 @jit
 def units_of(blocks, nq, threads, most):
-    """Return the rows of a chunk, at most `most`, and the queries of a group, so that all threads have work; `most` is a multiple of 64."""
+    """Return the rows of a chunk, at most `most`, and the queries of a group, so that all threads have work.
+
+    `most` is a multiple of 64.
+    """
     n = 0
     for b in range(blocks.shape[0]):
         n += blocks[b, ROWS]

@@ -20,7 +20,7 @@ ROWS_ALONE = 131072  # of a unit at most, where one thread has all: their estima
 ROW_COST = 8  # of the full score of a row on its own, in prefixes of rows in blocks of 16
 
 
-def workspace_size(rows, threads):
+def workspace_size(rows: int, threads: int) -> int:
     """Return the float32 that each of some threads needs to search this many rows in stages."""
     return min(rows, SHARED_ROWS if threads > 1 else ROWS_ALONE) * 21 // 16 + 192
 

@@ -92,6 +92,24 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_helpers)
 
 
-def pool_for(threads: int) -> int:
-    """Return the address of the pool that `threads` threads in all share work through."""
-    return _helpers.pool(threads)
+_NS_A_THREAD = 30_000.0  # of work, from which on one more thread pays
+
+
+def share(threads: int, nanoseconds: float) -> tuple[int, int]:
+    """Return the first two arguments of kernels that share work: the address of the pool, and a number of threads.
+
+    Parameters
+    ----------
+    threads : int
+        Upper limit.
+    nanoseconds : float
+        What the task takes one thread, roughly: small tasks are not worth waking others.
+    """
+    useful = max(1, min(threads, int(nanoseconds / _NS_A_THREAD)))
+    return _helpers.pool(useful), useful
+
+
+def check_memory(done: bool) -> None:
+    """Raise MemoryError if a kernel that shares work says that it is not done."""
+    if not done:
+        raise MemoryError("no memory is left for the workspaces of all threads: fewer threads need less")

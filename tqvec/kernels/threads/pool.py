@@ -1,15 +1,14 @@
 """Work that threads share without Python: units of a compiled function, which an atomic counter hands out.
 
 A caller publishes a *job* in a free slot of the pool, and takes units of it until none is left. Helpers, threads that
-wait in `serve`, take units too. The caller returns when no helper computes a unit of its job any more. So no job depends
-on helpers: it is done where there are none, or where all of them work for others.
+wait in `serve`, take units too. The caller returns when no helper computes a unit of its job any more. So no job
+depends on helpers: it is done where there are none, or where all of them work for others.
 
 The protocol (README.md) has one rule behind it: a thread first says what it does, then looks at what the others said.
 """
 
 from __future__ import annotations
 
-import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, config, types
 from numba.extending import intrinsic
@@ -66,7 +65,7 @@ def address_of(typing_context, values):
 
 @intrinsic
 def unit_function(typing_context, body, plan, call):
-    """Return the address of a function that calls ``body(plan, call, worker, unit)``, given the addresses of the tuples."""
+    """Return the address of a function that calls ``body(plan, call, worker, unit)``, given addresses of the tuples."""
     inner = body.get_call_type(typing_context, (plan, call, types.intp, types.intp), {})
 
     def lower(context, builder, signature, args):

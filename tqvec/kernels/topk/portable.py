@@ -88,17 +88,3 @@ def topk_merge_portable(heap_scores, heap_ids, scores, ids):
     """Offer the entries of one heap to another."""
     for i in range(heap_scores.size):
         topk_push_portable(heap_scores[i], heap_ids[i], scores, ids)
-
-
-@jit
-def topk_finish_portable(scores, ids):
-    """Merge the heaps of all parts into the first one and sort it, for every query.
-
-    Parameters
-    ----------
-    scores, ids : (parts, nq, k) float32 and int64
-    """
-    for q in range(scores.shape[1]):
-        for part in range(1, scores.shape[0]):
-            topk_merge_portable(scores[part, q], ids[part, q], scores[0, q], ids[0, q])
-        topk_sort_portable(scores[0, q], ids[0, q])
