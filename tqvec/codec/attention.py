@@ -22,7 +22,7 @@ from tqvec.kernels.arguments import AttentionParts
 from tqvec.kernels.attend.portable import BLOCK
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import STRIP_FIELDS, AttentionTables
-from tqvec.kernels.threads.helpers import pool_for
+from tqvec.kernels.threads.helpers import share
 
 __all__ = ["BLOCK", "Part", "add_values", "attention_tables", "code_scores", "merge", "softmax_in_place"]
 
@@ -206,6 +206,6 @@ def merge(parts: Sequence[Part]) -> tuple[Floats, Floats]:
         Share of each query's weights that was skipped.
     """
     largest, total, skipped, sums = (np.stack(arrays)[None] for arrays in zip(*parts, strict=True))
-    out, share = np.empty(sums[:, 0].shape, np.float32), np.empty(total[:, 0].shape, np.float32)
-    kernel("merge_parts")(pool_for(1), 1, AttentionParts(largest, total, skipped, sums), out, share)
-    return out[0], share[0]
+    out, shares = np.empty(sums[:, 0].shape, np.float32), np.empty(total[:, 0].shape, np.float32)
+    kernel("merge_parts")(*share(1, 0), AttentionParts(largest, total, skipped, sums), out, shares)
+    return out[0], shares[0]

@@ -221,7 +221,7 @@ class CodedTokens(NamedTuple):
 
     Attributes
     ----------
-    runs : (n_runs, RUN_FIELDS) int64
+    runs : (n_runs, fields) int64
         Where the tokens are, in order; see `tqvec.kernels.attend.units`.
     heads : (n_heads, 3) int64
         Each head, and its places in the arrays of keys and of values.

@@ -16,9 +16,9 @@ import numpy as np
 from tqvec._types import Floats
 from tqvec.kernels.arguments import AttentionParts
 from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.threads.helpers import pool_for, useful_threads
-from tqvec.kvcache.coded_attention import attend_coded, coded_tiers
+from tqvec.kernels.threads.helpers import share
 from tqvec.kvcache.codecs import LayerCodecs, basis
+from tqvec.kvcache.coded_attention import attend_coded, coded_tiers
 from tqvec.kvcache.key_basis import Layout
 from tqvec.kvcache.products import rotate
 from tqvec.kvcache.query_block import QueryBlock
@@ -105,10 +105,10 @@ def _attend_block(task: Task, block: QueryBlock, threads: int) -> tuple[Floats, 
         parts.largest[:, logits], parts.total[:, logits], parts.skipped[:, logits] = block.sinks, 1, 0
         parts.sums[:, logits] = 0 if mean_values is None else -rotate(mean_values, rotation)[:, None]
     nanoseconds = sum(tier.n for tier in tiers) * heads * d * (_NS_COORDINATE + g * _NS_PRODUCT)
-    workers = useful_threads(threads, nanoseconds)
-    attend_coded(state, task.turning, tiers, block, task.skip_below, parts, workers)
+    sharing = share(threads, nanoseconds)
+    attend_coded(state, task.turning, tiers, block, task.skip_below, parts, sharing)
     out, skipped = np.empty(block.plain.shape, np.float32), np.empty((heads, g), np.float32)
-    kernel("merge_parts")(pool_for(workers), workers, parts, out, skipped)
+    kernel("merge_parts")(*sharing, parts, out, skipped)
     out = rotate(out, rotation.T)
     if mean_values is not None:
         out += mean_values[:, None]

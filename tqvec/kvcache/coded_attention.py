@@ -18,7 +18,7 @@ from tqvec.kernels.attend.portable import BLOCK
 from tqvec.kernels.attend.units import BOTH, SCORE, SUM
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import AttentionTables
-from tqvec.kernels.threads.helpers import pool_for
+from tqvec.kernels.threads.helpers import check_memory
 from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, basis
 from tqvec.kvcache.key_basis import Layout
 from tqvec.kvcache.products import rotate
@@ -124,7 +124,7 @@ def attend_coded(
     block: QueryBlock,
     skip_below: float,
     parts: AttentionParts,
-    threads: int,
+    sharing: tuple[int, int],
 ) -> None:
     """Fill in the parts of an attention that the slices of coded tokens are.
 
@@ -138,29 +138,30 @@ def attend_coded(
     skip_below : float
         Values with smaller attention weights may be skipped; the other parts must be there if it is not 0.
     parts : AttentionParts
-    threads : int
+    sharing : (int, int)
+        The pool and the number of threads.
     """
     turned, products = _turned(state, turning, block)
     jobs = [job for tier in tiers for job in _jobs(tier, block, turned, products, turning.waves)]
     size = len(block.stop) * max((min(tier.slice_rows, run.n) for tier in tiers for run in tier.runs), default=0)
     if skip_below == 0:
         least = np.zeros(parts.largest.shape[:2], np.float32)
+        _, threads = sharing
         weights = _threads.scratch(threads * size)[: threads * size].reshape(threads, size)
         for job in jobs:
-            _run(job, (BOTH, least, weights), parts, threads)
+            _run(job, (BOTH, least, weights), parts, sharing)
         return
     held = [np.empty((job.units, size), np.float32) for job in jobs]
     for job, weights in zip(jobs, held, strict=True):
-        _run(job, (SCORE, np.zeros((0, 0), np.float32), weights), parts, threads)
+        _run(job, (SCORE, np.zeros((0, 0), np.float32), weights), parts, sharing)
     least = _thresholds(parts, skip_below)
     for job, weights in zip(jobs, held, strict=True):
-        _run(job, (SUM, least, weights), parts, threads)
+        _run(job, (SUM, least, weights), parts, sharing)
 
 
-def _run(job: _Job, weights: tuple[int, Floats, Floats], parts: AttentionParts, threads: int) -> None:
+def _run(job: _Job, weights: tuple[int, Floats, Floats], parts: AttentionParts, sharing: tuple[int, int]) -> None:
     """Take the steps of a job; `weights` are as in `attend_codes`."""
-    if not kernel("attend_codes")(pool_for(threads), threads, *job, parts, weights):
-        raise MemoryError("no memory is left for the workspaces of an attention")
+    check_memory(kernel("attend_codes")(*sharing, *job, parts, weights))
 
 
 def _thresholds(parts: AttentionParts, skip_below: float) -> Floats:

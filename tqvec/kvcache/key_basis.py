@@ -21,7 +21,7 @@ from tqvec._types import Bytes, Doubles, Floats
 from tqvec.codec.bands import Band
 from tqvec.kernels.arguments import HeadBasis, MeanWaves
 from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.threads.helpers import pool_for, useful_threads
+from tqvec.kernels.threads.helpers import check_memory, share
 from tqvec.kvcache.mean_waves import mean_waves
 from tqvec.kvcache.rope import Rope
 
@@ -175,10 +175,9 @@ class KeyBasis(NamedTuple):
         """
         rows, plain = np.empty(keys.shape, np.float32), np.empty(keys.shape[:2], np.uint8)
         tables = turning.turns(first, keys.shape[1])
-        workers = useful_threads(num_threads(threads), keys.size * _NS_CENTRE)
+        sharing = share(num_threads(threads), keys.size * _NS_CENTRE)
         given = self.bases(turning), tables, np.ascontiguousarray(keys)
-        if not kernel("centre_heads")(pool_for(workers), workers, *given, rows, plain):
-            raise MemoryError("no memory is left to subtract the means of keys")
+        check_memory(kernel("centre_heads")(*sharing, *given, rows, plain))
         return rows, plain
 
     def restore(self, rows: Floats, plain: Bytes, first: int, turning: Layout) -> Floats:

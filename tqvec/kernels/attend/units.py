@@ -16,8 +16,7 @@ softmax_rows, add_values = kernel("softmax_rows"), kernel("add_values")
 # Fields of a run: the address of its first row, and the bytes from head to head, in the arrays of codes and scales.
 KEY_CODES, KEY_CODES_STEP, KEY_SCALES, KEY_SCALES_STEP = range(4)
 VALUE_CODES, VALUE_CODES_STEP, VALUE_SCALES, VALUE_SCALES_STEP = range(4, 8)
-RUN_ROWS, POSITION, FIRST_PART = range(8, 11)  # its length, the position of its first token, the part of its first slice
-RUN_FIELDS = 11
+RUN_ROWS, POSITION, FIRST_PART = range(8, 11)  # its length, position of its first token, part of its first slice
 
 SCORE, SUM, BOTH = 1, 2, 3  # steps: scores and weights; sums of values
 
