@@ -84,7 +84,9 @@ def attend(task: Task, q: Floats, threads: int) -> tuple[Floats, Floats]:
     for at in range(0, stop.size, step):
         rows = slice(at, at + step)
         logits = None if sinks is None else sinks[:, rows]
-        block = QueryBlock(plain[:, rows], first[rows], stop[rows], logits, options.softcap)
+        block = QueryBlock(
+            plain=plain[:, rows], first=first[rows], stop=stop[rows], sinks=logits, softcap=options.softcap
+        )
         out[:, rows], skipped[:, rows] = _attend_block(task, block, threads)
     out, skipped = (x.reshape(heads, nq, group, -1).swapaxes(1, 2).reshape(n_heads, nq, -1) for x in (out, skipped))
     return out, skipped[..., 0]

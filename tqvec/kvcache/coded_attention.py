@@ -103,7 +103,15 @@ def coded_tiers(state: State, codecs: LayerCodecs, block: QueryBlock, first_part
             if rows.start < rows.stop:
                 start, stop = segment.start + rows.start, segment.start + rows.stop
                 slices = -(-(stop - start) // slice_rows)
-                runs.append(CodedRun(segment, start, stop, position + rows.start, first_part, slices))
+                run = CodedRun(
+                    segment=segment,
+                    start=start,
+                    stop=stop,
+                    position=position + rows.start,
+                    first_part=first_part,
+                    slices=slices,
+                )
+                runs.append(run)
                 first_part += slices
             position += segment.n
         if runs:
@@ -192,7 +200,7 @@ def _jobs(tier: CodedTier, block: QueryBlock, turned: Floats, products: Floats, 
         heads = slice(None) if len(keys.groups) == 1 else list(group.heads)
         rotated[heads] = rotate(turned[heads], basis(group.codec))
     cap = np.float32(0 if block.softcap is None else block.softcap)
-    queries = CodedQueries(rotated, products, block.first, block.stop, cap)
+    queries = CodedQueries(rotated=rotated, products=products, first=block.first, stop=block.stop, cap=cap)
     by_groups: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
     for head, ((key, key_place), (value, value_place)) in enumerate(zip(keys.positions, values.positions, strict=True)):
         by_groups.setdefault((key, value), []).append((head, key_place, value_place))

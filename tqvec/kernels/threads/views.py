@@ -59,7 +59,7 @@ if config.DISABLE_JIT:
     def _make_view(dtype):
         def at(address, shape):
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            memory = (ctypes.c_uint8 * size).from_address(address) if size else b""
+            memory = (ctypes.c_uint8 * size).from_address(int(address)) if size else b""
             return np.frombuffer(memory, dtype).reshape(shape)
 
         return at
