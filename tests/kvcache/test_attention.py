@@ -83,6 +83,28 @@ def test_does_not_depend_on_threads(policy):
     assert np.array_equal(cache.attend(1, q, threads=1), cache.attend(1, q, threads=2))
 
 
+@pytest.mark.parametrize("policy", ["mean values too", "by head", "recoded", "everything coded"])
+def test_slices_of_tokens(policy, monkeypatch):
+    """Many per run, the last of which may be short; queries whose windows begin and end within them."""
+    cache, _, _ = filled(POLICIES[policy], n=1300)
+    few, many = (sts.normal(4 * nq, 40, 7_406).reshape(4, nq, 40) for nq in (1, 300))
+    whole = [cache.attend(1, q) for q in (few, many)]
+    monkeypatch.setattr("tqvec.kvcache.coded_attention._MOST", 256)
+    for q, out in zip((few, many), whole, strict=True):
+        slices = cache.attend(1, q, threads=1)
+        np.testing.assert_allclose(slices, out, rtol=1e-4, atol=2e-5)  # sums of float32 in another order
+        assert np.array_equal(cache.attend(1, q, threads=3), slices)
+        windowed = cache.attend(1, q, window=500, threads=1)
+        close(windowed, attention(q, cache.keys(1), cache.values(1), positions=np.arange(1300), window=500), 8e-3)
+        assert np.array_equal(cache.attend(1, q, window=500, threads=3), windowed)
+        sparse, skipped = cache.attend(1, q, skip_below=1e-3, return_skipped=True, threads=1)
+        assert np.all((skipped >= 0) & (skipped < 1))
+        assert q is many or skipped.max() > 0  # each token matters to some of many queries
+        again = cache.attend(1, q, skip_below=1e-3, return_skipped=True, threads=3)
+        assert np.array_equal(again[0], sparse)
+        assert np.array_equal(again[1], skipped)
+
+
 @pytest.mark.parametrize("factor", [1e4, 1e8])
 def test_large_scores(factor):
     """One token gets all the attention."""

@@ -6,8 +6,8 @@ import strategies as sts
 from kvcache.test_attention import POLICIES, close, tensors
 from naive_cache import attention
 
-from tqvec.codec import attention as codec
-from tqvec.kvcache import KVCache, Policy, Rope
+from tqvec.kernels.attend import units
+from tqvec.kvcache import KVCache, Policy, Rope, coded_attention
 
 N, LAYER = 420, 1
 LOGITS = np.array([-2.0, 0.5, 3.0, 12.0])
@@ -93,14 +93,14 @@ def test_a_window_costs_what_it_holds(monkeypatch):
     out = cache.attend(LAYER, q, window=60)
     rows = []
 
-    def watched(tables, queries, codes, *others):
-        rows.append(len(codes))
-        return scores(tables, queries, codes, *others)
+    def watched(job, *others):
+        rows.append(job.tokens.runs[:, units.RUN_ROWS].sum())
+        run(job, *others)
 
-    scores = codec.code_scores
-    monkeypatch.setattr(codec, "code_scores", watched)
+    run = coded_attention._run
+    monkeypatch.setattr(coded_attention, "_run", watched)
     assert np.array_equal(cache.attend(LAYER, q, window=60), out)
-    assert rows == [61 - cache.token_counts(LAYER).recent] * 2
+    assert rows == [61 - cache.token_counts(LAYER).recent]
     rows.clear()
     cache.attend(LAYER, q, window=19)
     assert rows == []

@@ -18,9 +18,11 @@ from tqvec.codec.tables.attention import Run, runs_of
 from tqvec.codec.tables.strips import Strip, strips_of
 from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
+from tqvec.kernels.arguments import AttentionParts
 from tqvec.kernels.attend.portable import BLOCK
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import STRIP_FIELDS, AttentionTables
+from tqvec.kernels.threads.helpers import share
 
 __all__ = ["BLOCK", "Part", "add_values", "attention_tables", "code_scores", "merge", "softmax_in_place"]
 
@@ -203,11 +205,7 @@ def merge(parts: Sequence[Part]) -> tuple[Floats, Floats]:
     skipped : (g,) float32
         Share of each query's weights that was skipped.
     """
-    highest = np.max([part.largest for part in parts], axis=0)
-    safe = np.where(np.isfinite(highest), highest, np.float32(0))
-    factors = [np.exp(part.largest - safe) for part in parts]
-    total = sum(f * part.total for f, part in zip(factors, parts, strict=True))
-    divisor = np.where(total > 0, total, np.float32(1))
-    out = sum(f[:, None] * part.out for f, part in zip(factors, parts, strict=True)) / divisor[:, None]
-    skipped = sum(f * part.skipped for f, part in zip(factors, parts, strict=True)) / divisor
-    return np.asarray(out, np.float32), np.asarray(skipped, np.float32)
+    largest, total, skipped, sums = (np.stack(arrays)[None] for arrays in zip(*parts, strict=True))
+    out, shares = np.empty(sums[:, 0].shape, np.float32), np.empty(total[:, 0].shape, np.float32)
+    kernel("merge_parts")(*share(1, 0), AttentionParts(largest, total, skipped, sums), out, shares)
+    return out[0], shares[0]

@@ -220,8 +220,72 @@ class MeanWaves(NamedTuple):
     rows: int
 
 
+class CodedTokens(NamedTuple):
+    """Coded tokens of the heads of a layer that share a codec of keys and one of values.
+
+    Attributes
+    ----------
+    runs : (n_runs, fields) int64
+        Where the tokens are, in order; see `tqvec.kernels.attend.units`.
+    heads : (n_heads, 3) int64
+        Each head, and its places in the arrays of keys and of values.
+    slices, slice_rows : int
+        Number of slices of all runs, and the rows of one, a multiple of `BLOCK`; the last one of a run may be shorter.
+    key_bytes, value_bytes : int
+        Code bytes of a row.
+    """
+
+    runs: np.ndarray
+    heads: np.ndarray
+    slices: int
+    slice_rows: int
+    key_bytes: int
+    value_bytes: int
+
+
+class CodedQueries(NamedTuple):
+    """Queries of all heads of a layer, as coded tokens need them.
+
+    Attributes
+    ----------
+    rotated : (heads, g, d) float32
+        In the basis of the codes.
+    products : (heads, 2, g, f) float32
+        As in `tqvec.kernels.rope.portable.next_waves`; no heads if no mean was subtracted.
+    first, stop : (g,) int64
+        Each query sees the tokens at positions ``first … stop - 1``.
+    cap : float32
+        Bound of the scores; 0 for none.
+    """
+
+    rotated: np.ndarray
+    products: np.ndarray
+    first: np.ndarray
+    stop: np.ndarray
+    cap: np.float32
+
+
+class AttentionParts(NamedTuple):
+    """The attention of heads over some of the tokens at a time, not yet divided by its total.
+
+    Attributes
+    ----------
+    largest : (heads, parts, g) float32
+        The largest score of each query; -infinity if it sees none of the tokens.
+    total, skipped : (heads, parts, g) float32
+        Sum of its weights, and of those that were skipped.
+    sums : (heads, parts, g, d) float32
+        Sum of values times weights, of all parts in one basis.
+    """
+
+    largest: np.ndarray
+    total: np.ndarray
+    skipped: np.ndarray
+    sums: np.ndarray
+
+
 class HeadBasis(NamedTuple):
-    """How keys of a head become the vectors that are coded.
+    """How keys of a head become the vectors that are coded; of several heads, the arrays have a first axis of heads.
 
     Attributes
     ----------

@@ -78,6 +78,9 @@ _DRIVERS = {
     "survivor_share": ("staged.batch_prefixes", "tile_totals"),
     "prefix_queries": ("staged.prefix_queries", "tile_totals"),
     "product_queries": ("staged.product_queries", "pair_products"),
+    "attend_codes": ("attend.units", "code_scores"),
+    "merge_parts": ("attend.units", "code_scores"),
+    "centre_heads": ("rope.units", "centre_keys"),
 }
 
 OPERATIONS = (*_KERNELS, *_DRIVERS)

@@ -252,7 +252,7 @@ class KVCache(Copied):
             The value of a coded token may be skipped if its attention weight is below this for every query of the KV
             head. A skipped value counts as the mean value if the policy subtracts one, otherwise as 0.
         threads : int, optional
-            At most one thread per KV head is used. The result does not depend on the number.
+            At most: fewer are used where there is too little work. The result does not depend on the number.
         return_skipped : bool
             Whether to return the share of each query's attention that was skipped.
         window : int, optional

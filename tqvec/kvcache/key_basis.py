@@ -16,12 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec import _threads
 from tqvec._config import num_threads
 from tqvec._types import Bytes, Doubles, Floats
 from tqvec.codec.bands import Band
 from tqvec.kernels.arguments import HeadBasis, MeanWaves
 from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.threads.helpers import check_memory, share
 from tqvec.kvcache.mean_waves import mean_waves
 from tqvec.kvcache.rope import Rope
 
@@ -32,6 +32,7 @@ _STEPS = 2  # of leaving such tokens out
 _FLOOR = 0.05  # part of the mean energy that every coordinate has at least: few tokens tell little of small ones
 _QUERY_FLOOR = 0.1  # the same of the mean's energy, from which that of queries is guessed
 _MOST_LOST = 1.5  # bits per coordinate; the worst heads of models with their rope lose 0.4
+_NS_CENTRE = 0.5  # to subtract the mean from a coordinate, by which the number of threads is chosen
 _SMALLEST = 1e-4  # part of a band's mean energy, added to each: a coordinate that is always 0 loses no end of bits
 
 
@@ -71,14 +72,26 @@ class Layout(NamedTuple):
         return cosines.take(self.frequency, axis=1), sines.take(self.frequency, axis=1)
 
     def cross(self, mean: Floats) -> Floats:
-        """Return the part of a turned mean that grows with the sine; `mean` is that at angle 0, (d,)."""
-        crossed: Floats = self.sign * mean[self.partner]
+        """Return the part of turned means that grows with the sine; `mean` has those at angle 0, (…, d)."""
+        crossed: Floats = self.sign * mean.take(self.partner, axis=-1)
         return crossed
 
     def products(self, queries: Floats, mean: Floats) -> Floats:
-        """Return what a mean contributes to scores, by frequency: factors of cosine and sine, (2, g, f) float32."""
-        parts = [np.add.reduceat((queries * x)[:, self.sorted], self.starts, axis=1) for x in (mean, self.cross(mean))]
-        return np.stack(parts)
+        """Return what means contribute to scores, by frequency: factors of cosine and sine.
+
+        Parameters
+        ----------
+        queries : (…, g, d) float32
+        mean : (…, d) float32
+
+        Returns
+        -------
+        (…, 2, g, f) float32
+        """
+        both = np.stack([mean, self.cross(mean)], axis=-2)[..., None, :]
+        turning = (queries[..., None, :, :] * both).take(self.sorted, axis=-1)
+        products: Floats = np.add.reduceat(turning, self.starts, axis=-1)
+        return products
 
 
 @lru_cache(maxsize=64)
@@ -138,11 +151,11 @@ class KeyBasis(NamedTuple):
         """The heads whose keys get more bits than the policy says."""
         return tuple(np.flatnonzero(self.kinds == GUARDED).tolist())
 
-    def head(self, head: int, turning: Layout) -> HeadBasis:
-        """Return what the kernels need of a head."""
-        order, mean, unit = self.order[head].astype(np.int64), self.means[head], np.empty_like(self.gains[head])
-        unit[order] = self.gains[head]
-        return HeadBasis(order, unit, mean, turning.cross(mean))
+    def bases(self, turning: Layout) -> HeadBasis:
+        """Return what the kernels need of all heads."""
+        order, unit = self.order.astype(np.int64), np.empty_like(self.gains)
+        np.put_along_axis(unit, order, self.gains, axis=1)
+        return HeadBasis(order, unit, self.means, turning.cross(self.means))
 
     def centre(self, keys: Floats, first: int, turning: Layout, threads: int | None) -> tuple[Floats, Bytes]:
         """Return keys as they are coded, and which of them are coded without the mean, since it makes them longer.
@@ -160,28 +173,25 @@ class KeyBasis(NamedTuple):
         rows : (heads, n, d) float32
         plain : (heads, n) uint8
         """
-        rows, plain = np.empty_like(keys), np.empty(keys.shape[:2], np.uint8)
+        rows, plain = np.empty(keys.shape, np.float32), np.empty(keys.shape[:2], np.uint8)
         tables = turning.turns(first, keys.shape[1])
-        centre, bases = kernel("centre_keys"), [self.head(head, turning) for head in range(len(keys))]
-
-        def some_heads(part: int, start: int, stop: int) -> None:
-            for head in range(start, stop):
-                centre(keys[head], bases[head], *tables, rows[head], plain[head])
-
-        _threads.over_rows(some_heads, len(keys), -(-_threads.GRAIN // keys.shape[1]), num_threads(threads))
+        sharing = share(num_threads(threads), keys.size * _NS_CENTRE)
+        given = self.bases(turning), tables, np.ascontiguousarray(keys)
+        check_memory(kernel("centre_heads")(*sharing, *given, rows, plain))
         return rows, plain
 
     def restore(self, rows: Floats, plain: Bytes, first: int, turning: Layout) -> Floats:
         """Return the keys of decoded rows: undo `centre`."""
         keys = np.empty_like(rows)
-        tables = turning.turns(first, rows.shape[1])
+        tables, bases = turning.turns(first, rows.shape[1]), self.bases(turning)
         for head, one in enumerate(rows):
-            kernel("restore_keys")(one, self.head(head, turning), *tables, plain[head], keys[head])
+            basis = HeadBasis(*(array[head] for array in bases))
+            kernel("restore_keys")(one, basis, *tables, plain[head], keys[head])
         return keys
 
-    def turn_queries(self, queries: Floats, head: int) -> Floats:
-        """Return queries of a head, (g, d), whose products with coded keys are those with the keys less their means."""
-        return queries[:, self.order[head]] / self.gains[head]
+    def turn_queries(self, queries: Floats) -> Floats:
+        """Return queries, (heads, g, d), whose products with coded keys are those with the keys less their means."""
+        return np.take_along_axis(queries, self.order[:, None].astype(np.int64), axis=2) / self.gains[:, None]
 
 
 def learn(keys: Floats, first: int, turning: Layout, bands: list[tuple[tuple[Band, ...], Floats]]) -> KeyBasis:

@@ -184,7 +184,7 @@ def add_values_portable(tables, weights, codes, scale, least, out, skipped):
     """
     g, n = weights.shape
     d = out.shape[1]
-    bands = tables.bands
+    bands, windows, centroids = tables.bands, tables.windows, tables.centroids
     words = np.zeros(padded_words(bands), np.uint64)
     flat = words.view(np.uint8)
     level = np.empty(d, np.float32)
@@ -204,11 +204,11 @@ def add_values_portable(tables, weights, codes, scale, least, out, skipped):
                     skipped[q] += weights[q, t]
                 continue
             unpack_row_portable(codes[t], bands, SPREAD, words)
-            indices_of_row_portable(words, bands, tables.windows)
+            indices_of_row_portable(words, bands, windows)
             first = 0
             for b in range(bands.shape[0]):
                 lo = bands[b, 0]
-                centroid = tables.centroids[b]
+                centroid = centroids[b]
                 for j in range(lo, bands[b, 1]):
                     level[j] = centroid[flat[first + j - lo]]
                 first += (bands[b, 1] - lo + 7) // 8 * 8

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from tqvec.kernels._jit import jit
 from tqvec.kernels.simd.atomic import atomic_add, atomic_load, atomic_replace, atomic_store, pause
-from tqvec.kernels.simd.vector import load_from, operation, store_to
+from tqvec.kernels.simd.vector import load_from, operation
 
 LINE = 64  # bytes of a cache line
 _WORD = 8
@@ -61,27 +61,6 @@ def address_of(typing_context, values):
         return builder.ptrtoint(cgutils.alloca_once_value(builder, args[0]), _I64)
 
     return types.intp(values), lower
-
-
-@intrinsic
-def size_of(typing_context, values):
-    """Return the bytes of a tuple."""
-
-    def lower(context, builder, signature, args):
-        return _I64(context.get_abi_sizeof(args[0].type))
-
-    return types.intp(values), lower
-
-
-@intrinsic
-def store_at(typing_context, address, values):
-    """Copy a tuple to an address."""
-
-    def lower(context, builder, signature, args):
-        store_to(builder, *args)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, values), lower
 
 
 @intrinsic

@@ -25,13 +25,21 @@ def _make_pointer(number: types.Type):
     return pointer
 
 
-_bytes_at, _floats_at, _words_at = (_make_pointer(number) for number in (types.uint8, types.float32, types.uint64))
+_bytes_at, _halves_at, _floats_at, _words_at = (
+    _make_pointer(number) for number in (types.uint8, types.uint16, types.float32, types.uint64)
+)
 
 
 @jit
 def bytes_at(address, shape):
     """Return the uint8 array of a shape at an address."""
     return carray(_bytes_at(address), shape)
+
+
+@jit
+def halves_at(address, shape):
+    """Return the uint16 array of a shape at an address."""
+    return carray(_halves_at(address), shape)
 
 
 @jit
@@ -51,9 +59,11 @@ if config.DISABLE_JIT:
     def _make_view(dtype):
         def at(address, shape):
             size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            memory = (ctypes.c_uint8 * size).from_address(address) if size else b""
+            memory = (ctypes.c_uint8 * size).from_address(int(address)) if size else b""
             return np.frombuffer(memory, dtype).reshape(shape)
 
         return at
 
-    bytes_at, floats_at, words_at = (_make_view(dtype) for dtype in (np.uint8, np.float32, np.uint64))
+    bytes_at, halves_at, floats_at, words_at = (
+        _make_view(dtype) for dtype in (np.uint8, np.uint16, np.float32, np.uint64)
+    )
