@@ -182,7 +182,8 @@ class Scanner:
         plan = self._stages, self._queries
         space = prefix_space(self._bands, self._stages, queries.shape[0])
         groups, tile = self._stages.prefix_source.size // 32, module("tile_totals").QUERY_TILE
-        workspace = scratch(sharing[1], prefix_workspace(*heaps[0].shape, groups, tile))
+        nq, k = heaps[0].shape
+        workspace = scratch(sharing[1], prefix_workspace(nq, k, groups, tile))
         return bool(kernel("search_by_prefixes")(*sharing, table.fields, plan, queries, space, workspace, heaps))
 
     def _search_products(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:

@@ -171,7 +171,7 @@ def search_full(pool, threads, blocks, plan, queries, heaps):
     integers = np.empty((nq, width), np.int16)
     integer_queries_portable(directions, bands, 8, integers)
     workspace = np.empty((threads, 0), np.uint8)
-    search = share_search(blocks, units_of(blocks, nq, threads, FULL_ROWS), heaps, workspace, 0)
+    search = share_search(blocks, units_of(blocks, nq, threads, FULL_ROWS, QUERIES), heaps, workspace, 0)
     call = (search, integers, unit)
     function = unit_function(_full_unit, plan, call)
     done = run_units(pool, threads, function, address_of(plan), address_of(call), count_units(search, nq))

@@ -18,27 +18,24 @@ WORD = 64  # rows whose bits a word of a filter holds
 LINE = 64  # bytes of 16 rows in a group of a prefix
 SEED_ROWS = 1024  # that each query of a batch is compared with before threads share the rest
 SEED_QUERIES = 32  # that one thread compares with them
-BATCH_ROWS = 8192  # of a unit of a batch at most
 _UNITS = 4  # for each thread at least, so that none is left alone with a large one
-_GROUP = 32  # queries of a group at least
 _ENTRIES = 4096  # of heaps that a unit of the merge takes
 
 
 @jit
-def units_of(blocks, nq, threads, most):
-    """Return the rows of a chunk, at most `most`, and the queries of a group, so that all threads have work.
+def units_of(blocks, nq, threads, rows, queries):
+    """Return the rows of a chunk and the queries of a group, so that all threads have work.
 
-    `most` is a multiple of 64.
+    At most `rows`, a multiple of 64, and at least about `queries`. Queries are divided first: each meets its rows with
+    an empty heap in every chunk.
     """
+    if threads == 1:
+        return rows, nq
     n = 0
     for b in range(blocks.shape[0]):
         n += blocks[b, ROWS]
-    if threads == 1:
-        return most, nq
-    chunk = max(WORD, min(most, n // (_UNITS * threads)) // WORD * WORD)
-    groups = 1
-    while groups * (n // chunk + 1) < _UNITS * threads and 2 * groups * _GROUP <= nq:
-        groups *= 2
+    groups = max(1, min(nq // queries, _UNITS * threads))
+    chunk = max(WORD, min(rows, n * groups // (_UNITS * threads)) // WORD * WORD)
     return chunk, max(1, (nq + groups - 1) // groups)
 
 

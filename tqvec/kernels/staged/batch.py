@@ -8,7 +8,6 @@ from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.allowed import SPARE, allowed_rows
 from tqvec.kernels.scan.units import (
-    BATCH_ROWS,
     SEED_QUERIES,
     SEED_ROWS,
     count_units,
@@ -45,6 +44,8 @@ pair_products = kernel("pair_products")
 end_products = kernel("end_products")
 query_directions = kernel("query_directions")
 
+UNIT_ROWS = 8192  # of a unit at most
+UNIT_QUERIES = 128  # at least: they share unpacked rows
 TINY = np.float32(1e-30)  # stands for a scale of 0
 LEAST_WEIGHT = np.finfo(np.float32).tiny  # stands for that of a zero query, whose rows all reach a threshold of 0
 
@@ -228,7 +229,7 @@ def search_products(pool, threads, blocks, plan, queries, out, workspace, heaps)
         False if memory ran out.
     """
     nq = queries.shape[0]
-    chunk, group = units_of(blocks, nq, threads, BATCH_ROWS)
+    chunk, group = units_of(blocks, nq, threads, UNIT_ROWS, UNIT_QUERIES)
     units = chunk, (group + PAIR - 1) // PAIR * PAIR
     search = share_search(blocks, units, heaps, workspace, 0 if threads == 1 else SEED_ROWS)
     directions = np.empty(queries.shape, np.float32), np.empty(nq), np.empty(nq, np.float32)

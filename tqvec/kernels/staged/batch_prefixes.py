@@ -10,7 +10,6 @@ from tqvec.kernels.attend.indices import aligned_bytes
 from tqvec.kernels.dispatch import kernel, module
 from tqvec.kernels.scan.allowed import WORD
 from tqvec.kernels.scan.units import (
-    BATCH_ROWS,
     SEED_QUERIES,
     SEED_ROWS,
     count_units,
@@ -47,6 +46,8 @@ tile_totals = kernel("tile_totals")
 query_directions = kernel("query_directions")
 QUERY_TILE = module("tile_totals").QUERY_TILE
 
+UNIT_ROWS = 65536  # of a unit at most
+UNIT_QUERIES = 64  # at least: they share the rows in the nearest cache
 PREPARED = -(-SEED_QUERIES // QUERY_TILE) * QUERY_TILE  # queries of a unit that prepares them
 GUESS_FROM = 32  # results per query, from which on guessed floors spare more rows than they cost
 
@@ -240,7 +241,7 @@ def search_by_prefixes(pool, threads, blocks, plan, queries, out, workspace, hea
         False if memory ran out.
     """
     nq = queries.shape[0]
-    chunk, group = units_of(blocks, nq, threads, BATCH_ROWS)
+    chunk, group = units_of(blocks, nq, threads, UNIT_ROWS, UNIT_QUERIES)
     units = chunk, (group + QUERY_TILE - 1) // QUERY_TILE * QUERY_TILE
     search = share_search(blocks, units, heaps, workspace, 0 if threads == 1 else SEED_ROWS)
     directions = np.empty(queries.shape, np.float32), np.empty(nq), np.empty(nq, np.float32)

@@ -208,7 +208,7 @@ def search_staged(pool, threads, blocks, plan, queries, workspace, heaps):
     """
     stages, _ = plan
     nq = queries.shape[0]
-    chunk, _ = units_of(blocks, nq, threads, SHARED_ROWS if threads > 1 else ROWS_ALONE)
+    chunk, _ = units_of(blocks, nq, threads, SHARED_ROWS if threads > 1 else ROWS_ALONE, 1)
     search = share_search(blocks, (chunk, 1), heaps, workspace, 0)
     staged = staged_queries(nq, stages)
     call = (queries, staged)

@@ -63,6 +63,24 @@ def address_of(typing_context, values):
     return types.intp(values), lower
 
 
+def _borrow(context, builder, kind, value):
+    """Return a value whose arrays have no owner, so that nobody counts references to them.
+
+    Else each slice of an array would change a count that all threads share. On many cores that takes longer than the
+    work on it.
+    """
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = cgutils.get_null_value(array.meminfo.type)
+        array.parent = cgutils.get_null_value(array.parent.type)
+        return array._getvalue()
+    if isinstance(kind, types.BaseTuple):
+        for i, part in enumerate(kind):
+            borrowed = _borrow(context, builder, part, builder.extract_value(value, i))
+            value = builder.insert_value(value, borrowed, i)
+    return value
+
+
 @intrinsic
 def unit_function(typing_context, body, plan, call):
     """Return the address of a function that calls ``body(plan, call, worker, unit)``, given addresses of the tuples."""
@@ -74,7 +92,10 @@ def unit_function(typing_context, body, plan, call):
         function.linkage = "internal"
         inside = ir.IRBuilder(function.append_basic_block("entry"))
         *addresses, worker, unit = context.call_conv.get_arguments(function)
-        tuples = [load_from(inside, at, value.type) for at, value in zip(addresses, args[1:], strict=True)]
+        tuples = [
+            _borrow(context, inside, kind, load_from(inside, at, value.type))
+            for at, kind, value in zip(addresses, signature.args[1:], args[1:], strict=True)
+        ]
         context.get_function(body, inner)(inside, (*tuples, worker, unit))
         context.call_conv.return_value(inside, _I64(0))
         return builder.ptrtoint(function, _I64)
