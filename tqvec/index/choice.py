@@ -24,20 +24,23 @@ class Costs(NamedTuple):
     ----------
     few, prefixes : float
         Per row and byte of its prefix, for one query alone and for each of a batch.
+    unpack : float
+        Per row and 64 coordinates, for the levels that all queries of byte products share.
     products : float
         Per row, 64 coordinates and query.
     """
 
     few: float
     prefixes: float
+    unpack: float
     products: float
 
 
-# AMX: the ratio of products to single queries is that of Sapphire Rapids.
+# Measured on Zen 4 and, for AMX, on Sapphire Rapids.
 _COSTS = {
-    "amx": Costs(few=0.027, prefixes=0.021, products=0.03),
-    "avx512": Costs(few=0.027, prefixes=0.021, products=0.36),
-    "avx2": Costs(few=0.037, prefixes=0.027, products=0.48),
+    "amx": Costs(few=0.05, prefixes=0.028, unpack=6.0, products=0.09),
+    "avx512": Costs(few=0.027, prefixes=0.021, unpack=4.0, products=0.32),
+    "avx2": Costs(few=0.037, prefixes=0.027, unpack=5.0, products=0.45),
 }
 
 
@@ -91,7 +94,7 @@ def choose_search(work: Work, survivors: Callable[[], float]) -> Search:
         return {
             "few": nq * alone,
             "prefixes": lookups + nq * share * allowed * _SURVIVOR,
-            "products": _filled(nq, _PRODUCT_TILE) * allowed * words * costs.products,
+            "products": allowed * words * (costs.unpack + _filled(nq, _PRODUCT_TILE) * costs.products),
         }
 
     fewest, most = times(0.0), times(_MANY)
