@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from tqvec.index import scanner
 from tqvec.index.index import Index
+from tqvec.kernels.threads import helpers
 from tqvec.reference import codebook, quantize, rotation, trellis
 
 EPSILON = 3e-4  # of ‖query‖‖vector‖: the bound of kernels/scan/README.md, 3·10⁻⁵ √d at d = 100, and scales of 16 bits
@@ -145,7 +145,7 @@ class NaiveIndex:
 def small_blocks(patch, rows=100):
     """Let blocks be of few rows, so that few vectors make many, and compaction and threads begin early."""
     patch.setattr(Index, "_block_rows", rows)
-    patch.setattr(scanner, "_GRAIN", 64)
+    patch.setattr(helpers, "_NS_A_THREAD", 100.0)
 
 
 def contents(index):

@@ -20,8 +20,8 @@ from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
 from tqvec.kernels.arguments import AttentionParts
 from tqvec.kernels.attend.portable import BLOCK
+from tqvec.kernels.attend.tables import STRIP_FIELDS, AttentionTables
 from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.tables import STRIP_FIELDS, AttentionTables
 from tqvec.kernels.threads.helpers import share
 
 __all__ = ["BLOCK", "Part", "add_values", "attention_tables", "code_scores", "merge", "softmax_in_place"]

@@ -38,6 +38,7 @@ _STEPS: dict[Search, str] = {
 }
 _ROWS_A_RESULT = 16  # below which queries share little work: most of it is full scores and heaps of their own
 _SAMPLE_QUERIES, _SAMPLE_STEPS = 4, 4  # by which the searches of a batch are compared
+_SEARCHES_A_SAMPLE = 32  # after which survivors are measured again: data and queries may change
 _NO_BIAS = np.zeros(0, np.float32)
 
 Heaps = tuple[Floats, Ids]
@@ -70,6 +71,7 @@ class Scanner:
         self._stages = stage_tables(*known, self._levels.levels, counts)
         self.prefixes = PrefixBlocks(prefix_planes(codec.bands, self._windows, counts))
         self._queries = QueryTables(rotation, self._bands, self._metric.score_scale, self._levels.unit)
+        self._shares: dict[tuple[int, int], tuple[float, int]] = {}  # of survivors, and searches that they are good for
         self._scan = ScanTables(
             bands=self._bands,
             windows=self._windows,
@@ -153,9 +155,18 @@ class Scanner:
         return choose_search(work, lambda: self._survivors(blocks, allowed, queries, k))
 
     def _survivors(self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int) -> float:
-        """Share of rows that survive their prefixes, in a sample of the largest block, for a few queries."""
+        """Share of rows that survive their prefixes, as measured for one of the last searches of such a size."""
         if not ready(_STEPS["prefixes"]):
             return 0.0
+        size = k, sum(block.n for block in blocks).bit_length()
+        share, left = self._shares.get(size, (0.0, 0))
+        if left == 0:
+            share, left = self._measure_survivors(blocks, allowed, queries, k), _SEARCHES_A_SAMPLE
+        self._shares[size] = share, left - 1
+        return share
+
+    def _measure_survivors(self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int) -> float:
+        """Share of rows that survive their prefixes, in a sample of the largest block, for a few queries."""
         block, chosen = max(zip(blocks, allowed, strict=True), key=lambda pair: pair[0].n)
         sample = min(block.n, 1024 * _SAMPLE_STEPS)
         results = -(-k * sample // sum(block.n for block in blocks))
@@ -166,8 +177,7 @@ class Scanner:
         bias = -block.rows["squared_norm"] if self._metric.stores_norm else _NO_BIAS
         rows = Rows(block.rows["codes"], block.rows["scale"], bias, 0)
         prefixes, where = block.prefixes.of(block.rows["codes"], block.n), RowRange(chosen, 0, block.n)
-        share = kernel("survivor_share")(rows, prefixes, self._stages, tables, where, _SAMPLE_STEPS, results)
-        return float(share)
+        return float(kernel("survivor_share")(rows, prefixes, self._stages, tables, where, _SAMPLE_STEPS, results))
 
     def _search_full(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
         plan = self._scan, self._queries

@@ -15,9 +15,9 @@ from tqvec.codec import attention
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.kernels.arguments import AttentionParts, CodedQueries, CodedTokens, MeanWaves
 from tqvec.kernels.attend.portable import BLOCK
+from tqvec.kernels.attend.tables import AttentionTables
 from tqvec.kernels.attend.units import BOTH, SCORE, SUM
 from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.tables import AttentionTables
 from tqvec.kernels.threads.helpers import check_memory
 from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, basis
 from tqvec.kvcache.key_basis import Layout

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tqvec.codec.bands import Band
-from tqvec.kernels.tables import STRIP_FIELDS
+from tqvec.kernels.attend.tables import STRIP_FIELDS
 
 _COLUMNS = 16  # of eight coordinates: 16 bytes of each plane
 _MOST = 640  # coordinates of a row: the steps of int16 queries would be too coarse for more

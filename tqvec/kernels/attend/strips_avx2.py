@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec.kernels._jit import jit
+from tqvec.kernels.attend.tables import STRIP_FIELDS
 from tqvec.kernels.simd.bits import and_i8x32, append_high_bits_i8x32, funnel_shift_i64x4, select_negative_i8x32
 from tqvec.kernels.simd.integers import add_i8x32
 from tqvec.kernels.simd.memory import (
@@ -28,7 +29,6 @@ from tqvec.kernels.simd.shuffles import (
 )
 from tqvec.kernels.simd.tuples import transpose_bits_8
 from tqvec.kernels.simd.x86 import load_table_128, lookup_128_i8x32, lookup_i8x32
-from tqvec.kernels.tables import STRIP_FIELDS
 
 ROWS = 32  # that are unpacked together
 STRIP = 128  # coordinates
