@@ -39,7 +39,7 @@ def test_totals_of_a_tile(groups, level):
         totals(prefixes.ctypes.data, tables.ctypes.data, prefixes.shape[1], out.ctypes.data, 4 * out.shape[1])
 
     rows = sts.rng(1).integers(0, 256, (64, 4 * groups)).astype(np.uint8)
-    axes = module("prefix_totals", level).PREFIX_AXES
+    axes = {(4, 1): (0, 2, 1, 3), (1, 16): (0, 2, 3, 1)}[module("prefix_totals", level).PREFIX_STRIDES]
     prefixes = np.ascontiguousarray(rows.reshape(-1, 16, groups, 4).transpose(axes)).reshape(-1, groups, 64)
     nibbles = np.stack([rows & 15, rows >> 4], axis=2).reshape(64, groups, 8)
     tables = sts.rng(2).integers(0, 64, (tile, groups, 128)).astype(np.uint8)
@@ -69,7 +69,7 @@ def prepared(d, nbits, codebook, nq):
 @pytest.mark.parametrize(("d", "nbits", "codebook"), CODECS)
 def test_queries_for_prefixes(d, nbits, codebook):
     """They are those of single queries; the last tile is filled up with empty ones."""
-    from tqvec.kernels.staged.query import staged_query
+    from tqvec.kernels.staged.query import fill_query, query_at, staged_queries
 
     codec, stages, queries = prepared(d, nbits, codebook, 7)
     bands = codec.quantizer.bands
@@ -77,8 +77,10 @@ def test_queries_for_prefixes(d, nbits, codebook):
     assert batch.table.shape == (8, stages.prefix_source.size // 32, 128)
     assert not batch.table[7].any()
     assert batch.table.ctypes.data % 64 == 0
+    staged = staged_queries(7, stages)
     for q in range(7):
-        one = staged_query(queries[0][q], bands, stages, queries[1][q], queries[2][q])
+        fill_query(queries[0][q], bands, stages, queries[1][q], queries[2][q], staged, q)
+        one = query_at(staged, q)
         length = one.length
         np.testing.assert_array_equal(batch.table[q], one.table)
         np.testing.assert_array_equal(batch.integers[q], one.integers)
