@@ -1,6 +1,6 @@
-"""Threads that share the rows of a task. Kernels release the GIL, so plain Python threads do.
+"""Threads that share the rows of a task of NumPy calls, which release the GIL while they work on large arrays.
 
-Unlike a Numba parallel loop this works after fork, needs no threading layer, and lets several callers search at once.
+Kernels don't come here: they share work without Python (kernels/threads).
 
 The calling thread takes parts of its task until none is left, and other threads help where there are any. So no task
 depends on them: it is done in a forked child too, after the main thread has ended, in an exit handler, and where the
@@ -14,21 +14,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-import numpy as np
-
-from tqvec._types import Floats
-
 GRAIN = 256  # rows that a thread takes at least, where a row takes about a microsecond
-
-_local = threading.local()
-
-
-def scratch(size: int) -> Floats:
-    """Return a workspace of at least `size` float32 that belongs to the calling thread until it calls again."""
-    workspace: Floats | None = getattr(_local, "workspace", None)
-    if workspace is None or workspace.size < size:
-        workspace = _local.workspace = np.empty(size, np.float32)
-    return workspace
 
 
 class _Work:

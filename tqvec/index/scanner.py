@@ -47,9 +47,9 @@ Heaps = tuple[Floats, Ids]
 class Scanner:
     """Searches the rows of an index.
 
-    Three kernels give the same full scores, to the last bit. ``search_rows`` unpacks every code. ``search_few`` rules
-    most rows out by a few bits of their codes, one query at a time; ``search_batch`` does so by byte products, many
-    queries at a time. The last two exist at some SIMD levels only, and may miss a true result with a small probability.
+    Four searches give the same full scores, to the last bit. ``"full"`` unpacks every code. ``"few"`` and
+    ``"prefixes"`` rule most rows out by a few bits of their codes, one query at a time and many; ``"products"`` does so
+    by byte products. These three exist at some SIMD levels only, and may miss a true result with a small probability.
 
     Parameters
     ----------

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec import _threads
 from tqvec._types import Floats
 from tqvec.codec import attention
 from tqvec.codec.turboquant import TurboQuant
@@ -18,7 +17,7 @@ from tqvec.kernels.attend.portable import BLOCK
 from tqvec.kernels.attend.tables import AttentionTables
 from tqvec.kernels.attend.units import BOTH, SCORE, SUM
 from tqvec.kernels.dispatch import kernel
-from tqvec.kernels.threads.helpers import check_memory
+from tqvec.kernels.threads.helpers import check_memory, scratch
 from tqvec.kvcache.codecs import KVCodecs, LayerCodecs, basis
 from tqvec.kvcache.key_basis import Layout
 from tqvec.kvcache.products import rotate
@@ -155,7 +154,7 @@ def attend_coded(
     if skip_below == 0:
         least = np.zeros(parts.largest.shape[:2], np.float32)
         _, threads = sharing
-        weights = _threads.scratch(threads * size)[: threads * size].reshape(threads, size)
+        weights = scratch(threads, 4 * size).view(np.float32)
         for job in jobs:
             _run(job, (BOTH, least, weights), parts, sharing)
         return

@@ -12,6 +12,7 @@ from tqvec._types import Floats
 from tqvec.codec import attention
 from tqvec.kernels.arguments import AttentionParts
 from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.threads.helpers import scratch
 from tqvec.kvcache.half_precision import Halves, round_to_half
 from tqvec.kvcache.products import multiply, rotate
 from tqvec.kvcache.query_block import QueryBlock
@@ -115,7 +116,7 @@ def _pieces(run: UncodedRun) -> list[slice]:
 
 def _widen(x: Halves) -> Floats:
     """Return numbers as float32, in this thread's workspace."""
-    out = _threads.scratch(x.size)[: x.size].reshape(x.shape)
+    out = scratch(1, 4 * x.size)[0].view(np.float32)[: x.size].reshape(x.shape)
     round_to_half(x, "float16" if x.dtype == np.float16 else "bfloat16", out)
     return out
 
