@@ -16,8 +16,9 @@ BLOCK_FIELDS = 9
 
 WORD = 64  # rows whose bits a word of a filter holds
 LINE = 64  # bytes of 16 rows in a group of a prefix
-SEED_ROWS = 1024  # that each query of a batch is compared with before threads share the rest
-SEED_QUERIES = 32  # that one thread compares with them
+SEED_ROWS = 1024  # that each query of a large batch is compared with before threads share the rest
+SEED_QUERIES = 32  # that one thread prepares and compares with them
+FEW_QUERIES = 4  # that one thread prepares, if it compares them with no row
 _UNITS = 4  # for each thread at least, so that none is left alone with a large one
 _ENTRIES = 4096  # of heaps that a unit of the merge takes
 
@@ -95,11 +96,18 @@ def rows_of_chunk(search, number):
 
 
 @jit
-def seed_rows(search):
-    """Return what `rows_of_chunk` does for the first rows, which all queries of a batch are compared with first.
+def rows_to_seed(nq, threads):
+    """Return the first rows that all queries of a batch are compared with, one thread per query.
 
-    Each thread has heaps of its own. Without this they would begin with no idea of what is good enough.
+    Each thread has heaps of its own. Without this they would begin with no idea of what is good enough. That pays if
+    all threads have such work.
     """
+    return SEED_ROWS if threads > 1 and nq >= SEED_QUERIES * threads else 0
+
+
+@jit
+def seed_rows(search):
+    """Return what `rows_of_chunk` does for the rows of `rows_to_seed`."""
     rows, prefixes, (allowed, _, stop) = rows_of_chunk(search, 0)
     return rows, prefixes, RowRange(allowed, 0, min(stop, search.seeded))
 

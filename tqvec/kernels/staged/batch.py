@@ -8,13 +8,14 @@ from tqvec.kernels._jit import LANES, jit
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.scan.allowed import SPARE, allowed_rows
 from tqvec.kernels.scan.units import (
+    FEW_QUERIES,
     SEED_QUERIES,
-    SEED_ROWS,
     count_units,
     group_of,
     heaps_of,
     merge_heaps,
     rows_of_chunk,
+    rows_to_seed,
     seed_rows,
     share_search,
     units_of,
@@ -185,10 +186,10 @@ def queries_of_batch(batch, start, stop):
 def _prepare_unit(plan, call, worker, unit):
     """Prepare a group of queries, and compare them with the first rows."""
     stages, tables, levels = plan
-    search, queries, out, directions = call
+    search, queries, out, directions, count = call
     rotated, weight, scale = directions
-    start = unit * SEED_QUERIES
-    stop = min(queries.shape[0], start + SEED_QUERIES)
+    start = unit * count
+    stop = min(queries.shape[0], start + count)
     here = slice(start, stop)
     query_directions(queries[here], tables, rotated[here], weight[here], scale[here])
     product_queries(rotated, weight, scale, tables.bands, levels, start, stop, out)
@@ -201,7 +202,7 @@ def _prepare_unit(plan, call, worker, unit):
 @jit
 def _search_unit(plan, call, worker, unit):
     stages, _, _ = plan
-    search, _, batch, _ = call
+    search, _, batch, _, _ = call
     chunk, start, stop = group_of(search, unit)
     rows, _, where = rows_of_chunk(search, chunk)
     space = search.workspace[worker]
@@ -231,12 +232,12 @@ def search_products(pool, threads, blocks, plan, queries, out, workspace, heaps)
     nq = queries.shape[0]
     chunk, group = units_of(blocks, nq, threads, UNIT_ROWS, UNIT_QUERIES)
     units = chunk, (group + PAIR - 1) // PAIR * PAIR
-    search = share_search(blocks, units, heaps, workspace, 0 if threads == 1 else SEED_ROWS)
+    search = share_search(blocks, units, heaps, workspace, rows_to_seed(nq, threads))
     directions = np.empty(queries.shape, np.float32), np.empty(nq), np.empty(nq, np.float32)
-    call = (search, queries, out, directions)
+    count = SEED_QUERIES if search.seeded > 0 else FEW_QUERIES
+    call = (search, queries, out, directions, count)
     function = unit_function(_prepare_unit, plan, call)
-    prepared = (nq + SEED_QUERIES - 1) // SEED_QUERIES
-    done = run_units(pool, threads, function, address_of(plan), address_of(call), prepared)
+    done = run_units(pool, threads, function, address_of(plan), address_of(call), (nq + count - 1) // count)
     function = unit_function(_search_unit, plan, call)
     done &= run_units(pool, threads, function, address_of(plan), address_of(call), count_units(search, nq))
     return merge_heaps(pool, threads, search) and done and directions[1].size == nq  # all live until here

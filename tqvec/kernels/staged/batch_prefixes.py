@@ -10,13 +10,14 @@ from tqvec.kernels.attend.indices import aligned_bytes
 from tqvec.kernels.dispatch import kernel, module
 from tqvec.kernels.scan.allowed import WORD
 from tqvec.kernels.scan.units import (
+    FEW_QUERIES,
     SEED_QUERIES,
-    SEED_ROWS,
     count_units,
     group_of,
     heaps_of,
     merge_heaps,
     rows_of_chunk,
+    rows_to_seed,
     seed_rows,
     share_search,
     units_of,
@@ -196,10 +197,10 @@ def search_prefixes(rows, prefixes, stages, queries, where, heaps, workspace):
 def _prepare_unit(plan, call, worker, unit):
     """Prepare a group of queries, and compare them with the first rows."""
     stages, tables = plan
-    search, queries, out, directions = call
+    search, queries, out, directions, count = call
     rotated, weight, scale = directions
-    start = unit * PREPARED
-    stop = min(queries.shape[0], start + PREPARED)
+    start = unit * count
+    stop = min(queries.shape[0], start + count)
     here = slice(start, stop)
     query_directions(queries[here], tables, rotated[here], weight[here], scale[here])
     prefix_queries(rotated, weight, scale, tables.bands, stages, start, stop, out)
@@ -213,7 +214,7 @@ def _prepare_unit(plan, call, worker, unit):
 @jit
 def _search_unit(plan, call, worker, unit):
     stages, _ = plan
-    search, _, queries, _ = call
+    search, _, queries, _, _ = call
     chunk, start, stop = group_of(search, unit)
     rows, prefixes, where = rows_of_chunk(search, chunk)
     heaps = heaps_of(search, worker, start, stop)
@@ -243,12 +244,12 @@ def search_by_prefixes(pool, threads, blocks, plan, queries, out, workspace, hea
     nq = queries.shape[0]
     chunk, group = units_of(blocks, nq, threads, UNIT_ROWS, UNIT_QUERIES)
     units = chunk, (group + QUERY_TILE - 1) // QUERY_TILE * QUERY_TILE
-    search = share_search(blocks, units, heaps, workspace, 0 if threads == 1 else SEED_ROWS)
+    search = share_search(blocks, units, heaps, workspace, rows_to_seed(nq, threads))
     directions = np.empty(queries.shape, np.float32), np.empty(nq), np.empty(nq, np.float32)
-    call = (search, queries, out, directions)
+    count = PREPARED if search.seeded > 0 else FEW_QUERIES
+    call = (search, queries, out, directions, count)
     function = unit_function(_prepare_unit, plan, call)
-    prepared = (nq + PREPARED - 1) // PREPARED
-    done = run_units(pool, threads, function, address_of(plan), address_of(call), prepared)
+    done = run_units(pool, threads, function, address_of(plan), address_of(call), (nq + count - 1) // count)
     function = unit_function(_search_unit, plan, call)
     done &= run_units(pool, threads, function, address_of(plan), address_of(call), count_units(search, nq))
     return merge_heaps(pool, threads, search) and done and directions[1].size == nq  # all live until here
