@@ -9,12 +9,12 @@ from tqvec.kernels.dispatch import available
 pytestmark = pytest.mark.skipif(not available("search_few"), reason="no staged search at this level")
 
 
-def choose(nq, share=None, allowed=100_000, rows=100_000):
+def choose(nq, share=None, allowed=100_000, rows=100_000, threads=1):
     def survivors():
         assert share is not None, "measured in vain"
         return share
 
-    return choose_search(Work(nq=nq, allowed=allowed, rows=rows, prefix_bytes=48, words=6), survivors)
+    return choose_search(Work(nq=nq, allowed=allowed, rows=rows, prefix_bytes=48, words=6, threads=threads), survivors)
 
 
 def test_one_query_is_searched_alone():
@@ -29,6 +29,13 @@ def test_batches():
     for nq in (20, 200, 2000):
         assert choose(nq, share=0.002) == "prefixes"
         assert choose(nq, share=0.15) == "products"
+
+
+@pytest.mark.skipif(features.level() == "amx", reason="byte products of AMX are faster than lookups")
+def test_many_threads():
+    """They divide the rows into parts, each of which costs a query of a small batch a start."""
+    assert choose(20, share=0.002, threads=64) == "few"
+    assert choose(4000, share=0.002, threads=64) == "prefixes"
 
 
 def test_small_searches_measure_nothing():

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from tqvec.kernels.dispatch import levels, module
+from tqvec.kernels.staged.sizes import UNIT_QUERIES, UNITS
 
 Search = Literal["full", "few", "prefixes", "products"]
 
@@ -13,6 +14,7 @@ Search = Literal["full", "few", "prefixes", "products"]
 _SURVIVOR_OF_FEW, _SURVIVOR = 20.0, 32.0  # per row that its prefix lets through: for one query alone, in a batch
 _FULL_SCORE = 60.0  # per row that a filter picks out
 _MEASURING = 150_000.0  # of the share of survivors
+_START = 2000.0  # for each query of a batch and each part of the rows, which begins with few results
 _PRODUCT_TILE = 32  # queries of a byte product; fewer take as long
 _MANY = 0.15  # rows survive, about as many as of isotropic data: more are not worth the time of measuring
 
@@ -59,6 +61,7 @@ class Work(NamedTuple):
         Bytes of a prefix.
     words : int
         Words of 64 coordinates per row.
+    threads : int
     """
 
     nq: int
@@ -66,6 +69,7 @@ class Work(NamedTuple):
     rows: int
     prefix_bytes: int
     words: int
+    threads: int
 
 
 def choose_search(work: Work, survivors: Callable[[], float]) -> Search:
@@ -85,7 +89,8 @@ def choose_search(work: Work, survivors: Callable[[], float]) -> Search:
     {"few", "prefixes", "products"}
         One after the other by prefixes, many at a time by prefixes, or by byte products.
     """
-    nq, allowed, rows, prefix_bytes, words = work
+    nq, allowed, rows, prefix_bytes, words, threads = work
+    parts = count_parts(nq, threads)
     costs = _COSTS[levels("pair_products")[0]]
 
     def times(share: float) -> dict[Search, float]:
@@ -93,7 +98,7 @@ def choose_search(work: Work, survivors: Callable[[], float]) -> Search:
         lookups = _filled(nq, module("tile_totals").QUERY_TILE) * rows * prefix_bytes * costs.prefixes
         return {
             "few": nq * alone,
-            "prefixes": lookups + nq * share * allowed * _SURVIVOR,
+            "prefixes": lookups + nq * (share * allowed * _SURVIVOR + parts * _START),
             "products": allowed * words * (costs.unpack + _filled(nq, _PRODUCT_TILE) * costs.products),
         }
 
@@ -103,6 +108,11 @@ def choose_search(work: Work, survivors: Callable[[], float]) -> Search:
         return safe
     measured = times(survivors())
     return min(measured, key=lambda search: measured[search])
+
+
+def count_parts(nq: int, threads: int) -> float:
+    """Return how many parts of the rows a query of a batch meets, as `tqvec.kernels.scan.units` divides them."""
+    return 1.0 if threads == 1 else max(1.0, UNITS * threads / max(1, nq // UNIT_QUERIES))
 
 
 def _filled(count: int, tile: int) -> int:

@@ -107,7 +107,7 @@ class Scanner:
         """
         if queries.shape[1] != self._d:
             raise InputError(f"queries must have {self._d} columns, got {queries.shape[1]}")
-        search = self._choose(blocks, allowed, ntotal, queries, k)
+        search = self._choose(blocks, allowed, ntotal, queries, k, threads)
         if not ready(_STEPS[search]):
             return self._search_plainly(blocks, allowed, queries, k)
         return self.search_by(search, blocks, allowed, queries, k, threads)
@@ -135,7 +135,7 @@ class Scanner:
         return heaps
 
     def _choose(
-        self, blocks: Sequence[Block], allowed: Sequence[Words], ntotal: int, queries: Floats, k: int
+        self, blocks: Sequence[Block], allowed: Sequence[Words], ntotal: int, queries: Floats, k: int, threads: int
     ) -> Search:
         if not available("search_few"):
             return "full"
@@ -151,6 +151,7 @@ class Scanner:
             ),
             prefix_bytes=self._stages.prefix_source.size // 8,
             words=int(self._stages.layout[:, 5].sum()),
+            threads=threads,
         )
         return choose_search(work, lambda: self._survivors(blocks, allowed, queries, k))
 

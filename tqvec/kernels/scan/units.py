@@ -6,6 +6,7 @@ import numpy as np
 
 from tqvec.kernels._jit import jit
 from tqvec.kernels.arguments import Heap, RowRange, Rows, SharedSearch
+from tqvec.kernels.staged.sizes import UNITS
 from tqvec.kernels.threads.pool import address_of, run_units, unit_function
 from tqvec.kernels.threads.views import bytes_at, floats_at, words_at
 from tqvec.kernels.topk.portable import EMPTY_ID, topk_merge_portable, topk_sort_portable
@@ -19,7 +20,6 @@ LINE = 64  # bytes of 16 rows in a group of a prefix
 SEED_ROWS = 1024  # that each query of a large batch is compared with before threads share the rest
 SEED_QUERIES = 32  # that one thread prepares and compares with them
 FEW_QUERIES = 4  # that one thread prepares, if it compares them with no row
-_UNITS = 4  # for each thread at least, so that none is left alone with a large one
 _ENTRIES = 4096  # of heaps that a unit of the merge takes
 
 
@@ -35,8 +35,8 @@ def units_of(blocks, nq, threads, rows, queries):
     n = 0
     for b in range(blocks.shape[0]):
         n += blocks[b, ROWS]
-    groups = max(1, min(nq // queries, _UNITS * threads))
-    chunk = max(WORD, min(rows, n * groups // (_UNITS * threads)) // WORD * WORD)
+    groups = max(1, min(nq // queries, UNITS * threads))
+    chunk = max(WORD, min(rows, n * groups // (UNITS * threads)) // WORD * WORD)
     return chunk, max(1, (nq + groups - 1) // groups)
 
 

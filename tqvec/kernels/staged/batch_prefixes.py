@@ -26,7 +26,7 @@ from tqvec.kernels.simd.bits import count_bits, find_lowest_bit
 from tqvec.kernels.staged.prefetch import prefetch_row
 from tqvec.kernels.staged.prefix_queries import prefix_queries
 from tqvec.kernels.staged.prefix_steps import ROWS, WORDS, Step, count_steps, list_probes, list_step, passing_words
-from tqvec.kernels.staged.sizes import group_size, waiting_bytes
+from tqvec.kernels.staged.sizes import UNIT_QUERIES, group_size, waiting_bytes
 from tqvec.kernels.staged.waiting import (
     LIKELY,
     floor_rank,
@@ -48,7 +48,6 @@ query_directions = kernel("query_directions")
 QUERY_TILE = module("tile_totals").QUERY_TILE
 
 UNIT_ROWS = 65536  # of a unit at most
-UNIT_QUERIES = 64  # at least: they share the rows in the nearest cache
 PREPARED = -(-SEED_QUERIES // QUERY_TILE) * QUERY_TILE  # queries of a unit that prepares them
 GUESS_FROM = 32  # results per query, from which on guessed floors spare more rows than they cost
 

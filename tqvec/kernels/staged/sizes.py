@@ -6,6 +6,8 @@ from tqvec.kernels._jit import LANES, jit
 
 WORD = 64  # rows scanned together
 PAIR = 2 * LANES  # rows, and queries, of one step of byte products
+UNITS = 4  # for each thread at least, so that none is left alone with a large one
+UNIT_QUERIES = 64  # of a batch by prefixes at least: they share the rows in the nearest cache
 SHARED_ROWS = 16384  # of a unit of one query at most, where threads share the rows
 ROWS_ALONE = 131072  # of one at most, where one thread has all: their estimates stay in the second-level cache
 CHUNK = 16384  # rows whose candidates are scored together
