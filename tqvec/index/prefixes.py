@@ -1,4 +1,4 @@
-"""A copy of the first bits of all codes, in blocks of 16 rows: the layout that the first stage of a search reads."""
+"""What searches read of rows beside the codes: the first bits of all codes, in blocks of 16 rows, and biases."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from tqvec._locks import ForkLock
 from tqvec._memory import aligned
+from tqvec._types import Floats
 from tqvec.codec.tables.staged import PrefixPlane
 from tqvec.kernels.dispatch import kernel, module
 
@@ -27,12 +28,14 @@ class PrefixBlocks:
         self._groups = -(-sum(-(-plane.size // 8) for plane in planes) // 4)
         self._blocks = np.zeros((0, self._groups, 64), np.uint8)
         self._rows = 0
+        self._biases = np.zeros(0, np.float32)
+        self._rows_with_bias = 0
         self._lock = ForkLock()
 
     @property
     def nbytes(self) -> int:
         """Bytes of all blocks, those for rows to come included."""
-        return self._blocks.nbytes
+        return self._blocks.nbytes + self._biases.nbytes
 
     def fresh(self) -> PrefixBlocks:
         """Return blocks of no rows for the same codec."""
@@ -47,6 +50,13 @@ class PrefixBlocks:
             if self._rows < ntotal:
                 self._extend(codes, ntotal)
             return self._blocks
+
+    def biases(self, norms: Floats, ntotal: int) -> Floats:
+        """Return −`norms`, squared lengths, which searches add to scores; they are kept until there are more rows."""
+        with self._lock:
+            if self._rows_with_bias < ntotal or self._biases.size < norms.size:
+                self._biases, self._rows_with_bias = -norms, ntotal
+            return self._biases
 
     def _extend(self, codes: NDArray[np.uint8], ntotal: int) -> None:
         needed = -(-ntotal // _ROWS) * _ROWS // 16

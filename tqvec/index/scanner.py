@@ -175,7 +175,8 @@ class Scanner:
         directions = np.empty_like(some), np.empty(len(some)), np.empty(len(some), np.float32)
         kernel("query_directions")(some, self._queries, *directions)
         tables = prefix_tables(self._bands, self._stages, *directions)
-        bias = -block.rows["squared_norm"] if self._metric.stores_norm else _NO_BIAS
+        norms = block.rows.get("squared_norm")
+        bias = _NO_BIAS if norms is None else block.prefixes.biases(norms, block.n)
         rows = Rows(block.rows["codes"], block.rows["scale"], bias, 0)
         prefixes, where = block.prefixes.of(block.rows["codes"], block.n), RowRange(chosen, 0, block.n)
         return float(kernel("survivor_share")(rows, prefixes, self._stages, tables, where, _SAMPLE_STEPS, results))
@@ -246,9 +247,8 @@ class BlockTable:
         fields, base = [], 0
         for block, mask in zip(blocks, allowed, strict=True):
             codes, norms, address, groups = block.rows["codes"], block.rows.get("squared_norm"), 0, 0
-            if norms is not None:
-                norms = -norms
-                self._kept.append(norms)
+            bias = _NO_BIAS if norms is None else block.prefixes.biases(norms, block.n)
+            self._kept.append(bias)
             if prefixes:
                 first_bits = block.prefixes.of(codes, block.n)
                 self._kept.append(first_bits)
@@ -258,7 +258,7 @@ class BlockTable:
                     _address(codes),
                     codes.shape[1],
                     _address(block.rows["scale"]),
-                    0 if norms is None else _address(norms),
+                    _address(bias),
                     _address(mask),
                     address,
                     groups,
