@@ -158,8 +158,12 @@ def test_ctrl_c_waits_for_the_threads_that_write(when):
             time.sleep(0.1)
             ended.append(part)
 
-    with pytest.raises(KeyboardInterrupt):
-        _threads.over_rows(task, 2, 1, 2)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _threads.over_rows(task, 2, 1, 2)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(ended) == 1
 
 

@@ -154,6 +154,7 @@ PROGRAM = """
 import atexit, os, resource, signal, sys, threading, time
 import numpy as np
 import tqvec
+from tqvec.kernels.threads import helpers
 
 x = np.random.default_rng(1).standard_normal((3000, 64), np.float32)
 index = tqvec.Index(64)
@@ -161,7 +162,6 @@ index.add(x, threads=1)
 expected = index.search(x[:40], k=3, threads=1)[1].tolist()
 
 def check(threads=4):
-    from tqvec.kernels.threads import helpers
     helpers._NS_A_THREAD = 1.0
     assert index.search(x[:40], k=3, threads=threads)[1].tolist() == expected
     print("ok", flush=True)
@@ -182,11 +182,6 @@ def forever():
         index.search(x[:40], k=3, threads=4)
 threading.Thread(target=forever, daemon=True).start()
 time.sleep(0.1); print("ok")
-""",
-    "finalizer of an object at the end": """
-class Last:
-    def __del__(self, check=check): check()
-check(); last = Last()
 """,
     "no more threads": """
 if os.getuid() == 0: os.setgid(54399); os.setuid(54399)

@@ -30,7 +30,7 @@ MAX_D = 8192  # the matrix is dense
 LEAST_GROUPS = {"scalar": (8,), "trellis": (trellis.MIN_COORDINATES, 32)}  # axes of the smallest group, to choose from
 _WEIGHT = 1.5  # power of an axis' share: 1 would give the least squared error of vectors, 2 of random scores
 _DROPPED = 1.75  # cost of an axis without bits, in place of D = 1: what a score loses by it is not random
-_LEAST_DISTORTION = 0.002  # of codecs whose vectors are rounded to bytes, which adds 0.0001 to it
+_LEAST_DISTORTION = 0.005  # of codecs whose vectors are rounded to bytes: that adds 0.0001, and noise to error bars
 _FIRST_ROUND = 8  # of the rotations inside bands; those before belong to the codec's own rotation and projection
 
 
