@@ -14,8 +14,6 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-GRAIN = 256  # rows that a thread takes at least, where a row takes about a microsecond
-
 
 class _Work:
     """The parts of one task. Each is computed once, by the first thread that takes it."""
