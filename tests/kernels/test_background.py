@@ -108,9 +108,9 @@ def test_a_child_that_fails_leaves_the_work_to_calls(folder, monkeypatch, capfd)
 
 
 def test_steps_that_a_child_did_not_reach(folder):
-    assert not background.ready("attention")
-    wait(lambda: background.ready("attention"))
-    assert not background._is_marked("attention")
+    assert not background.ready("ids")
+    wait(lambda: background.ready("ids"))
+    assert not background._is_marked("ids")
 
 
 def test_a_lock_has_one_child_at_a_time(folder):

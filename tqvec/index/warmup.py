@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tqvec.codec.attention import add_values, attention_tables, code_scores, softmax_in_place
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.index.choice import Search
 from tqvec.index.index import Index
@@ -45,16 +44,6 @@ def _decode() -> None:
     tq.inner_product(_X, codes, threads=1)
 
 
-def _attend() -> None:
-    tq = TurboQuant(16)
-    codes, tables = tq.encode(_X, threads=1), attention_tables(tq)
-    scale, out = np.zeros(128, np.uint16), np.zeros((1, 16), np.float32)
-    scores = np.empty((1, 128), np.float32)
-    code_scores(tables, _X[:1], codes.data, scale, scores)
-    softmax_in_place(scores)
-    add_values(tables, scores, codes.data, scale, out)
-
-
 def _searches(*searches: Search) -> Callable[[], None]:
     def step() -> None:
         index = Index(16)
@@ -78,6 +67,5 @@ STEPS: dict[str, Callable[[], None]] = {
     "train": _train,
     "encode, trellis": _encode_trellis,
     "ids": _ids,
-    "attention": _attend,
     "encode, prod": _encode_prod,
 }
