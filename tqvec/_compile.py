@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from multiprocessing import get_context
@@ -29,10 +29,10 @@ def compile_step(name: str) -> tuple[str, str | None]:
     return name, _jit.unkept()
 
 
-def compile_all() -> Iterator[tuple[str, str | None]]:
-    """Compile all kernels in as many processes as there are CPUs; yield what `compile_step` returns."""
+def compile_all(names: Iterable[str] = tuple(STEPS)) -> Iterator[tuple[str, str | None]]:
+    """Compile the kernels of steps in as many processes as there are CPUs; yield what `compile_step` returns."""
     with ProcessPoolExecutor(num_threads(), get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(compile_step, name) for name in STEPS]):
+        for done in as_completed([pool.submit(compile_step, name) for name in names]):
             yield done.result()
 
 

@@ -28,7 +28,7 @@ print(sum(sum(each.cache_hits.values()) for each in stats), sum(sum(each.cache_m
 @pytest.fixture
 def without_steps(monkeypatch, tmp_path):
     """An empty cache, and nothing that would fill it."""
-    monkeypatch.setattr(warmup, "compile_all", lambda: iter([("encode", None)]))
+    monkeypatch.setattr(warmup, "compile_all", lambda names: iter([("encode", None)]))
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
 
 
@@ -48,7 +48,7 @@ def test_warmup_names_the_folder(without_steps, tmp_path):
 
 def test_warmup_fails_where_kernels_are_not_kept(without_steps, monkeypatch, capsys):
     steps = [("encode", "/opt/cache: Read-only file system"), ("decode", None)]
-    monkeypatch.setattr(warmup, "compile_all", lambda: iter(steps))
+    monkeypatch.setattr(warmup, "compile_all", lambda names: iter(steps))
     message = fail(monkeypatch, capsys)
     for part in ("can't be kept", "/opt/cache: Read-only file system", "NUMBA_CACHE_DIR"):
         assert part in message

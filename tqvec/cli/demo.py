@@ -28,6 +28,7 @@ from tqvec.index.index import Index
 from tqvec.kernels.features import level
 
 K = 10
+NEEDED = "encode", "train", "encode, trellis", "search, many queries", "search, one query"  # steps of a warm-up
 INDEXES: tuple[tuple[int, CodebookName, bool], ...] = (  # width, codebook, and whether it is trained
     (1, "scalar", False),
     (1, "trellis", True),
@@ -66,7 +67,7 @@ def demo(
     workers = num_threads(threads)
     sample = load_sample(data)
     start = time.perf_counter()
-    compile_with_progress()
+    compile_with_progress(NEEDED)
     compile_s = time.perf_counter() - start
     x = normalize(np.asarray(sample.base, np.float32))
     queries = normalize(np.asarray(sample.queries, np.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from tqvec._compile import STEPS, compile_all
 from tqvec.cli._console import Json, progress, show, show_json
@@ -30,12 +31,12 @@ def warmup(json: Json = False) -> None:
         show(f"kernels for level {level()} ready after {seconds:.1f} s, kept in {folder}")
 
 
-def compile_with_progress() -> str | None:
-    """Compile all kernels and show how far that is; return why one can't be kept, if that is so."""
+def compile_with_progress(names: Collection[str] = tuple(STEPS)) -> str | None:
+    """Compile the kernels of steps and show how far that is; return why one can't be kept, if that is so."""
     problem = None
     with progress() as bar:
-        task = bar.add_task("compiling kernels", total=len(STEPS))
-        for name, failure in compile_all():
+        task = bar.add_task("compiling kernels", total=len(names))
+        for name, failure in compile_all(names):
             problem = failure or problem
             bar.console.print(f"{name}: ready", highlight=False)
             bar.advance(task)
