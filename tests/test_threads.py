@@ -4,14 +4,13 @@ import _thread
 import gc
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import weakref
 
 import numpy as np
 import pytest
+from processes import ENDS_AND_FORKS, check_situations
 
 from tqvec import _threads
 
@@ -195,16 +194,15 @@ def check():
     assert rows.tolist() == [1] * 1000
     print("ok", flush=True)
 
+def work(pause=0):
+    _threads.over_rows(lambda *part: time.sleep(pause) if pause else None, 8 if pause else 64, 1, 4)
+
 def later():
     threading.main_thread().join()
     time.sleep(0.05)
     check()
 """
-SITUATIONS = {
-    "thread that outlives the main one": "check(); threading.Thread(target=later).start()",
-    "thread that outlives the main one, first use": "threading.Thread(target=later).start()",
-    "exit handler": "check(); atexit.register(check)",
-    "exit handler, first use": "atexit.register(check)",
+SITUATIONS = ENDS_AND_FORKS | {
     "daemon in an exit handler": """
 def handler():
     thread = threading.Thread(target=lambda: (go.wait(), check()), daemon=True)
@@ -213,44 +211,10 @@ go = threading.Event()
 daemon = threading.Thread(target=lambda: (go.wait(), check()), daemon=True); daemon.start()
 atexit.register(handler)
 """,
-    "daemon that the end of the program cuts off": """
-def forever():
-    while True:
-        _threads.over_rows(lambda *part: time.sleep(0.001), 8, 1, 4)
-threading.Thread(target=forever, daemon=True).start()
-time.sleep(0.1); print("ok")
-""",
     "finalizer of an object at the end": """
 class Last:
     def __del__(self, check=check): check()
 check(); last = Last()
-""",
-    "no more threads": """
-if os.getuid() == 0: os.setgid(54399); os.setuid(54399)
-resource.setrlimit(resource.RLIMIT_NPROC, (1, 1)); check()
-""",
-    "forked child": """
-check(); child = os.fork()
-if child == 0: check(); os._exit(0)
-assert os.waitpid(child, 0)[1] == 0
-""",
-    "child forked from a thread": """
-def fork():
-    child = os.fork()
-    if child == 0: signal.alarm(20); check(); os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-check(); thread = threading.Thread(target=fork); thread.start(); thread.join()
-""",
-    "children forked while others work": """
-def work():
-    while not done: _threads.over_rows(lambda *part: None, 64, 1, 4)
-done = False; threads = [threading.Thread(target=work) for _ in range(3)]
-for thread in threads: thread.start()
-for _ in range(20):
-    child = os.fork()
-    if child == 0: signal.alarm(20); check(); os._exit(0)
-    if os.waitpid(child, 0)[1]: print("hung")
-done = True
 """,
 }
 
@@ -258,19 +222,7 @@ done = True
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="for POSIX systems")
 def test_situations():
-    """Ends and forks of programs: all at once, since each costs an interpreter."""
-    command = [sys.executable, "-W", "ignore::DeprecationWarning"]  # of forks in programs with threads
-    programs = {
-        name: subprocess.Popen(
-            [*command, "-c", PROGRAM + text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for name, text in SITUATIONS.items()
-    }
-    for name, program in programs.items():
-        output, errors = program.communicate(timeout=120)
-        assert program.returncode == 0, (name, errors)
-        assert errors == "", name
-        assert set(output.split()) == {"ok"}, name
+    check_situations(PROGRAM, SITUATIONS)
 
 
 def test_signal_handler():

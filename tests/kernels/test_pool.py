@@ -1,13 +1,12 @@
 """Every unit is computed once and waited for, whether helpers take part or can't be had."""
 
 import os
-import subprocess
-import sys
 import threading
 
 import numpy as np
 import pytest
 from numba.core import config
+from processes import ENDS_AND_FORKS, check_situations
 
 from tqvec.kernels._jit import jit
 from tqvec.kernels.threads import helpers, pool
@@ -166,51 +165,15 @@ def check(threads=4):
     assert index.search(x[:40], k=3, threads=threads)[1].tolist() == expected
     print("ok", flush=True)
 
+def work(pause=0):
+    index.search(x[:40], k=3, threads=4)
+
 def later():
     threading.main_thread().join()
     time.sleep(0.05)
     check()
 """
-SITUATIONS = {
-    "thread that outlives the main one": "check(); threading.Thread(target=later).start()",
-    "thread that outlives the main one, first use": "threading.Thread(target=later).start()",
-    "exit handler": "check(); atexit.register(check)",
-    "exit handler, first use": "atexit.register(check)",
-    "daemon that the end of the program cuts off": """
-def forever():
-    while True:
-        index.search(x[:40], k=3, threads=4)
-threading.Thread(target=forever, daemon=True).start()
-time.sleep(0.1); print("ok")
-""",
-    "no more threads": """
-if os.getuid() == 0: os.setgid(54399); os.setuid(54399)
-resource.setrlimit(resource.RLIMIT_NPROC, (1, 1)); check()
-""",
-    "forked child": """
-check(); child = os.fork()
-if child == 0: check(); os._exit(0)
-assert os.waitpid(child, 0)[1] == 0
-""",
-    "child forked from a thread": """
-def fork():
-    child = os.fork()
-    if child == 0: signal.alarm(20); check(); os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-check(); thread = threading.Thread(target=fork); thread.start(); thread.join()
-""",
-    "children forked while others work": """
-check()
-def work():
-    while not done: index.search(x[:40], k=3, threads=4)
-done = False; threads = [threading.Thread(target=work) for _ in range(3)]
-for thread in threads: thread.start()
-for _ in range(20):
-    child = os.fork()
-    if child == 0: signal.alarm(20); check(); os._exit(0)
-    if os.waitpid(child, 0)[1]: print("hung")
-done = True
-""",
+SITUATIONS = ENDS_AND_FORKS | {
     "a signal handler that searches": """
 check()
 seen = []
@@ -235,16 +198,4 @@ except KeyboardInterrupt:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="for POSIX systems")
 def test_situations():
-    """Ends, forks and signals of programs: all at once, since each costs an interpreter."""
-    command = [sys.executable, "-W", "ignore::DeprecationWarning"]  # of forks in programs with threads
-    programs = {
-        name: subprocess.Popen(
-            [*command, "-c", PROGRAM + text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for name, text in SITUATIONS.items()
-    }
-    for name, program in programs.items():
-        output, errors = program.communicate(timeout=240)
-        assert program.returncode == 0, (name, errors)
-        assert errors == "", name
-        assert set(output.split()) == {"ok"}, name
+    check_situations(PROGRAM, SITUATIONS)
