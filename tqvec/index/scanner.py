@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqvec._types import Floats, Ids, Words
 from tqvec.codec.bands import integer_levels
-from tqvec.codec.tables.batch import prefix_space, prefix_tables, product_levels, product_space
+from tqvec.codec.tables.batch import ByteLevels, prefix_space, prefix_tables, product_levels, product_space
 from tqvec.codec.tables.staged import prefix_counts, prefix_planes, stage_tables
 from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
@@ -24,7 +25,7 @@ from tqvec.kernels.dispatch import available, kernel, module
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.scan.units import BLOCK_FIELDS
 from tqvec.kernels.staged.sizes import prefix_workspace, product_workspace, staged_workspace
-from tqvec.kernels.tables import QueryTables, ScanTables
+from tqvec.kernels.tables import ProductLevels, QueryTables, ScanTables
 from tqvec.kernels.threads.helpers import check_memory, scratch, share
 
 # Nanoseconds per row, query and coordinate, by which the number of threads is chosen: rough figures are enough.
@@ -199,11 +200,16 @@ class Scanner:
         return bool(kernel("search_by_prefixes")(*sharing, table.fields, plan, queries, space, workspace, heaps))
 
     def _search_products(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
-        levels, known = product_levels(self._d, self._bands, self._windows, self._codec.band_std)
+        levels, known = self._product_levels
         plan = self._stages, self._queries, known
         space = product_space(self._bands, levels, queries.shape[0])
         workspace = scratch(sharing[1], product_workspace(space.packed.shape[1]))
         return bool(kernel("search_products")(*sharing, table.fields, plan, queries, space, workspace, heaps))
+
+    @cached_property
+    def _product_levels(self) -> tuple[list[ByteLevels], ProductLevels]:
+        """The levels of the codec for byte products, made when they are first needed."""
+        return product_levels(self._d, self._bands, self._windows, self._codec.band_std)
 
     def _search_plainly(
         self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int

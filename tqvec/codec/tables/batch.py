@@ -136,7 +136,6 @@ def product_space(bands: NDArray[np.int64], levels: Sequence[ByteLevels], nq: in
 def prefix_space(bands: NDArray[np.int64], stages: StageTables, nq: int) -> PrefixQueries:
     """Return space for a batch of queries for `search_by_prefixes`; the arguments are those of `product_space`."""
     tile = module("tile_totals").QUERY_TILE
-    entries = kernel("plane_query")(np.zeros(int(_padded(bands[:1])[0]), np.int8)).size
     return PrefixQueries(
         table=aligned((nq + -nq % tile, stages.prefix_source.size // 32, 128), np.uint8),
         slope=np.empty(nq, np.float32),
@@ -144,10 +143,16 @@ def prefix_space(bands: NDArray[np.int64], stages: StageTables, nq: int) -> Pref
         slack=np.empty(nq, np.float32),
         integers=np.empty((nq, int(_padded(bands).sum())), np.int16),
         unit=np.empty(nq, np.float32),
-        bytes_=np.empty((nq, entries), np.int8),
+        bytes_=np.empty((nq, _plane_entries(int(_padded(bands[:1])[0]))), np.int8),
         bit_unit=np.empty(nq, np.float32),
         bit_shift=np.empty(nq, np.float32),
     )
+
+
+@lru_cache(maxsize=64)
+def _plane_entries(size: int) -> int:
+    """Return the entries of a query of `size` as the level's kernel of second bits takes it."""
+    return int(kernel("plane_query")(np.zeros(size, np.int8)).size)
 
 
 def prefix_tables(
