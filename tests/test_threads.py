@@ -230,12 +230,18 @@ def test_signal_handler():
     if not hasattr(signal, "setitimer"):
         pytest.skip("no timers")
     done = []
-    before = signal.signal(signal.SIGALRM, lambda *_: done.append(_threads.over_rows(lambda *part: None, 8, 1, 4)))
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+
+    def handle(*_):
+        done.append(_threads.over_rows(lambda *part: None, 8, 1, 4))
+        signal.setitimer(signal.ITIMER_REAL, 0.001)  # once: slow handlers would interrupt each other for ever
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
     try:
         while len(done) < 50:
             _threads.over_rows(lambda *part: None, 8, 1, 4)
     finally:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert set(done) == {4}

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, overload
 from weakref import WeakSet
+
+Value = TypeVar("Value")
 
 
 class ForkLock:
@@ -33,6 +37,31 @@ class ForkLock:
 
     def __exit__(self, *error: object) -> None:
         self.release()
+
+
+class cached_property(Generic[Value]):
+    """A property that is computed when it is first read, then kept.
+
+    That of functools takes one lock for all objects of a class up to Python 3.11: threads wait for each other there,
+    and a forked child for ever. Threads may compute this one twice; so it must be the same each time.
+    """
+
+    def __init__(self, function: Callable[[Any], Value]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> cached_property[Value]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Value: ...
+    def __get__(self, instance: object | None, owner: type) -> cached_property[Value] | Value:
+        if instance is None:
+            return self
+        value = vars(instance)[self._name] = self._function(instance)  # which is found first from now on
+        return value
 
 
 _locks: WeakSet[ForkLock] = WeakSet()

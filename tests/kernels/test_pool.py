@@ -177,11 +177,26 @@ SITUATIONS = ENDS_AND_FORKS | {
     "a signal handler that searches": """
 check()
 seen = []
-signal.signal(signal.SIGALRM, lambda *_: seen.append(index.search(x[:40], k=3, threads=4)[1].tolist() == expected))
-signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+def handle(*_):
+    seen.append(index.search(x[:40], k=3, threads=4)[1].tolist() == expected)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)  # once: slow handlers would interrupt each other for ever
+signal.signal(signal.SIGALRM, handle)
+signal.setitimer(signal.ITIMER_REAL, 0.001)
 while len(seen) < 50: assert index.search(x[:40], k=3, threads=4)[1].tolist() == expected
-signal.setitimer(signal.ITIMER_REAL, 0)
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
 assert all(seen)
+""",
+    "children forked while another thread compiles": """
+import numba
+check()
+def compile():
+    while not done: numba.njit(lambda a: a + 1)(1)
+done = False; thread = threading.Thread(target=compile); thread.start()
+for _ in range(5):
+    child = os.fork()
+    if child == 0: signal.alarm(20); numba.njit(lambda a: a + 2)(1); check(); os._exit(0)
+    if os.waitpid(child, 0)[1]: print("hung")
+done = True
 """,
     "Ctrl-C": """
 check()

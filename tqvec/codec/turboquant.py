@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike
 from tqvec import _validate
 from tqvec._config import num_threads
 from tqvec._fixed import Fixed, protect_fields
+from tqvec._locks import cached_property
 from tqvec._types import CodebookName, Doubles, Floats, ScaleName
 from tqvec._vectors import Vectors
 from tqvec.codec.bands import MAX_D, Band, Width, code_bytes, mean, parse

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
-from functools import cached_property
 
 import numpy as np
 
+from tqvec._locks import cached_property
 from tqvec.kernels.scan.queries import NORM, TWICE_NORM, UNIT
 
 

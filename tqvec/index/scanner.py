@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._locks import cached_property
 from tqvec._types import Floats, Ids, Words
 from tqvec.codec.bands import integer_levels
 from tqvec.codec.tables.batch import ByteLevels, prefix_space, prefix_tables, product_levels, product_space

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._locks import cached_property
 from tqvec._present import brief
 from tqvec._types import Doubles, Floats, Ids, Words
 from tqvec._validate import first_bad_row

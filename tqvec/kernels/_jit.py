@@ -33,6 +33,7 @@ import llvmlite
 import numba
 from numba.core import caching, config
 from numba.core.compiler import CompileResult
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
 
 from tqvec.errors import CacheWarning
@@ -250,3 +251,11 @@ def _warn(problem: str) -> None:
             warnings.warn(message, CacheWarning, stacklevel=2)
         except CacheWarning:  # warnings are errors, but this one shall cost no result
             print(message, file=sys.stderr)
+
+
+if hasattr(os, "register_at_fork"):  # a child would wait for ever for a thread of its parent that compiles
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )

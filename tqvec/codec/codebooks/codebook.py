@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tqvec._locks import cached_property
 from tqvec._types import Doubles, Floats
 from tqvec.codec.bands import Band
 from tqvec.codec.codes import Codes
