@@ -11,6 +11,8 @@ _PURPOSES = {
     "diagnosis: causes": 0x6C696D69,
     "diagnosis: error correlation": 0x63726F77,
     "diagnosis: recall": 0x64726177,
+    "partition: rows": 0x6C697374,
+    "partition: queries": 0x70726F62,
     "command: training sample": 0x73616D70,
     "command: diagnosed rows": 0x64726F77,
     "captured tensors": 0x74656E73,

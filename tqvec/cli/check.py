@@ -15,7 +15,7 @@ from tqvec.index.file import io
 def check(index_file: Annotated[Path, typer.Argument(metavar="INDEX")], json: Json = False) -> None:
     """Verify every byte of an index file; exit status 1, and the first fault, if it is damaged."""
     try:
-        header, _, calibration = io.load(index_file, mmap=True, verify=True)
+        header, _, calibration, _ = io.load(index_file, mmap=True, verify=True)
         io.codec_of(index_file, header, calibration)
     except FormatError as error:
         if json:

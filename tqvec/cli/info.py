@@ -57,7 +57,7 @@ def info(
 
 
 def _describe_index(path: Path) -> dict[str, Any]:
-    header, _, calibration = io.load(path, mmap=True)
+    header, _, calibration, _ = io.load(path, mmap=True)
     codec = io.codec_of(path, header, calibration)
     return {
         "file": str(path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from tqvec.index.rows import Rows
 
 SPARE_ROWS = 64  # that all arrays keep after the last row: vector kernels read whole blocks
 ALL = np.zeros(0, np.uint64)  # a mask of every row
+UNSORTED = np.zeros(0, np.int64)  # the starts of lists in a block that is not sorted by them
 
 
 class Block(NamedTuple):
@@ -31,6 +33,8 @@ class Block(NamedTuple):
         Bit i % 64 of word i // 64 is set unless row i was removed; `ALL` while none was.
     prefixes : PrefixBlocks
         The copy that the first stage of a search reads, made when it is first needed.
+    starts : (nlist + 1,) int64
+        First row of each list, and the end, if the rows are sorted by list; else `UNSORTED`.
     """
 
     rows: Rows
@@ -38,11 +42,16 @@ class Block(NamedTuple):
     ids: Ids | int
     alive: Words
     prefixes: PrefixBlocks
+    starts: Ids = UNSORTED
 
     @property
     def live(self) -> int:
         """Number of rows that were not removed."""
-        return self.n if self.alive.size == 0 else int(np.bitwise_count(self.alive).sum())
+        return self.count(self.alive)
+
+    def count(self, mask: Words) -> int:
+        """Return the number of rows in a mask."""
+        return self.n if mask.size == 0 else int(np.bitwise_count(mask).sum())
 
     @property
     def next_id(self) -> int | None:
@@ -140,6 +149,15 @@ def split_into_blocks(rows: Rows, ids: Ids | int, prefixes: PrefixBlocks, block_
     rest = {name: array[kept:] for name, array in rows.items()}
     blocks.append(empty_block(rows, prefixes).extended(rest, ids + kept if isinstance(ids, int) else ids[kept:]))
     return blocks
+
+
+def cut_starts(blocks: Iterable[Block], starts: Ids) -> tuple[Block, ...]:
+    """Return blocks of rows that are sorted by list, given the first row of each list among all rows."""
+    cut, base = [], 0
+    for block in blocks:
+        cut.append(block._replace(starts=np.clip(starts - base, 0, block.n)))
+        base += block.n
+    return tuple(cut)
 
 
 def ones(count: int) -> Words:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,6 +20,7 @@ from tqvec.index.differences import describe_difference
 from tqvec.index.metrics import Metric
 from tqvec.index.nbytes import IndexBytes, count_bytes
 from tqvec.index.origin import warn_if_far
+from tqvec.index.partition.partition import Partition, Routing
 from tqvec.index.rows import empty_rows, encode_rows
 from tqvec.index.scanner import Scanner
 from tqvec.index.selectors import Filter, Moment, Selector, allowed_rows, as_selector, integers
@@ -29,15 +30,18 @@ from tqvec.index.training import recode
 
 NO_ID = -1  # in results
 
+Probe: TypeAlias = tuple[int | None, float]  # the last two fields of a `Routing`
+
 Self = TypeVar("Self", bound="Contents")
 
 
 class _Core(NamedTuple):
-    """The parts that training replaces, in one assignment: a search takes them once."""
+    """The parts that training and partitioning replace, in one assignment: a search takes them once."""
 
     codec: TurboQuant
     scanner: Scanner
     store: Store
+    partition: Partition | None = None
 
 
 class Contents(Copied):
@@ -62,13 +66,17 @@ class Contents(Copied):
         self._is_far = False  # from the origin, as a warning said
         self._core = self._empty(codec)
 
-    def _empty(self, codec: TurboQuant) -> _Core:
+    def _empty(self, codec: TurboQuant, partition: Partition | None = None) -> _Core:
         scanner = Scanner(codec, self._metric)
-        return _Core(codec, scanner, Store(empty_rows(codec, self._metric), scanner.prefixes, self._block_rows))
+        lists = None if partition is None else partition._replace(codec=codec)
+        like = empty_rows(codec, self._metric)
+        return _Core(codec, scanner, Store(like, scanner.prefixes, self._block_rows, lists), lists)
 
     def _like(self: Self, codec: TurboQuant) -> Self:
         """An empty index of another codec, all else equal."""
-        return self._from_codec(codec, self._metric)
+        other = self._from_codec(codec, self._metric)
+        other._core = other._empty(codec, self._core.partition)
+        return other
 
     def __copy__(self: Self) -> Self:
         """Return an index of the same vectors; later changes of either don't show in the other."""
@@ -90,6 +98,7 @@ class Contents(Copied):
             "seen": dict(self._seen),
             "metric": self._metric.value,
             "codec": core.codec,
+            "partition": core.partition,
             "parts": parts,
             "first_id": first,
             "next_id": next_id,
@@ -99,6 +108,7 @@ class Contents(Copied):
         vars(self).update(state["attributes"])
         self._start(state["codec"], Metric(state["metric"]))
         self._seen = state["seen"]
+        self._core = self._empty(state["codec"], state["partition"])
         store = self._core.store
         store.next_id = state["first_id"] or 0
         for rows, ids in state["parts"]:
@@ -148,7 +158,7 @@ class Contents(Copied):
 
     @property
     def ids(self) -> Ids:
-        """Ids of all vectors, (ntotal,), in the order in which they were added; a copy."""
+        """Ids of all vectors, (ntotal,), in the order in which they were added, or by list if partitioned; a copy."""
         own = [block.ids_of(block.live_rows()) for block in self._core.store.blocks]
         return np.concatenate([np.zeros(0, np.int64), *own])
 
@@ -209,7 +219,7 @@ class Contents(Copied):
                 self._is_far = warn_if_far(core.codec, vectors, stacklevel=2)
             with self._lock:
                 if core is self._core:  # or it was trained in the meantime
-                    core.store.append(rows, distinct, upsert)
+                    core.store.append(rows, distinct, upsert, threads)
                     return
 
     def update(self, *, ids: ArrayLike, x: ArrayLike, threads: int | None = None) -> None:
@@ -243,9 +253,9 @@ class Contents(Copied):
             return self._core.store.remove(wanted)
 
     def reset(self) -> None:
-        """Remove all vectors; the calibration of `train` stays."""
+        """Remove all vectors; what `train` and `partition` learned stays."""
         with self._lock:
-            self._core = self._empty(self._core.codec)
+            self._core = self._empty(self._core.codec, self._core.partition)
 
     def merge_from(self, other: Contents) -> None:
         """Append all vectors of another index of the same codec, as if they had been added to this one.
@@ -310,20 +320,27 @@ class Contents(Copied):
         return snapshot.decode(rows)
 
     def _lookup(
-        self, ids: ArrayLike, *, filter: Filter | None = None, threads: int | None = None
+        self,
+        ids: ArrayLike,
+        *,
+        filter: Filter | None = None,
+        threads: int | None = None,
+        probe: Probe | None = None,
     ) -> tuple[Snapshot, Ids]:
         """Rows of ids that must be there, and the snapshot that they belong to."""
         wanted = integers(ids, "ids")
         with self._lock:
-            snapshot = self._snapshot(filter=filter, threads=threads)
+            snapshot = self._snapshot(filter=filter, threads=threads, probe=probe)
             rows = self._core.store.find(wanted)
         if (rows < 0).any():
             at = int(np.argmax(rows < 0))
             raise InputError(f"ids row {at}: {wanted[at]} is not in the index")
         return snapshot, rows
 
-    def _snapshot(self, *, filter: Filter | None = None, threads: int | None = None) -> Snapshot:
-        """The index as it is now.
+    def _snapshot(
+        self, *, filter: Filter | None = None, threads: int | None = None, probe: Probe | None = None
+    ) -> Snapshot:
+        """The index as it is now; without `probe`, searches of a partitioned one scan all lists.
 
         The table of ids may change while another thread holds the lock. A filter then does without: no search waits.
         """
@@ -345,6 +362,7 @@ class Contents(Copied):
             blocks=blocks,
             allowed=allowed,
             threads=num_threads(threads),
+            routing=None if core.partition is None or probe is None else Routing(core.partition, *probe),
         )
 
 

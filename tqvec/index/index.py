@@ -149,6 +149,8 @@ class Index(Saved):
         return_error: Literal[False] = False,
         confidence: float | None = None,
         rerank: ArrayLike | Callable[[Ids], ArrayLike] | None = None,
+        nprobe: int | None = None,
+        recall: float | None = None,
     ) -> tuple[Floats, Ids]: ...
 
     @overload
@@ -162,6 +164,8 @@ class Index(Saved):
         return_error: Literal[True],
         confidence: float | None = None,
         rerank: ArrayLike | Callable[[Ids], ArrayLike] | None = None,
+        nprobe: int | None = None,
+        recall: float | None = None,
     ) -> tuple[Floats, Ids, Floats]: ...
 
     @overload
@@ -175,6 +179,8 @@ class Index(Saved):
         return_error: bool,
         confidence: float | None = None,
         rerank: ArrayLike | Callable[[Ids], ArrayLike] | None = None,
+        nprobe: int | None = None,
+        recall: float | None = None,
     ) -> tuple[Floats, Ids] | tuple[Floats, Ids, Floats]: ...
 
     def search(
@@ -187,6 +193,8 @@ class Index(Saved):
         return_error: bool = False,
         confidence: float | None = None,
         rerank: ArrayLike | Callable[[Ids], ArrayLike] | None = None,
+        nprobe: int | None = None,
+        recall: float | None = None,
     ) -> tuple[Floats, Ids] | tuple[Floats, Ids, Floats]:
         """Return the `k` best vectors for each query.
 
@@ -214,6 +222,12 @@ class Index(Saved):
             The vectors in the order of `ids`, or a function that returns those of ids (m,) int64, called for each
             query. The shortlist of `confidence`, by default 0.99, is ordered by exact scores, and the `k` best are
             returned. Only rows of the shortlist are read, so a memory map will do.
+        nprobe : int, optional
+            Number of lists of a partitioned index that each query probes. With all of them, or ``recall=1.0``, the
+            search is exhaustive. Where a filter leaves fewer than `k` vectors in the lists, more of them are probed.
+        recall : float, optional
+            Above 0 and at most 1: each query probes so many lists that, on average, they hold this share of the results
+            of an exhaustive search. Default: 0.95 for a partitioned index. Any other is searched exhaustively.
 
         Returns
         -------
@@ -231,11 +245,11 @@ class Index(Saved):
         InputError
             Bad queries (see `add`), `k` is not a positive integer, `filter` is none of these, `confidence` is not
             between 0 and 1, `rerank` has another shape or type, NaN or Inf in a row that is read, or vectors of other
-            rows; a score is beyond float32.
+            rows; a score is beyond float32; `nprobe` for an index that is not partitioned, or beside `recall`.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
         rows = _validate.vectors(queries, self._core.codec.d, "queries")
-        snapshot = self._snapshot(filter=filter, threads=threads)
+        snapshot = self._snapshot(filter=filter, threads=threads, probe=self._probe(nprobe, recall))
         k = snapshot.columns(k)
         n = min(k, snapshot.ntotal)
         if rerank is not None or confidence is not None:
@@ -253,7 +267,14 @@ class Index(Saved):
         return (scores, ids, error) if return_error and error is not None else (scores, ids)
 
     def range_search(
-        self, queries: ArrayLike, radius: float, *, filter: Filter | None = None, threads: int | None = None
+        self,
+        queries: ArrayLike,
+        radius: float,
+        *,
+        filter: Filter | None = None,
+        threads: int | None = None,
+        nprobe: int | None = None,
+        recall: float | None = None,
     ) -> tuple[Ids, Floats, Ids]:
         """Return all vectors with a score above `radius`, or for l2 a squared distance below it.
 
@@ -261,7 +282,7 @@ class Index(Saved):
         ----------
         queries : (nq, d) or (d,) float16, float32, float64 or bfloat16
         radius : float
-        filter : optional
+        filter, nprobe, recall : optional
             As in `search`.
         threads : int, optional
             Default: ``TQVEC_NUM_THREADS``, or all CPUs.
@@ -276,14 +297,21 @@ class Index(Saved):
         """
         radius = np.float64(_validate.number(radius, "radius"))  # a Python float would be rounded to float32
         rows = _validate.vectors(queries, self._core.codec.d, "queries")
-        snapshot = self._snapshot(filter=filter, threads=threads)
+        snapshot = self._snapshot(filter=filter, threads=threads, probe=self._probe(nprobe, recall))
         hits = snapshot.within(rows, radius)
         lims = np.cumsum([0, *(score.size for score, _ in hits)])
         ids = snapshot.ids_of(np.concatenate([np.zeros(0, np.int64), *(row for _, row in hits)]))
         return lims, np.concatenate([np.zeros(0, np.float32), *(score for score, _ in hits)]), ids
 
     def search_by_id(
-        self, ids: ArrayLike, k: int = 10, *, filter: Filter | None = None, threads: int | None = None
+        self,
+        ids: ArrayLike,
+        k: int = 10,
+        *,
+        filter: Filter | None = None,
+        threads: int | None = None,
+        nprobe: int | None = None,
+        recall: float | None = None,
     ) -> tuple[Floats, Ids]:
         """Return the `k` best vectors for stored ones, each without itself.
 
@@ -295,7 +323,7 @@ class Index(Saved):
             An id is not in the index; otherwise as `search`.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 2)
-        snapshot, rows = self._lookup(ids, filter=filter, threads=threads)
+        snapshot, rows = self._lookup(ids, filter=filter, threads=threads, probe=self._probe(nprobe, recall))
         k = snapshot.columns(k)
         best = snapshot.best(snapshot.decode(rows), min(k + 1, snapshot.ntotal))
         scores, numbers, _ = Results(*best).padded(k + 1, self._metric.worst)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tqvec._locks import ForkLock
 from tqvec._memory import aligned
-from tqvec._types import Floats
+from tqvec._types import Floats, Ids, Words
 from tqvec.codec.tables.staged import PrefixPlane
 from tqvec.kernels.dispatch import kernel, module
 
@@ -28,14 +28,21 @@ class PrefixBlocks:
         self._groups = -(-sum(-(-plane.size // 8) for plane in planes) // 4)
         self._blocks = np.zeros((0, self._groups, 64), np.uint8)
         self._rows = 0
+        self._ready = np.zeros(0, np.uint64)
         self._biases = np.zeros(0, np.float32)
         self._rows_with_bias = 0
         self._lock = ForkLock()
 
     @property
+    def planes(self) -> Ids:
+        """First bit, bits and mask of each plane, (n_planes, 3) int64."""
+        return np.array([(plane.start, plane.size, plane.mask) for plane in self._planes], np.int64)
+
+    @property
     def nbytes(self) -> int:
-        """Bytes of all blocks, those for rows to come included."""
-        return self._blocks.nbytes + self._biases.nbytes
+        """Bytes of all blocks, those for rows to come included; of `some`, those that were made."""
+        made = int(self._ready.sum()) if self._ready.size else self._blocks.nbytes // (256 * max(1, self._groups))
+        return 256 * self._groups * made + self._ready.nbytes + self._biases.nbytes
 
     def fresh(self) -> PrefixBlocks:
         """Return blocks of no rows for the same codec."""
@@ -50,6 +57,22 @@ class PrefixBlocks:
             if self._rows < ntotal:
                 self._extend(codes, ntotal)
             return self._blocks
+
+    def some(self, codes: NDArray[np.uint8], n: int) -> tuple[NDArray[np.uint8], Words]:
+        """Return the blocks of a fixed number of rows, and a word for each 64 of them, 1 if theirs are made.
+
+        The search makes those that it needs, so that no more of a mapped file is read.
+        """
+        with self._lock:
+            if self._ready.size == 0:
+                words = -(-n // _ROWS)
+                ready = np.zeros(words, np.uint64)
+                if self._rows == n:
+                    ready[:] = 1
+                else:
+                    self._blocks = aligned((words * _ROWS // 16, self._groups, 64), np.uint8)
+                self._ready = ready
+            return self._blocks, self._ready
 
     def biases(self, norms: Floats, ntotal: int) -> Floats:
         """Return −`norms`, squared lengths, which searches add to scores; they are kept until there are more rows."""
@@ -66,7 +89,6 @@ class PrefixBlocks:
             blocks = aligned((capacity, self._groups, 64), np.uint8)
             used = -(-self._rows // 16)
             blocks[:used] = self._blocks[:used]
-        planes = np.array([(plane.start, plane.size, plane.mask) for plane in self._planes], np.int64)
-        strides = module("prefix_totals").PREFIX_STRIDES
-        kernel("prefix_rows")(codes, planes, strides, self._rows, ntotal, blocks)
+        kernel("prefix_rows")(codes, self.planes, module("prefix_totals").PREFIX_STRIDES, self._rows, ntotal, blocks)
         self._blocks, self._rows = blocks, ntotal
+        self._ready[:] = 1

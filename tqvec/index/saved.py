@@ -7,16 +7,18 @@ from typing import TypeVar
 
 from tqvec._output import Output, as_path
 from tqvec._safetensors import Seen
-from tqvec.index.contents import Contents
+from tqvec.index.blocks import UNSORTED
 from tqvec.index.file import io
 from tqvec.index.file.header import KIND
 from tqvec.index.metrics import Metric
+from tqvec.index.partition.stored import StoredLists, stored_lists
+from tqvec.index.partitioned import Partitioned
 from tqvec.index.store import first_id
 
 Self = TypeVar("Self", bound="Saved")
 
 
-class Saved(Contents):
+class Saved(Partitioned):
     """Contents that can be saved to a file and loaded from it."""
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -43,10 +45,13 @@ class Saved(Contents):
         output = Output(path, KIND, overwrite=overwrite, seen=self._seen)
         core, blocks, next_id = self._moment()
         first = first_id(blocks, next_id)
-        n = sum(block.live for block in blocks)
+        n, lists = sum(block.live for block in blocks), None
         chunks = core.store.iter_chunks(blocks)
+        if core.partition is not None:
+            order = core.store.arrangement(blocks)
+            first, chunks, lists = None, order.chunks(), StoredLists(core.partition, order.starts)
         rows_of = (rows if first is not None else rows | {"ids": ids} for rows, ids in chunks)
-        io.save(output, core.codec, self._metric.value, n, rows_of, first, next_id)
+        io.save(output, core.codec, self._metric.value, n, rows_of, first, next_id, lists)
 
     @classmethod
     def load(cls: type[Self], path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = False) -> Self:
@@ -70,8 +75,14 @@ class Saved(Contents):
             There is no such file.
         """
         file, seen = as_path(path), Seen()
-        header, rows, calibration = io.load(file, mmap, verify, seen)
-        index = cls._from_codec(io.codec_of(file, header, calibration), Metric(header.metric))
+        header, rows, calibration, lists = io.load(file, mmap, verify, seen)
+        codec, metric = io.codec_of(file, header, calibration), Metric(header.metric)
+        index = cls._from_codec(codec, metric)
         index._seen = seen
-        index._core.store.load_rows(rows, rows.pop("ids", header.first_id), header.next_id, mmap)
+        starts = UNSORTED
+        if lists:
+            partition, starts = stored_lists(codec, metric, lists, header.probe_ks, header.probe_weight)
+            index._core = index._empty(codec, partition)
+        ids = rows.pop("ids", header.first_id)
+        index._core.store.load_rows(rows, ids, header.next_id, mmap, starts)
         return index

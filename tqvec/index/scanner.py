@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +15,20 @@ from tqvec.codec.tables.batch import ByteLevels, prefix_space, prefix_tables, pr
 from tqvec.codec.tables.staged import prefix_counts, prefix_planes, stage_tables
 from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
-from tqvec.index.blocks import Block
+from tqvec.index.blocks import ALL, Block, intersect, pack_mask
 from tqvec.index.choice import Search, Work, choose_search
 from tqvec.index.metrics import Metric
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import plain
-from tqvec.kernels.arguments import RowRange, Rows
+from tqvec.kernels.arguments import ProbedLists, RowRange, Rows
 from tqvec.kernels.background import ROWS, ready
 from tqvec.kernels.dispatch import available, kernel, module
 from tqvec.kernels.pack.portable import SPREAD
 from tqvec.kernels.scan.units import BLOCK_FIELDS
-from tqvec.kernels.staged.sizes import prefix_workspace, product_workspace, staged_workspace
+from tqvec.kernels.staged.sizes import lists_workspace, prefix_workspace, product_workspace, staged_workspace
 from tqvec.kernels.tables import ProductLevels, QueryTables, ScanTables
 from tqvec.kernels.threads.helpers import check_memory, scratch, share
+from tqvec.kernels.topk.portable import EMPTY_ID
 
 # Nanoseconds per row, query and coordinate, by which the number of threads is chosen: rough figures are enough.
 _NS: dict[Search, float] = {"full": 0.05, "few": 0.007, "prefixes": 0.004, "products": 0.002}
@@ -43,6 +45,25 @@ _SEARCHES_A_SAMPLE = 32  # after which survivors are measured again: data and qu
 _NO_BIAS = np.zeros(0, np.float32)
 
 Heaps = tuple[Floats, Ids]
+
+
+class Probes(NamedTuple):
+    """The lists that each query of a batch probes.
+
+    Attributes
+    ----------
+    first : (nq + 1,) int64
+        Query q probes ``lists[first[q] : first[q + 1]]``.
+    lists : (first[-1],) int32
+        Distinct for each query, the nearest first.
+    """
+
+    first: Ids
+    lists: NDArray[np.int32]
+
+    def of(self, query: int) -> NDArray[np.int32]:
+        """Return the lists of one query."""
+        return self.lists[self.first[query] : self.first[query + 1]]
 
 
 class Scanner:
@@ -133,6 +154,60 @@ class Scanner:
             "products": self._search_products,
         }[search]
         check_memory(run(table, queries, heaps, sharing))
+        return heaps
+
+    def search_lists(
+        self,
+        blocks: Sequence[Block],
+        allowed: Sequence[Words],
+        queries: Floats,
+        k: int,
+        probes: Probes,
+        threads: int,
+    ) -> tuple[Floats, Ids]:
+        """Return the `k` best rows of the lists that each query probes, and of blocks that are not sorted by list.
+
+        Arguments and results are those of `search`. Empty entries have the score -inf and the number -1.
+        """
+        nq = queries.shape[0]
+        if not available("search_lists") or not ready("search, lists"):
+            return self._search_masked(blocks, allowed, queries, k, probes, threads)
+        heaps = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
+        table = BlockTable(blocks, allowed, prefixes=True, lists=True)
+        nlist = max((block.starts.size - 1 for block in blocks), default=0)
+        rows = table.n * probes.lists.size / max(1, nlist)
+        address, useful = share(threads, rows * queries.shape[1] * _NS["few"])
+        lists = ProbedLists(
+            nlist=nlist,
+            starts=table.starts,
+            ready=table.ready,
+            planes=self.prefixes.planes,
+            strides=module("prefix_totals").PREFIX_STRIDES,
+            first=probes.first,
+            probes=probes.lists,
+            parts=max(1, useful // nq),
+        )
+        workspace = scratch(useful, lists_workspace(k))
+        plan = self._stages, self._queries
+        check_memory(
+            bool(kernel("search_lists")(address, useful, table.fields, plan, queries, lists, workspace, heaps))
+        )
+        heaps[1][heaps[1] == EMPTY_ID] = -1
+        return heaps
+
+    def _search_masked(
+        self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int, probes: Probes, threads: int
+    ) -> tuple[Floats, Ids]:
+        """Do the same by searches of all rows with masks of the lists, one query after the other."""
+        heaps = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
+        for q in range(len(queries)):
+            lists = probes.of(q)
+            masks = [intersect(mask, _list_mask(block, lists)) for block, mask in zip(blocks, allowed, strict=True)]
+            counts = [block.count(mask) for block, mask in zip(blocks, masks, strict=True)]
+            n = min(k, sum(counts))
+            if n:
+                scores, rows = self.search(blocks, masks, sum(counts), queries[q : q + 1], n, threads)
+                heaps[0][q, :n], heaps[1][q, :n] = scores[0], rows[0]
         return heaps
 
     def _choose(
@@ -240,23 +315,33 @@ class BlockTable:
         As for `Scanner.search`.
     prefixes : bool
         Whether to give the prefixes of all rows, which are made if need be.
+    lists : bool
+        Whether to give the lists of blocks, whose prefixes are not made here then.
 
     Attributes
     ----------
     fields : (n_blocks, BLOCK_FIELDS) int64
     n : int
         Rows of all blocks.
+    starts, ready : (n_blocks,) int64
+        As in `ProbedLists`.
     """
 
-    def __init__(self, blocks: Sequence[Block], allowed: Sequence[Words], prefixes: bool):
+    def __init__(self, blocks: Sequence[Block], allowed: Sequence[Words], prefixes: bool, lists: bool = False):
         self._kept: list[object] = [blocks, allowed]  # whatever the addresses refer to
         fields, base = [], 0
-        for block, mask in zip(blocks, allowed, strict=True):
+        self.starts, self.ready = np.zeros((2, len(blocks)), np.int64)
+        for b, (block, mask) in enumerate(zip(blocks, allowed, strict=True)):
             codes, norms, address, groups = block.rows["codes"], block.rows.get("squared_norm"), 0, 0
             bias = _NO_BIAS if norms is None else block.prefixes.biases(norms, block.n)
             self._kept.append(bias)
-            if prefixes:
+            if lists and block.starts.size:
+                first_bits, made = block.prefixes.some(codes, block.n)
+                self._kept.append(made)
+                self.starts[b], self.ready[b] = _address(block.starts), _address(made)
+            elif prefixes:
                 first_bits = block.prefixes.of(codes, block.n)
+            if prefixes:
                 self._kept.append(first_bits)
                 address, groups = _address(first_bits), first_bits.shape[1]
             fields.append(
@@ -274,6 +359,16 @@ class BlockTable:
             )
             base += block.n
         self.fields, self.n = np.array(fields, np.int64).reshape(-1, BLOCK_FIELDS), base
+
+
+def _list_mask(block: Block, lists: NDArray[np.int32]) -> Words:
+    """Return the bits of the rows of some lists in a block; of all rows if it is not sorted."""
+    if block.starts.size == 0:
+        return ALL
+    inside = np.zeros(block.n, np.bool_)
+    for one in lists:
+        inside[block.starts[one] : block.starts[one + 1]] = True
+    return pack_mask(inside)
 
 
 def _address(array: NDArray) -> int:

@@ -20,11 +20,14 @@ from tqvec.errors import InputError
 from tqvec.exact import squared_norms
 from tqvec.index.blocks import ALL, Block, empty_block
 from tqvec.index.metrics import Metric
+from tqvec.index.partition.partition import Routing
 from tqvec.index.rows import Rows
 from tqvec.index.scanner import Scanner
 
 _FIRST_HITS = 64  # results of the first round of a range search; each further round asks for four times as many
 _MOST_PADDED = 1 << 20  # results up to which missing ones are padded: a larger k means all that there are
+_MOST_PROBED = 0.5  # of all lists, above which a scan of all rows takes less time
+_ALONE = 8  # times as long takes a row that a filter lets in on its own, as one of a list
 _HEAP_ENTRIES = 1 << 24  # results that all threads hold for one batch of queries
 
 
@@ -76,6 +79,8 @@ class Snapshot:
     allowed : list of arrays
         For each block the bits of the rows that may be returned; `ALL` for every row.
     threads : int
+    routing : Routing, optional
+        Which lists of a partitioned index queries probe; all rows without it.
     """
 
     codec: TurboQuant
@@ -84,6 +89,7 @@ class Snapshot:
     blocks: tuple[Block, ...]
     allowed: list[Words]
     threads: int
+    routing: Routing | None = None
 
     def __repr__(self) -> str:
         return brief(self)
@@ -91,10 +97,7 @@ class Snapshot:
     @cached_property
     def ntotal(self) -> int:
         """Number of rows that may be returned."""
-        return sum(
-            block.n if allowed.size == 0 else int(np.bitwise_count(allowed).sum())
-            for block, allowed in zip(self.blocks, self.allowed, strict=True)
-        )
+        return sum(block.count(allowed) for block, allowed in zip(self.blocks, self.allowed, strict=True))
 
     def best(self, queries: Floats, k: int) -> tuple[Floats, Ids]:
         """Return the `k` best rows for each query.
@@ -133,22 +136,49 @@ class Snapshot:
         """Return the same as `best` without bias: cosines may be above 1, squared distances below 0, all infinite."""
         l2, has_centre = self.metric is Metric.L2, self.codec.rotation == "calibrated"
         shifted = queries - self.codec.centre if l2 and has_centre else queries  # distances don't change
-        scores, rows = self._scan(shifted, k)
+        scores, rows = self._scan(shifted, k, queries)
         if not l2 and not has_centre:
             return scores, rows
         shift = squared_norms(shifted) if l2 else centre_scores(self.codec, self.metric, shifted)
         with np.errstate(over="ignore"):
             return (shift[:, None] - scores if l2 else shift[:, None] + scores).astype(np.float32), rows
 
-    def _scan(self, queries: Floats, k: int) -> tuple[Floats, Ids]:
-        """Return scores without the part that all rows share, and rows; of so many queries at a time that heaps fit."""
-        nq, batch = queries.shape[0], max(1, _HEAP_ENTRIES // (max(1, k) * self.threads))
+    def _scan(self, shifted: Floats, k: int, queries: Floats) -> tuple[Floats, Ids]:
+        """Return scores without the part that all rows share, and rows; of so many queries at a time that heaps fit.
+
+        `shifted` are queries relative to the centre of the codec for l2.
+        """
+        nq, batch = shifted.shape[0], max(1, _HEAP_ENTRIES // (max(1, k) * self.threads))
         if 0 < nq <= batch and k:
-            return self.scanner.search(self.blocks, self.allowed, self.ntotal, queries, k, self.threads)
+            return self._scan_all(shifted, k) if self.routing is None else self._scan_lists(shifted, k, queries)
         scores, rows = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
         for q in range(0, nq if k else 0, batch):
             part = slice(q, q + batch)
-            scores[part], rows[part] = self._scan(queries[part], k)
+            scores[part], rows[part] = self._scan(shifted[part], k, queries[part])
+        return scores, rows
+
+    def _scan_all(self, shifted: Floats, k: int) -> tuple[Floats, Ids]:
+        return self.scanner.search(self.blocks, self.allowed, self.ntotal, shifted, k, self.threads)
+
+    def _scan_lists(self, shifted: Floats, k: int, queries: Floats) -> tuple[Floats, Ids]:
+        """Scan lists until there are `k` results for each query; or all rows, where that takes less time."""
+        if self.routing is None:
+            return self._scan_all(shifted, k)
+        probes = self.routing.probes(queries, k, self.threads)
+        nlist = self.routing.partition.nlist
+        share = probes.lists.size / (nlist * len(queries))
+        if share > _MOST_PROBED or _ALONE * self.ntotal < share * sum(block.n for block in self.blocks):
+            return self._scan_all(shifted, k)
+        scores, rows = self.scanner.search_lists(self.blocks, self.allowed, shifted, k, probes, self.threads)
+        few = np.flatnonzero(rows[:, -1] < 0)
+        least = 2 * int(np.diff(probes.first).max())
+        while few.size and least < nlist:
+            probes = self.routing.probes(queries[few], k, self.threads, least)
+            args = self.blocks, self.allowed, shifted[few], k, probes, self.threads
+            scores[few], rows[few] = self.scanner.search_lists(*args)
+            few, least = few[rows[few, -1] < 0], 2 * least
+        if few.size:
+            scores[few], rows[few] = self._scan_all(shifted[few], k)
         return scores, rows
 
     def within(self, queries: Floats, radius: float) -> list[tuple[Floats, Ids]]:

@@ -17,12 +17,15 @@ import numpy as np
 
 from tqvec._types import Ids
 from tqvec.errors import InputError
-from tqvec.index.blocks import Block, empty_block, split_into_blocks
+from tqvec.index.blocks import UNSORTED, Block, cut_starts, empty_block, split_into_blocks
 from tqvec.index.id_table import IdTable
+from tqvec.index.partition.arrangement import Arrangement, Lists, arrange
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.index.rows import Rows
 
 FULL_BLOCK_ROWS = 1 << 18  # a fuller block does not grow: this bounds the copies for its growth and for one removal
+_SORTED_BLOCK = 4  # times as many rows has a block at most that is sorted by list: it never grows
+_UNSORTED = 64  # part of a full block that the last rows of a partitioned index may be before they are sorted
 _LARGEST_ID = 2**63 - 1
 _NO_ROWS = np.zeros(0, np.int64)
 
@@ -40,6 +43,8 @@ class Store:
         Of the codec.
     block_rows : int
         Rows from which on a block is full. A quarter is copied at a time; of half as many, removed rows are dropped.
+    lists : Lists, optional
+        Of a partitioned index. Blocks are sorted by list then, except for the last rows while they are few.
 
     Attributes
     ----------
@@ -49,14 +54,17 @@ class Store:
         Id of the next row that is added without one: larger than any that was ever used, so up to 2⁶³.
     """
 
-    def __init__(self, like: Rows, prefixes: PrefixBlocks, block_rows: int = FULL_BLOCK_ROWS):
+    def __init__(
+        self, like: Rows, prefixes: PrefixBlocks, block_rows: int = FULL_BLOCK_ROWS, lists: Lists | None = None
+    ):
         self.blocks: Blocks = ()
         self.next_id = 0
         self._like = like
         self._prefixes = prefixes
         self._block_rows = block_rows
+        self._lists = lists
         self._owns_last = False  # whether the last block may be extended: its arrays are of no file and no other store
-        self._table: IdTable | None = None  # none while ids are consecutive in a block, and rise from one to the next
+        self._table: IdTable | None = None  # made when it is first needed; not while ids are consecutive in each block
         self._before: tuple[Blocks, int] | None = None  # blocks and next id before a change that is going on
 
     @property
@@ -71,18 +79,30 @@ class Store:
         blocks, next_id = self._before
         if self.blocks is blocks:
             self.next_id = next_id
-        self._owns_last, self._table, self._before = False, _table_of(self.blocks), None
+        self._owns_last, self._table, self._before = False, None, None
 
     def copy(self) -> Store:
         """Return a store of the same rows; later changes of either don't show in the other."""
         self.settle()
-        other = Store(self._like, self._prefixes, self._block_rows)
+        other = self._empty(self._lists)
         other.blocks, other.next_id = self.blocks, self.next_id
-        if self._table is not None:
-            other._table = _table_of(self.blocks)
         return other
 
-    def append(self, rows: Rows, ids: Ids | None, replace: bool) -> None:
+    def partitioned(self, lists: Lists | None, threads: int | None = None) -> Store:
+        """Return a store of the same rows, sorted by list; without lists in the order of now."""
+        self.settle()
+        other = self._empty(lists)
+        other.blocks, other.next_id = self.blocks, self.next_id
+        if lists is None:
+            other.blocks = tuple(block._replace(starts=UNSORTED) for block in self.blocks)
+        else:
+            other.rearrange(threads)
+        return other
+
+    def _empty(self, lists: Lists | None) -> Store:
+        return Store(self._like, self._prefixes, self._block_rows, lists)
+
+    def append(self, rows: Rows, ids: Ids | None, replace: bool, threads: int | None = None) -> None:
         """Add rows; nothing changes if an id is taken.
 
         Parameters
@@ -92,6 +112,8 @@ class Store:
             Distinct. Default: the next ones.
         replace : bool
             Whether rows with the same ids give way; otherwise they are an error.
+        threads : int, optional
+            For finding the lists of rows.
 
         Raises
         ------
@@ -104,14 +126,14 @@ class Store:
             return
         if ids is None:
             self._check_ids_left(n)
-            self._add([rows], n, None)
+            self._add([rows], n, None, threads=threads)
             return
         old = self.find(ids)
         present = old >= 0
         if present.any() and not replace:
             at = int(np.argmax(present))
             raise InputError(f"ids row {at}: id {ids[at]} is in the index; add(..., upsert=True) replaces it")
-        self._add([rows], n, ids, old[present], ids[present])
+        self._add([rows], n, ids, old[present], ids[present], threads)
 
     def extend(self, blocks: Blocks, renumber: bool) -> None:
         """Add all rows of another store of the same codec, as its `merge_snapshot` gives them; all or none.
@@ -123,11 +145,11 @@ class Store:
         """
         self.settle()
         n = sum(block.live for block in blocks)
-        ids = None
+        ids = np.concatenate([_NO_ROWS, *(block.ids_of(block.live_rows()) for block in blocks)])
         if renumber:
             self._check_ids_left(n)
+            ids = ids + self.next_id
         else:
-            ids = np.concatenate([_NO_ROWS, *(block.ids_of(block.live_rows()) for block in blocks)])
             clash = ids[self.find(ids) >= 0]
             if clash.size:
                 more = f" and {clash.size - 1} more" if clash.size > 1 else ""
@@ -138,17 +160,31 @@ class Store:
     def merge_snapshot(self) -> tuple[Blocks, bool]:
         """Return the blocks of now, and whether a store that they are added to shall give them new ids.
 
-        It shall where ids are 0, 1, 2, … in order, as they are by default, and no row was ever removed.
+        It shall where ids are 0, 1, 2, … in order, as they are by default, and no row was ever removed. In a
+        partitioned index, that is the order in which they were added to each list.
         """
         self.settle()
-        return self.blocks, _ids_are_range(self.blocks, self.next_id)
+        if self.next_id != _count(self.blocks) or any(block.alive.size for block in self.blocks):
+            return self.blocks, False
+        if self._lists is None:
+            return self.blocks, first_id(self.blocks, self.next_id) == 0
+        order = self.arrangement(self.blocks)
+        ids = np.concatenate([_NO_ROWS, *(block.ids_of(np.arange(block.n)) for block in self.blocks)])[order.rows]
+        falls = np.flatnonzero(np.diff(ids) < 0) + 1
+        return self.blocks, bool(ids.size == 0 or (ids.min() == 0 and np.isin(falls, order.starts).all()))
 
     def _check_ids_left(self, n: int) -> None:
         if self.next_id + n > _LARGEST_ID:
             raise InputError(f"no {n} ids are left after {self.next_id - 1}; give ids of your own")
 
     def _add(
-        self, chunks: Iterable[Rows], n: int, ids: Ids | None, old: Ids = _NO_ROWS, old_ids: Ids = _NO_ROWS
+        self,
+        chunks: Iterable[Rows],
+        n: int,
+        ids: Ids | None,
+        old: Ids = _NO_ROWS,
+        old_ids: Ids = _NO_ROWS,
+        threads: int | None = None,
     ) -> None:
         """Add `n` rows, in chunks, with their ids or the next ones, in place of `old` rows.
 
@@ -180,15 +216,17 @@ class Store:
         self._table, self._owns_last = table, True
         self.next_id = max(self.next_id, largest + 1)
         self.blocks = blocks
-        self._compact()
+        self._compact(threads)
+        self._sort_last(threads)
         self._before = None
 
     def _may_extend(self, block: Block, ids: Ids | int, table: IdTable | None) -> bool:
         """Return whether more rows may go into the last block, which is owned: it has space, and can find their ids.
 
-        Without a table, ids are consecutive in every block.
+        Ids that are consecutive in every block are found without a table.
         """
-        return block.n < self._block_rows and (table is not None or block.next_id == ids)
+        found = table is not None or block.next_id == ids or not isinstance(block.ids, int)
+        return found and block.n < self._block_rows and block.starts.size == 0
 
     def remove(self, ids: Ids) -> int:
         """Remove the rows of distinct ids, as far as there are any, and return their number."""
@@ -203,20 +241,54 @@ class Store:
         self._before = None
         return int(present.sum())
 
-    def load_rows(self, rows: Rows, ids: Ids | int, next_id: int, mapped: bool) -> None:
-        """Take the rows of a file into an empty store; of `mapped` ones only the last few are read."""
+    def load_rows(self, rows: Rows, ids: Ids | int, next_id: int, mapped: bool, starts: Ids = UNSORTED) -> None:
+        """Take the rows of a file into an empty store; of `mapped` ones only the last few are read.
+
+        `starts` are those of all rows, if they are sorted by list.
+        """
         self.next_id = next_id
         if rows["scale"].shape[0] == 0:
             return
-        self.blocks = tuple(split_into_blocks(rows, ids, self._prefixes, self._block_rows, mapped))
-        self._owns_last = True
-        if not isinstance(ids, int):
-            self._table = _table_of(self.blocks)
+        size = self._block_rows * (_SORTED_BLOCK if starts.size else 1)
+        blocks = split_into_blocks(rows, ids, self._prefixes, size, mapped)
+        self.blocks = cut_starts(blocks, starts) if starts.size else tuple(blocks)
+        self._owns_last = starts.size == 0
 
     def find(self, ids: Ids) -> Ids:
         """Return the row of each id, counted through all blocks, removed rows included; -1 where there is none."""
         self.settle()
-        return find_in_order(self.blocks, ids) if self._table is None else self._table.find(ids)
+        if self._table is None:
+            if all(isinstance(block.ids, int) for block in self.blocks):
+                return find_in_order(self.blocks, ids)
+            self._table = _table_of(self.blocks)
+        return self._table.find(ids)
+
+    def arrangement(self, blocks: Blocks, threads: int | None = None) -> Arrangement:
+        """Return rows of a partitioned index by list."""
+        if self._lists is None:
+            raise TypeError("this store has no lists")
+        return arrange(blocks, self._lists, threads)
+
+    def rearrange(self, threads: int | None = None, first: int = 0) -> None:
+        """Sort the rows of all blocks from number `first` on by list; removed ones are dropped."""
+        moved = self.arrangement(self.blocks[first:], threads).moved(self._prefixes, _SORTED_BLOCK * self._block_rows)
+        self._owns_last, self._table, self.blocks = False, None, (*self.blocks[:first], *moved)
+
+    def _sort_last(self, threads: int | None) -> None:
+        """Sort the last rows of a partitioned index when they are many, with blocks before them that are as small.
+
+        Blocks grow like the digits of a counter: each row is moved a few times, and a list lies in few blocks.
+        """
+        first = len(self.blocks) - 1
+        if self._lists is None or first < 0 or self.blocks[first].n < self._block_rows // _UNSORTED:
+            return
+        n = self.blocks[first].n
+        while (
+            first and self.blocks[first - 1].n < 2 * n and self.blocks[first - 1].n < _SORTED_BLOCK * self._block_rows
+        ):
+            first -= 1
+            n += self.blocks[first].n
+        self.rearrange(threads, first)
 
     def iter_chunks(self, blocks: Blocks) -> Iterator[tuple[Rows, Ids]]:
         """Yield copies of all rows that were not removed, in order, and their ids, some rows at a time."""
@@ -227,12 +299,15 @@ class Store:
                 chunk = rows[first : first + step]
                 yield {name: array[chunk] for name, array in block.rows.items()}, block.ids_of(chunk)
 
-    def _compact(self) -> None:
+    def _compact(self, threads: int | None = None) -> None:
         """Drop removed rows for good when they are more than those that are left."""
         stored = _count(self.blocks)
         if stored < self._block_rows // 2 or 2 * sum(block.live for block in self.blocks) > stored:
             return
-        fresh = Store(self._like, self._prefixes, self._block_rows)
+        if self._lists is not None:
+            self.rearrange(threads)
+            return
+        fresh = self._empty(None)
         for rows, ids in self.iter_chunks(self.blocks):
             fresh.append(rows, ids, False)
         self._owns_last, self._table, self.blocks = fresh._owns_last, fresh._table, fresh.blocks
@@ -285,16 +360,6 @@ def _table_of(blocks: Blocks) -> IdTable:
         table.insert(block.ids_of(rows), rows + start)
         start += block.n
     return table
-
-
-def _ids_are_range(blocks: Blocks, next_id: int) -> bool:
-    """Return whether ids are 0, 1, 2, … in order up to the one before `next_id`, and no row was removed."""
-    start = 0
-    for block in blocks:
-        if block.alive.size or not np.array_equal(block.ids_of(np.arange(block.n)), np.arange(start, start + block.n)):
-            return False
-        start += block.n
-    return start == next_id
 
 
 def _consecutive(ids: Ids, first: int) -> bool:

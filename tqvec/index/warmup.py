@@ -57,6 +57,13 @@ def _searches(*searches: Search) -> Callable[[], None]:
     return step
 
 
+def _lists() -> None:
+    index = Index(16)
+    index.add(_X, threads=1)
+    index.partition(2, threads=1)
+    index.search(_X[:1], nprobe=1, threads=1)
+
+
 # In the order in which programs need them; `tqvec.kernels.background.ready` names them.
 STEPS: dict[str, Callable[[], None]] = {
     "encode": _encode,
@@ -64,6 +71,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "search, many queries": _searches("prefixes", "products"),
     "search, all rows": _searches("full"),
     "decode": _decode,
+    "search, lists": _lists,
     "train": _train,
     "encode, trellis": _encode_trellis,
     "ids": _ids,

@@ -105,6 +105,38 @@ class SharedSearch(NamedTuple):
     seeded: int
 
 
+class ProbedLists(NamedTuple):
+    """Lists of rows, and those that each query probes.
+
+    Attributes
+    ----------
+    nlist : int
+    starts : (n_blocks,) int64
+        Address of the first row of each list in each block and the end, (nlist + 1,) int64; 0 for a block that is not
+        sorted by list. All rows of such a block are searched.
+    ready : (n_blocks,) int64
+        Address of a word for each 64 rows, 1 if their prefixes are there; otherwise they are made.
+    planes : (n_planes, 3) int64
+    strides : (int, int)
+        Both as in `prefix_rows`.
+    first : (nq + 1,) int64
+        Query q probes the lists ``probes[first[q] : first[q + 1]]``.
+    probes : (first[-1],) int32
+        Distinct for each query, the nearest first.
+    parts : int
+        Units that the lists of each query are divided among.
+    """
+
+    nlist: int
+    starts: np.ndarray
+    ready: np.ndarray
+    planes: np.ndarray
+    strides: tuple[int, int]
+    first: np.ndarray
+    probes: np.ndarray
+    parts: int
+
+
 class RowBlocks(NamedTuple):
     """Blocks of 16 rows whose prefixes a query is compared with.
 

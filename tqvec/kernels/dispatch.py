@@ -71,6 +71,7 @@ _DRIVERS = {
     "prefix_rows": ("staged.prefix_rows", "prefix_totals"),
     "search_few": ("staged.query", "prefix_totals"),
     "search_staged": ("staged.query", "prefix_totals"),
+    "search_lists": ("staged.lists", "prefix_totals"),
     "search_batch": ("staged.batch", "pair_products"),
     "search_products": ("staged.batch", "pair_products"),
     "search_prefixes": ("staged.batch_prefixes", "tile_totals"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +19,13 @@ from tqvec.codec.bands import MAX_BANDS, MAX_D, MAX_NBITS, Band, Width, code_byt
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
 from tqvec.index.metrics import METRICS
+from tqvec.index.partition.partition import Partition
+from tqvec.index.partition.probing import TARGETS
 
 KEY = "tqvec"  # of the metadata that hold the fields
 KIND = Kind("an index of tqvec", re.compile(rb'\A.{8}\{\s*"__metadata__"\s*:\s*\{\s*"tqvec"\s*:', re.DOTALL))
-VERSION = 7  # the newest that is read
+VERSION = 8  # the newest that is read
+FIRST_WITH_LISTS = 8  # of a partitioned index; files without them have version 6 or 7
 FIRST_WITH_BYTES = 7  # in the matrix of a calibration; files without it have version 6
 FIRST_WITH_ERROR_BYTES = 5  # in scales, and with the errors of near neighbours in a calibration
 FIRST_CANONICAL = 6  # the first whose head follows from its fields to the last byte
@@ -34,7 +38,10 @@ LEARNED = {
     "near": "near_error",
     "steps": "row_steps",
 }
-_FIRST_WITH = {"near": FIRST_WITH_ERROR_BYTES, "steps": FIRST_WITH_BYTES}
+# Tensors of a partition, and the numbers of results that it was calibrated for, times the targets.
+LISTS = ("list_starts", "centroid_codes", "centroid_scales", "centroid_norms", "router_centre")
+PROBING = ("probe_thresholds", "probe_ranked")
+_OF_LISTS = {"nlist": 0, "probe_ks": [], "probe_weight": 0.0}  # fields, and what they are without lists
 
 _END_OF_IDS = 2**63
 _VALUES = {
@@ -63,6 +70,9 @@ class Header(NamedTuple):
     block_rows: int
     fingerprint: str
     crc32: dict[str, list[str]]
+    nlist: int = 0
+    probe_ks: Sequence[int] = ()
+    probe_weight: float = 0.0
 
     @property
     def row_names(self) -> list[str]:
@@ -76,7 +86,22 @@ class Header(NamedTuple):
         """The tensors of the calibration, if there is one."""
         if self.rotation != "calibrated":
             return []
-        return [name for name in LEARNED if self.version >= _FIRST_WITH.get(name, 1)]
+        missing = set() if self.in_bytes else {"steps"}
+        if self.version < FIRST_WITH_ERROR_BYTES:
+            missing.add("near")
+        return [name for name in LEARNED if name not in missing]
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether the matrix of the calibration is one of bytes."""
+        return "steps" in self.crc32 if self.version >= FIRST_WITH_LISTS else self.version >= FIRST_WITH_BYTES
+
+    @property
+    def list_names(self) -> list[str]:
+        """The tensors of the partition, if there is one."""
+        if not self.nlist:
+            return []
+        return [name for name in (*LISTS, *PROBING) if name != "centroid_norms" or self.metric == "l2"]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors, in the order of the file."""
@@ -87,8 +112,15 @@ class Header(NamedTuple):
             shapes["ids"] = ("I64", (n,))
         learned = ((d,), (d, d), (len(self.bands),), (2,), (d,))
         shapes |= {name: ("F32", shape) for name, shape in zip(self.learned_names, learned, strict=False)}
-        if self.version >= FIRST_WITH_BYTES:
+        if self.in_bytes:
             shapes["matrix"] = ("I8", (d, d))
+        shapes |= dict.fromkeys(self.list_names, ("F32", (self.nlist,)))
+        if self.nlist:
+            shapes["list_starts"] = ("I64", (self.nlist + 1,))
+            shapes["centroid_codes"] = ("U8", (self.nlist, d))
+            shapes["router_centre"] = ("F32", (d,))
+            shapes["probe_thresholds"] = ("F32", (len(self.probe_ks), len(TARGETS)))
+            shapes["probe_ranked"] = ("I64", (len(self.probe_ks), len(TARGETS)))
         return _safetensors.place_by_type(shapes)
 
     def block_count(self, name: str) -> int:
@@ -114,17 +146,28 @@ class Header(NamedTuple):
 
     def fields(self) -> dict[str, Any]:
         """Return the fields as they are stored, for JSON, with their checksum."""
-        return _safetensors.with_checksum(self._asdict())
+        fields = self._asdict()
+        if self.version < FIRST_WITH_LISTS:
+            fields = {name: value for name, value in fields.items() if name not in _OF_LISTS}
+        return _safetensors.with_checksum(fields)
 
     def head(self) -> bytes:
         """Return the bytes that a file of this header begins with, up to its first tensor."""
         return _safetensors.make_head(self.tensors(), {KEY: _safetensors.canonical(self.fields())})
 
 
-def make_header(codec: TurboQuant, metric: str, n: int, first_id: int | None, next_id: int | None) -> Header:
+def make_header(
+    codec: TurboQuant,
+    metric: str,
+    n: int,
+    first_id: int | None,
+    next_id: int | None,
+    partition: Partition | None = None,
+) -> Header:
     """Return the header of a file of `n` rows; all checksums are 0.
 
-    `first_id` None: there is a tensor of ids. `next_id` None: the id after the last row's.
+    `first_id` None: there is a tensor of ids. `next_id` None: the id after the last row's. `partition`: that of the
+    rows.
 
     Raises
     ------
@@ -136,8 +179,9 @@ def make_header(codec: TurboQuant, metric: str, n: int, first_id: int | None, ne
     if after > _END_OF_IDS:
         raise InputError(f"ids end at 2^63 - 1, the next one would be {after}")
     in_bytes = codec.calibration is not None and codec.calibration.in_bytes
+    probing = None if partition is None else partition.probing
     header = Header(
-        version=FIRST_WITH_BYTES if in_bytes else FIRST_WITH_BYTES - 1,
+        version=FIRST_WITH_LISTS if probing is not None else FIRST_WITH_BYTES - (not in_bytes),
         d=codec.d,
         nbits=codec.nbits,
         bands=codec.bands,
@@ -151,7 +195,10 @@ def make_header(codec: TurboQuant, metric: str, n: int, first_id: int | None, ne
         next_id=after,
         block_rows=CHECKSUM_ROWS,
         fingerprint=codec.fingerprint,
-        crc32={"ids": []} if first_id is None else {},
+        crc32={name: [] for name, there in (("ids", first_id is None), ("steps", in_bytes)) if there},
+        nlist=0 if partition is None else partition.nlist,
+        probe_ks=[] if probing is None else probing.ks.tolist(),
+        probe_weight=0.0 if probing is None else probing.weight,
     )
     return header._replace(crc32={name: ["0" * 8] * header.block_count(name) for name in header.tensors()})
 
@@ -166,6 +213,8 @@ def parse_fields(path: Path, fields: object) -> Header:
     """
     with _safetensors.blame(path):
         checked = _safetensors.check_fields(path, fields, VERSION)
+        if checked["version"] < FIRST_WITH_LISTS:
+            checked = checked | _OF_LISTS
         return _header(checked if checked["version"] >= FIRST_CANONICAL else _modern(checked))
 
 
@@ -186,7 +235,8 @@ def _header(fields: dict[str, Any]) -> Header:
     bands = _bands(fields["bands"], d)
     if fields["rotation"] == "hadamard" and bands != expected:
         raise ValueError(f"bands are {bands}, but nbits {nbits} makes {expected}")
-    if fields["version"] >= FIRST_WITH_BYTES and fields["rotation"] != "calibrated":
+    _check_lists(fields)
+    if fields["version"] == FIRST_WITH_BYTES and fields["rotation"] != "calibrated":
         raise ValueError(f"version is {fields['version']}, but rotation {fields['rotation']}")
     first = integer(fields, "first_id", 0, _END_OF_IDS)
     integer(fields, "next_id", first + (0 if "ids" in fields["crc32"] else n), _END_OF_IDS)
@@ -196,6 +246,16 @@ def _header(fields: dict[str, Any]) -> Header:
     header = Header(**{name: fields[name] for name in Header._fields} | {"nbits": nbits, "bands": bands})
     _safetensors.check_checksums(header.crc32, {name: header.block_count(name) for name in header.tensors()})
     return header
+
+
+def _check_lists(fields: dict[str, Any]) -> None:
+    """Check the fields of a partition; ValueError, TypeError or KeyError for those that no writer makes."""
+    integer(fields, "nlist", int(fields["version"] >= FIRST_WITH_LISTS), 2**31 - 1)
+    ks, weight = fields["probe_ks"], fields["probe_weight"]
+    if not isinstance(ks, list) or any(type(k) is not int or k < 1 for k in ks) or ks != sorted(set(ks)):
+        raise ValueError(f"probe_ks is {reprlib.repr(ks)}")
+    if type(weight) is not float or not 0 <= weight < 1:
+        raise ValueError(f"probe_weight is {reprlib.repr(weight)}")
 
 
 def _bands(value: object, d: int) -> tuple[Band, ...]:

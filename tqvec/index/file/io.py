@@ -9,13 +9,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tqvec import _atomic, _safetensors
 from tqvec._output import Output
+from tqvec._present import brief
 from tqvec._safetensors import Seen, crc32
 from tqvec.codec.calibration import Calibration
 from tqvec.codec.error_byte import clear_error_byte
@@ -31,6 +32,7 @@ from tqvec.index.file.header import (
     make_header,
     parse_fields,
 )
+from tqvec.index.partition.stored import StoredLists, check_lists
 from tqvec.index.rows import Rows
 
 
@@ -51,6 +53,8 @@ class Writer:
         Id of the first row; the others follow. None: each part has ``ids``.
     next_id : int, optional
         Greater than all ids. Default: the number after the last row's.
+    lists : StoredLists, optional
+        Of a partitioned index: the rows come in the order of their lists.
     file : file, optional
         Where to write, in place of a new file beside `output`. It keeps its rows until others are written, and stays as
         it is on an exception.
@@ -69,11 +73,13 @@ class Writer:
         n: int,
         first_id: int | None = 0,
         next_id: int | None = None,
+        lists: StoredLists | None = None,
         file: BinaryIO | None = None,
     ):
         self.codec, self.rows = codec, 0
         self._output = output if isinstance(output, Output) else Output(output, KIND)
-        self._header = make_header(codec, metric, n, first_id, next_id)
+        partition = None if lists is None else lists.partition
+        self._header = make_header(codec, metric, n, first_id, next_id, partition)
         self._tensors = self._header.tensors()
         self._start = len(self._header.head())
         self._crc = {name: [0] * len(values) for name, values in self._header.crc32.items()}
@@ -81,9 +87,11 @@ class Writer:
         try:
             with self._output.naming():
                 self._file.truncate(self._start + self._header.data_bytes)
-            for name in self._header.learned_names:
-                self._put(name, 0, getattr(codec.calibration, LEARNED[name]))
-                self._crc[name] = [crc32(getattr(codec.calibration, LEARNED[name]))]
+            whole = {name: getattr(codec.calibration, LEARNED[name]) for name in self._header.learned_names}
+            whole |= {} if lists is None else lists.arrays()
+            for name, array in whole.items():
+                self._put(name, 0, array)
+                self._crc[name] = [crc32(array)]
         except BaseException:
             if file is None:
                 self.discard()
@@ -191,6 +199,28 @@ class Writer:
             self.discard()
 
 
+class Loaded(NamedTuple):
+    """What is in an index file.
+
+    Attributes
+    ----------
+    header : Header
+    rows : dict of arrays
+        Without spare rows after the last one.
+    calibration : Calibration or None
+    lists : dict of arrays
+        Tensors of the partition; empty without one.
+    """
+
+    header: Header
+    rows: Rows
+    calibration: Calibration | None
+    lists: dict[str, NDArray]
+
+    def __repr__(self) -> str:
+        return brief(self)
+
+
 def save(
     output: Output | Path,
     codec: TurboQuant,
@@ -199,19 +229,18 @@ def save(
     parts: Iterable[Rows],
     first_id: int | None = 0,
     next_id: int | None = None,
+    lists: StoredLists | None = None,
 ) -> None:
     """Write the `n` rows of all parts to a file; the arguments are those of `Writer`."""
-    with Writer(output, codec, metric, n, first_id, next_id) as writer:
+    with Writer(output, codec, metric, n, first_id, next_id, lists) as writer:
         for rows in parts:
             writer.write(rows)
 
 
-def load(
-    path: Path, mmap: bool = False, verify: bool = False, seen: Seen | None = None
-) -> tuple[Header, Rows, Calibration | None]:
+def load(path: Path, mmap: bool = False, verify: bool = False, seen: Seen | None = None) -> Loaded:
     """Read an index file.
 
-    The header, ids and calibration are always verified.
+    The header, ids, calibration and lists are always verified.
 
     Parameters
     ----------
@@ -223,13 +252,6 @@ def load(
         Read and verify everything.
     seen : dict, optional
         Where the file is to be noted as it is now.
-
-    Returns
-    -------
-    header : Header
-    rows : dict of arrays
-        Without spare rows after the last one.
-    calibration : Calibration or None
 
     Raises
     ------
@@ -245,7 +267,7 @@ def load(
         reader.verify(tensors, header.head() if header.version >= FIRST_CANONICAL else None)
         arrays = reader.map(tensors) if mmap else dict(reader.read(tensors))
     for name, array in arrays.items():
-        if verify or name == "ids" or name in header.learned_names:
+        if verify or name == "ids" or name not in header.row_names:
             _verify(path, header, name, array)
     if seen is not None:
         seen[os.path.realpath(path)] = reader.digest
@@ -254,7 +276,9 @@ def load(
     rows = {name: arrays[name] for name in header.row_names}
     if header.version < FIRST_WITH_ERROR_BYTES:
         rows["scale"] = clear_error_byte(rows["scale"])
-    return header, rows, _calibration(header, arrays)
+    lists = {name: np.array(arrays[name]) for name in header.list_names}
+    check_lists(path, lists, header.ntotal)
+    return Loaded(header, rows, _calibration(header, arrays), lists)
 
 
 def read_calibration(file: BinaryIO, header: Header) -> Calibration | None:

@@ -54,7 +54,9 @@ def merge(paths: Sequence[Path], output: Output | Path) -> Header:
     target = output if isinstance(output, Output) else Output(output, KIND, inputs=paths)
     files: list[_File] = []
     for path in paths:
-        header, rows, calibration = io.load(path, mmap=True, verify=True)
+        header, rows, calibration, lists = io.load(path, mmap=True, verify=True)
+        if lists:
+            raise InputError(f"{path} is partitioned; merge such indexes by Index.load, merge_from and save")
         files.append(_File(path, header, rows, io.codec_of(path, header, calibration)))
         _check_codecs(files[0], files[-1])
     ids, next_id = _merge_ids(files)

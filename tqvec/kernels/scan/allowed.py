@@ -15,16 +15,19 @@ COUNTS = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
 
 @jit
-def word_of(allowed, word, first, stop):
-    """Return a word of a filter, without the bits of rows below `first` and from `stop` on."""
-    bits = allowed[word]
-    before = first - WORD * word
-    if before > 0:
-        bits = bits >> np.uint64(before) << np.uint64(before)
-    rest = stop - WORD * word
-    if rest < WORD:
-        bits &= (np.uint64(1) << np.uint64(rest)) - np.uint64(1)
+def bits_between(bits, first, stop):
+    """Return a word of bits without those below `first` and from `stop` on; both may be beyond the word."""
+    if first > 0:
+        bits = bits >> np.uint64(first) << np.uint64(first)
+    if stop < WORD:
+        bits &= (np.uint64(1) << np.uint64(stop)) - np.uint64(1)
     return bits
+
+
+@jit
+def word_of(allowed, word, first, stop):
+    """Return a word of a filter without the bits of rows below `first` and from `stop` on."""
+    return bits_between(allowed[word], first - WORD * word, stop - WORD * word)
 
 
 @jit

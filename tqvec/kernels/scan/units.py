@@ -72,15 +72,9 @@ def share_search(blocks, units, heaps, workspace, seeded):
 
 
 @jit
-def rows_of_chunk(search, number):
-    """Return the block of a chunk as `Rows`, its prefixes (n_blocks, groups, 64) uint8, and the `RowRange`."""
-    first_chunk = search.first_chunk
-    b = 0
-    while first_chunk[b + 1] <= number:
-        b += 1
-    block = search.blocks[b]
+def rows_of_block(block):
+    """Return a block as `Rows`, its prefixes (n_blocks, groups, 64) uint8, and the words of a filter of its rows."""
     n = block[ROWS]
-    start = (number - first_chunk[b]) * search.chunk
     rows = Rows(
         bytes_at(block[CODES], (n, block[ROW_BYTES])),
         floats_at(block[SCALE], (n,)),
@@ -89,6 +83,19 @@ def rows_of_chunk(search, number):
     )
     prefixes = bytes_at(block[PREFIXES], (n // 16 if block[PREFIXES] != 0 else 0, block[GROUPS], LINE))
     allowed = words_at(block[ALLOWED], ((n + WORD - 1) // WORD if block[ALLOWED] != 0 else 0,))
+    return rows, prefixes, allowed
+
+
+@jit
+def rows_of_chunk(search, number):
+    """Return the block of a chunk as `Rows`, its prefixes (n_blocks, groups, 64) uint8, and the `RowRange`."""
+    first_chunk = search.first_chunk
+    b = 0
+    while first_chunk[b + 1] <= number:
+        b += 1
+    rows, prefixes, allowed = rows_of_block(search.blocks[b])
+    n = search.blocks[b, ROWS]
+    start = (number - first_chunk[b]) * search.chunk
     stop = min(n, start + search.chunk)
     if number == 0:
         start = min(stop, search.seeded)

@@ -180,6 +180,14 @@ def _prepare_unit(plan, call, worker, unit):
 
 
 @jit
+def prepare_queries(pool, threads, plan, queries, staged):
+    """Fill `StagedQueries`, one query per unit; return whether there was memory for it."""
+    call = (queries, staged)
+    function = unit_function(_prepare_unit, plan, call)
+    return run_units(pool, threads, function, address_of(plan), address_of(call), queries.shape[0])
+
+
+@jit
 def _few_unit(plan, call, worker, unit):
     stages, _ = plan
     search, staged = call
@@ -211,9 +219,7 @@ def search_staged(pool, threads, blocks, plan, queries, workspace, heaps):
     chunk, _ = units_of(blocks, nq, threads, SHARED_ROWS if threads > 1 else ROWS_ALONE, 1)
     search = share_search(blocks, (chunk, 1), heaps, workspace, 0)
     staged = staged_queries(nq, stages)
-    call = (queries, staged)
-    function = unit_function(_prepare_unit, plan, call)
-    done = run_units(pool, threads, function, address_of(plan), address_of(call), nq)
+    done = prepare_queries(pool, threads, plan, queries, staged)
     share = (search, staged)
     function = unit_function(_few_unit, plan, share)
     done &= run_units(pool, threads, function, address_of(plan), address_of(share), search.first_chunk[-1] * nq)

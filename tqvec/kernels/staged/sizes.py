@@ -10,6 +10,7 @@ UNITS = 4  # for each thread at least, so that none is left alone with a large o
 UNIT_QUERIES = 64  # of a batch by prefixes at least: they share the rows in the nearest cache
 SHARED_ROWS = 16384  # of a unit of one query at most, where threads share the rows
 ROWS_ALONE = 131072  # of one at most, where one thread has all: their estimates stay in the second-level cache
+LIST_ROWS = 32768  # of several lists together at most
 CHUNK = 16384  # rows whose candidates are scored together
 BLOCK_BYTES = 1 << 19  # of unpacked levels, a part of the second-level cache that all queries share
 GROUP_BYTES = 1 << 17  # of tables of queries that walk through the rows together, a part of the second-level cache
@@ -45,6 +46,12 @@ def staged_workspace(rows: int, k: int, threads: int) -> int:
     """Return the bytes that each of some threads needs to search this many rows for `k` results in stages."""
     most = min(rows, SHARED_ROWS if threads > 1 else ROWS_ALONE)
     return 4 * (most * 21 // 16 + 192 + 2 * rows_listed(most, k))
+
+
+def lists_workspace(k: int) -> int:
+    """Return the bytes that each thread needs to search lists of rows for `k` results."""
+    starts = LIST_ROWS // LANES + 4
+    return 4 * (starts + LIST_ROWS * 21 // 16 + 192 + 2 * rows_listed(LIST_ROWS, k))
 
 
 def prefix_workspace(nq: int, k: int, groups: int, tile: int) -> int:
