@@ -16,7 +16,8 @@ from tqvec.index.partition.router import Router
 
 _SEED = 0x636C7573
 _ROUNDS = 5  # of each part of the first clustering, and
-_REFINING = 5  # of all lists together, at most
+_REFINING = 8  # of all lists together, at most
+_PROBES = 3  # groups of lists that a vector is compared with there: more take longer and don't lead to better lists
 _SETTLED = 0.02  # share of rows that change their list: fewer end the iterations
 _FLAT = 64  # lists that are clustered at once
 
@@ -29,8 +30,8 @@ def cluster(
     """Return centroids of a sample.
 
     The sample is clustered to about √nlist groups, and each of these to lists in proportion to its rows. Then a few
-    rounds of k-means refine all lists together; there rows are assigned as `Router.nearest` does. The result depends on
-    the sample alone.
+    rounds of k-means refine all lists together; there vectors are assigned as `Router.nearest` does, but in the three
+    nearest groups of lists only. The result depends on the sample alone.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def cluster(
         raise InputError(f"nlist must be an integer from 1 to {n}, the number of vectors in the sample, got {nlist}")
     workers = num_threads(threads)
     if spherical:
-        points = to_points(vectors)
+        points = to_points(vectors, threads=workers)
         moving = points.integers.any(axis=1)
         if not moving.all():
             points = points.take(np.flatnonzero(moving))
@@ -68,7 +69,7 @@ def cluster(
         return _clustered(points, nlist, True, workers, progress)
     centre = (np.add.reduce(vectors, axis=0, dtype=np.float64) / n).astype(np.float32)
     shifted = vectors - centre
-    points = to_points(shifted, float(lengths(shifted).max()))
+    points = to_points(shifted, float(lengths(shifted).max()), workers)
     return _clustered(points, nlist, False, workers, progress) + centre
 
 
@@ -80,7 +81,7 @@ def _clustered(points: Points, nlist: int, spherical: bool, threads: int, progre
     metric, centre = (Metric.COSINE, None) if spherical else (Metric.L2, np.zeros(centroids.shape[1], np.float32))
     before = np.full(n, -1, np.int32)
     for step in range(2, steps + 1):
-        labels = Router.of(centroids, metric, centre, threads).nearest_of(points)
+        labels = Router.of(centroids, metric, centre, threads).nearest_of(points, _PROBES)
         if np.count_nonzero(labels != before) <= _SETTLED * n:
             break
         centroids, before = update(points, labels, centroids, spherical), labels

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tqvec._threads import over_rows
 from tqvec._types import Doubles, Floats, Ids
 
 _EXACT = 4096.0  # squared, the first integer whose successor float32 does not hold
@@ -90,7 +91,7 @@ def longest(d: int) -> float:
     return _EXACT - 1.0 - np.sqrt(d) / 2
 
 
-def to_points(rows: Floats, reach: float = 0.0) -> Points:
+def to_points(rows: Floats, reach: float = 0.0, threads: int = 1) -> Points:
     """Round each row to integers, by a factor of its own.
 
     Parameters
@@ -98,17 +99,22 @@ def to_points(rows: Floats, reach: float = 0.0) -> Points:
     rows : (n, d) float32
     reach : float
         Length of the longest target; much shorter rows count as 0.
+    threads : int
     """
     n, d = rows.shape
     out = Points(np.empty((n, d), np.float32), np.empty(n, np.float32))
-    for start in range(0, n, _ROWS):
-        part = slice(start, start + _ROWS)
-        wide = rows[part].astype(np.float64)
-        length = np.maximum(lengths(wide), _NEAR * reach)
-        factor = longest(d) / np.where(length > 0, length, 1)
-        wide *= factor[:, None]
-        np.rint(wide, out=wide)
-        out.integers[part], out.factor[part] = wide, np.minimum(factor, _LARGEST)
+
+    def round_rows(_: int, first: int, last: int) -> None:
+        for start in range(first, last, _ROWS):
+            part = slice(start, min(last, start + _ROWS))
+            wide = rows[part].astype(np.float64)
+            length = np.maximum(lengths(wide), _NEAR * reach)
+            factor = longest(d) / np.where(length > 0, length, 1)
+            wide *= factor[:, None]
+            np.rint(wide, out=wide)
+            out.integers[part], out.factor[part] = wide, np.minimum(factor, _LARGEST)
+
+    over_rows(round_rows, n, _ROWS, threads)
     return out
 
 

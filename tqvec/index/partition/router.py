@@ -171,7 +171,7 @@ class Router(Fixed):
         vectors : (n, d) float32
             Finite; a zero vector goes to list 0 for "ip" and "cosine".
         threads : int, optional
-            Default: ``TQVEC_NUM_THREADS``, or all CPUs.
+            Default: ``TQVEC_NUM_THREADS``, or all CPUs. Matrix products take the threads of NumPy's library.
         progress : callable, optional
             Called with the vectors that are done and their number.
 
@@ -180,28 +180,36 @@ class Router(Fixed):
         (n,) int32
         """
         self._check(vectors, "vectors")
-        n = len(vectors)
-        lists = np.empty(n, np.int32)
+        n, workers = len(vectors), num_threads(threads)
+        lists, reach = np.empty(n, np.int32), self._groups.lists.reach if self._euclidean else 0.0
         for start in range(0, n, _ROWS):
             part = vectors[start : start + _ROWS]
-            points = to_points(part - self.centre, self._groups.lists.reach) if self._euclidean else to_points(part)
+            points = to_points(part - self.centre if self._euclidean else part, reach, workers)
             lists[start : start + _ROWS] = self.nearest_of(points)
             if progress is not None:
                 progress(min(n, start + _ROWS), n)
         return lists
 
-    def nearest_of(self, points: Points) -> NDArray[np.int32]:
-        """Return the list of each vector that is already rounded, for l2 relative to the centre, as `nearest` does."""
+    def nearest_of(self, points: Points, probes: int = _PROBES) -> NDArray[np.int32]:
+        """Return the list of each vector as `nearest` does.
+
+        Parameters
+        ----------
+        points : Points
+            Vectors; for l2 less the centre.
+        probes : int
+            Groups of lists that each is compared with.
+        """
         groups = self._groups
         n, n_groups = points.factor.size, groups.starts.size - 1
-        if n_groups <= _PROBES:
+        if n_groups <= probes:
             return groups.numbers[nearest(points, groups.lists)]
         lists = np.empty(n, np.int32)
         workspace = Workspace(min(n, _ROWS), self.d)
         for start in range(0, n, _ROWS):
             part = points.slice(start, start + _ROWS)
             scores = groups.centres.scores(part)
-            least = np.partition(scores, n_groups - _PROBES, axis=1)[:, n_groups - _PROBES, None]
+            least = np.partition(scores, n_groups - probes, axis=1)[:, n_groups - probes, None]
             chosen = np.ascontiguousarray((scores >= least).T)
             lists[start : start + _ROWS] = _best_of_groups(part, groups, chosen, workspace)
         return lists
