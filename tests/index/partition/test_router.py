@@ -152,9 +152,31 @@ def test_ranks_are_those_of_exact_scores(metric, nq):
     assert (better_first >= 0).all()
 
 
-def test_all_lists_can_be_ranked():
-    router = make_router("l2", 30)
-    assert sorted(router.rank(normal(1, 24), 30)[1][0].tolist()) == list(range(30))
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("nq", [1, 9])
+def test_all_lists_can_be_ranked(metric, nq):
+    router = make_router(metric, 30)
+    for lists in router.rank(normal(nq, 24), 30)[1]:
+        assert sorted(lists.tolist()) == list(range(30))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_batch_ranks_as_its_queries_alone(metric):
+    router, queries = make_router(metric, 40), normal(300, 24) * np.float32(3)
+    scores, lists = router.rank(queries, 40)
+    for q in (0, 128, 299):
+        alone, own = router.rank(queries[q : q + 1], 40)
+        np.testing.assert_allclose(np.sort(scores[q]), np.sort(alone[0]), rtol=2e-3, atol=2e-3)
+        assert own[0, 0] == lists[q, 0]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("nq", [1, 9])
+def test_zero_queries_and_equal_centroids_have_ranks(metric, nq):
+    for router in (make_router(metric, 30), Router.of(np.ones((30, 24), np.float32), metric)):
+        scores, lists = router.rank(np.zeros((nq, 24), np.float32), 30)
+        assert np.isfinite(scores).all()
+        assert sorted(lists[0].tolist()) == list(range(30))
 
 
 def test_attributes_cannot_be_changed():

@@ -11,14 +11,15 @@ from tqvec._types import Floats, Ids
 from tqvec.errors import InputError
 from tqvec.index.metrics import Metric
 from tqvec.index.partition.lloyd import lloyd, update
-from tqvec.index.partition.products import Points, lengths, to_points
+from tqvec.index.partition.products import Points, lengths, nearest, to_points, to_targets
 from tqvec.index.partition.router import Router
 
 _SEED = 0x636C7573
 _ROUNDS = 5  # of each part of the first clustering, and
-_REFINING = 8  # of all lists together, at most
+_REFINING = 6  # of all lists together, at most
 _PROBES = 3  # groups of lists that a vector is compared with there: more take longer and don't lead to better lists
 _SETTLED = 0.02  # share of rows that change their list: fewer end the iterations
+_ENOUGH = 256  # vectors of each group tell where it lies
 _FLAT = 64  # lists that are clustered at once
 
 Progress = Callable[[int, int], None]
@@ -94,13 +95,17 @@ def _first(points: Points, nlist: int, spherical: bool) -> Floats:
     """Return centroids by clusterings of groups of vectors."""
     rng, n = np.random.default_rng(_SEED), points.factor.size
     k = min(n, nlist if nlist <= _FLAT else round(np.sqrt(nlist)))
-    centroids, labels = lloyd(points, k, _ROUNDS, spherical, rng)
     if k < min(n, nlist):
+        drawn = np.sort(rng.permutation(n)[: _ENOUGH * k])
+        centres, _ = lloyd(points.take(drawn), k, _ROUNDS, spherical, rng)
+        labels = nearest(points, to_targets(centres, not spherical))
         sizes = np.bincount(labels, minlength=k)
         counts, order = _share(sizes, min(n, nlist)), np.argsort(labels, kind="stable")
         groups = zip(np.split(order, np.cumsum(sizes)[:-1]), counts.tolist(), strict=True)
         parts = [lloyd(points.take(group), count, _ROUNDS, spherical, rng)[0] for group, count in groups if count]
         centroids = np.concatenate(parts)
+    else:
+        centroids, _ = lloyd(points, k, _ROUNDS, spherical, rng)
     return centroids[np.arange(nlist) % len(centroids)]
 
 

@@ -55,11 +55,14 @@ class Targets(NamedTuple):
         Empty for inner products.
     reach : float
         Length of the longest target.
+    unit : float
+        Value of an integer of 1; 0 if all targets are 0.
     """
 
     integers: Floats
     bias: Floats
     reach: float
+    unit: float
 
     def scores(self, points: Points) -> Floats:
         """Return the scores of all pairs, (n, k) float32: larger is nearer, comparable along a row alone."""
@@ -70,11 +73,13 @@ class Targets(NamedTuple):
 
     def take(self, targets: Ids) -> Targets:
         """Return some of these targets."""
-        return Targets(self.integers[targets], self.bias[targets] if self.bias.size else self.bias, self.reach)
+        return Targets(
+            self.integers[targets], self.bias[targets] if self.bias.size else self.bias, self.reach, self.unit
+        )
 
     def slice(self, start: int, stop: int) -> Targets:
         """Return consecutive targets, without a copy."""
-        return Targets(self.integers[start:stop], self.bias[start:stop], self.reach)
+        return Targets(self.integers[start:stop], self.bias[start:stop], self.reach, self.unit)
 
 
 def lengths(rows: NDArray) -> Doubles:
@@ -135,7 +140,7 @@ def to_targets(rows: Floats, euclidean: bool) -> Targets:
         part = slice(start, start + _ROWS)
         integers[part] = np.rint(rows[part].astype(np.float64) * factor)
     bias = (length * length * (factor / 2)).astype(np.float32) if euclidean else np.empty(0, np.float32)
-    return Targets(integers, bias, reach)
+    return Targets(integers, bias, reach, unit=reach / longest(rows.shape[1]))
 
 
 def nearest(points: Points, targets: Targets) -> Ids:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ from tqvec.exact import squared_norms
 from tqvec.index.blocks import ALL, Block, empty_block
 from tqvec.index.metrics import Metric
 from tqvec.index.partition.lloyd import lloyd
-from tqvec.index.partition.products import Points, Targets, nearest, to_points, to_targets
+from tqvec.index.partition.products import Points, Targets, longest, nearest, to_points, to_targets
 from tqvec.index.rows import Rows, encode_rows
 from tqvec.index.scanner import Scanner
 
@@ -33,6 +32,8 @@ _FLAT = 512  # lists, up to which a vector is compared with all
 _PROBES = 8  # groups of lists, otherwise
 _GROUPING = 8  # rounds of the clustering of lists to groups
 _ROWS = 8192  # routed at a time
+_BATCH, _MULTIPLIED = 4, 16384  # queries at least, and lists at most, that a matrix product ranks faster than a search
+_QUERIES = 256  # ranked at a time
 
 Progress = Callable[[int, int], None]
 
@@ -231,11 +232,15 @@ class Router(Fixed):
         scores : (nq, m) float32
             Inner products of the directions of queries with centroids, or squared distances.
         lists : (nq, m) int32
-            The search may miss a list with a small probability, as `Scanner` says.
+            Where lists are many, or the query is one alone, a search of codes finds them. It may miss one with a
+            small probability, as `Scanner` says.
         """
         self._check(queries, "queries")
         shifted = queries - self.centre if self._euclidean else queries
-        scores, lists = self._scanner.search([self._block], [ALL], self.nlist, shifted, m, num_threads(threads))
+        if len(queries) >= _BATCH and self.nlist <= _MULTIPLIED:
+            scores, lists = self._rank_by_products(shifted, m, num_threads(threads))
+        else:
+            scores, lists = self._scanner.search([self._block], [ALL], self.nlist, shifted, m, num_threads(threads))
         if self._euclidean:
             distances = squared_norms(shifted)[:, None] - scores
             return np.maximum(distances, 0).astype(np.float32), lists.astype(np.int32)
@@ -243,6 +248,23 @@ class Router(Fixed):
         shift = queries.astype(np.float64) @ self.centre.astype(np.float64)
         shift = np.divide(shift, length, out=np.zeros_like(shift), where=length > 0)
         return (scores + shift[:, None]).astype(np.float32), lists.astype(np.int32)
+
+    def _rank_by_products(self, queries: Floats, m: int, threads: int) -> tuple[Floats, Ids]:
+        """Return what `Scanner.search` does, by products of integers."""
+        targets, numbers = self._groups.lists, self._groups.numbers
+        points = to_points(queries, targets.reach if self._euclidean else 0.0, threads)
+        scores, places = np.empty((len(queries), m), np.float32), np.empty((len(queries), m), np.int64)
+        for start in range(0, len(queries), _QUERIES):
+            part = points.slice(start, start + _QUERIES)
+            products = targets.scores(part)
+            best = np.argpartition(products, self.nlist - m, axis=1)[:, self.nlist - m :]
+            top = np.take_along_axis(products, best, axis=1)
+            order = np.argsort(-top, axis=1, kind="stable")
+            here = slice(start, start + _QUERIES)
+            unit = 2 / part.factor if self._euclidean else np.full(len(top), 1 / longest(self.d), np.float32)
+            scores[here] = np.take_along_axis(top, order, axis=1) * (unit[:, None] * np.float32(targets.unit))
+            places[here] = np.take_along_axis(best, order, axis=1)
+        return scores, numbers[places].astype(np.int64)
 
     @property
     def _euclidean(self) -> bool:
@@ -284,10 +306,9 @@ def _best_of_groups(points: Points, groups: Groups, chosen: Flags, workspace: Wo
     """Return the nearest list of each vector in the groups that are chosen for it, (n_groups, n) bool."""
     n = points.factor.size
     scores, lists = np.full(n, -np.inf, np.float32), np.full(n, np.iinfo(np.int32).max, np.int32)
-    for g, (start, stop) in enumerate(pairwise(groups.starts.tolist())):
+    for g in np.flatnonzero(chosen.any(axis=1)).tolist():
+        start, stop = groups.starts[g : g + 2].tolist()
         rows = np.flatnonzero(chosen[g])
-        if rows.size == 0:
-            continue
         part = groups.lists.slice(start, stop).scores(workspace.take(points, rows))
         best = part.argmax(axis=1)
         score, number = part[np.arange(rows.size), best], groups.numbers[start + best]
