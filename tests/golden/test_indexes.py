@@ -85,7 +85,7 @@ def test_version_5_becomes_the_newest(name, tmp_path):
 def test_ids_have_their_bytes(make, tmp_path):
     make.save_with_ids(tmp_path / "new.tqv")
     assert (tmp_path / "new.tqv").read_bytes() == (FILES / "v6-ids.tqv").read_bytes()
-    header, rows, _ = io.load(FILES / "v6-ids.tqv", verify=True)
+    header, rows, *_ = io.load(FILES / "v6-ids.tqv", verify=True)
     assert rows["ids"].tolist() == [2**62, 0, 7, 3, 2**40]
     assert (header.first_id, header.next_id) == (0, 2**62 + 1)
 

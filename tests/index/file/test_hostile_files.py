@@ -38,7 +38,7 @@ def write(path, codec, n=40, ids=True):
 
 
 def load(path, **options):
-    header, _, calibration = io.load(path, **options)
+    header, _, calibration, _ = io.load(path, **options)
     io.codec_of(path, header, calibration)
 
 
@@ -58,7 +58,7 @@ def test_what_is_always_verified(tmp_path, monkeypatch, codec):
     """Every byte of a file, one at a time, but those of codes, scales and squared lengths: they wait for `verify`."""
     monkeypatch.setattr(header_module, "CHECKSUM_ROWS", 4)
     path = write(tmp_path / "a.tqv", codec, 6)
-    header, _, _ = io.load(path)
+    header, *_ = io.load(path)
     content = bytearray(path.read_bytes())
     start = len(content) - header.data_bytes
     lazy = [header.tensors()[name] for name in ("codes", "scale", "squared_norm")]
@@ -78,7 +78,7 @@ def test_what_is_always_verified(tmp_path, monkeypatch, codec):
 def test_a_fault_is_named(tmp_path, monkeypatch, codec):
     monkeypatch.setattr(header_module, "CHECKSUM_ROWS", 16)
     path = write(tmp_path / "a.tqv", codec)
-    header, _, _ = io.load(path)
+    header, *_ = io.load(path)
     content = bytearray(path.read_bytes())
     codes = header.tensors()["codes"]
     content[len(content) - header.data_bytes + codes.start + 17 * codes.row_bytes] ^= 1
@@ -194,7 +194,7 @@ def test_old_headers(tmp_path):
         **{"rotation": "hadamard", "metric": "ip", "ntotal": 3, "fingerprint": tqvec.TurboQuant(4, seed=1).fingerprint},
         "crc32": {name: values[0] for name, values in make_checksums(tensors, 3).items()},
     }
-    header, _, _ = io.load(put_together(path, good, tensors), verify=True)
+    header, *_ = io.load(put_together(path, good, tensors), verify=True)
     assert (header.next_id, header.block_rows, header.crc32["codes"]) == (3, 3, [good["crc32"]["codes"]])
     for changes in (
         *({"ntotal": 4}, {"ntotal": -3}, {"ntotal": "3"}, {"crc32": None}, {"crc32": {}}, {"crc32": []}, {"d": 5}),

@@ -25,7 +25,7 @@ def save_index(path, metric="ip", nbits=3):
 
 
 def codec_of(path, **options):
-    header, _, calibration = io.load(path, **options)
+    header, _, calibration, _ = io.load(path, **options)
     return io.codec_of(path, header, calibration)
 
 
@@ -73,7 +73,7 @@ def test_all_that_a_file_can_hold(tmp_path, monkeypatch, codec, metric):
         first, end = (5, 60) if ids is None else (None, 2**63)
         io.save(path, codec, metric, 50, parts, first, end)
         for mmap in (False, True):
-            header, arrays, calibration = io.load(path, mmap=mmap, verify=True)
+            header, arrays, calibration, _ = io.load(path, mmap=mmap, verify=True)
             assert (header.ntotal, header.first_id, header.next_id) == (50, first or 0, end)
             assert {len(values) for name, values in header.crc32.items() if name in rows} == {4}
             assert arrays.keys() == rows.keys()
@@ -91,7 +91,7 @@ def test_all_that_a_file_can_hold(tmp_path, monkeypatch, codec, metric):
 
 def test_mapped_rows_are_views_of_one_mapping(tmp_path):
     save_index(tmp_path / "a.tqv", "l2")
-    _, rows, _ = io.load(tmp_path / "a.tqv", mmap=True)
+    _, rows, *_ = io.load(tmp_path / "a.tqv", mmap=True)
     bases = {id(array.base) for array in rows.values()}
     assert len(bases) == 1
     assert isinstance(rows["codes"].base, np.memmap)
@@ -103,7 +103,7 @@ def test_no_vectors(tmp_path):
     for metric in ("ip", "l2"):
         tqvec.Index(5, metric=metric).save(tmp_path / "a.tqv")
         for mmap in (False, True):
-            header, rows, _ = io.load(tmp_path / "a.tqv", mmap=mmap, verify=True)
+            header, rows, *_ = io.load(tmp_path / "a.tqv", mmap=mmap, verify=True)
             assert [array.shape for array in rows.values()] == [(0, 3), (0,), (0,)][: len(rows)]
         assert set(map(tuple, header.crc32.values())) == {("00000000",)}
     index = tqvec.Index.load(tmp_path / "a.tqv")

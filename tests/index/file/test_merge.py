@@ -48,7 +48,7 @@ def test_trained_indexes(tmp_path):
 
 
 def ids_of(path):
-    header, rows, _ = io.load(path, verify=True)
+    header, rows, *_ = io.load(path, verify=True)
     return header.next_id, (rows["ids"] if "ids" in rows else header.first_id + np.arange(header.ntotal)).tolist()
 
 
@@ -93,7 +93,7 @@ def test_old_files_become_new_ones(tmp_path, request):
     golden = request.path.parents[2] / "golden" / "indexes" / "v1.tqv"
     header = merge([golden, golden], tmp_path / "out.tqv")
     assert (header.version, header.ntotal, header.next_id) == (6, 40, 40)
-    _, old, _ = io.load(golden)
+    _, old, *_ = io.load(golden)
     _, new, _ = io.load(tmp_path / "out.tqv", verify=True)
     for name, array in old.items():
         assert np.array_equal(new[name], np.concatenate([array, array]))

@@ -93,7 +93,7 @@ def test_the_parts_do_not_matter(tmp_path):
         cuts = [0, *sorted(rng.integers(0, 41, 5)), 40]
         io.save(pieces, CODEC, "ip", 40, [part(a, b) for a, b in pairwise(cuts)])
         assert pieces.read_bytes() == whole.read_bytes()
-    _, mapped, _ = io.load(whole, mmap=True)
+    _, mapped, *_ = io.load(whole, mmap=True)
     wide = {name: np.repeat(array, 2, axis=0)[::2] for name, array in mapped.items()}
     io.save(whole, CODEC, "ip", 40, [wide])
     assert pieces.read_bytes() == whole.read_bytes()

@@ -15,6 +15,8 @@ from tqvec.index.partition.router import Router
 from tqvec.index.rows import Rows
 from tqvec.index.scanner import Probes
 
+_RANKED = 64  # lists of a query at first
+
 
 class Partition(NamedTuple):
     """Lists of the rows of an index: a row belongs to the list whose centroid is nearest to its decoded code.
@@ -71,12 +73,20 @@ class Routing(NamedTuple):
 
     def probes(self, queries: Floats, k: int, threads: int, least: int = 1) -> Probes:
         """Return the lists that queries probe for `k` results, at least so many for each; see `Probes`."""
-        partition, nq = self.partition, queries.shape[0]
-        ranked = partition.probing.most(k, self.recall) if self.nprobe is None else self.nprobe
-        ranked = min(max(ranked, least), partition.nlist)
-        scores, lists = partition.rank(queries, ranked, threads)
-        counts = np.full(nq, ranked)
-        if self.nprobe is None:
-            counts = np.clip(partition.probing.counts(scores, k, self.recall), min(least, ranked), ranked)
-        chosen = np.arange(ranked) < counts[:, None]
-        return Probes(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), lists[chosen])
+        partition = self.partition
+        most = partition.probing.most(k, self.recall) if self.nprobe is None else self.nprobe
+        most = min(max(most, least), partition.nlist)
+        m = most if self.nprobe is not None else min(most, max(least, _RANKED))
+        chosen = [np.zeros(0, np.int32)] * len(queries)
+        pending = np.arange(len(queries))
+        while pending.size:  # few queries need many lists, and to rank these takes longer than to search them
+            scores, lists = partition.rank(queries[pending], m, threads)
+            counts = np.full(pending.size, m)
+            if self.nprobe is None:
+                counts = np.clip(partition.probing.counts(scores, k, self.recall), min(least, m), m)
+            done = (counts < m) | (m == most)
+            for q, ranked, count in zip(pending[done], lists[done], counts[done], strict=True):
+                chosen[q] = ranked[:count]
+            pending, m = pending[~done], min(most, 4 * m)
+        first = np.concatenate([[0], np.cumsum([len(lists) for lists in chosen])])
+        return Probes(first.astype(np.int64), np.concatenate(chosen) if chosen else np.zeros(0, np.int32))
