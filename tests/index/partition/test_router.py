@@ -137,16 +137,17 @@ def test_vectors_much_longer_or_shorter_than_centroids():
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("nq", [1, 50])
-def test_ranks_are_those_of_exact_scores(metric, nq):
+@pytest.mark.parametrize("m", [5, 20])  # of one query, searched and multiplied
+def test_ranks_are_those_of_exact_scores(metric, nq, m):
     router, queries = make_router(metric, 800), normal(nq, 24, seed=9)
-    scores, lists = router.rank(queries, 20)
-    assert (scores.shape, lists.shape) == ((nq, 20), (nq, 20))
+    scores, lists = router.rank(queries, m)
+    assert (scores.shape, lists.shape) == ((nq, m), (nq, m))
     assert (scores.dtype, lists.dtype) == (np.float32, np.int32)
     exact = exact_scores(router, queries)
     np.testing.assert_allclose(
         scores if metric != "l2" else -scores, np.take_along_axis(exact, lists, axis=1), atol=2e-3 * np.abs(exact).max()
     )
-    best = np.argsort(-exact, axis=1)[:, :20]
+    best = np.argsort(-exact, axis=1)[:, :m]
     assert np.mean([np.isin(mine, theirs).mean() for mine, theirs in zip(lists, best, strict=True)]) > 0.97
     better_first = -np.diff(scores, axis=1) if metric != "l2" else np.diff(scores, axis=1)
     assert (better_first >= 0).all()
@@ -162,10 +163,10 @@ def test_all_lists_can_be_ranked(metric, nq):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_batch_ranks_as_its_queries_alone(metric):
-    router, queries = make_router(metric, 40), normal(300, 24) * np.float32(3)
-    scores, lists = router.rank(queries, 40)
+    router, queries = make_router(metric, 900), normal(300, 24) * np.float32(3)
+    scores, lists = router.rank(queries, 5)
     for q in (0, 128, 299):
-        alone, own = router.rank(queries[q : q + 1], 40)
+        alone, own = router.rank(queries[q : q + 1], 5)  # by a search of codes
         np.testing.assert_allclose(np.sort(scores[q]), np.sort(alone[0]), rtol=2e-3, atol=2e-3)
         assert own[0, 0] == lists[q, 0]
 

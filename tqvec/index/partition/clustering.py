@@ -17,7 +17,7 @@ from tqvec.index.partition.router import Router
 _SEED = 0x636C7573
 _ROUNDS = 5  # of each part of the first clustering, and
 _REFINING = 6  # of all lists together, at most
-_PROBES = 3  # groups of lists that a vector is compared with there: more take longer and don't lead to better lists
+_PROBES = 3  # groups of lists that a vector is compared with there, but for the last round: centroids move anyway
 _SETTLED = 0.02  # share of rows that change their list: fewer end the iterations
 _ENOUGH = 256  # vectors of each group tell where it lies
 _FLAT = 64  # lists that are clustered at once
@@ -31,8 +31,8 @@ def cluster(
     """Return centroids of a sample.
 
     The sample is clustered to about √nlist groups, and each of these to lists in proportion to its rows. Then a few
-    rounds of k-means refine all lists together; there vectors are assigned as `Router.nearest` does, but in the three
-    nearest groups of lists only. The result depends on the sample alone.
+    rounds of k-means refine all lists together; there vectors are assigned as `Router.nearest` does, and in all rounds
+    but the last in the three nearest groups of lists only. The result depends on the sample alone.
 
     Parameters
     ----------
@@ -82,7 +82,8 @@ def _clustered(points: Points, nlist: int, spherical: bool, threads: int, progre
     metric, centre = (Metric.COSINE, None) if spherical else (Metric.L2, np.zeros(centroids.shape[1], np.float32))
     before = np.full(n, -1, np.int32)
     for step in range(2, steps + 1):
-        labels = Router.of(centroids, metric, centre, threads).nearest_of(points, _PROBES)
+        router = Router.of(centroids, metric, centre, threads)
+        labels = router.nearest_of(points, _PROBES) if step < steps else router.nearest_of(points)
         if np.count_nonzero(labels != before) <= _SETTLED * n:
             break
         centroids, before = update(points, labels, centroids, spherical), labels

@@ -33,6 +33,7 @@ _PROBES = 8  # groups of lists, otherwise
 _GROUPING = 8  # rounds of the clustering of lists to groups
 _ROWS = 8192  # routed at a time
 _BATCH, _MULTIPLIED = 4, 16384  # queries at least, and lists at most, that a matrix product ranks faster than a search
+_ROWS_A_RESULT = 128  # of fewer lists for each result that is asked for, a product takes less time for one query too
 _QUERIES = 256  # ranked at a time
 
 Progress = Callable[[int, int], None]
@@ -232,12 +233,13 @@ class Router(Fixed):
         scores : (nq, m) float32
             Inner products of the directions of queries with centroids, or squared distances.
         lists : (nq, m) int32
-            Where lists are many, or the query is one alone, a search of codes finds them. It may miss one with a
-            small probability, as `Scanner` says.
+            Where lists are many, or few of them are asked for by few queries, a search of codes finds them. It may miss
+            one with a small probability, as `Scanner` says.
         """
         self._check(queries, "queries")
         shifted = queries - self.centre if self._euclidean else queries
-        if len(queries) >= _BATCH and self.nlist <= _MULTIPLIED:
+        many = len(queries) >= _BATCH or m * _ROWS_A_RESULT >= self.nlist
+        if many and self.nlist <= _MULTIPLIED:
             scores, lists = self._rank_by_products(shifted, m, num_threads(threads))
         else:
             scores, lists = self._scanner.search([self._block], [ALL], self.nlist, shifted, m, num_threads(threads))
