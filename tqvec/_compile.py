@@ -16,6 +16,8 @@ from tqvec.kernels import _jit, background
 from tqvec.kvcache import warmup as kvcache
 
 STEPS: dict[str, Callable[[], None]] = index.STEPS | kvcache.STEPS
+# Steps that take longest, these first: those that follow are short, so all processes end at about the same time.
+LONGEST = "search, many queries", "search, one query", "KV cache", "encode, trellis", "encode"
 
 
 def compile_step(name: str) -> tuple[str, str | None]:
@@ -31,8 +33,9 @@ def compile_step(name: str) -> tuple[str, str | None]:
 
 def compile_all(names: Iterable[str] = tuple(STEPS)) -> Iterator[tuple[str, str | None]]:
     """Compile the kernels of steps in as many processes as there are CPUs; yield what `compile_step` returns."""
+    ordered = sorted(names, key=lambda name: LONGEST.index(name) if name in LONGEST else len(LONGEST))
     with ProcessPoolExecutor(num_threads(), get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(compile_step, name) for name in names]):
+        for done in as_completed([pool.submit(compile_step, name) for name in ordered]):
             yield done.result()
 
 

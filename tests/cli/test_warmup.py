@@ -9,9 +9,11 @@ import pytest
 from command import run
 from numba.core import config
 
+from tqvec import _compile
 from tqvec.cli import app as application
 from tqvec.cli import warmup
-from tqvec.kernels import _jit
+from tqvec.index import warmup as warmup_steps
+from tqvec.kernels import _jit, background
 
 # Runs through all kernels, and how many signatures it had to compile.
 COUNT = """
@@ -40,6 +42,21 @@ def fail(monkeypatch, capsys):
         application.main()
     assert stop.value.code == 1
     return capsys.readouterr().err
+
+
+def test_the_longest_steps_are_steps():
+    assert set(_compile.LONGEST) < set(_compile.STEPS)
+
+
+def test_what_a_step_only_reads_is_made_by_numpy(monkeypatch, tmp_path):
+    """Processes that compile side by side share nothing but the disk."""
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TQVEC_COMPILE", "now")
+    monkeypatch.setattr(background, "_ready", set())
+    with warmup_steps._by_numpy():
+        assert not background.ready("encode")
+    assert background.ready("encode")
+    assert os.environ["TQVEC_COMPILE"] == "now"
 
 
 def test_warmup_names_the_folder(without_steps, tmp_path):

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tqvec.kernels.arguments import Heap
-from tqvec.kernels.topk.portable import EMPTY_ID, topk_merge_portable, topk_sort_portable, topk_update_portable
+from tqvec.kernels.topk.portable import (
+    EMPTY_ID,
+    is_empty,
+    kth_best,
+    topk_merge_portable,
+    topk_sort_portable,
+    topk_update_portable,
+)
 from tqvec.reference import scoring
 
 LEAST = np.full(1, -np.inf, np.float32)
@@ -28,6 +35,21 @@ def expected(values, k):
 
 
 few = st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 1.0, 1.0000001, 3e38])
+
+
+@given(st.lists(few, min_size=1, max_size=60))
+def test_each_rank_with_ties(values):
+    values = np.array(values, np.float32)
+    before = values.copy()
+    assert [kth_best(values, k + 1) for k in range(values.size)] == sorted(values, reverse=True)
+    np.testing.assert_array_equal(values, before)
+
+
+def test_a_heap_is_empty_until_it_holds_a_row():
+    ids = np.full(5, EMPTY_ID, np.int64)
+    assert is_empty(ids)
+    ids[3] = 0
+    assert not is_empty(ids)
 
 
 @given(st.lists(few, min_size=0, max_size=60), st.integers(1, 12), st.integers(1, 20))

@@ -51,6 +51,15 @@ def _encode_trellis_unit(plan, call, worker, unit):
 
 
 @jit
+def _smallest(numbers):
+    """Return the smallest of some numbers; their method `min` would take a second to compile."""
+    least = numbers[0]
+    for number in numbers:
+        least = min(least, number)
+    return least
+
+
+@jit
 def share_encode_rows(pool, threads, x, rotation, quantizer, out):
     """Encode all rows of `x`, as `encode_rows` does.
 
@@ -74,7 +83,7 @@ def share_encode_rows(pool, threads, x, rotation, quantizer, out):
     good = np.full(units + 1, n)
     call = (x, out, good)
     done = run_units(pool, threads, unit_function(_encode_unit, plan, call), address_of(plan), address_of(call), units)
-    return good.min() if done else NO_MEMORY
+    return _smallest(good) if done else NO_MEMORY
 
 
 @jit
@@ -88,7 +97,7 @@ def share_encode_trellis_rows(pool, threads, x, rotation, bands, tables, out):
     done = run_units(
         pool, threads, unit_function(_encode_trellis_unit, plan, call), address_of(plan), address_of(call), units
     )
-    return good.min() if done else NO_MEMORY
+    return _smallest(good) if done else NO_MEMORY
 
 
 @jit

@@ -41,7 +41,7 @@ from tqvec.kernels.staged.waiting import (
     threshold_of,
 )
 from tqvec.kernels.threads.pool import address_of, run_units, unit_function
-from tqvec.kernels.topk.portable import EMPTY_ID
+from tqvec.kernels.topk.portable import EMPTY_ID, is_empty
 
 tile_totals = kernel("tile_totals")
 query_directions = kernel("query_directions")
@@ -154,7 +154,7 @@ def _search_groups(rows, prefixes, stages, queries, where, heaps, workspace, gue
         best = Heap(heaps.scores[q : q + size], heaps.ids[q : q + size], heaps.least[q : q + size])
         waiting.floor[:] = -np.inf
         for i in range(best.scores.shape[0]):
-            waiting.rank[i] = guess and best.ids[i].min() == EMPTY_ID and best.least[i] == -np.inf
+            waiting.rank[i] = guess and is_empty(best.ids[i]) and best.least[i] == -np.inf
         group = slice_queries(queries, q, size)
         _scan_steps(rows, prefixes, stages, group, where, count_steps(where), waiting, best)
         for i in range(best.scores.shape[0]):

@@ -11,6 +11,7 @@ from tqvec.kernels.arguments import Heap, SecondStage
 from tqvec.kernels.staged.one_query import offer_rows, second_stage
 from tqvec.kernels.staged.sizes import DOUBTFUL
 from tqvec.kernels.tables import PrefixQueries
+from tqvec.kernels.topk.portable import kth_best
 
 PROBES = 4  # rows beyond those needed whose full scores give the first threshold
 LIKELY = 8  # rows that wait for each other, so that their codes are fetched side by side
@@ -143,7 +144,7 @@ def raise_floor(waiting, heaps, q):
     scores = heaps.scores[q]
     rank = waiting.rank[q]
     if 0 < rank < scores.size:
-        waiting.floor[q] = max(waiting.floor[q], np.partition(scores, scores.size - rank)[scores.size - rank])
+        waiting.floor[q] = max(waiting.floor[q], kth_best(scores, rank))
 
 
 @jit

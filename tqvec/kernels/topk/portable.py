@@ -98,6 +98,41 @@ def _kth_smallest(keys, k):
 
 
 @jit
+def kth_best(scores, k):
+    """Return the k-th largest score, by quickselect. `np.partition` would bring a sort and take seconds to compile."""
+    left = scores.copy()
+    low, high = 0, left.size - 1
+    while low < high:
+        pivot = left[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while left[i] > pivot:
+                i += 1
+            while left[j] < pivot:
+                j -= 1
+            if i <= j:
+                left[i], left[j] = left[j], left[i]
+                i += 1
+                j -= 1
+        if k - 1 <= j:
+            high = j
+        elif k - 1 >= i:
+            low = i
+        else:  # those between are equal
+            break
+    return left[k - 1]
+
+
+@jit
+def is_empty(ids):
+    """Return whether no row is in a heap yet."""
+    for row in ids:  # noqa: SIM110 - Numba would compile a generator
+        if row != EMPTY_ID:
+            return False
+    return True
+
+
+@jit
 def _keep_best(pool, pool_ids, scores, ids):
     """Make a heap of the best rows of a pool that has at least as many as the heap, (k,)."""
     keys = _keys(pool)
