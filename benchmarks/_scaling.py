@@ -180,7 +180,7 @@ def index_cells(options: dict[str, Any]) -> dict[str, Any]:
     kept = libraries(options["rival"], x)
     if x.shape[1] % 8:  # turbovec takes no other dimensions
         kept.pop("turbovec", None)
-    adding, indexes = building(x, kept, repeats)
+    adding, indexes = building(x, kept, options["builds"])
     cells = [adding]
     for count in options["batches"]:
         batch = np.resize(queries, (count, queries.shape[1]))

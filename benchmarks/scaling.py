@@ -98,6 +98,7 @@ def rows_of(name: str, x: Floats, queries: Floats, arguments: argparse.Namespace
         "batches": [20, 200] if quick else [20, 200, 2000],
         "singles": 20 if quick else 50,
         "repeats": 2 if quick else 5,
+        "builds": 1 if quick or arguments.faiss else 5,  # FAISS takes seconds
         "seconds": 0.3 if quick else 1.5,
     }
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as folder:
