@@ -12,8 +12,8 @@ turbovec's time over tqvec's: above 1 tqvec is faster. Cells in which more threa
 planes and scales): each sums its own part of so many bytes with NumPy, again and again, as the searches do. So both
 have the same part of it in caches. The share is that of the bytes per second of a single query in this rate.
 
-`--faiss` compares with FAISS's fast scan instead, both libraries held back to AVX2 where the processor has more. FAISS is
-trained before `add` is timed.
+`--faiss` compares with FAISS's fast scan instead, both libraries held back to AVX2 where the processor has more. FAISS
+is trained before `add` is timed.
 
 For figures: `--folder FULL_SET --synthetic 1000000x768 --isotropic 100000x384`.
 """
