@@ -246,7 +246,7 @@ def main() -> None:
         "codecs": sweeps_of_codecs, "filters": sweeps_of_filters, "calls": sweeps_of_calls,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=kinds, default=list(kinds), help="some sweeps, with their own file")
+    parser.add_argument("--only", nargs="+", choices=kinds, default=list(kinds), help="some, in a file of their own")
     parser.add_argument("--repeats", type=int, default=25, help="times that a setting is measured")
     parser.add_argument("--quick", action="store_true", help="fewer settings")
     parser.add_argument("--plot", metavar="FILE", help="also draw them; needs matplotlib")
