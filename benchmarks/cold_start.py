@@ -1,18 +1,22 @@
 """How long until the first result, and until full speed? Every row is a new process, in a mode of TQVEC_COMPILE.
 
-With an empty cache, `background` lets NumPy serve while a child compiles, `never` uses NumPy alone, and `now` compiles
-in each call what it needs. `full-speed` is the time from the start of a process until compiled kernels serve a call of
-each kind. `filled` has all kernels on disk; "all" is the time of `tqvec warmup`, which puts them there.
+With an empty cache, `background` lets NumPy serve while a child compiles, `never` compiles only what NumPy can't do
+(the trellis), and `now` compiles in each call what it needs. `full-speed` is the time from the start of a process until
+compiled kernels serve a call of each kind. `filled` has all kernels on disk; "all" is the time of `tqvec warmup`, which
+puts them there on all cores.
 Some rows alone (`--only`) are written to a file of their own.
 """
 
 from __future__ import annotations
 
-from _common import console, report_parts  # isort: skip - sets threads first
+import os
+
+os.environ.setdefault("TQVEC_BENCH_THREADS", "2")
+
+from _common import THREADS, console, report_parts  # isort: skip - sets threads first
 
 import argparse
 import fcntl
-import os
 import signal
 import statistics
 import subprocess
@@ -83,9 +87,8 @@ READY = ("add", "search", "batch", "train")
 
 
 def run(program: list[str], cache: str, mode: str) -> str:
-    """Return what a process prints whose compiled kernels are in `cache`, on two threads."""
+    """Return what a process prints whose compiled kernels are in `cache`."""
     environment = os.environ | {"NUMBA_CACHE_DIR": cache, "PYTHONPATH": str(ROOT), "TQVEC_COMPILE": mode}
-    environment |= {name: "2" for name in environment if name.endswith("_NUM_THREADS")}
     done = subprocess.run(program, env=environment, capture_output=True, text=True, cwd=ROOT, check=True)
     return done.stdout
 
@@ -160,7 +163,7 @@ def main() -> None:
             rows += filled(arguments.cache, arguments.repeats)
         else:
             rows += full_speed() if part == "full-speed" else first_calls(part)
-    table = Table(title="cold start: s of first calls in new processes, two threads")
+    table = Table(title=f"cold start: s of first calls in new processes, {THREADS} threads")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("cache", "mode") else "right")
     for row in rows:
