@@ -14,7 +14,8 @@ from _common import THREADS, alternate, console, report_parts  # isort: skip - s
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from functools import cache
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from rich.table import Table
 import tqvec
 
 D, N, K, BATCH = 384, 50_000, 10, 50
+SINGLES = 8  # queries that are searched for one at a time, in turn
 AGAIN = 2  # times that a step above its limit is measured again
 
 
@@ -64,8 +66,9 @@ def index_of(n: int = N, d: int = D, **options: Any) -> tqvec.Index:
 
 
 def search(index: tqvec.Index, k: int = K, queries: int = 1, **options: Any) -> Callable[[], object]:
-    """A call to time."""
-    return partial(index.search, vectors(queries, index.d, -1), k=k, threads=THREADS, **options)
+    """A call to time; one query alone is another one each time, since at small d single ones differ by half."""
+    batches = cycle(np.split(vectors(SINGLES if queries == 1 else queries, index.d, -1), SINGLES if queries == 1 else 1))
+    return lambda: index.search(next(batches), k=k, threads=THREADS, **options)
 
 
 def sweeps_of_small_d(quick: bool) -> Iterator[Sweep]:
