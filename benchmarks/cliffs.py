@@ -67,7 +67,8 @@ def index_of(n: int = N, d: int = D, **options: Any) -> tqvec.Index:
 
 def search(index: tqvec.Index, k: int = K, queries: int = 1, **options: Any) -> Callable[[], object]:
     """A call to time; one query alone is another one each time, since at small d single ones differ by half."""
-    batches = cycle(np.split(vectors(SINGLES if queries == 1 else queries, index.d, -1), SINGLES if queries == 1 else 1))
+    parts = SINGLES if queries == 1 else 1
+    batches = cycle(np.split(vectors(parts * queries, index.d, -1), parts))
     return lambda: index.search(next(batches), k=k, threads=THREADS, **options)
 
 
