@@ -18,7 +18,7 @@ import platform  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Mapping  # noqa: E402
+from collections.abc import Callable, Mapping, Sequence  # noqa: E402
 from importlib.metadata import PackageNotFoundError, version  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -120,3 +120,8 @@ def report(name: str, rows: list[dict[str, Any]]) -> None:
     path = RESULTS / f"{name}-{env['level']}{threads}.json"
     path.write_text(json.dumps({"environment": env, "rows": rows}, indent=1) + "\n")
     console.print(f"written: {path}")
+
+
+def report_parts(name: str, rows: list[dict[str, Any]], parts: Sequence[str], everything: Sequence[str]) -> None:
+    """Report some parts of a benchmark under a name with those parts; all of them under its name."""
+    report(name if set(parts) == set(everything) else "-".join([name, *parts]), rows)

@@ -44,8 +44,8 @@ def ours(x: Floats) -> tqvec.Index:
     return index
 
 
-def turbovec_library() -> Library:
-    """turbovec; ImportError where it is not installed."""
+def turbovec_library(x: Floats) -> Library:
+    """turbovec, which learns nothing of `x`; ImportError where it is not installed."""
     import turbovec
 
     def build(x: Floats) -> Any:
@@ -59,16 +59,16 @@ def turbovec_library() -> Library:
     return Library(build, search, search)
 
 
-def faiss_library() -> Library:
-    """FAISS's fast scan with as many bytes per vector; ImportError where it is not installed."""
+def faiss_library(x: Floats) -> Library:
+    """FAISS's fast scan with as many bytes per vector, trained before; ImportError where it is not installed."""
     import faiss
 
     faiss.omp_set_num_threads(THREADS)
+    trained = faiss.index_factory(x.shape[1], f"PQ{x.shape[1]}x4fs", faiss.METRIC_INNER_PRODUCT)
+    trained.train(x[:5000])
 
     def build(x: Floats) -> Any:
-        d = x.shape[1]
-        index = faiss.index_factory(d, f"PQ{d}x4fs", faiss.METRIC_INNER_PRODUCT)
-        index.train(x[:5000])
+        index = faiss.clone_index(trained)
         index.add(x)
         return index
 
@@ -81,8 +81,8 @@ def faiss_library() -> Library:
 RIVALS = {"turbovec": turbovec_library, "faiss": faiss_library}
 
 
-def libraries(rival: str) -> dict[str, Library]:
-    """tqvec and, where it is installed, a rival."""
+def libraries(rival: str, x: Floats) -> dict[str, Library]:
+    """tqvec and, where it is installed, a rival, for vectors `x`."""
     kept = {
         "tqvec": Library(
             ours,
@@ -91,7 +91,7 @@ def libraries(rival: str) -> dict[str, Library]:
         )
     }
     try:
-        kept[rival] = RIVALS[rival]()
+        kept[rival] = RIVALS[rival](x)
     except ImportError:
         print(f"{rival} is not installed: no column for it", file=sys.stderr)
     return kept
@@ -177,10 +177,10 @@ def index_cells(options: dict[str, Any]) -> dict[str, Any]:
     """Cells of an index: `add`, batches, single queries, Python threads, a small index; recall, and the plain read."""
     folder, repeats, seconds = Path(options["folder"]), options["repeats"], options["seconds"]
     x, queries, truth = (np.load(folder / f"{name}.npy") for name in ("base", "queries", "truth"))
-    kept = libraries(options["rival"])
+    kept = libraries(options["rival"], x)
     if x.shape[1] % 8:  # turbovec takes no other dimensions
         kept.pop("turbovec", None)
-    adding, indexes = building(x, kept, repeats)
+    adding, indexes = building(x, kept, options["builds"])
     cells = [adding]
     for count in options["batches"]:
         batch = np.resize(queries, (count, queries.shape[1]))

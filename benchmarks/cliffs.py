@@ -10,11 +10,12 @@ more. Vectors are random, with a spectrum that decays like that of embeddings.
 
 from __future__ import annotations
 
-from _common import THREADS, alternate, console, report  # isort: skip - sets threads first
+from _common import THREADS, alternate, console, report_parts  # isort: skip - sets threads first
 
 import argparse
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from rich.table import Table
 import tqvec
 
 D, N, K, BATCH = 384, 50_000, 10, 50
+SINGLES = 8  # queries that are searched for one at a time, in turn
 AGAIN = 2  # times that a step above its limit is measured again
 
 
@@ -64,13 +66,24 @@ def index_of(n: int = N, d: int = D, **options: Any) -> tqvec.Index:
 
 
 def search(index: tqvec.Index, k: int = K, queries: int = 1, **options: Any) -> Callable[[], object]:
-    """A call to time."""
-    return partial(index.search, vectors(queries, index.d, -1), k=k, threads=THREADS, **options)
+    """A call to time; one query alone is another one each time, since at small d single ones differ by half."""
+    parts = SINGLES if queries == 1 else 1
+    batches = cycle(np.split(vectors(parts * queries, index.d, -1), parts))
+    return lambda: index.search(next(batches), k=k, threads=THREADS, **options)
 
 
-def sweeps_of_d(quick: bool) -> Iterator[Sweep]:
-    """Every d up to 32 or 128, and all residues of 8 below some multiples of it."""
-    ends = [*range(8, 33 if quick else 129, 8), *([104, 304] if quick else [256, 304, 512, 768, 1024, 1536, 3072])]
+def sweeps_of_small_d(quick: bool) -> Iterator[Sweep]:
+    """Every d up to 32 or 128."""
+    return sweeps_of_d(range(8, 33 if quick else 129, 8), quick)
+
+
+def sweeps_of_large_d(quick: bool) -> Iterator[Sweep]:
+    """All residues of 8 below some multiples of it."""
+    return sweeps_of_d([104, 304] if quick else [256, 304, 512, 768, 1024, 1536, 3072], quick)
+
+
+def sweeps_of_d(ends: Iterable[int], quick: bool) -> Iterator[Sweep]:
+    """Each d that has to be filled up to one of some multiples of 8."""
     codecs = [("scalar", 4), ("trellis", 2)] if quick else [("scalar", 1), ("scalar", 4), ("scalar", 8), ("trellis", 3)]
     for codebook, nbits in codecs:
         for end in ends:
@@ -96,10 +109,11 @@ def sweeps_of_k(quick: bool) -> Iterator[Sweep]:
 def sweeps_of_n(quick: bool) -> Iterator[Sweep]:
     """From 10 to a million vectors."""
     counts = [10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000, *([] if quick else [300_000, 1_000_000])]
+    built = {n: index_of(n) for n in counts}
     for queries in (1, BATCH):
         settings = []
         for before, n in zip([counts[0], *counts], counts, strict=False):
-            task = search(index_of(n), K, queries)
+            task = search(built[n], K, queries)
             settings.append(Setting(f"{n:,}", n, task, queries, limit=1.3 * n / before))
         yield Sweep("n", f"{queries} queries", settings)
 
@@ -232,22 +246,23 @@ def draw(rows: list[dict[str, Any]], path: str) -> None:
 def main() -> None:
     """Measure all sweeps, or those named."""
     kinds = {
-        "d": sweeps_of_d, "k": sweeps_of_k, "n": sweeps_of_n, "codecs": sweeps_of_codecs,
-        "filters": sweeps_of_filters, "calls": sweeps_of_calls,
+        "small-d": sweeps_of_small_d, "large-d": sweeps_of_large_d, "k": sweeps_of_k, "n": sweeps_of_n,
+        "codecs": sweeps_of_codecs, "filters": sweeps_of_filters, "calls": sweeps_of_calls,
     }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(kinds), default=list(kinds), help="some of the sweeps")
-    parser.add_argument("--quick", action="store_true", help="fewer settings and repeats, in about two minutes")
+    parser.add_argument("--only", nargs="+", choices=kinds, default=list(kinds), help="some, in a file of their own")
+    parser.add_argument("--repeats", type=int, default=25, help="times that a setting is measured")
+    parser.add_argument("--quick", action="store_true", help="fewer settings")
     parser.add_argument("--plot", metavar="FILE", help="also draw them; needs matplotlib")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for name in track(arguments.only, description="measuring", transient=True):
         for sweep in kinds[name](arguments.quick):
-            rows += measure(sweep, 7 if arguments.quick else 25)
+            rows += measure(sweep, arguments.repeats)
     show(rows)
     if arguments.plot:
         draw(rows, arguments.plot)
-    report("cliffs-quick" if arguments.quick else "cliffs", rows)
+    report_parts("cliffs-quick" if arguments.quick else "cliffs", rows, arguments.only, list(kinds))
 
 
 if __name__ == "__main__":

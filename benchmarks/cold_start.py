@@ -1,25 +1,43 @@
-"""How long until the first result, and until full speed? Every row is a new process, in each mode of TQVEC_COMPILE."""
+"""How long until the first result, and until full speed? Every row is a new process, in a mode of TQVEC_COMPILE.
+
+With an empty cache, `background` lets NumPy serve while a child compiles, `never` compiles only what NumPy can't do
+(the trellis), and `now` compiles in each call what it needs. `full-speed` is the time from the start of a process until
+compiled kernels serve a call of each kind. `filled` has all kernels on disk; "all" is the time of `tqvec warmup`, which
+puts them there on all cores.
+Some rows alone (`--only`) are written to a file of their own.
+"""
 
 from __future__ import annotations
 
-from _common import console, report  # isort: skip - sets threads first
+import os
+
+os.environ.setdefault("TQVEC_BENCH_THREADS", "2")
+
+from _common import THREADS, console, report_parts  # isort: skip - sets threads first
 
 import argparse
 import fcntl
-import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 from rich.table import Table
 
 ROOT = Path(__file__).parents[1]
 STEPS = ("import", "add", "search", "batch", "train", "trellis add")
-COLUMNS = ("cache", "mode", *STEPS)
+COLUMNS = ("cache", "mode", *STEPS, "all")
+PARTS = ("background", "full-speed", "never", "now", "filled")
+
+Row = dict[str, Any]
+
 # Seconds of each step; the vectors are made between import and add, and count nowhere.
 USE = """
 import time
@@ -69,9 +87,8 @@ READY = ("add", "search", "batch", "train")
 
 
 def run(program: list[str], cache: str, mode: str) -> str:
-    """Return what a process prints whose compiled kernels are in `cache`, on two threads."""
+    """Return what a process prints whose compiled kernels are in `cache`."""
     environment = os.environ | {"NUMBA_CACHE_DIR": cache, "PYTHONPATH": str(ROOT), "TQVEC_COMPILE": mode}
-    environment |= {name: "2" for name in environment if name.endswith("_NUM_THREADS")}
     done = subprocess.run(program, env=environment, capture_output=True, text=True, cwd=ROOT, check=True)
     return done.stdout
 
@@ -82,14 +99,17 @@ def use(cache: str, mode: str) -> dict[str, float]:
     return dict(zip(STEPS, map(float, output.split()), strict=True))
 
 
-def until_ready() -> dict[str, float]:
-    """Time a process with an empty cache until compiled kernels serve."""
+@contextmanager
+def empty_cache() -> Iterator[str]:
+    """An empty folder for kernels, in which nothing compiles any more when it is removed."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-        output = run([sys.executable, "-c", UNTIL], cache, "background")
-        seconds = dict(zip(READY, map(float, output.split()), strict=True))
+        yield cache
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if f"NUMBA_CACHE_DIR={cache}".encode() in path.read_bytes().split(b"\0"):
+                    os.kill(int(path.parent.name), signal.SIGTERM)
         while is_compiling(cache):
-            time.sleep(0.5)
-    return seconds
+            time.sleep(0.1)
 
 
 def is_compiling(cache: str) -> bool:
@@ -103,34 +123,53 @@ def is_compiling(cache: str) -> bool:
     return False
 
 
+def first_calls(mode: str) -> list[Row]:
+    """A process with an empty cache."""
+    with empty_cache() as cache:
+        return [{"cache": "empty", "mode": mode} | use(cache, mode)]
+
+
+def full_speed() -> list[Row]:
+    """A process with an empty cache until compiled kernels serve."""
+    with empty_cache() as cache:
+        output = run([sys.executable, "-c", UNTIL], cache, "background")
+    seconds = dict(zip(READY, map(float, output.split()), strict=True))
+    return [{"cache": "empty", "mode": "background: full speed after"} | seconds]
+
+
+def filled(cache: str | None, repeats: int) -> list[Row]:
+    """Processes with a filled cache; first the time to fill it, where none is given."""
+    rows: list[Row] = []
+    with empty_cache() as folder:
+        if cache is None:
+            start = time.perf_counter()
+            run([sys.executable, "-m", "tqvec", "warmup"], folder, "now")
+            rows.append({"cache": "empty", "mode": "tqvec warmup", "all": time.perf_counter() - start})
+        uses = [use(cache or folder, "background") for _ in track(range(repeats), "processes", console=console)]
+    medians = {name: statistics.median(each[name] for each in uses) for name in STEPS}
+    return [*rows, {"cache": "filled", "mode": f"any, median of {repeats}"} | medians]
+
+
 def main() -> None:
     """Time new processes with an empty and with a filled cache."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="processes with a filled cache")
-    parser.add_argument("--modes", default="background,never,now", help="of the processes with an empty cache")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="some of the rows")
+    parser.add_argument("--cache", metavar="FOLDER", help="with all kernels; default: an empty one that warmup fills")
     arguments = parser.parse_args()
-    rows = []
-    for mode in filter(None, arguments.modes.split(",")):
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-            rows.append({"cache": "empty", "mode": mode} | use(cache, mode))
-            while is_compiling(cache):
-                time.sleep(0.5)
-    if "background" in arguments.modes:
-        rows.append({"cache": "empty", "mode": "background: full speed after"} | until_ready())
-    with tempfile.TemporaryDirectory() as cache:
-        start = time.perf_counter()
-        run([sys.executable, "-m", "tqvec", "warmup"], cache, "now")
-        warmup = time.perf_counter() - start
-        uses = [use(cache, "background") for _ in track(range(arguments.repeats), "processes", console=console)]
-    rows.append({"cache": "filled", "mode": "any"} | {n: statistics.median(each[n] for each in uses) for n in STEPS})
-    table = Table(title=f"cold start, s, two threads (filled: median of {arguments.repeats} processes)")
+    rows: list[Row] = []
+    for part in arguments.only:
+        if part == "filled":
+            rows += filled(arguments.cache, arguments.repeats)
+        else:
+            rows += full_speed() if part == "full-speed" else first_calls(part)
+    table = Table(title=f"cold start: s of first calls in new processes, {THREADS} threads")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("cache", "mode") else "right")
     for row in rows:
         table.add_row(*(f"{row[n]:.3f}" if isinstance(row.get(n), float) else row.get(n, "") for n in COLUMNS))
     console.print(table)
-    console.print(f"tqvec warmup: {warmup:.1f} s on two cores")
-    report("cold_start", [*rows, {"cache": "empty", "mode": "tqvec warmup", "all": warmup}])
+    report_parts("cold_start", rows, arguments.only, PARTS)
 
 
 if __name__ == "__main__":

@@ -237,7 +237,7 @@ def as_selector(filter: Filter, last: Selector | None = None) -> Selector:
     array = as_array(filter, "filter")
     if array.dtype == np.bool_:
         return Mask(array)
-    ids = integers(filter, "filter")
+    ids = integers(filter, "filter", copy=False)  # of many ids a copy takes longer than to see that they are the last
     if isinstance(last, Ids) and last.holds(ids):
         return last
     if ids.size > 1 and ids.min() >= 0 and ids.max() <= 1 and (ids.size > 2 or ids[0] == ids[1]):
@@ -268,8 +268,8 @@ def allowed_rows(moment: Moment, selector: Selector | None) -> list[Words]:
     ]
 
 
-def integers(values: ArrayLike, name: str) -> IdArray:
-    """Return ids as (n,) int64; a single one counts as an array of one.
+def integers(values: ArrayLike, name: str, copy: bool = True) -> IdArray:
+    """Return ids as (n,) int64, a copy unless `copy` is false; a single one counts as an array of one.
 
     Raises
     ------
@@ -283,7 +283,7 @@ def integers(values: ArrayLike, name: str) -> IdArray:
         beyond = np.flatnonzero(array > 2**63 - 1) if array.dtype == np.uint64 else np.zeros(0, np.int64)
         if beyond.size:
             raise InputError(f"{name} row {beyond[0]} is beyond int64: {array[beyond[0]]}")
-        return array.astype(np.int64)
+        return array.astype(np.int64, copy=copy)
     for row, value in enumerate(values if isinstance(values, (list, tuple)) else ()):
         if isinstance(value, int) and not -(2**63) <= value < 2**63:  # NumPy made floats or objects of them all
             raise InputError(f"{name} row {row} is beyond int64: {value}")
