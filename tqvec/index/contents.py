@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -68,7 +69,7 @@ class Contents(Copied):
 
     def _empty(self, codec: TurboQuant, partition: Partition | None = None) -> _Core:
         scanner = Scanner(codec, self._metric)
-        lists = None if partition is None else partition._replace(codec=codec)
+        lists = None if partition is None else replace(partition, codec=codec)
         like = empty_rows(codec, self._metric)
         return _Core(codec, scanner, Store(like, scanner.prefixes, self._block_rows, lists), lists)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -94,7 +95,7 @@ class Partitioned(Contents):
                 probed = self._empty(core.codec, partition).store
                 probed.append(encode_rows(core.codec, self._metric, learned, workers), None, False, workers)
                 probed.rearrange(workers)
-            partition = partition._replace(probing=self._calibrate(partition, probed, asked, workers))
+            partition = replace(partition, probing=self._calibrate(partition, probed, asked, workers))
             self._core = core._replace(store=store, partition=partition)
 
     def unpartition(self) -> None:
@@ -136,7 +137,7 @@ class Partitioned(Contents):
         else:
             queries = queries[np.sort(rng.permutation(len(queries))[:_QUERIES])]
             rows = snapshot.best(queries, k)[1]
-        scores, lists = partition.rank(queries, min(partition.nlist, _MOST_RANKED), threads)
+        scores, lists = partition.router.rank(queries, min(partition.nlist, _MOST_RANKED), threads)
         sizes = np.sum([np.diff(block.starts) for block in blocks], axis=0)
         return calibrate(scores, lists, _lists_at(blocks, rows), sizes)
 

@@ -92,10 +92,9 @@ class Store:
         """Return a store of the same rows, sorted by list; without lists in the order of now."""
         self.settle()
         other = self._empty(lists)
-        other.blocks, other.next_id = self.blocks, self.next_id
-        if lists is None:
-            other.blocks = tuple(block._replace(starts=UNSORTED) for block in self.blocks)
-        else:
+        other.blocks = tuple(block._replace(starts=UNSORTED) for block in self.blocks)
+        other.next_id = self.next_id
+        if lists is not None:
             other.rearrange(threads)
         return other
 

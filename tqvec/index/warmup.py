@@ -78,9 +78,10 @@ def _searches(*searches: Search) -> Callable[[], None]:
 
 def _lists() -> None:
     index = Index(16)
-    index.add(_X, threads=1)
-    index.partition(2, threads=1)
-    index.search(_X[:1], nprobe=1, threads=1)
+    with _by_numpy():
+        index.add(_X, threads=1)
+        index.partition(2, threads=1)
+    index.search(_X[:1], k=1, nprobe=1, threads=1)
 
 
 # In the order in which programs need them; `tqvec.kernels.background.ready` names them.

@@ -16,7 +16,9 @@ METRICS = ["ip", "cosine", "l2"]
 
 def clusters(n, seed, d=D):
     """Vectors near 20 points, as lists are good for."""
-    return (3 * normal(20, d, 99)[np.random.default_rng(seed).integers(0, 20, n)] + normal(n, d, seed)).astype(np.float32)
+    return (3 * normal(20, d, 99)[np.random.default_rng(seed).integers(0, 20, n)] + normal(n, d, seed)).astype(
+        np.float32
+    )
 
 
 def make_index(metric="ip", n=3000, **settings):
@@ -51,7 +53,11 @@ def restricted(index, queries, k, nprobe, keep=None):
     out = []
     for q in range(len(queries)):
         probed = {-1, *probes.of(q).tolist()}
-        found = [s for s, i in zip(scores[q], ids[q].tolist(), strict=True) if of[i] in probed and (keep is None or i in keep)]
+        found = [
+            s
+            for s, i in zip(scores[q], ids[q].tolist(), strict=True)
+            if of[i] in probed and (keep is None or i in keep)
+        ]
         out.append(found[:k])
     return out
 
@@ -87,13 +93,16 @@ def test_a_search_sees_the_lists_that_it_probes(metric, threads, kernels, monkey
     keep = set(range(0, 3077, 3))
     for nprobe in (1, 5, 29):
         scores = index.search(queries, k=10, nprobe=nprobe, threads=threads)[0]
-        for q, expected in enumerate(restricted(index, queries, 10, nprobe)):
-            assert scores[q].tolist() == expected
+        expected = restricted(index, queries, 10, nprobe)
+        assert sum(len(best) == 10 for best in expected) > 10
+        for q, best in enumerate(expected):
+            if len(best) == 10:  # otherwise more lists are probed
+                assert scores[q].tolist() == best
         one = index.search(queries[0], k=10, nprobe=nprobe, threads=threads)[0]
         assert one[0].tolist() == scores[0].tolist()
         some = index.search(queries, k=3, nprobe=nprobe, filter=sorted(keep), threads=threads)[0]
         for q, expected in enumerate(restricted(index, queries, 3, nprobe, keep)):
-            if len(expected) == 3:  # otherwise more lists are probed
+            if len(expected) == 3:
                 assert some[q].tolist() == expected
 
 
@@ -129,7 +138,7 @@ def test_options_of_searches_work_with_lists():
     index, queries = make_index("cosine"), clusters(20, 2)
     vectors = clusters(3000, 1)
     index.partition(30)
-    scores, ids, error = index.search(queries, k=5, nprobe=10, return_error=True)
+    _, ids, error = index.search(queries, k=5, nprobe=10, return_error=True)
     assert np.all(error > 0)
     assert index.search(queries, k=5, nprobe=10, confidence=0.9)[1].shape[1] >= 5
     exact = index.search(queries, k=5, nprobe=10, rerank=lambda wanted: vectors[wanted])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._types import Floats
+from tqvec._types import Floats, Ids
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.index.partition.probing import Probing
@@ -16,9 +17,11 @@ from tqvec.index.rows import Rows
 from tqvec.index.scanner import Probes
 
 _RANKED = 64  # lists of a query at first
+_NO_LIMITS = np.zeros(0, np.float32)
 
 
-class Partition(NamedTuple):
+@dataclass(frozen=True)
+class Partition:
     """Lists of the rows of an index: a row belongs to the list whose centroid is nearest to its decoded code.
 
     So lists follow from codes alone. An index that is partitioned and then filled equals one that was filled before.
@@ -34,6 +37,7 @@ class Partition(NamedTuple):
     codec: TurboQuant
     router: Router
     probing: Probing
+    _limits: dict[tuple[int, float], Floats] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @property
     def nlist(self) -> int:
@@ -50,10 +54,14 @@ class Partition(NamedTuple):
         vectors = self.codec.decode(Codes(rows["codes"], rows["scale"]), threads=threads)
         return self.router.nearest(vectors, threads)
 
-    def rank(self, queries: Floats, m: int, threads: int | None = None) -> tuple[Floats, NDArray[np.int32]]:
-        """Return the `m` nearest lists of each query, nearest first, and scores of which larger ones are better."""
-        scores, lists = self.router.rank(queries, m, threads)
-        return scores if self.router.metric.larger_is_better else -scores, lists
+    def limits(self, k: int, recall: float) -> Floats:
+        """Return the largest gap of score to the best list with which a query probes its list of each rank, (m,).
+
+        They depend on nothing else, and so they are kept.
+        """
+        if (k, recall) not in self._limits:
+            self._limits[k, recall] = self.probing.limits(self.probing.most(k, recall), k, recall)
+        return self._limits[k, recall]
 
 
 class Routing(NamedTuple):
@@ -74,19 +82,26 @@ class Routing(NamedTuple):
     def probes(self, queries: Floats, k: int, threads: int, least: int = 1) -> Probes:
         """Return the lists that queries probe for `k` results, at least so many for each; see `Probes`."""
         partition = self.partition
-        most = partition.probing.most(k, self.recall) if self.nprobe is None else self.nprobe
-        most = min(max(most, least), partition.nlist)
+        limits = _NO_LIMITS if self.nprobe is not None else partition.limits(k, self.recall)
+        most = min(max(self.nprobe or limits.size, least), partition.nlist)
         m = most if self.nprobe is not None else min(most, max(least, _RANKED))
-        chosen = [np.zeros(0, np.int32)] * len(queries)
-        pending = np.arange(len(queries))
+        parts, counts, pending = [], np.zeros(len(queries), np.int64), np.arange(len(queries))
         while pending.size:  # few queries need many lists, and to rank these takes longer than to search them
-            scores, lists = partition.rank(queries[pending], m, threads)
-            counts = np.full(pending.size, m)
+            scores, lists = partition.router.rank(queries[pending], m, threads)
+            found = np.full(pending.size, m)
             if self.nprobe is None:
-                counts = np.clip(partition.probing.counts(scores, k, self.recall), min(least, m), m)
-            done = (counts < m) | (m == most)
-            for q, ranked, count in zip(pending[done], lists[done], counts[done], strict=True):
-                chosen[q] = ranked[:count]
+                found = np.maximum((scores[:, :1] - scores <= limits[:m]).sum(axis=1), min(least, m))
+            done = (found < m) | (m == most)
+            counts[pending[done]] = found[done]
+            parts.append((pending[done], lists[done][np.arange(m) < found[done, None]]))
             pending, m = pending[~done], min(most, 4 * m)
-        first = np.concatenate([[0], np.cumsum([len(lists) for lists in chosen])])
-        return Probes(first.astype(np.int64), np.concatenate(chosen) if chosen else np.zeros(0, np.int32))
+        return Probes(np.concatenate([[0], np.cumsum(counts)]), _in_order(parts, counts))
+
+
+def _in_order(parts: list[tuple[Ids, NDArray[np.int32]]], counts: Ids) -> NDArray[np.int32]:
+    """The lists of all queries, from parts that have those of some queries each."""
+    if len(parts) == 1:
+        return parts[0][1]
+    of = np.concatenate([np.repeat(queries, counts[queries]) for queries, _ in parts])
+    lists: NDArray[np.int32] = np.concatenate([lists for _, lists in parts])[np.argsort(of, kind="stable")]
+    return lists

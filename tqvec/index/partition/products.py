@@ -19,7 +19,8 @@ _EXACT = 4096.0  # squared, the first integer whose successor float32 does not h
 _ROWS = 256  # rounded at a time: as float64 they stay in the second-level cache
 _COMPARED = 4096  # compared with all targets at a time
 _LARGEST = 1e38  # factor that is kept: only where all targets are equal are there larger ones
-_NEAR = 1e-6  # of the length of the longest target: shorter vectors are as good as 0
+TINY = 1e-30  # length of a vector that counts as 0 where directions alone are compared
+NEAR = 1e-6  # of the length of the longest target: shorter vectors are as good as 0
 
 
 class Points(NamedTuple):
@@ -113,7 +114,7 @@ def to_points(rows: Floats, reach: float = 0.0, threads: int = 1) -> Points:
         for start in range(first, last, _ROWS):
             part = slice(start, min(last, start + _ROWS))
             wide = rows[part].astype(np.float64)
-            length = np.maximum(lengths(wide), _NEAR * reach)
+            length = np.maximum(lengths(wide), NEAR * reach)
             factor = longest(d) / np.where(length > 0, length, 1)
             wide *= factor[:, None]
             np.rint(wide, out=wide)

@@ -22,9 +22,12 @@ from tqvec.exact import squared_norms
 from tqvec.index.blocks import ALL, Block, empty_block
 from tqvec.index.metrics import Metric
 from tqvec.index.partition.lloyd import lloyd
-from tqvec.index.partition.products import Points, Targets, longest, nearest, to_points, to_targets
+from tqvec.index.partition.products import NEAR, TINY, Points, Targets, longest, nearest, to_points, to_targets
 from tqvec.index.rows import Rows, encode_rows
 from tqvec.index.scanner import Scanner
+from tqvec.kernels._jit import LANES
+from tqvec.kernels.background import ready
+from tqvec.kernels.dispatch import kernel
 
 NBITS = 8  # of the codes of centroids
 _ROUTING = 1  # version of the rules of `Router.nearest`; grows when a vector would go to another list
@@ -32,8 +35,8 @@ _FLAT = 512  # lists, up to which a vector is compared with all
 _PROBES = 8  # groups of lists, otherwise
 _GROUPING = 8  # rounds of the clustering of lists to groups
 _ROWS = 8192  # routed at a time
-_BATCH, _MULTIPLIED = 4, 16384  # queries at least, and lists at most, that a matrix product ranks faster than a search
-_ROWS_A_RESULT = 128  # of fewer lists for each result that is asked for, a product takes less time for one query too
+_MULTIPLIED = 16384  # lists at most that products rank faster than a search
+_BATCH = 4  # queries at least that a product of matrices ranks faster than one after the other
 _QUERIES = 256  # ranked at a time
 
 Progress = Callable[[int, int], None]
@@ -231,25 +234,30 @@ class Router(Fixed):
         Returns
         -------
         scores : (nq, m) float32
-            Inner products of the directions of queries with centroids, or squared distances.
+            Larger is nearer. Inner products of the directions of queries with centroids, or minus squared distances. A
+            number of the query's own is missing, so only differences tell anything.
         lists : (nq, m) int32
-            Where lists are many, or few of them are asked for by few queries, a search of codes finds them. It may miss
-            one with a small probability, as `Scanner` says.
+            Where lists are many, a search of codes finds them. It may miss one with a small probability, as `Scanner`
+            says.
         """
         self._check(queries, "queries")
         shifted = queries - self.centre if self._euclidean else queries
-        many = len(queries) >= _BATCH or m * _ROWS_A_RESULT >= self.nlist
-        if many and self.nlist <= _MULTIPLIED:
+        if self.nlist > _MULTIPLIED:
+            scores, lists = self._scanner.search([self._block], [ALL], self.nlist, shifted, m, num_threads(threads))
+        elif len(queries) >= _BATCH or not ready("search, lists"):
             scores, lists = self._rank_by_products(shifted, m, num_threads(threads))
         else:
-            scores, lists = self._scanner.search([self._block], [ALL], self.nlist, shifted, m, num_threads(threads))
-        if self._euclidean:
-            distances = squared_norms(shifted)[:, None] - scores
-            return np.maximum(distances, 0).astype(np.float32), lists.astype(np.int32)
-        length = np.sqrt(squared_norms(queries))
-        shift = queries.astype(np.float64) @ self.centre.astype(np.float64)
-        shift = np.divide(shift, length, out=np.zeros_like(shift), where=length > 0)
-        return (scores + shift[:, None]).astype(np.float32), lists.astype(np.int32)
+            scores, lists = self._rank_few(shifted, m)
+        return scores, lists.astype(np.int32)
+
+    def _rank_few(self, queries: Floats, m: int) -> tuple[Floats, Ids]:
+        """Return what `Scanner.search` does, by products of integers that no other query shares."""
+        targets, numbers = self._groups.lists, self._groups.numbers
+        rounding = longest(self.d), NEAR * targets.reach if self._euclidean else TINY, targets.unit
+        heaps = np.empty((len(queries), m), np.float32), np.empty((len(queries), m), np.int64)
+        rows = np.ascontiguousarray(queries)
+        kernel("rank_targets")(rows, self._tiles, self.nlist, targets.bias, rounding, heaps)
+        return heaps[0], numbers[heaps[1]].astype(np.int64)
 
     def _rank_by_products(self, queries: Floats, m: int, threads: int) -> tuple[Floats, Ids]:
         """Return what `Scanner.search` does, by products of integers."""
@@ -267,6 +275,15 @@ class Router(Fixed):
             scores[here] = np.take_along_axis(top, order, axis=1) * (unit[:, None] * np.float32(targets.unit))
             places[here] = np.take_along_axis(best, order, axis=1)
         return scores, numbers[places].astype(np.int64)
+
+    @cached_property
+    def _tiles(self) -> NDArray[np.int16]:
+        """The centroids in the order of `Groups`, as `dot_tiles` takes them."""
+        integers = self._groups.lists.integers
+        padded = np.zeros((-(-self.nlist // LANES) * LANES, (self.d + 1) // 2 * 2), np.int16)
+        padded[: self.nlist, : self.d] = integers
+        pairs = padded.reshape(-1, LANES, padded.shape[1] // 2, 2).transpose(0, 2, 1, 3)
+        return np.ascontiguousarray(pairs).reshape(pairs.shape[0], pairs.shape[1], 2 * LANES)
 
     @property
     def _euclidean(self) -> bool:
