@@ -31,7 +31,7 @@ def make_index(metric="ip", n=3000, **settings):
 def always_lists(monkeypatch):
     """No scan of all rows where it would take less time."""
     monkeypatch.setattr(snapshot, "_MOST_PROBED", 2.0)
-    monkeypatch.setattr(snapshot, "_ALONE", 0.0)
+    monkeypatch.setattr(snapshot, "_ALONE", np.inf)
 
 
 def lists_of(index):

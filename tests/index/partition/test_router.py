@@ -138,7 +138,7 @@ def test_vectors_much_longer_or_shorter_than_centroids():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("nq", [1, 50])
+@pytest.mark.parametrize("nq", [1, 3, 50])
 @pytest.mark.parametrize("m", [5, 20])
 def test_ranks_are_those_of_exact_scores(metric, nq, m):
     router, queries = make_router(metric, 800), normal(nq, 24, seed=9)
@@ -165,6 +165,8 @@ def test_all_lists_can_be_ranked(metric, nq):
 def test_a_batch_ranks_as_its_queries_alone(metric):
     router, queries = make_router(metric, 900), normal(300, 24) * np.float32(3)
     scores, lists = router.rank(queries, 5)
+    two = router.rank(queries[:2], 5)
+    assert np.array_equal(two[1], lists[:2])
     for q in (0, 128, 299):
         alone, own = router.rank(queries[q : q + 1], 5)
         np.testing.assert_allclose(np.sort(scores[q]), np.sort(alone[0]), rtol=2e-3, atol=2e-3)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from tqvec._config import num_threads
 from tqvec._fixed import Fixed, protect
 from tqvec._locks import cached_property
-from tqvec._present import brief
 from tqvec._types import Flags, Floats, Ids
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
@@ -121,7 +120,7 @@ class Router(Fixed):
         self.fingerprint: Final = self._hash()
 
     def __repr__(self) -> str:
-        return brief(self)
+        return f"Router(nlist={self.nlist}, d={self.d}, metric={self.metric.value!r})"
 
     @classmethod
     def of(cls, centroids: Floats, metric: str, centre: Floats | None = None, threads: int | None = None) -> Router:

@@ -16,7 +16,7 @@ from tqvec.index.partition.partition import Partition
 from tqvec.index.partition.probing import TARGETS, Probing
 from tqvec.index.partition.router import Router
 
-_INFINITE = np.finfo(np.float32).max  # stands for an infinite threshold: files hold finite numbers alone
+_INFINITE = np.finfo(np.float32).max  # stands for infinity in thresholds: files hold finite numbers alone
 _OF_ROWS = {"codes": "centroid_codes", "scale": "centroid_scales", "squared_norm": "centroid_norms"}
 
 
@@ -39,7 +39,7 @@ class StoredLists(NamedTuple):
         return {_OF_ROWS[name]: array for name, array in router.rows.items()} | {
             "list_starts": self.starts,
             "router_centre": router.centre,
-            "probe_thresholds": np.minimum(probing.thresholds, _INFINITE),
+            "probe_thresholds": np.clip(probing.thresholds, -_INFINITE, _INFINITE),
             "probe_ranked": probing.ranked.astype(np.int64),
         }
 
@@ -49,11 +49,12 @@ def stored_lists(
 ) -> StoredLists:
     """Return the lists of tensors; the last two arguments are fields of `Probing`."""
     rows = {name: arrays[stored] for name, stored in _OF_ROWS.items() if stored in arrays}
+    thresholds = arrays["probe_thresholds"]
     probing = Probing(
         weight=weight,
         ks=np.array(ks, np.int32),
         targets=np.array(TARGETS, np.float32),
-        thresholds=np.where(arrays["probe_thresholds"] == _INFINITE, np.float32(np.inf), arrays["probe_thresholds"]),
+        thresholds=np.where(np.abs(thresholds) == _INFINITE, np.copysign(np.float32(np.inf), thresholds), thresholds),
         ranked=arrays["probe_ranked"].astype(np.int32),
         nlist=len(rows["scale"]),
     )

@@ -55,7 +55,6 @@ def rank_targets(vectors, tiles, n_targets, bias, rounding, heaps):
             if bias.size > 0:
                 total -= weight * bias[t]
             candidates[t] = total * scale
-        scores[v] = -np.inf
-        places[v] = EMPTY_ID
+        scores[v], places[v], least[0] = -np.inf, EMPTY_ID, -np.inf
         topk_update_portable(candidates, EVERY_ROW, n_targets, 0, Heap(scores[v], places[v], least))
         topk_sort_portable(scores[v], places[v])
