@@ -1,5 +1,5 @@
-"""Writes codes.json, the bytes that encoding must give for ever, and indexes/v6-*.tqv and v7-trained.tqv, files of the
-newest versions (docs/format.md). The files of versions 1 to 5, and what searches of them gave, were written by the code
+"""Writes codes.json, the bytes that encoding must give for ever, and indexes/v6-*.tqv, v7-trained.tqv and v8-lists.tqv,
+files of the newest versions (docs/format.md). The files of versions 1 to 5, and what searches of them gave, were written by the code
 of their time.
 
 ``python tests/golden/make.py`` from the repository root; it refuses to overwrite without ``--force``. New bytes for old
@@ -21,6 +21,9 @@ from tqvec.codec.bands import Band
 from tqvec.codec.calibration import Calibration
 from tqvec.codec.codebooks import scalar
 from tqvec.index.file import io
+from tqvec.index.partition.partition import Partition
+from tqvec.index.partition.probing import TARGETS, Probing
+from tqvec.index.partition.router import Router
 from tqvec.index.rows import encode_rows
 from tqvec.reference import packing, prod, quantize, splitmix
 
@@ -117,6 +120,27 @@ def save_with_ids(path):
     io.save(path, codec, "ip", ROWS, [rows], None, 2**62 + 1)
 
 
+def golden_lists():
+    """Twelve vectors for l2 in three lists, two of them with a number that a file can't hold as it is."""
+    options = {"d": 40, "nbits": 3, "metric": "l2", "seed": 5}
+    x = np.concatenate([golden_input(40, seed) for seed in (5, 6, 7)])[[0, 2, 3, 4, 5, 7, 8, 9, 10, 12, 13, 14]]
+    thresholds = np.arange(2 * len(TARGETS), dtype=np.float32).reshape(2, -1) / 8
+    thresholds[:, -1], thresholds[0, 0] = np.inf, -np.inf
+    probing = Probing(
+        weight=0.3,
+        ks=np.array([1, 10], np.int32),
+        targets=np.array(TARGETS, np.float32),
+        thresholds=thresholds,
+        ranked=np.full(thresholds.shape, 3, np.int32),
+        nlist=3,
+    )
+    index = tqvec.Index(**options)
+    router = Router.of(x[[1, 4, 9]], "l2", centre=np.arange(40, dtype=np.float32) / 16)
+    index._core = index._empty(index.codec, Partition(index.codec, router, probing))
+    index.add(x)
+    return index
+
+
 def golden():
     """All of codes.json."""
     centroids = [[d, nbits, i, float(scalar.centroids(d, nbits)[i]).hex()] for d, nbits, i in CENTROIDS]
@@ -155,6 +179,7 @@ def main():
     tqvec.Index.load(folder / "v5-trained.tqv").save(folder / "v6-trained.tqv")
     save_with_ids(folder / "v6-ids.tqv")
     save_trained(folder / "v7-trained.tqv")
+    golden_lists().save(folder / "v8-lists.tqv")
 
 
 if __name__ == "__main__":

@@ -103,6 +103,24 @@ def test_a_matrix_of_bytes_has_its_bytes(make, tmp_path):
     assert stored.tobytes() == packing.pack(expected.codes, given.bands).tobytes()
 
 
+def test_lists_have_their_bytes(make, tmp_path):
+    """The reader of this file is the specification's own: rows by list, the nearest centroid of each."""
+    make.golden_lists().save(tmp_path / "new.tqv")
+    assert (tmp_path / "new.tqv").read_bytes() == (FILES / "v8-lists.tqv").read_bytes()
+    assert version(FILES / "v8-lists.tqv") == 8
+    stored = load_file(FILES / "v8-lists.tqv")
+    assert stored["list_starts"].tolist()[0::3] == [0, 12]
+    index = tqvec.Index.load(FILES / "v8-lists.tqv", verify=True)
+    assert index.nlist == 3
+    lists = np.repeat(np.arange(3), np.diff(stored["list_starts"]))
+    centroids = index._core.partition.router.centroids.astype(np.float64)
+    distances = np.square(index.reconstruct(index.ids)[:, None] - centroids).sum(axis=2)
+    assert distances.argmin(axis=1).tolist() == lists.tolist()
+    for l in range(3):
+        assert (np.diff(stored["ids"][lists == l]) > 0).all()
+    assert np.isinf(index._core.partition.probing.thresholds).sum() == 3
+
+
 def test_all_files_are_tested(make):
     newer = {f"v{version}-{name}" for version in (5, 6) for name in (*make.INDEXES, "trained")}
-    assert {path.stem for path in FILES.glob("*.tqv")} == {*OLD, *newer, "v6-ids", "v7-trained"}
+    assert {path.stem for path in FILES.glob("*.tqv")} == {*OLD, *newer, "v6-ids", "v7-trained", "v8-lists"}
