@@ -28,6 +28,8 @@ def test_batches():
     assert choose(8, share=0.15) == "few"
     for nq in (20, 200, 2000):
         assert choose(nq, share=0.002) == "prefixes"
+        assert choose(nq, share=0.15) != "prefixes"
+    for nq in (200, 2000):
         assert choose(nq, share=0.15) == "products"
 
 

@@ -29,7 +29,7 @@ READERS = 3
 class Torn(Store):
     """Replaces in two steps that both can be seen."""
 
-    def append(self, rows, ids, replace):
+    def append(self, rows, ids, replace, threads=None):
         if replace:
             self.remove(np.sort(ids))
             time.sleep(1e-3)
@@ -39,7 +39,7 @@ class Torn(Store):
 class Overwriting(Store):
     """Writes new rows over the old ones, one by one."""
 
-    def append(self, rows, ids, replace):
+    def append(self, rows, ids, replace, threads=None):
         places = self.find(ids) if replace else np.array([-1])
         if (places < 0).any():
             super().append(rows, ids, replace)
@@ -55,7 +55,7 @@ class Overwriting(Store):
 class Unfinished(Store):
     """Shows rows before it has removed those that they replace."""
 
-    def append(self, rows, ids, replace):
+    def append(self, rows, ids, replace, threads=None):
         if not replace or self._table is None:
             super().append(rows, ids, replace)
             return

@@ -94,6 +94,6 @@ def test_old_files_become_new_ones(tmp_path, request):
     header = merge([golden, golden], tmp_path / "out.tqv")
     assert (header.version, header.ntotal, header.next_id) == (6, 40, 40)
     _, old, *_ = io.load(golden)
-    _, new, _ = io.load(tmp_path / "out.tqv", verify=True)
+    _, new, *_ = io.load(tmp_path / "out.tqv", verify=True)
     for name, array in old.items():
         assert np.array_equal(new[name], np.concatenate([array, array]))

@@ -18,8 +18,9 @@ from tqvec.kernels.threads.views import words_at
 
 
 @jit
-def _search_listed(rows, prefixes, query, stages, bits, starts, count, workspace, heap):
+def _search_listed(rows, prefixes, query, stages, listed, workspace, heap):
     """Offer the rows of ``starts[:count]`` whose bits are set to the heap, and clear the bits."""
+    bits, starts, count = listed
     if count == 0:
         return
     for c in range(count, (count + 3) // 4 * 4):
@@ -63,7 +64,7 @@ def search_runs(block, probes, query, stages, workspace, heap):
                 prefix_rows(rows.codes, planes, strides, WORD * w, WORD * w + WORD, prefixes)
                 atomic_store(ready.ctypes.data + 8 * w, 1)
             if count > LIST_ROWS // LANES - 4:
-                _search_listed(rows, prefixes, query, stages, bits, listed, count, space, heap)
+                _search_listed(rows, prefixes, query, stages, (bits, listed, count), space, heap)
                 count = 0
             before = bits[w]
             bits[w] = before | word
@@ -71,7 +72,7 @@ def search_runs(block, probes, query, stages, workspace, heap):
                 new = word >> np.uint64(part) & np.uint64(0xFFFF) != 0
                 listed[count] = WORD * w + part
                 count += new and before >> np.uint64(part) & np.uint64(0xFFFF) == 0
-    _search_listed(rows, prefixes, query, stages, bits, listed, count, space, heap)
+    _search_listed(rows, prefixes, query, stages, (bits, listed, count), space, heap)
 
 
 @jit
