@@ -1,6 +1,6 @@
 """Writes codes.json, the bytes that encoding must give for ever, and indexes/v6-*.tqv, v7-trained.tqv and v8-lists.tqv,
-files of the newest versions (docs/format.md). The files of versions 1 to 5, and what searches of them gave, were written by the code
-of their time.
+files of the newest versions (docs/format.md). The files of versions 1 to 5, and what searches of them gave, were
+written by the code of their time.
 
 ``python tests/golden/make.py`` from the repository root; it refuses to overwrite without ``--force``. New bytes for old
 input are a new version of the format. The codec and the reference must agree before anything is written.

@@ -116,8 +116,8 @@ def test_lists_have_their_bytes(make, tmp_path):
     centroids = index._core.partition.router.centroids.astype(np.float64)
     distances = np.square(index.reconstruct(index.ids)[:, None] - centroids).sum(axis=2)
     assert distances.argmin(axis=1).tolist() == lists.tolist()
-    for l in range(3):
-        assert (np.diff(stored["ids"][lists == l]) > 0).all()
+    for number in range(3):
+        assert (np.diff(stored["ids"][lists == number]) > 0).all()
     assert np.isinf(index._core.partition.probing.thresholds).sum() == 3
 
 

@@ -200,4 +200,8 @@ def test_every_answer_is_that_of_one_moment(filler, monkeypatch):
 def test_broken_stores_are_found_out(store, monkeypatch):
     small_blocks(monkeypatch, rows=90)
     run = Run(0, store)
-    assert run.violations(changes=10**6, seconds=15)
+    try:
+        found = run.violations(changes=10**6, seconds=60)
+    except InputError as error:  # rows of one id that a compaction comes across
+        found = [error]
+    assert found
