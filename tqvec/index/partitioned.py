@@ -28,6 +28,7 @@ RECALL = 0.95  # of searches that don't ask for another
 _ROWS_A_LIST = 40  # of the sample that centroids are learned from
 _QUERIES = 500  # that tell how many lists a search has to probe
 _MOST_RESULTS = 100  # of each of these
+_LEAST_RESULTS = 10  # that stored vectors tell of; their nearest are often copies of them, which queries don't have
 _MOST_RANKED = 4096  # lists of each of these
 
 
@@ -129,6 +130,7 @@ class Partitioned(Contents):
         k = min(_MOST_RESULTS, snapshot.ntotal - (queries is None))
         if k < 1:
             return partition.probing
+        k_min = _LEAST_RESULTS if queries is None else 1
         if queries is None:
             own = np.sort(rng.permutation(snapshot.ntotal)[:_QUERIES])
             queries = snapshot.decode(own)
@@ -139,7 +141,7 @@ class Partitioned(Contents):
             rows = snapshot.best(queries, k)[1]
         scores, lists = partition.router.rank(queries, min(partition.nlist, _MOST_RANKED), threads)
         sizes = np.sum([np.diff(block.starts) for block in blocks], axis=0)
-        return calibrate(scores, lists, _lists_at(blocks, rows), sizes)
+        return calibrate(scores, lists, _lists_at(blocks, rows), sizes, k_min)
 
     def _probe(self, nprobe: int | None, recall: float | None) -> Probe | None:
         """What arguments of a search say of lists; None for an index without any."""
