@@ -7,7 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from tqvec import __version__, simd_info
 from tqvec._config import num_threads
@@ -16,10 +18,12 @@ from tqvec.codec.bands import mean
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
 from tqvec.index.file import io
+from tqvec.index.file.header import CENTROIDS
 from tqvec.index.metrics import Metric
 from tqvec.kernels._jit import Folder, folders
 
 _PACKAGES = ("numpy", "numba", "llvmlite", "scipy", "safetensors", "faiss-cpu", "matplotlib")
+_LISTS = "{nlist:,}, of {smallest:,} to {largest:,} vectors, median {median:,g}; centroids: {centroid_bytes:,} bytes"
 # The rows of ``--codecs``: a name, and the arguments of `TurboQuant` beside d.
 _CODECS: list[tuple[str, dict[str, Any]]] = [
     *(("scalar", {"nbits": nbits}) for nbits in (1, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)),
@@ -57,7 +61,7 @@ def info(
 
 
 def _describe_index(path: Path) -> dict[str, Any]:
-    header, _, calibration, _ = io.load(path, mmap=True)
+    header, _, calibration, lists = io.load(path, mmap=True)
     codec = io.codec_of(path, header, calibration)
     return {
         "file": str(path),
@@ -74,12 +78,26 @@ def _describe_index(path: Path) -> dict[str, Any]:
         "code_size": codec.code_size + Metric(header.metric).extra_bytes,
         "distortion": codec.distortion,
         "fingerprint": codec.fingerprint,
+        "lists": _describe_lists(lists) if lists else None,
+    }
+
+
+def _describe_lists(lists: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return the sizes of the lists of a partitioned file."""
+    sizes = np.diff(lists["list_starts"])
+    return {
+        "nlist": sizes.size,
+        "smallest": int(sizes.min()),
+        "median": float(np.median(sizes)),
+        "largest": int(sizes.max()),
+        "centroid_bytes": sum(array.nbytes for name, array in lists.items() if name in CENTROIDS),
     }
 
 
 def _word_index(facts: dict[str, Any]) -> dict[str, str]:
     """Return the lines that describe an index file."""
-    full = 4 * facts["d"]
+    full, lists = 4 * facts["d"], facts["lists"]
+    words = {} if lists is None else {"lists": _LISTS.format(**lists)}
     return {
         "file": "{file}, {file_bytes:,} bytes, version {version}; `tqvec check` verifies it".format(**facts),
         "vectors": "{ntotal:,} of d={d}".format(**facts),
@@ -89,7 +107,7 @@ def _word_index(facts: dict[str, Any]) -> dict[str, str]:
         "bytes per vector": f"{facts['code_size']} (float32: {full}, {full / facts['code_size']:.1f} times more)",
         "expected distortion": f"{facts['distortion']:.5f} of the squared length",
         "fingerprint": facts["fingerprint"],
-    }
+    } | words
 
 
 def _list_codecs(d: int) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -38,6 +39,10 @@ class Choice(NamedTuple):
     confidence: Annotated[
         float | None, typer.Option(help="Above 0 and below 1: find all of the best with this probability")
     ] = None
+    nprobe: Annotated[int | None, typer.Option(help="Lists of a partitioned index that each query probes")] = None
+    recall: Annotated[
+        float | None, typer.Option(help="Probe lists that hold this share of the best; default: 0.95; 1 for all lists")
+    ] = None
 
 
 @with_force
@@ -63,9 +68,10 @@ def search(
             raise InputError(f"{output}: the results are a .npz file; name it so")
     index = Index.load(index_file)
     rows = read_queries(queries)
-    options: dict[str, Any] = {"filter": _selection(choice), "confidence": choice.confidence}
+    options: dict[str, Any] = {"filter": _selection(choice, index), "confidence": choice.confidence}
+    options |= {"nprobe": choice.nprobe, "recall": choice.recall}
     if choice.rerank is not None:
-        options["rerank"] = _read_stored(choice.rerank)
+        options["rerank"] = _vectors_of(_read_stored(choice.rerank), index)
     start = time.perf_counter()
     scores, ids, *error = index.search(rows, k=k, threads=threads, return_error=errors, **options)
     seconds = time.perf_counter() - start
@@ -115,15 +121,45 @@ def _join(stream: Stream) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty((0, stream.d), np.float32)
 
 
-def _selection(choice: Choice) -> Filter | None:
+def _vectors_of(stored: NDArray[Any], index: Index) -> NDArray[Any] | Callable[[NDArray[Any]], NDArray[Any]]:
+    """Return the vectors of the file that was built from as `Index.search` takes them; lists have another order."""
+    if index.nlist is None or stored.shape != (index.ntotal, index.d):
+        return stored  # `Index.search` says what is wrong with the shape
+    first = _first_id(index)
+    return lambda ids: stored[ids - first]
+
+
+def _selection(choice: Choice, index: Index) -> Filter | None:
     """Return the filter of --filter and --exclude."""
-    allowed = None if choice.filter is None else _read_selector(choice.filter)
+    allowed = None if choice.filter is None else _read_selector(choice.filter, index)
     if choice.exclude is None:
         return allowed
-    others = ~_read_selector(choice.exclude)
+    others = ~_read_selector(choice.exclude, index)
     return others if allowed is None else allowed & others
 
 
-def _read_selector(path: Path) -> Selector:
+def _read_selector(path: Path, index: Index) -> Selector:
     array = read_array(path, "ids or booleans")
-    return Mask(array) if array.dtype == np.bool_ else Ids(array)
+    if array.dtype != np.bool_:
+        return Ids(array)
+    if index.nlist is None or array.size != index.ntotal:
+        return Mask(array)
+    return Ids(np.flatnonzero(array) + _first_id(index))
+
+
+def _first_id(index: Index) -> int:
+    """Return the id of the first row of the file that a partitioned index was built from, where ids tell its order.
+
+    Raises
+    ------
+    InputError
+        They don't: only consecutive ids, as a build gives them, do.
+    """
+    ids = index.ids
+    first = int(ids.min()) if ids.size else 0
+    if ids.size and int(ids.max()) - first >= ids.size:
+        raise InputError(
+            "the index is partitioned, and its ids don't tell in which order its vectors were added; use a filter of "
+            "ids, or in Python `rerank` with a function of ids"
+        )
+    return first

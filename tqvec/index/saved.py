@@ -9,7 +9,7 @@ from tqvec._output import Output, as_path
 from tqvec._safetensors import Seen
 from tqvec.index.blocks import UNSORTED
 from tqvec.index.file import io
-from tqvec.index.file.header import KIND
+from tqvec.index.file.header import KIND, Header
 from tqvec.index.metrics import Metric
 from tqvec.index.partition.stored import StoredLists, stored_lists
 from tqvec.index.partitioned import Partitioned
@@ -42,16 +42,7 @@ class Saved(Partitioned):
         OSError
             A folder; a path that this process can't write to; a full disk. The old file stays.
         """
-        output = Output(path, KIND, overwrite=overwrite, seen=self._seen)
-        core, blocks, next_id = self._moment()
-        first = first_id(blocks, next_id)
-        n, lists = sum(block.live for block in blocks), None
-        chunks = core.store.iter_chunks(blocks)
-        if core.partition is not None:
-            order = core.store.arrangement(blocks)
-            first, chunks, lists = None, order.chunks(), StoredLists(core.partition, order.starts)
-        rows_of = (rows if first is not None else rows | {"ids": ids} for rows, ids in chunks)
-        io.save(output, core.codec, self._metric.value, n, rows_of, first, next_id, lists)
+        write(self, Output(path, KIND, overwrite=overwrite, seen=self._seen))
 
     @classmethod
     def load(cls: type[Self], path: str | os.PathLike[str], *, mmap: bool = False, verify: bool = False) -> Self:
@@ -86,3 +77,16 @@ class Saved(Partitioned):
         ids = rows.pop("ids", header.first_id)
         index._core.store.load_rows(rows, ids, header.next_id, mmap, starts)
         return index
+
+
+def write(index: Saved, output: Output) -> Header:
+    """Write an index to an output, and return the header of the file."""
+    core, blocks, next_id = index._moment()
+    first = first_id(blocks, next_id)
+    n, lists = sum(block.live for block in blocks), None
+    chunks = core.store.iter_chunks(blocks)
+    if core.partition is not None:
+        order = core.store.arrangement(blocks)
+        first, chunks, lists = None, order.chunks(), StoredLists(core.partition, order.starts)
+    rows_of = (rows if first is not None else rows | {"ids": ids} for rows, ids in chunks)
+    return io.save(output, core.codec, index._metric.value, n, rows_of, first, next_id, lists)

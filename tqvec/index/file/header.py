@@ -39,7 +39,8 @@ LEARNED = {
     "steps": "row_steps",
 }
 # Tensors of a partition, and the numbers of results that it was calibrated for, times the targets.
-LISTS = ("list_starts", "centroid_codes", "centroid_scales", "centroid_norms", "router_centre")
+CENTROIDS = ("centroid_codes", "centroid_scales", "centroid_norms", "router_centre")
+LISTS = ("list_starts", *CENTROIDS)
 PROBING = ("probe_thresholds", "probe_ranked")
 _OF_LISTS = {"nlist": 0, "probe_ks": [], "probe_weight": 0.0}  # fields, and what they are without lists
 
@@ -133,6 +134,12 @@ class Header(NamedTuple):
             return [slice(None)]
         starts = range(0, self.block_count(name) * self.block_rows, self.block_rows)
         return [slice(start, min(start + self.block_rows, self.ntotal)) for start in starts]
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of a row without its id."""
+        tensors = self.tensors()
+        return sum(tensors[name].row_bytes for name in self.row_names if name != "ids")
 
     @property
     def data_bytes(self) -> int:

@@ -230,11 +230,12 @@ def save(
     first_id: int | None = 0,
     next_id: int | None = None,
     lists: StoredLists | None = None,
-) -> None:
-    """Write the `n` rows of all parts to a file; the arguments are those of `Writer`."""
+) -> Header:
+    """Write the `n` rows of all parts to a file and return its header; the arguments are those of `Writer`."""
     with Writer(output, codec, metric, n, first_id, next_id, lists) as writer:
         for rows in parts:
             writer.write(rows)
+    return writer.header
 
 
 def load(path: Path, mmap: bool = False, verify: bool = False, seen: Seen | None = None) -> Loaded:

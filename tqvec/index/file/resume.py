@@ -7,6 +7,7 @@ each where it will stay. The journal says how many of them have reached the disk
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from tqvec import _atomic
 from tqvec._output import Kind, Output
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError, TqvecError
-from tqvec.index.file.header import KIND, parse_fields
+from tqvec.index.file.header import KIND, Header, parse_fields
 from tqvec.index.file.io import Writer, codec_of, read_calibration
 
 # The head of a part is written last.
@@ -49,15 +50,19 @@ class Journal:
         self._file: BinaryIO | None = None
         if self._output.is_stream:
             return
-        part = self._output.beside(".part", _PART)
-        begun = part.target.exists() and part.target.stat().st_size > 0
+        self._part = self._output.beside(".part", _PART)
+        begun = self._part.target.exists() and self._part.target.stat().st_size > 0
         self._notes = self._output.beside(".journal", _NOTES, known=begun)
-        file = _atomic.open_exclusive(part.target, _atomic.first_mode(self._output.target))
-        if file is None:
-            raise InputError(f"{self._output.path}: another process is at work on it")
-        self._file = file
+        self._file = self._open()
         for each in (self._output, self._notes):
             _atomic.remove_stale(each.target)
+
+    def _open(self) -> BinaryIO:
+        """Open the part; other processes stay away while it is open."""
+        file = _atomic.open_exclusive(self._part.target, _atomic.first_mode(self._output.target))
+        if file is None:
+            raise InputError(f"{self._output.path}: another process is at work on it")
+        return file
 
     def resume(self) -> Writer | None:
         """Return a writer that goes on where the last one of this request was noted; None if there is no sound note."""
@@ -97,6 +102,29 @@ class Journal:
         with self._notes.open() as file:
             file.write(json.dumps(notes).encode())
 
+    def complete(self, writer: Writer) -> None:
+        """Give the file its name, and keep the journal for work on it that follows: see `completed`."""
+        self.note(writer)
+        writer.close()
+        if self._file is not None:
+            self._file = self._open()
+
+    def completed(self) -> Header | None:
+        """Return the header of the file if `complete` was called for this request and the file is as it was then."""
+        if self._file is None:
+            return None
+        path = self._notes.target
+        try:
+            notes = json.loads(path.read_bytes())
+            if notes["request"] != self._request:
+                return None
+            header = parse_fields(path, notes["header"])
+            head = header.head()
+            with self._output.target.open("rb") as file:
+                return header if file.read(len(head)) == head else None
+        except (OSError, ValueError, KeyError, TypeError):  # a FormatError is a ValueError
+            return None
+
     def __enter__(self) -> Journal:
         return self
 
@@ -106,7 +134,10 @@ class Journal:
         if self._file is None:
             return
         if error is not None and not isinstance(error, TqvecError) and self._notes.target.exists():
-            self._file.close()
+            if self._file.closed or os.fstat(self._file.fileno()).st_size:
+                self._file.close()
+            else:
+                _atomic.discard(self._file)
             return
         self._notes.target.unlink(missing_ok=True)
         if not self._file.closed:  # it has not become the file
