@@ -44,7 +44,7 @@ class Contents(Copied):
     """The vectors of an index, which can be added, replaced, removed and decompressed."""
 
     _fixed = frozenset({"_metric", "_lock"})
-    _inner = frozenset({"_metric", "_lock", "_seen", "_selector", "_is_far", "_core"})
+    _inner = frozenset({"_metric", "_lock", "_seen", "_selector", "_is_far", "_last", "_core"})
     _block_rows = FULL_BLOCK_ROWS
 
     @classmethod
@@ -60,6 +60,7 @@ class Contents(Copied):
         self._seen: Seen = {}
         self._selector: Selector | None = None  # of the last filter, which often comes again
         self._is_far = False  # from the origin, as a warning said
+        self._last: Snapshot | None = None  # of all rows, for the next search, unless they change before
         self._core = self._empty(codec)
 
     def _empty(self, codec: TurboQuant) -> _Core:
@@ -245,7 +246,7 @@ class Contents(Copied):
     def reset(self) -> None:
         """Remove all vectors; the calibration of `train` stays."""
         with self._lock:
-            self._core = self._empty(self._core.codec)
+            self._core, self._last = self._empty(self._core.codec), None
 
     def merge_from(self, other: Contents) -> None:
         """Append all vectors of another index of the same codec, as if they had been added to this one.
@@ -327,6 +328,11 @@ class Contents(Copied):
 
         The table of ids may change while another thread holds the lock. A filter then does without: no search waits.
         """
+        count, last = num_threads(threads), self._last
+        if filter is None and last is not None and last.threads == count:
+            core = self._core
+            if last.blocks is core.store.blocks and last.scanner is core.scanner:
+                return last
         selector = None if filter is None else as_selector(filter, self._selector)
         if selector is not None:
             self._selector = selector
@@ -338,14 +344,17 @@ class Contents(Copied):
         finally:
             if locked:
                 self._lock.release()
-        return Snapshot(
+        snapshot = Snapshot(
             codec=core.codec,
             metric=self._metric,
             scanner=core.scanner,
             blocks=blocks,
             allowed=allowed,
-            threads=num_threads(threads),
+            threads=count,
         )
+        if filter is None and len(blocks) == 1:  # more would keep too much memory after changes
+            self._last = snapshot
+        return snapshot
 
 
 def _distinct(ids: ArrayLike | None, n: int) -> Ids | None:
