@@ -24,6 +24,8 @@ def num_threads(threads: int | None = None) -> int:
     InputError
         Not a positive integer.
     """
+    if type(threads) is int and 0 < threads <= _MOST:
+        return threads
     source = "threads"
     value: object = threads
     if threads is None:

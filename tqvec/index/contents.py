@@ -34,6 +34,7 @@ NO_ID = -1  # in results
 Probe: TypeAlias = tuple[int | None, float]  # the last two fields of a `Routing`
 
 Self = TypeVar("Self", bound="Contents")
+_Last: TypeAlias = "tuple[Snapshot, _Core, Probe | None]"  # a snapshot of all rows, and what it was made of
 
 
 class _Core(NamedTuple):
@@ -49,7 +50,7 @@ class Contents(Copied):
     """The vectors of an index, which can be added, replaced, removed and decompressed."""
 
     _fixed = frozenset({"_metric", "_lock"})
-    _inner = frozenset({"_metric", "_lock", "_seen", "_selector", "_is_far", "_core"})
+    _inner = frozenset({"_metric", "_lock", "_seen", "_selector", "_is_far", "_last", "_core"})
     _block_rows = FULL_BLOCK_ROWS
 
     @classmethod
@@ -65,6 +66,9 @@ class Contents(Copied):
         self._seen: Seen = {}
         self._selector: Selector | None = None  # of the last filter, which often comes again
         self._is_far = False  # from the origin, as a warning said
+        self._last: tuple[Snapshot, _Core, Probe | None] | None = (
+            None  # of all rows, for the next search, unless they change before
+        )
         self._core = self._empty(codec)
 
     def _empty(self, codec: TurboQuant, partition: Partition | None = None) -> _Core:
@@ -232,7 +236,7 @@ class Contents(Copied):
             As `add`; an id that is not in the index.
         """
         with self._lock:  # an id that is there now shall still be there when it is replaced
-            self._lookup(ids)
+            self._lookup(ids, None, threads)
             self.add(x, ids, upsert=True, threads=threads)
 
     def remove_ids(self, ids: ArrayLike) -> int:
@@ -256,7 +260,7 @@ class Contents(Copied):
     def reset(self) -> None:
         """Remove all vectors; what `train` and `partition` learned stays."""
         with self._lock:
-            self._core = self._empty(self._core.codec, self._core.partition)
+            self._core, self._last = self._empty(self._core.codec, self._core.partition), None
 
     def merge_from(self, other: Contents) -> None:
         """Append all vectors of another index of the same codec, as if they had been added to this one.
@@ -317,16 +321,11 @@ class Contents(Copied):
         InputError
             An id is not in the index.
         """
-        snapshot, rows = self._lookup(ids, threads=threads)
+        snapshot, rows = self._lookup(ids, None, threads)
         return snapshot.decode(rows)
 
     def _lookup(
-        self,
-        ids: ArrayLike,
-        *,
-        filter: Filter | None = None,
-        threads: int | None = None,
-        probe: Probe | None = None,
+        self, ids: ArrayLike, filter: Filter | None, threads: int | None, probe: Probe | None = None
     ) -> tuple[Snapshot, Ids]:
         """Rows of ids that must be there, and the snapshot that they belong to."""
         wanted = integers(ids, "ids")
@@ -345,6 +344,15 @@ class Contents(Copied):
 
         The table of ids may change while another thread holds the lock. A filter then does without: no search waits.
         """
+        count, last = num_threads(threads), self._last
+        if filter is None and last is not None:
+            snapshot, core, given = last
+            if (
+                core is self._core
+                and snapshot.blocks is core.store.blocks
+                and (snapshot.threads, given) == (count, probe)
+            ):
+                return snapshot
         selector = None if filter is None else as_selector(filter, self._selector)
         if selector is not None:
             self._selector = selector
@@ -356,15 +364,18 @@ class Contents(Copied):
         finally:
             if locked:
                 self._lock.release()
-        return Snapshot(
+        snapshot = Snapshot(
             codec=core.codec,
             metric=self._metric,
             scanner=core.scanner,
             blocks=blocks,
             allowed=allowed,
-            threads=num_threads(threads),
+            threads=count,
             routing=None if core.partition is None or probe is None else Routing(core.partition, *probe),
         )
+        if filter is None and len(blocks) == 1:  # more would keep too much memory after changes
+            self._last = snapshot, core, probe
+        return snapshot
 
 
 def _distinct(ids: ArrayLike | None, n: int) -> Ids | None:

@@ -323,7 +323,7 @@ class Index(Saved):
             An id is not in the index; otherwise as `search`.
         """
         k = _validate.integer(k, "k", 1, 2**31 - 2)
-        snapshot, rows = self._lookup(ids, filter=filter, threads=threads, probe=self._probe(nprobe, recall))
+        snapshot, rows = self._lookup(ids, filter, threads, self._probe(nprobe, recall))
         k = snapshot.columns(k)
         best = snapshot.best(snapshot.decode(rows), min(k + 1, snapshot.ntotal))
         scores, numbers, _ = Results(*best).padded(k + 1, self._metric.worst)

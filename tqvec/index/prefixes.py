@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._locks import ForkLock
+from tqvec._locks import ForkLock, cached_property
 from tqvec._memory import aligned
 from tqvec._types import Floats, Ids, Words
 from tqvec.codec.tables.staged import PrefixPlane
@@ -33,7 +33,7 @@ class PrefixBlocks:
         self._rows_with_bias = 0
         self._lock = ForkLock()
 
-    @property
+    @cached_property
     def planes(self) -> Ids:
         """First bit, bits and mask of each plane, (n_planes, 3) int64."""
         return np.array([(plane.start, plane.size, plane.mask) for plane in self._planes], np.int64)

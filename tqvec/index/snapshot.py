@@ -242,6 +242,8 @@ class Snapshot:
     def ids_of(self, rows: Ids) -> Ids:
         """Return the ids of row numbers of any shape; -1 stays."""
         if len(self.blocks) == 1:
+            if isinstance(self.blocks[0].ids, int) and self.blocks[0].ids == 0:  # they are row numbers
+                return rows.copy()
             ids = self.blocks[0].ids_of(rows)
             ids[rows < 0] = -1
             return ids

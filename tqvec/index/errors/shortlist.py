@@ -35,19 +35,16 @@ def search_shortlist(snapshot: Snapshot, queries: Floats, k: int, confidence: fl
     Results
         (nq, m) for the longest list of m results; the last entries of shorter lists are empty.
     """
-    pending, m = np.arange(queries.shape[0]), min(candidates_for(k), snapshot.ntotal)
+    m = min(candidates_for(k), snapshot.ntotal)
+    if queries.shape[0] == 1 and m:
+        return _search_one(snapshot, queries, k, confidence, m)
+    pending = np.arange(queries.shape[0])
     parts: list[tuple[Ids, Ids, tuple[NDArray, ...]]] = []
     while pending.size and m:
-        scores, rows = snapshot.best(queries[pending], m)
-        true = estimate_true_scores(snapshot, queries[pending], scores, rows)
-        fetched = Fetched(true.mean, np.maximum(true.std, _SMALL), true.rate, rest=snapshot.ntotal - m)
-        need = np.minimum(required_length(fetched, k, confidence), snapshot.ntotal)
+        fetched, need = _fetch(snapshot, queries[pending], k, confidence, m)
         done = need <= m
-        parts.append((pending[done], need[done], (scores[done], rows[done], true.error[done])))
+        parts.append((pending[done], need[done], tuple(array[done] for array in fetched)))
         pending, m = pending[~done], min(_GROWTH * m, snapshot.ntotal)
-    if len(parts) == 1 and queries.shape[0] == 1:  # nothing to put together
-        _, need, (scores, rows, error) = parts[0]
-        return Results(scores[:, : need[0]], rows[:, : need[0]], error[:, : need[0]].astype(np.float32))
     shape = queries.shape[0], max((int(need.max(initial=0)) for _, need, _ in parts), default=0)
     scores, error = np.full(shape, snapshot.metric.worst, np.float32), np.full(shape, np.inf, np.float32)
     rows = np.full(shape, -1, np.int64)
@@ -57,6 +54,30 @@ def search_shortlist(snapshot: Snapshot, queries: Floats, k: int, confidence: fl
         for target, array in zip(whole, part, strict=True):
             target[numbers[query], column] = array[query, column]
     return Results(scores, rows, error)
+
+
+def _search_one(snapshot: Snapshot, queries: Floats, k: int, confidence: float, m: int) -> Results:
+    """Do the same for one query, which has no lists to put together: on small arrays that takes longest."""
+    while True:
+        (scores, rows, error), need = _fetch(snapshot, queries, k, confidence, m)
+        length = int(need[0])
+        if length <= m:
+            return Results(scores[:, :length], rows[:, :length], error[:, :length].astype(np.float32))
+        m = min(_GROWTH * m, snapshot.ntotal)
+
+
+def _fetch(
+    snapshot: Snapshot, queries: Floats, k: int, confidence: float, m: int
+) -> tuple[tuple[Floats, Ids, Doubles], Ids]:
+    """Return scores, rows and errors of the best `m` rows for each query, and how many of them are needed.
+
+    Where they are too few, that number is above `m`, unless these are all rows.
+    """
+    scores, rows = snapshot.best(queries, m)
+    true = estimate_true_scores(snapshot, queries, scores, rows)
+    fetched = Fetched(true.mean, np.maximum(true.std, _SMALL), true.rate, rest=snapshot.ntotal - m)
+    need = np.minimum(required_length(fetched, k, confidence), snapshot.ntotal)
+    return (scores, rows, true.error), need
 
 
 class Fetched(NamedTuple):

@@ -6,6 +6,7 @@ overestimates on average (selection bias, the winner's curse).
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -49,9 +50,10 @@ class ExpectedError(NamedTuple):
 
 def expected_error(codec: TurboQuant) -> ExpectedError:
     """Return the moments of a codec's error, which are computed once."""
-    if codec not in _expected:
-        _expected[codec] = _compute_expected_error(codec)
-    return _expected[codec]
+    expected = _expected.get(codec)
+    if expected is None:
+        expected = _expected[codec] = _compute_expected_error(codec)
+    return expected
 
 
 def _compute_expected_error(codec: TurboQuant) -> ExpectedError:
@@ -154,14 +156,17 @@ def _rounding(codec: TurboQuant) -> float:
 def _unit_errors(codec: TurboQuant, model: ExpectedError, queries: Floats, length: Doubles) -> Doubles:
     """√κ for tan θ = 1, (nq,): √(Σ ‖q_b‖² v_b d/(d−1)) for the share v_b of a coordinate of band b in the squared
     error; 1/√(d−1) for one band."""
+    errors: Doubles
     inflation = codec.d / max(1, codec.d - 1)
     if codec.calibration is None and len(codec.bands) == 1:
-        return np.full(length.shape, np.sqrt(inflation / codec.d))
+        errors = np.empty_like(length)
+        errors.fill(math.sqrt(inflation / codec.d))
+        return errors
     edges = [0, *(band.stop for band in codec.bands), codec.d]
     energies = np.square(codec.transform.rotate(queries), dtype=np.float64)
     sums = np.stack([energies[:, a:b].sum(axis=1) for a, b in pairwise(edges)], axis=1)
     weights = model.squares / np.append(codec.transform.band_factors, 1.0) / max(model.tangent**2, 1e-30)
-    errors: Doubles = np.sqrt(inflation * sums @ weights)
+    errors = np.sqrt(inflation * sums @ weights)
     return np.divide(errors, length, out=np.zeros_like(length), where=length > 0)
 
 
@@ -216,7 +221,7 @@ def estimate_true_scores(snapshot: Snapshot, queries: Floats, scores: Floats, ro
     stored = _stored(snapshot, rows)
     if metric is Metric.L2:
         queries = queries - codec.centre
-    model = _model(codec, metric)._replace(ntotal=snapshot.ntotal)
+    model = _model(codec, metric, snapshot.ntotal)
     known = np.zeros((3, queries.shape[0]))
     length = np.sqrt(squared_norms(queries))
     known[0] = 1.0 if metric is Metric.COSINE else length
@@ -237,11 +242,12 @@ def _stored(snapshot: Snapshot, rows: Ids) -> Rows:
     return snapshot.gather(rows, names)
 
 
-def _model(codec: TurboQuant, metric: Metric) -> ErrorModel:
+def _model(codec: TurboQuant, metric: Metric, ntotal: int) -> ErrorModel:
     """Return the numbers that error bars of any search depend on."""
-    if codec not in _models:
+    model = _models.get(codec)
+    if model is None:
         expected, (mean, std) = expected_error(codec), near_error(codec)
-        _models[codec] = ErrorModel(
+        model = _models[codec] = ErrorModel(
             tangents=tangent_table(),
             tangent=expected.tangent,
             growth=expected.growth,
@@ -254,7 +260,7 @@ def _model(codec: TurboQuant, metric: Metric) -> ErrorModel:
             ntotal=0,
         )
     unit_rows = metric is Metric.COSINE and codec.calibration is None
-    return _models[codec]._replace(sign=metric.sign, unit_rows=unit_rows)
+    return model._replace(sign=metric.sign, unit_rows=unit_rows, ntotal=ntotal)
 
 
 def search_with_errors(snapshot: Snapshot, queries: Floats, k: int) -> Results:

@@ -120,6 +120,10 @@ def scratch(threads: int, size: int) -> NDArray[np.uint8]:
 
     They belong to the calling thread until it calls again. Large ones are not kept.
     """
+    last: tuple[tuple[int, int], NDArray[np.uint8]] | None = getattr(_local, "last", None)
+    if last is not None and last[0] == (threads, size):  # as nearly always; to cut them anew takes some microseconds
+        return last[1]
+    asked = threads, size
     size = -(-size // pool.LINE) * pool.LINE
     needed = threads * size + pool.LINE
     memory: NDArray[np.uint8] | None = getattr(_local, "memory", None)
@@ -128,7 +132,10 @@ def scratch(threads: int, size: int) -> NDArray[np.uint8]:
         if needed <= _MOST_KEPT:
             _local.memory = memory
     start = -memory.ctypes.data % pool.LINE
-    return memory[start : start + threads * size].reshape(threads, size)
+    workspaces = memory[start : start + threads * size].reshape(threads, size)
+    if needed <= _MOST_KEPT:
+        _local.last = asked, workspaces
+    return workspaces
 
 
 def check_memory(done: bool) -> None:
