@@ -134,6 +134,15 @@ def test_recall_is_kept():
         assert len(set(counts.tolist())) > 1
 
 
+def test_rows_that_stand_for_queries_calibrate_no_small_k():
+    """Their nearest rows may be copies of them, which lie in the same list."""
+    index = make_index()
+    index.partition(30)
+    assert index._core.partition.probing.ks.tolist() == [10, 20, 50, 100]
+    index.partition(30, queries=clusters(400, 2))
+    assert index._core.partition.probing.ks.tolist() == [1, 2, 5, 10, 20, 50, 100]
+
+
 def test_options_of_searches_work_with_lists():
     index, queries = make_index("cosine"), clusters(20, 2)
     vectors = clusters(3000, 1)
