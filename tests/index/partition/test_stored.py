@@ -81,7 +81,7 @@ def test_lists_that_queries_probe(stored):
     w = fields["probe_weight"]
     at = fields["probe_ks"].index(10), TARGETS.index(0.9)
     threshold = tensors["probe_thresholds"][at]
-    expected = (gaps ** (1 - w) * (1.0 + ranks) ** w <= np.exp(threshold)).sum(axis=1)
+    expected = (np.maximum(gaps, 2.0**-126) ** (1 - w) * (1.0 + ranks) ** w <= np.exp(threshold)).sum(axis=1)
     probes = index._snapshot(probe=(None, 0.9)).routing.probes(queries, 10, 1)
     counts = np.diff(probes.first)
     assert (np.abs(counts - expected) <= 1).all()  # gaps are rounded otherwise
