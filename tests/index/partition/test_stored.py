@@ -5,11 +5,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from craft_files import forge, take_apart
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import tqvec
 from tqvec.codec.codes import Codes
+from tqvec.errors import FormatError
 
 D = 24
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
@@ -79,9 +81,49 @@ def test_lists_that_queries_probe(stored):
     w = fields["probe_weight"]
     at = fields["probe_ks"].index(10), TARGETS.index(0.9)
     threshold = tensors["probe_thresholds"][at]
-    expected = (gaps ** (1 - w) * (1.0 + ranks) ** w <= np.exp(threshold)).sum(axis=1)
+    expected = (np.maximum(gaps, 2.0**-126) ** (1 - w) * (1.0 + ranks) ** w <= np.exp(threshold)).sum(axis=1)
     probes = index._snapshot(probe=(None, 0.9)).routing.probes(queries, 10, 1)
     counts = np.diff(probes.first)
     assert (np.abs(counts - expected) <= 1).all()  # gaps are rounded otherwise
     assert (counts == expected).mean() >= 0.8
     assert counts.max() <= tensors["probe_ranked"][at]
+
+
+def changed(array, at, value):
+    array = array.copy()
+    array[at] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("changes", "arrays", "message"),
+    [
+        ({"nlist": 0}, {}, "nlist is 0"),
+        ({"nlist": 9}, {}, "crc32|shape|tensor|bytes"),
+        ({"probe_ks": []}, {}, r"probe_ks is \[\]"),
+        ({"probe_ks": [10, 1, 100]}, {}, "probe_ks is"),
+        ({"probe_ks": "10"}, {}, "probe_ks is"),
+        ({"probe_weight": 1.0}, {}, "probe_weight is 1.0"),
+        ({"probe_weight": 0}, {}, "probe_weight is 0"),
+        ({"probe_weight": None}, {}, "probe_weight"),
+        ({}, {"list_starts": (0, 1)}, "list_starts doesn't divide 300 rows"),
+        ({}, {"list_starts": (-1, 299)}, "list_starts doesn't divide"),
+        ({}, {"list_starts": (4, 0)}, "list_starts doesn't divide"),
+        ({}, {"probe_ranked": ((0, 0), 0)}, "probe_ranked"),
+        ({}, {"probe_ranked": ((0, 0), 11)}, "probe_ranked"),
+        ({}, {"centroid_scales": (0, np.nan)}, "centroid"),
+        ({}, {"probe_thresholds": ((0, 0), np.inf)}, "probe_thresholds"),
+        ({}, {"router_centre": None}, "router_centre|tensors"),
+    ],
+)
+@pytest.mark.parametrize("mmap", [False, True])
+def test_what_no_writer_makes(changes, arrays, message, mmap, tmp_path):
+    index = tqvec.Index(D)
+    index.add(clusters(300, 1))
+    index.partition(10)
+    index.save(tmp_path / "x.tqv")
+    tensors = take_apart(tmp_path / "x.tqv")[1]
+    forged = {name: None if change is None else changed(tensors[name], *change) for name, change in arrays.items()}
+    forge(tmp_path / "x.tqv", changes, forged)
+    with pytest.raises(FormatError, match=message):
+        tqvec.Index.load(tmp_path / "x.tqv", mmap=mmap)

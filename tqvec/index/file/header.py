@@ -259,7 +259,8 @@ def _check_lists(fields: dict[str, Any]) -> None:
     """Check the fields of a partition; ValueError, TypeError or KeyError for those that no writer makes."""
     integer(fields, "nlist", int(fields["version"] >= FIRST_WITH_LISTS), 2**31 - 1)
     ks, weight = fields["probe_ks"], fields["probe_weight"]
-    if not isinstance(ks, list) or any(type(k) is not int or k < 1 for k in ks) or ks != sorted(set(ks)):
+    numbers = isinstance(ks, list) and all(type(k) is int and k >= 1 for k in ks)
+    if not numbers or ks != sorted(set(ks)) or bool(ks) != bool(fields["nlist"]):
         raise ValueError(f"probe_ks is {reprlib.repr(ks)}")
     if type(weight) is not float or not 0 <= weight < 1:
         raise ValueError(f"probe_weight is {reprlib.repr(weight)}")

@@ -90,7 +90,8 @@ class Routing(NamedTuple):
             scores, lists = partition.router.rank(queries[pending], m, threads)
             found = np.full(pending.size, m)
             if self.nprobe is None:
-                found = np.maximum((scores[:, :1] - scores <= limits[:m]).sum(axis=1), min(least, m))
+                near = scores[:, :1] - scores[:, : limits.size] <= limits[:m]
+                found = np.maximum(near.sum(axis=1), min(least, m))
             done = (found < m) | (m == most)
             counts[pending[done]] = found[done]
             parts.append((pending[done], lists[done][np.arange(m) < found[done, None]]))

@@ -68,6 +68,9 @@ def check_lists(path: Path, arrays: Mapping[str, NDArray], ntotal: int) -> None:
     starts = arrays["list_starts"]
     if starts[0] != 0 or starts[-1] != ntotal or (np.diff(starts) < 0).any():
         raise FormatError(f"{path}: damaged: list_starts doesn't divide {ntotal} rows")
+    ranked = arrays["probe_ranked"]
+    if ranked.min() < 1 or ranked.max() >= starts.size:
+        raise FormatError(f"{path}: damaged: probe_ranked is not within 1 and {starts.size - 1}")
     finite = ("centroid_scales", "centroid_norms", "router_centre")
     if not all(np.isfinite(arrays[name]).all() for name in finite if name in arrays):
         raise FormatError(f"{path}: damaged: a centroid is not finite")
