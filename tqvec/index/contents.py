@@ -179,12 +179,12 @@ class Contents(Copied):
     def nbytes(self) -> IndexBytes:
         """Bytes of memory that the index holds: an int with its parts as attributes.
 
-        The parts are `codes`, `scales`, `ids`, `prefixes`, `rotation` and `spare`; ``nbytes.items()`` is a dictionary
-        of them. `mapped`, the bytes of a mapped file, is not in the sum. Memory that copies of an index share counts in
-        each of them.
+        The parts are `codes`, `scales`, `ids`, `prefixes`, `lists`, `rotation` and `spare`; ``nbytes.items()`` is a
+        dictionary of them. `mapped`, the bytes of a mapped file, is not in the sum. Memory that copies of an index
+        share counts in each of them.
         """
         with self._lock:
-            return count_bytes(self._core.store, self._core.codec)
+            return count_bytes(self._core.store, self._core.codec, self._core.partition)
 
     def add(
         self, x: ArrayLike, ids: ArrayLike | None = None, *, upsert: bool = False, threads: int | None = None

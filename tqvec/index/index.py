@@ -199,8 +199,8 @@ class Index(Saved):
         """Return the `k` best vectors for each query.
 
         Queries are rotated once and scored against the codes in integer arithmetic, with an error of about
-        1.5·10⁻⁵ ‖query‖‖vector‖. Results do not depend on the batch or the threads. Of equal scores the vector that was
-        added first comes first.
+        1.5·10⁻⁵ ‖query‖‖vector‖. Results do not depend on the batch or the threads. Of equal scores the one whose
+        vector is first in `ids` comes first.
 
         Parameters
         ----------
@@ -217,14 +217,15 @@ class Index(Saved):
             Return the standard errors of the scores too; see the "Error bars" page.
         confidence : float, optional
             Above 0 and below 1: return as many results as hold all of the true best `k` with this probability. All
-            queries return the same number of columns, m. Shorter lists are padded with id −1.
+            queries return the same number of columns, m. Shorter lists are padded with id −1. In a partitioned index
+            these are the best of the lists that were probed.
         rerank : (ntotal, d) array or callable, optional
             The vectors in the order of `ids`, or a function that returns those of ids (m,) int64, called for each
             query. The shortlist of `confidence`, by default 0.99, is ordered by exact scores, and the `k` best are
             returned. Only rows of the shortlist are read, so a memory map will do.
         nprobe : int, optional
             Number of lists of a partitioned index that each query probes. With all of them, or ``recall=1.0``, the
-            search is exhaustive. Where a filter leaves fewer than `k` vectors in the lists, more of them are probed.
+            search is exhaustive. So it is for a query whose lists hold fewer than `k` vectors that may be returned.
         recall : float, optional
             Above 0 and at most 1: each query probes so many lists that, on average, they hold this share of the results
             of an exhaustive search. Default: 0.95 for a partitioned index. Any other is searched exhaustively.

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from tqvec._present import ByteCount
 from tqvec.codec.turboquant import TurboQuant
+from tqvec.index.partition.partition import Partition
 from tqvec.index.store import Store
 
-_PARTS = ("codes", "scales", "ids", "prefixes", "rotation", "spare")
+_PARTS = ("codes", "scales", "ids", "prefixes", "lists", "rotation", "spare")
 
 
 class IndexBytes(ByteCount):
@@ -25,6 +26,8 @@ class IndexBytes(ByteCount):
         Ids that are not consecutive, and the table to find them.
     prefixes : int
         The copy of the first bits of codes that searches for few queries make.
+    lists : int
+        Centroids of a partitioned index, and where its lists begin.
     rotation : int
         Tables of the codec's rotation: a matrix if it is trained.
     spare : int
@@ -37,6 +40,7 @@ class IndexBytes(ByteCount):
     scales: int
     ids: int
     prefixes: int
+    lists: int
     rotation: int
     spare: int
     mapped: int
@@ -60,8 +64,8 @@ class IndexBytes(ByteCount):
         return super().to_dict() | {"mapped": self.mapped}
 
 
-def count_bytes(store: Store, codec: TurboQuant) -> IndexBytes:
-    """Count the memory of a store and the rotation of its codec; each piece of memory once, whoever shares it."""
+def count_bytes(store: Store, codec: TurboQuant, partition: Partition | None) -> IndexBytes:
+    """Count the memory of a store, its partition and the rotation of its codec; each piece once, whoever shares it."""
     blocks = store.blocks
     owners = {id(owner): owner for block in blocks for owner in map(_owner, block.arrays())}.values()
     held = [block for block in blocks if not isinstance(_owner(block.rows["codes"]), mmap.mmap)]
@@ -77,6 +81,7 @@ def count_bytes(store: Store, codec: TurboQuant) -> IndexBytes:
         mapped=sum(len(owner) for owner in owners if isinstance(owner, mmap.mmap)),
         **parts,
         prefixes=sum(block.prefixes.nbytes for block in blocks),
+        lists=(0 if partition is None else partition.nbytes) + sum(block.starts.nbytes for block in blocks),
         rotation=sum(table.nbytes for table in codec.transform.tables),
         spare=spare,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,11 @@ from tqvec.codec.tables.batch import ByteLevels, prefix_space, prefix_tables, pr
 from tqvec.codec.tables.staged import prefix_counts, prefix_planes, stage_tables
 from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
-from tqvec.index.blocks import ALL, Block, intersect, pack_mask
+from tqvec.index.blocks import Block, intersect
 from tqvec.index.choice import Search, Work, choose_search
 from tqvec.index.metrics import Metric
 from tqvec.index.prefixes import PrefixBlocks
+from tqvec.index.probes import Probes, list_mask
 from tqvec.kernels import plain
 from tqvec.kernels.arguments import ProbedLists, RowRange, Rows
 from tqvec.kernels.background import ROWS, ready
@@ -46,25 +47,6 @@ _NO_BIAS = np.zeros(0, np.float32)
 
 Heaps = tuple[Floats, Ids]
 LastTable: TypeAlias = "tuple[tuple[Sequence[Block], Sequence[Words], bool, bool], BlockTable]"
-
-
-class Probes(NamedTuple):
-    """The lists that each query of a batch probes.
-
-    Attributes
-    ----------
-    first : (nq + 1,) int64
-        Query q probes ``lists[first[q] : first[q + 1]]``.
-    lists : (first[-1],) int32
-        Distinct for each query, the nearest first.
-    """
-
-    first: Ids
-    lists: NDArray[np.int32]
-
-    def of(self, query: int) -> NDArray[np.int32]:
-        """Return the lists of one query."""
-        return self.lists[self.first[query] : self.first[query + 1]]
 
 
 class Scanner:
@@ -204,7 +186,7 @@ class Scanner:
         heaps = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
         for q in range(len(queries)):
             lists = probes.of(q)
-            masks = [intersect(mask, _list_mask(block, lists)) for block, mask in zip(blocks, allowed, strict=True)]
+            masks = [intersect(mask, list_mask(block, lists)) for block, mask in zip(blocks, allowed, strict=True)]
             counts = [block.count(mask) for block, mask in zip(blocks, masks, strict=True)]
             n = min(k, sum(counts))
             if n:
@@ -377,16 +359,6 @@ class BlockTable:
             )
             base += block.n
         self.fields, self.n = np.array(fields, np.int64).reshape(-1, BLOCK_FIELDS), base
-
-
-def _list_mask(block: Block, lists: NDArray[np.int32]) -> Words:
-    """Return the bits of the rows of some lists in a block; of all rows if it is not sorted."""
-    if block.starts.size == 0:
-        return ALL
-    inside = np.zeros(block.n, np.bool_)
-    for one in lists:
-        inside[block.starts[one] : block.starts[one + 1]] = True
-    return pack_mask(inside)
 
 
 def _address(array: NDArray) -> int:

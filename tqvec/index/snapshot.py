@@ -161,24 +161,19 @@ class Snapshot:
         return self.scanner.search(self.blocks, self.allowed, self.ntotal, shifted, k, self.threads)
 
     def _scan_lists(self, shifted: Floats, k: int, queries: Floats) -> tuple[Floats, Ids]:
-        """Scan lists until there are `k` results for each query; or all rows, where that takes less time."""
+        """Scan lists, or all rows: where that takes less time, and where the lists of a query have fewer than `k`."""
         if self.routing is None:
             return self._scan_all(shifted, k)
         probes = self.routing.probes(queries, k, self.threads)
-        nlist = self.routing.partition.nlist
-        share = probes.lists.size / (nlist * len(queries))
-        if share > _MOST_PROBED or _ALONE * self.ntotal < share * sum(block.n for block in self.blocks):
-            return self._scan_all(shifted, k)
-        scores, rows = self.scanner.search_lists(self.blocks, self.allowed, shifted, k, probes, self.threads)
-        few = np.flatnonzero(rows[:, -1] < 0)
-        least = 2 * int(np.diff(probes.first).max())
-        while few.size and least < nlist:
-            probes = self.routing.probes(queries[few], k, self.threads, least)
-            args = self.blocks, self.allowed, shifted[few], k, probes, self.threads
+        share = np.diff(probes.first) / self.routing.partition.nlist
+        few = (share <= _MOST_PROBED) & (share * sum(block.n for block in self.blocks) <= _ALONE * self.ntotal)
+        scores, rows = np.empty((len(queries), k), np.float32), np.full((len(queries), k), -1, np.int64)
+        if few.any():
+            args = self.blocks, self.allowed, shifted[few], k, probes.some(few), self.threads
             scores[few], rows[few] = self.scanner.search_lists(*args)
-            few, least = few[rows[few, -1] < 0], 2 * least
-        if few.size:
-            scores[few], rows[few] = self._scan_all(shifted[few], k)
+        rest = rows[:, -1] < 0
+        if rest.any():
+            scores[rest], rows[rest] = self._scan_all(shifted[rest], k)
         return scores, rows
 
     def within(self, queries: Floats, radius: float) -> list[tuple[Floats, Ids]]:

@@ -118,6 +118,29 @@ def test_more_lists_are_probed_until_there_are_enough_results():
     assert all(sorted(row) == list(range(3000)) for row in ids.tolist())
 
 
+@pytest.mark.parametrize("recall", [0.5, 0.9, 0.98])
+def test_results_do_not_depend_on_the_batch(recall):
+    """Though some queries scan lists and others all rows; of vectors that have no clusters."""
+    index, queries = tqvec.Index(32), normal(60, 32, 2)
+    index.add(normal(4000, 32, 1))
+    index.partition(60)
+    scores, ids = index.search(queries, k=10, recall=recall)
+    for q in range(60):
+        one = index.search(queries[q], k=10, recall=recall)
+        assert np.array_equal(one[0][0], scores[q])
+        assert np.array_equal(one[1][0], ids[q])
+
+
+def test_bytes_are_counted():
+    index = make_index(n=3000)
+    before = index.nbytes
+    index.partition(30)
+    index.search(clusters(3, 2), nprobe=3)
+    assert before.lists == 0
+    assert index.nbytes.lists > 30 * (D + 4) + 8 * 31
+    assert sum(index.nbytes.items().values()) == index.nbytes
+
+
 def test_recall_is_kept():
     """Of queries that are not rows; each with lists of its own number."""
     index = tqvec.Index(D, metric="cosine")

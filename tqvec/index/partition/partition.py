@@ -13,8 +13,8 @@ from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.index.partition.probing import Probing
 from tqvec.index.partition.router import Router
+from tqvec.index.probes import Probes
 from tqvec.index.rows import Rows
-from tqvec.index.scanner import Probes
 
 _RANKED = 64  # lists of a query at first
 _NO_LIMITS = np.zeros(0, np.float32)
@@ -46,7 +46,7 @@ class Partition:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of centroids and of what searches by them need."""
+        """Bytes of the centroids, as codes and as what queries and vectors are compared with, and of the rule."""
         return self.router.nbytes + self.probing.thresholds.nbytes + self.probing.ranked.nbytes
 
     def lists_of(self, rows: Rows, threads: int | None = None) -> NDArray[np.int32]:
@@ -79,19 +79,18 @@ class Routing(NamedTuple):
     nprobe: int | None
     recall: float
 
-    def probes(self, queries: Floats, k: int, threads: int, least: int = 1) -> Probes:
-        """Return the lists that queries probe for `k` results, at least so many for each; see `Probes`."""
+    def probes(self, queries: Floats, k: int, threads: int) -> Probes:
+        """Return the lists that queries probe for `k` results; see `Probes`."""
         partition = self.partition
         limits = _NO_LIMITS if self.nprobe is not None else partition.limits(k, self.recall)
-        most = min(max(self.nprobe or limits.size, least), partition.nlist)
-        m = most if self.nprobe is not None else min(most, max(least, _RANKED))
+        most = min(self.nprobe or limits.size, partition.nlist)
+        m = most if self.nprobe is not None else min(most, _RANKED)
         parts, counts, pending = [], np.zeros(len(queries), np.int64), np.arange(len(queries))
         while pending.size:  # few queries need many lists, and to rank these takes longer than to search them
             scores, lists = partition.router.rank(queries[pending], m, threads)
             found = np.full(pending.size, m)
             if self.nprobe is None:
-                near = scores[:, :1] - scores[:, : limits.size] <= limits[:m]
-                found = np.maximum(near.sum(axis=1), min(least, m))
+                found = np.maximum((scores[:, :1] - scores <= limits[:m]).sum(axis=1), 1)
             done = (found < m) | (m == most)
             counts[pending[done]] = found[done]
             parts.append((pending[done], lists[done][np.arange(m) < found[done, None]]))

@@ -152,8 +152,11 @@ class Router(Fixed):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the codes, scales, squared lengths and the centre."""
-        return sum(array.nbytes for array in self.rows.values()) + self.centre.nbytes
+        """Bytes of the codes, scales, squared lengths and the centre, and of what has been made of them."""
+        made = [array for array in vars(self).get("_groups", ()) if isinstance(array, np.ndarray)]
+        made += [part.integers for part in vars(self).get("_groups", ()) if isinstance(part, Targets)]
+        made += [vars(self)["_tiles"]] if "_tiles" in vars(self) else []
+        return sum(array.nbytes for array in [*self.rows.values(), self.centre, *made])
 
     @property
     def centroids(self) -> Floats:
