@@ -10,6 +10,7 @@ _PURPOSES = {
     "diagnosis: rows": 0x64696167,
     "diagnosis: causes": 0x6C696D69,
     "diagnosis: error correlation": 0x63726F77,
+    "diagnosis: lists": 0x6E656172,
     "diagnosis: recall": 0x64726177,
     "partition: rows": 0x6C697374,
     "partition: queries": 0x70726F62,

@@ -345,7 +345,8 @@ class Index(Saved):
 
         Recall is measured if the `sample` is the stored vectors, or none are stored. Otherwise it is estimated from the
         codes, by the standard errors of scores and their gaps; a sample of other vectors then corrects the estimate.
-        The index doesn't change.
+        It is the recall of an exhaustive search; what the lists of a partitioned index cost is told beside it. The
+        index doesn't change.
 
         Parameters
         ----------
@@ -373,4 +374,4 @@ class Index(Saved):
         k = _validate.integer(k, "k", 1, 2**31 - 1)
         rows = None if sample is None else Vectors(sample, self._core.codec.d, "sample")
         own = None if queries is None else _validate.vectors(queries, self._core.codec.d, "queries")
-        return diagnose(self._snapshot(threads=threads), rows, own, k)
+        return diagnose(self._snapshot(threads=threads, probe=self._probe(None, None)), rows, own, k)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqvec import _validate
 from tqvec._config import num_threads
 from tqvec._random import generator
-from tqvec._types import Flags, Floats, Ids
+from tqvec._types import Doubles, Flags, Floats, Ids
 from tqvec._vectors import Vectors
 from tqvec.errors import InputError
 from tqvec.index.blocks import ALL
@@ -40,6 +40,20 @@ class Partitioned(Contents):
         """Number of lists; None for an index that is not partitioned."""
         partition = self._core.partition
         return None if partition is None else partition.nlist
+
+    @property
+    def imbalance(self) -> float | None:
+        """Mean size of a vector's own list over the mean size of all lists; None for an index that is not partitioned.
+
+        1 for equal lists; the time of a search grows with it. Where vectors that were added make it twice what it was
+        after `partition`, centroids have become those of other data: partition again. Vectors that are not sorted yet
+        don't count.
+        """
+        core = self._core
+        if core.partition is None:
+            return None
+        sizes = _list_sizes(core.store.blocks, core.partition.nlist)
+        return float(np.square(sizes).sum() * sizes.size / max(1.0, sizes.sum()) ** 2)
 
     def partition(
         self,
@@ -140,7 +154,7 @@ class Partitioned(Contents):
             queries = queries[np.sort(rng.permutation(len(queries))[:_QUERIES])]
             rows = snapshot.best(queries, k)[1]
         scores, lists = partition.router.rank(queries, min(partition.nlist, _MOST_RANKED), threads)
-        sizes = np.sum([np.diff(block.starts) for block in blocks], axis=0)
+        sizes = _list_sizes(blocks, partition.nlist).astype(np.int32)
         return calibrate(scores, lists, _lists_at(blocks, rows), sizes, k_min)
 
     def _probe(self, nprobe: int | None, recall: float | None) -> Probe | None:
@@ -177,6 +191,15 @@ def _without_first(own: Flags) -> Flags:
     """Columns to keep of each row: without the one that is its own, or the last."""
     own[~own.any(axis=1), -1] = True
     return ~own
+
+
+def _list_sizes(blocks: Blocks, nlist: int) -> Doubles:
+    """Number of rows of each list, in all blocks that are sorted."""
+    sizes = np.zeros(nlist)
+    for block in blocks:
+        if block.starts.size:
+            sizes += np.diff(block.starts)
+    return sizes
 
 
 def _lists_at(blocks: Blocks, rows: Ids) -> NDArray[np.int32]:

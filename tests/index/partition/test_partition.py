@@ -131,6 +131,34 @@ def test_results_do_not_depend_on_the_batch(recall):
         assert np.array_equal(one[1][0], ids[q])
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_a_diagnosis_tells_what_lists_cost(given):
+    index, queries = make_index(n=3000), clusters(200, 2)
+    options = {"queries": queries} if given else {}
+    before = index.diagnose(**options)
+    assert [cause.name for cause in before.causes if cause.name == "lists"] == []
+    index.partition(60)
+    after = index.diagnose(**options)
+    lists = after.causes[-1]
+    assert lists.name == "lists"
+    assert 0 < lists.cost < 0.15
+    assert "recall=0.95" in lists.text
+    assert after.recall == pytest.approx(before.recall, abs=0.05)
+
+
+def test_imbalance_grows_where_vectors_come_from_elsewhere():
+    index = make_index(n=3000)
+    assert index.imbalance is None
+    index.partition(30)
+    sizes = np.bincount(lists_of(index), minlength=30)
+    assert index.imbalance == pytest.approx(np.square(sizes).sum() * 30 / 3000**2)
+    before = index.imbalance
+    index.add(np.ones((5000, D)) + 0.01 * normal(5000, D, 5))
+    assert index.imbalance > 2 * before
+    index.partition(30)
+    assert index.imbalance < 2 * before
+
+
 def test_bytes_are_counted():
     index = make_index(n=3000)
     before = index.nbytes

@@ -28,7 +28,7 @@ class Cause(NamedTuple):
     Attributes
     ----------
     name : str
-        "near-ties", "dimension", "lengths", "anisotropy" or "duplicates".
+        "near-ties", "dimension", "lengths", "anisotropy", "duplicates" or, of a partitioned index, "lists".
     cost : float
         Recall that would be gained without it; 0 if unknown.
     text : str

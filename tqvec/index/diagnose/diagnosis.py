@@ -5,6 +5,7 @@ See the "Diagnose" page for derivations and measurements.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
 from tqvec.index.diagnose.candidates import Candidates, candidates_of_queries, candidates_of_rows
 from tqvec.index.diagnose.causes import Cause, Predict, find_causes
+from tqvec.index.diagnose.lists import cost_of_lists
 from tqvec.index.diagnose.posterior import Posterior
 from tqvec.index.diagnose.recall import Recall, estimate_recall, measure_recall, shift_logit, simulate_recall
 from tqvec.index.errors.standard_errors import expected_error
@@ -89,7 +91,7 @@ class Diagnosis(Presented, _DiagnosisFields):
     method : str
         How recall was measured or estimated, in words.
     causes : tuple of Cause
-        Causes of lost recall, the most costly first.
+        Causes of lost recall, the most costly first, and what lists cost a search that does not scan all of them.
     alternatives : tuple of Alternative
         The present index, then others by bytes per vector.
     shortlist : int or None
@@ -180,7 +182,7 @@ def diagnose(snapshot: Snapshot, sample: Vectors | None, queries: Floats | None,
     Parameters
     ----------
     snapshot : Snapshot
-        All rows of the index.
+        All rows of the index. Recall is that of an exhaustive search; its routing is compared with that.
     sample : Vectors or None
     queries : (nq, d) float32 or None
         Checked.
@@ -192,6 +194,7 @@ def diagnose(snapshot: Snapshot, sample: Vectors | None, queries: Floats | None,
         As `Index.diagnose` says.
     """
     _check(snapshot, sample, queries)
+    routed, snapshot = snapshot, replace(snapshot, routing=None)
     rng = generator(snapshot.codec.seed, "diagnosis: rows")
     if queries is not None:
         queries = queries[_draw(queries.shape[0], _QUERIES, rng)]
@@ -211,6 +214,7 @@ def diagnose(snapshot: Snapshot, sample: Vectors | None, queries: Floats | None,
         estimate = _widen(estimate, snapshot, recall, sample)
     training = _try_training(snapshot, sample, queries)
     predict = _predictor(recall.posterior, k, snapshot.codec.seed, estimate.recall)
+    lists = cost_of_lists(routed, queries, k) if routed.ntotal else None
     margin, nq = 1.96 * float(np.sqrt(estimate.variance)), recall.by_query.size
     return Diagnosis(
         recall=estimate.recall,
@@ -219,7 +223,7 @@ def diagnose(snapshot: Snapshot, sample: Vectors | None, queries: Floats | None,
         ntotal=snapshot.ntotal,
         queries=nq,
         method=f"{estimate.method}; {nq:,} " + ("of them as queries" if queries is None else "queries"),
-        causes=find_causes(snapshot, recall, sample, training, predict, k),
+        causes=(*find_causes(snapshot, recall, sample, training, predict, k), *([] if lists is None else [lists])),
         alternatives=_alternatives(snapshot, estimate.recall, training, predict),
         shortlist=recall.shortlist(_KEPT),
         gaps=recall.gaps.astype(np.float32),
