@@ -91,6 +91,8 @@ class Partitioned(Contents):
         d, workers = self._core.codec.d, num_threads(threads)
         given = None if sample is None else Vectors(sample, d, "sample")
         asked = None if queries is None else _validate.vectors(queries, d, "queries")
+        if asked is not None and len(asked) == 0:
+            raise InputError("queries must have at least one row, or be None")
         with self._lock:
             core = self._core
             n = max(self.ntotal, 0 if given is None else len(given))

@@ -17,6 +17,7 @@ from tqvec.index.probes import Probes
 from tqvec.index.rows import Rows
 
 _RANKED = 64  # lists of a query at first
+_KEPT = 64  # pairs of k and recall whose limits are kept
 _NO_LIMITS = np.zeros(0, np.float32)
 
 
@@ -57,11 +58,15 @@ class Partition:
     def limits(self, k: int, recall: float) -> Floats:
         """Return the largest gap of score to the best list with which a query probes its list of each rank, (m,).
 
-        They depend on nothing else, and so they are kept.
+        They depend on nothing else, and so some of them are kept.
         """
-        if (k, recall) not in self._limits:
-            self._limits[k, recall] = self.probing.limits(self.probing.most(k, recall), k, recall)
-        return self._limits[k, recall]
+        limits = self._limits.get((k, recall))
+        if limits is None:
+            limits = self.probing.limits(self.probing.most(k, recall), k, recall)
+            if len(self._limits) >= _KEPT:
+                self._limits.clear()
+            self._limits[k, recall] = limits
+        return limits
 
 
 class Routing(NamedTuple):
