@@ -66,9 +66,7 @@ class Contents(Copied):
         self._seen: Seen = {}
         self._selector: Selector | None = None  # of the last filter, which often comes again
         self._is_far = False  # from the origin, as a warning said
-        self._last: tuple[Snapshot, _Core, Probe | None] | None = (
-            None  # of all rows, for the next search, unless they change before
-        )
+        self._last: _Last | None = None  # for the next search, unless the rows change before
         self._core = self._empty(codec)
 
     def _empty(self, codec: TurboQuant, partition: Partition | None = None) -> _Core:
@@ -346,13 +344,9 @@ class Contents(Copied):
         """
         count, last = num_threads(threads), self._last
         if filter is None and last is not None:
-            snapshot, core, given = last
-            if (
-                core is self._core
-                and snapshot.blocks is core.store.blocks
-                and (snapshot.threads, given) == (count, probe)
-            ):
-                return snapshot
+            kept, core, given = last
+            if core is self._core and kept.blocks is core.store.blocks and (kept.threads, given) == (count, probe):
+                return kept
         selector = None if filter is None else as_selector(filter, self._selector)
         if selector is not None:
             self._selector = selector

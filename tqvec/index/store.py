@@ -282,9 +282,7 @@ class Store:
         if self._lists is None or first < 0 or self.blocks[first].n < self._block_rows // _UNSORTED:
             return
         n = self.blocks[first].n
-        while (
-            first and self.blocks[first - 1].n < 2 * n and self.blocks[first - 1].n < _SORTED_BLOCK * self._block_rows
-        ):
+        while first and self.blocks[first - 1].n < min(2 * n, _SORTED_BLOCK * self._block_rows):
             first -= 1
             n += self.blocks[first].n
         self.rearrange(threads, first)

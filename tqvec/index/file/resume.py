@@ -70,17 +70,21 @@ class Journal:
             return None
         path = self._notes.target
         try:
-            notes = json.loads(path.read_bytes())
-            if notes["request"] != self._request:
-                return None
-            header = parse_fields(path, notes["header"])
+            header, rows = self._noted()
             codec = codec_of(path, header, read_calibration(self._file, header))
             first = None if "ids" in header.crc32 else header.first_id
             writer = Writer(self._output, codec, header.metric, header.ntotal, first, header.next_id, file=self._file)
-            writer.resume(notes["rows"], header)
+            writer.resume(rows, header)
         except (OSError, ValueError, KeyError, TypeError):  # a FormatError is a ValueError
             return None
         return writer
+
+    def _noted(self) -> tuple[Header, int]:
+        """Header and rows of the last note; OSError, ValueError, KeyError or TypeError where this request has none."""
+        notes = json.loads(self._notes.target.read_bytes())
+        if notes["request"] != self._request:
+            raise ValueError("the note is of another request")
+        return parse_fields(self._notes.target, notes["header"]), notes["rows"]
 
     def start(
         self, codec: TurboQuant, metric: str, n: int, first_id: int | None = 0, next_id: int | None = None
@@ -113,12 +117,8 @@ class Journal:
         """Return the header of the file if `complete` was called for this request and the file is as it was then."""
         if self._file is None:
             return None
-        path = self._notes.target
         try:
-            notes = json.loads(path.read_bytes())
-            if notes["request"] != self._request:
-                return None
-            header = parse_fields(path, notes["header"])
+            header, _ = self._noted()
             head = header.head()
             with self._output.target.open("rb") as file:
                 return header if file.read(len(head)) == head else None
