@@ -201,6 +201,12 @@ def instance(value: object, name: str, kind: type[Kind]) -> Kind:
     return value
 
 
+def function(value: object, name: str) -> None:
+    """Check that something optional can be called."""
+    if value is not None and not callable(value):
+        raise InputError(f"{name} must be a function, or None, got {value!r}")
+
+
 def entries(value: object, name: str) -> list[Any]:
     """Return the entries of a list, or of anything else that has some."""
     try:

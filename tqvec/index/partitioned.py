@@ -86,10 +86,11 @@ class Partitioned(Contents):
         Raises
         ------
         InputError
-            There are neither vectors nor a sample, or fewer than `nlist`; bad vectors.
+            There are neither vectors nor a sample, or fewer than `nlist`; bad vectors; `progress` can't be called.
         """
         d, workers = self._core.codec.d, num_threads(threads)
         given = None if sample is None else Vectors(sample, d, "sample")
+        _validate.function(progress, "progress")
         asked = None if queries is None else _validate.vectors(queries, d, "queries")
         if asked is not None and len(asked) == 0:
             raise InputError("queries must have at least one row, or be None")

@@ -68,9 +68,8 @@ def _code_of_zero(p: Profile) -> str:
     if p.codebook == "trellis":
         return "the path that the ties of format.md section 7 choose"
     side = "lower" if p.ties == "down" else "upper"
-    if p.codebook == "trapezoid":  # rounding leaves some 1e-17 of the middle threshold
-        return "the lower of the two middle codes where the middle threshold is above 0, else the upper"
-    return f"the {side} of the two middle codes"
+    middle = f"the {side} of the two middle codes"
+    return middle + " (vLLM's middle threshold may miss 0 by a rounding error)" if p.codebook == "trapezoid" else middle
 
 
 def iter_fields(p: Profile) -> Iterator[Field]:

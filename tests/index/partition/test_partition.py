@@ -312,6 +312,7 @@ def test_few_bits_of_a_map_are_read(tmp_path):
         (lambda index: index.partition(100), "nlist must be at most the 50"),
         (lambda index: index.partition(5, np.ones((7, 3))), "sample"),
         (lambda index: index.partition(5, queries=np.ones((0, D))), "queries must have at least one row"),
+        (lambda index: index.partition(5, progress=3), "progress must be a function, or None, got 3"),
         (lambda index: tqvec.Index(D).partition(5), "needs a sample"),
     ],
 )

@@ -186,7 +186,7 @@ def measure_retrieval(
     ------
     InputError
         `rhos` don't rise from 0 to 1, or float32 does not cross one half among them; a policy codes no token, or has
-        widths for several layers or heads; or a number is out of its range.
+        widths for several layers or heads; a number is out of its range; or `progress` can't be called.
     """
     _validate.instance(haystack, "haystack", Haystack)
     for name, low in (("n", 1), ("d", 2), ("trials", 2), ("duplicates", 0)):
@@ -201,6 +201,7 @@ def measure_retrieval(
     rhos = tuple(_validate.number(rho, f"rhos[{i}]") for i, rho in enumerate(_validate.entries(rhos, "rhos")))
     if not rhos or list(rhos) != sorted(set(rhos)) or not 0 <= rhos[0] < rhos[-1] <= 1:
         raise InputError(f"rhos must rise, from 0 or more to at most 1, got {rhos}")
+    _validate.function(progress, "progress")
     rng = generator(seed, "needle: tokens")
     needles, queries = _draw_queries(haystack, rhos, rng)
     near = np.concatenate([needles[:, None], _draw_duplicates(needles, haystack, rng)], axis=1)

@@ -118,8 +118,7 @@ def simulate(
         raise InputError(f"block must be a multiple of the policy's chunk, {rules.chunk}; got {server.block}")
     if not any(group.kind.kv_heads for group in groups):
         raise InputError(f"model {shape.name} has no layer with keys and values")
-    if progress is not None and not callable(progress):
-        raise InputError(f"progress must be a function, got {progress!r}")
+    _validate.function(progress, "progress")
     if tensors is None:
         kind = next(group.kind for group in groups if group.kind.kv_heads)
         tensors = [synthesize_layer(kind.head_dim)]
