@@ -24,6 +24,10 @@ class ForkLock:
         self._lock = threading.RLock()
         _locks.add(self)
 
+    def __reduce__(self) -> tuple[type[ForkLock], tuple[()]]:
+        """Make copies and pickles of what has a lock have a free one of their own."""
+        return ForkLock, ()
+
     def acquire(self, blocking: bool = True) -> bool:
         """Take the lock, and return whether it was taken; without `blocking` only if it is free."""
         return self._lock.acquire(blocking)

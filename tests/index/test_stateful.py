@@ -229,4 +229,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestIndex = pytest.mark.slow(Machine.TestCase)
-TestIndex.settings = settings(max_examples=100, stateful_step_count=40)
+TestIndex.settings = settings(max_examples=40, stateful_step_count=40)

@@ -124,4 +124,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestCache = pytest.mark.slow(Machine.TestCase)
-TestCache.settings = settings(max_examples=60, stateful_step_count=25)
+TestCache.settings = settings(max_examples=40, stateful_step_count=25)

@@ -1,5 +1,8 @@
 """A partitioned index returns what the flat one does, from the lists that a query probes."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from strategies import normal
@@ -277,6 +280,20 @@ def test_own_ids_stay_in_a_merge():
     assert sorted(one.ids.tolist()) == [*range(500), *range(600, 1100)]
     with pytest.raises(InputError, match="both indexes have id"):
         one.merge_from(two)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda index: pickle.loads(pickle.dumps(index))])
+def test_copies_and_pickles_keep_the_partition(duplicate):
+    index = make_index("l2")
+    index.partition(20)
+    queries = clusters(5, 2)
+    expected = index.search(queries, recall=0.9)
+    again = duplicate(index)
+    assert again.nlist == 20
+    for one, other in zip(again.search(queries, recall=0.9), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    again.add(clusters(10, 3))
+    assert (again.ntotal, index.ntotal) == (3010, 3000)
 
 
 def test_training_keeps_the_partition():

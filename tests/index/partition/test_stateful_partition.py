@@ -61,4 +61,4 @@ class Machine(flat.Machine):
 
 
 TestPartitioned = pytest.mark.slow(Machine.TestCase)
-TestPartitioned.settings = settings(max_examples=60, stateful_step_count=30)
+TestPartitioned.settings = settings(max_examples=40, stateful_step_count=30)
