@@ -83,9 +83,7 @@ def contents(collection):
     """Records by id, after everything about them agreed."""
     records = collection.get(include=("documents", "metadatas", "vectors"))
     found = {}
-    for key, text, metadata, x in zip(
-        records.ids, records.documents, records.metadatas, records.vectors, strict=True
-    ):
+    for key, text, metadata, x in zip(records.ids, records.documents, records.metadatas, records.vectors, strict=True):
         version = metadata["version"]
         assert text == f"word{version % 7}", (key, text)
         np.testing.assert_array_equal(x, vector(int(key), version))

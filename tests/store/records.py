@@ -6,7 +6,7 @@ import strategies as sts
 import tqvec
 
 D = 16
-WORDS = "alpha beta gamma delta epsilon zeta".split()
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
 
 
 def vectors(n, seed):

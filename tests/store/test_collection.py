@@ -9,14 +9,14 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from store.records import D, WORDS, fill, flat, vectors
+from store.records import WORDS, D, fill, flat, vectors
 
 import tqvec
 from tqvec.errors import InputError, LossWarning
 from tqvec.store import change
 
 
-@pytest.fixture()
+@pytest.fixture
 def chunks(tmp_path):
     with tqvec.Collection(tmp_path / "chunks", d=D, keep="float32", indexed=["year"]) as collection:
         fill(collection, 60)
@@ -135,16 +135,12 @@ def test_texts_become_vectors(tmp_path):
         assert collection.search("ccc", k=1)[0].ids == ["a"]
         with pytest.raises(InputError, match="ids row 1 have no vector and no document"):
             collection.upsert(ids=["c", "d"], documents=["x", None])
-    with tqvec.Collection(tmp_path / "c") as collection:
-        with pytest.raises(InputError, match="open the collection with embed="):
-            collection.search("aaa")
-    with pytest.raises(InputError, match="has embedding='embed', not 'other'"):
-
-        def other(texts):
-            return embed(texts)
-
-        other.__qualname__ = "other"
-        tqvec.Collection(tmp_path / "c", embed=other)
+    without = tqvec.Collection(tmp_path / "c")
+    with pytest.raises(InputError, match="open the collection with embed="):
+        without.search("aaa")
+    without.close()
+    with pytest.raises(InputError, match="has embedding='embed', not 'fill'"):
+        tqvec.Collection(tmp_path / "c", embed=fill)
 
 
 def test_updates(chunks):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from store.records import D, WORDS, flat, vectors
+from store.records import WORDS, D, flat, vectors
 
 import tqvec
 from tqvec.store import change, maintained

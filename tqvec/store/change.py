@@ -15,7 +15,7 @@ from tqvec._types import Floats, Ids
 from tqvec.index.index import Index
 from tqvec.store.catalog import read_setting, write_setting
 from tqvec.store.records import Batch
-from tqvec.store.segments import Segment, delete_files, index_path, numbers_of_files, write_segment
+from tqvec.store.segments import Segment, delete_files, delete_others, index_path, write_segment
 from tqvec.store.settings import Settings
 from tqvec.store.state import State, read_entries, read_rows, read_tail
 
@@ -72,7 +72,7 @@ class Change:
     def sweep(self) -> None:
         """Delete files that a killed writer left behind."""
         needed = {entry.number for entry in read_entries(self.connection)} | {self.state.codec}
-        delete_files(self._folder, numbers_of_files(self._folder) - needed)
+        delete_others(self._folder, needed)
 
     def find(self, ids: Sequence[str]) -> dict[str, int]:
         """Return the rows of ids, as far as they are there."""

@@ -12,7 +12,7 @@ import numpy as np
 from tqvec._types import Floats, Ids
 from tqvec.store.hits import Hits
 from tqvec.store.ranking import Ranking
-from tqvec.store.state import State, read_tail
+from tqvec.store.state import State
 
 
 def fetch(connection: sqlite3.Connection, state: State, rows: Ids, include: Sequence[str]) -> Hits:
@@ -65,6 +65,5 @@ def vectors_of(connection: sqlite3.Connection, state: State, rows: Ids) -> Float
             vectors[mine] = segment.index.reconstruct(rows[mine]) if originals is None else originals.of(rows[mine])
             left &= ~mine
     if left.any():
-        known, tail = read_tail(connection, state.empty.d)
-        vectors[left] = tail[np.searchsorted(known, rows[left])]
+        vectors[left] = state.originals_of_tail(connection, rows[left])
     return vectors

@@ -121,6 +121,13 @@ def write_originals(path: Path, n: int, d: int, kept: Kept, parts: Iterable[tupl
     return Originals(path, kept).checksum()
 
 
+def as_kept(vectors: Floats, kept: Kept) -> Floats:
+    """Return vectors as they are read from a file of originals."""
+    arrays = _converted(np.zeros(0, np.int64), vectors, kept)
+    values: Floats = arrays["vectors"].astype(np.float32)
+    return values * arrays["scale"][:, None] if kept == "int8" else values
+
+
 def _converted(rows: Ids, vectors: Floats, kept: Kept) -> dict[str, NDArray]:
     if kept == "float32":
         return {"rows": rows, "vectors": vectors}

@@ -6,6 +6,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from tqvec._types import Floats, Ids
 from tqvec.exact import normalize
 from tqvec.index.index import Index
 from tqvec.store.filters import AllowedRows
-from tqvec.store.state import State, read_tail
+from tqvec.store.state import State
 from tqvec.store.where import Condition
 
 _SMOOTHING = 60  # of reciprocal ranks, as Cormack, Clarke and Büttcher have it (SIGIR 2009)
@@ -91,16 +92,8 @@ def _iter_parts(
                 (segment.index, segment.entry.first, segment.entry.last, None if originals is None else originals.of)
             )
     if state.tail.ntotal:
-        parts.append((state.tail, 0, 2**62, _reader_of_tail(connection, state.tail.d)))
+        parts.append((state.tail, 0, 2**62, partial(state.originals_of_tail, connection)))
     return parts
-
-
-def _reader_of_tail(connection: sqlite3.Connection, d: int) -> Callable[[Ids], Floats]:
-    def vectors_of(rows: Ids) -> Floats:
-        known, vectors = read_tail(connection, d)
-        return vectors[np.searchsorted(known, rows)]
-
-    return vectors_of
 
 
 def _merge(scores: Sequence[Floats], rows: Sequence[Ids], k: int, smaller: bool) -> Ranking:

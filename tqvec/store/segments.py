@@ -145,10 +145,13 @@ def write_segment(
     return Entry(number, rows.size, int(rows.min()), int(rows.max()), digest_of(path), checksum)
 
 
-def numbers_of_files(folder: Path) -> set[int]:
-    """Return the numbers of all segments whose files are there."""
-    names = (path.name.split(".")[0] for path in (folder / FOLDER).iterdir())
-    return {int(name) for name in names if name.isdigit()}
+def delete_others(folder: Path, numbers: Iterable[int]) -> None:
+    """Delete all files but those of some segments: what killed writers left behind."""
+    needed = {path for number in numbers for path in (index_path(folder, number), originals_path(folder, number))}
+    for path in (folder / FOLDER).iterdir():
+        if path not in needed:
+            with suppress(OSError):
+                path.unlink()
 
 
 def delete_files(folder: Path, numbers: Iterable[int]) -> None:

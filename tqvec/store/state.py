@@ -11,7 +11,7 @@ import numpy as np
 from tqvec._types import Floats, Ids
 from tqvec.index.index import Index
 from tqvec.store.catalog import read_setting
-from tqvec.store.originals import Kept
+from tqvec.store.originals import Kept, as_kept
 from tqvec.store.segments import Entry, Segment, index_path
 
 
@@ -30,6 +30,8 @@ class State(NamedTuple):
         In the order of their rows.
     tail : Index
         The last vectors, whose codes are in memory alone.
+    kept : {"float32", "float16", "int8"} or None
+        Type of the originals.
     """
 
     generation: int
@@ -37,6 +39,14 @@ class State(NamedTuple):
     empty: Index
     segments: tuple[Segment, ...]
     tail: Index
+    kept: Kept | None
+
+    def originals_of_tail(self, connection: sqlite3.Connection, rows: Ids) -> Floats:
+        """Return vectors of the tail as they will be when they are in a segment."""
+        if self.kept is None:
+            return self.tail.reconstruct(rows)
+        known, vectors = read_tail(connection, self.tail.d)
+        return as_kept(vectors[np.searchsorted(known, rows)], self.kept)
 
     @property
     def indexes(self) -> list[Index]:
@@ -82,7 +92,7 @@ def read_state(
     codec = read_setting(connection, "codec")
     if before is None or before.codec != codec:
         empty = Index.load(index_path(folder, codec)) if codec else untrained
-        before = State(-1, codec, empty, (), empty.__copy__())
+        before = State(-1, codec, empty, (), empty.__copy__(), kept)
     entries = read_entries(connection)
     known = {segment.entry: segment for segment in before.segments}
     dead = read_rows(connection, "SELECT row FROM tombstones WHERE generation > ?", (before.generation,))
@@ -96,7 +106,7 @@ def read_state(
                 gone = read_rows(connection, "SELECT row FROM tombstones")
             segments.append(Segment.open(folder, entry, kept).without(gone))
     tail = _read_tail(connection, before)
-    return State(generation, codec, before.empty, tuple(segments), tail)
+    return State(generation, codec, before.empty, tuple(segments), tail, kept)
 
 
 def _read_tail(connection: sqlite3.Connection, before: State) -> Index:
