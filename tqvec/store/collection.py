@@ -101,7 +101,8 @@ class Collection(Written):
         super().__init__(path, {**given, "indexed": indexed}, embed, refresh, timeout, threads)
 
     def __repr__(self) -> str:
-        return f"Collection({str(self.path)!r}, d={self.settings.d}, {len(self):,} records)"
+        content = "closed" if self.closed else f"{len(self):,} records"
+        return f"Collection({str(self.path)!r}, d={self.settings.d}, {content})"
 
     def __len__(self) -> int:
         return self.count()

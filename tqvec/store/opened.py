@@ -59,7 +59,7 @@ class Opened:
         given = {**given, "indexed": tuple(catalog.check_indexed(given["indexed"]))}
         given["embedding"] = None if embed is None else name_of(embed)
         timeout = _validate.number(timeout, "timeout")
-        if not (self._folder / catalog.NAME).exists():
+        if not self.exists(self._folder):
             _create(self._folder, given)
         self._catalog = Catalog(self._folder, timeout)
         with self._catalog.reading() as connection:
@@ -74,10 +74,20 @@ class Opened:
         if not refresh:
             self.refresh()
 
+    @staticmethod
+    def exists(path: str | os.PathLike[str]) -> bool:
+        """Return whether there is a collection in a folder."""
+        return (Path(path) / catalog.NAME).exists()
+
     @property
     def path(self) -> Path:
         """The folder."""
         return self._folder
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
 
     @property
     def settings(self) -> Settings:
