@@ -142,7 +142,14 @@ def write_segment(
     index.save(path, overwrite=True)
     if kept is not None:
         checksum = write_originals(originals_path(folder, number), rows.size, index.d, kept, vectors)
-    return Entry(number, rows.size, int(rows.min()), int(rows.max()), digest_of(path), checksum)
+    return Entry(
+        number=number,
+        rows=rows.size,
+        first=int(rows.min()),
+        last=int(rows.max()),
+        digest=digest_of(path),
+        originals=checksum,
+    )
 
 
 def delete_others(folder: Path, numbers: Iterable[int]) -> None:

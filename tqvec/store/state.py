@@ -92,7 +92,7 @@ def read_state(
     codec = read_setting(connection, "codec")
     if before is None or before.codec != codec:
         empty = Index.load(index_path(folder, codec)) if codec else untrained
-        before = State(-1, codec, empty, (), empty.__copy__(), kept)
+        before = State(generation=-1, codec=codec, empty=empty, segments=(), tail=empty.__copy__(), kept=kept)
     entries = read_entries(connection)
     known = {segment.entry: segment for segment in before.segments}
     dead = read_rows(connection, "SELECT row FROM tombstones WHERE generation > ?", (before.generation,))
@@ -106,7 +106,7 @@ def read_state(
                 gone = read_rows(connection, "SELECT row FROM tombstones")
             segments.append(Segment.open(folder, entry, kept).without(gone))
     tail = _read_tail(connection, before)
-    return State(generation, codec, before.empty, tuple(segments), tail, kept)
+    return before._replace(generation=generation, segments=tuple(segments), tail=tail)
 
 
 def _read_tail(connection: sqlite3.Connection, before: State) -> Index:
