@@ -1,4 +1,4 @@
-"""A collection beside embedded vector databases: Chroma, LanceDB, sqlite-vec and tqdb, in one process, one after another.
+"""A collection beside embedded vector databases: Chroma, LanceDB, sqlite-vec and tqdb, one after another.
 
 Data: the embeddings and texts of a folder (datasets/README.md), by default the sample of WordNet, with five fields of
 metadata. All libraries have the threads of this benchmark, where they let themselves be told. A rival is a row where it
@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,10 +65,10 @@ class Store:
 
 
 class Tqvec(Store):
-    options: dict[str, Any] = {}
+    keep: ClassVar[Literal["float16"] | None] = None
 
     def open(self) -> None:
-        self.collection = tqvec.Collection(self.folder, self.d, indexed=["share"], **self.options)
+        self.collection = tqvec.Collection(self.folder, self.d, indexed=["share"], keep=self.keep)
 
     def add(self, records: Records) -> None:
         ids, vectors, documents, metadatas = records
@@ -86,7 +86,7 @@ class Tqvec(Store):
 
 
 class TqvecKept(Tqvec):
-    options = {"keep": "float16"}
+    keep = "float16"
 
     def search(self, query: Floats, share: int | None) -> list[str]:
         where = None if share is None else {"share": {"$lt": share}}
