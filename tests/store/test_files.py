@@ -5,9 +5,12 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import ROOT
 from store.records import D, fill, vectors
 
 import tqvec
@@ -178,7 +181,8 @@ def test_a_folder_that_can_only_be_read(folder):
 
 
 READ_ONLY = """
-import os, sys, numpy as np, tqvec
+import os, sys
+import numpy as np, tqvec
 os.setgid(54321); os.setuid(54321)
 with tqvec.Collection(sys.argv[1]) as collection:
     print(len(collection), len(collection.search(np.ones(16), k=5)[0].ids))
@@ -189,20 +193,28 @@ with tqvec.Collection(sys.argv[1]) as collection:
 """
 
 
-@pytest.mark.skipif(os.name == "nt" or not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root")
-def test_another_user_reads(folder, tmp_path):
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    for parent in folder.parents:
-        if not parent.stat().st_mode & 0o005:
-            pytest.skip("the temporary folder is private")
-    done = subprocess.run(
-        [sys.executable, "-c", READ_ONLY, str(folder)], capture_output=True, text=True, check=False, cwd="/",
-        env={**os.environ, "NUMBA_CACHE_DIR": "", "PYTHONPATH": os.getcwd()},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "48 5"
-    assert "can only be read here" in done.stdout
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs root")
+@pytest.mark.parametrize("is_open", [False, True])
+def test_another_user_reads(folder, is_open):
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copytree(folder, f"{place}/c")
+        for path in (Path(place), *Path(place).rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        writer = tqvec.Collection(f"{place}/c") if is_open else None
+        if writer is not None:
+            writer.upsert(ids=["new"], vectors=vectors(1, 9))
+        done = subprocess.run(
+            [sys.executable, "-c", READ_ONLY, f"{place}/c"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[0] == ("49 5" if is_open else "48 5")
+        assert "can only be read here" in done.stdout
+        if writer is not None:
+            writer.close()
 
 
 def test_a_writer_that_waits_names_the_other(folder):

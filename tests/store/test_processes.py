@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +80,50 @@ def test_writers_wait_for_each_other(tmp_path):
         assert len(collection) == 60
         assert collection.check() == []
         assert np.isfinite(collection.search(np.ones(D), k=60)[0].scores).all()
+
+
+def test_threads_search_while_one_writes(tmp_path):
+    with tqvec.Collection(tmp_path / "c", d=D, keep="float32") as collection:
+        collection.upsert(ids=[f"r{i}" for i in range(30)], vectors=vectors(30, 0), metadatas=[{"v": 0}] * 30)
+        stop, answers = threading.Event(), []
+
+        def search():
+            while not stop.is_set():
+                hits = collection.search(np.ones(D), k=30, where={"v": {"$gte": 0}}, rerank=True)[0]
+                answers.append((len(hits.ids), len({metadata["v"] for metadata in hits.metadatas})))
+
+        with ThreadPoolExecutor(4) as pool:
+            tasks = [pool.submit(search) for _ in range(4)]
+            for v in range(1, 15):
+                collection.upsert(ids=[f"r{i}" for i in range(30)], vectors=vectors(30, v), metadatas=[{"v": v}] * 30)
+                if v % 5 == 0:
+                    collection.compact()
+            stop.set()
+            for task in tasks:
+                task.result()
+        assert set(answers) == {(30, 1)}
+
+
+FORKING = """
+import os, sys
+import numpy as np, tqvec
+collection = tqvec.Collection(sys.argv[1])
+assert len(collection.search(np.ones(16), k=3)[0].ids) == 3
+child = os.fork()
+if child == 0:
+    assert collection.upsert(ids=["child"], vectors=np.ones((1, 16))) == 1
+    assert collection.search(np.ones(16), k=1)[0].ids == ["child"]
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert "child" in collection
+collection.close()
+print("ok")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_goes_on(tmp_path):
+    with tqvec.Collection(tmp_path / "c", d=D) as collection:
+        collection.upsert(ids=["a", "b", "c"], vectors=vectors(3, 0))
+    done = run_script("-c", FORKING, str(tmp_path / "c"))
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr

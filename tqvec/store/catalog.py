@@ -11,12 +11,12 @@ import json
 import os
 import socket
 import sqlite3
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tqvec._locks import ForkLock
 from tqvec.errors import BusyError, FormatError, InputError, UnsupportedError
 from tqvec.store.where import check_field, json_path, scalar_sql
 
@@ -49,6 +49,7 @@ CREATE TRIGGER document_replaced AFTER UPDATE OF document ON records WHEN old.do
 END;
 """
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "beegfs"}
+_INHERITED: list[sqlite3.Connection] = []  # a forked child must neither use nor close connections of its parent
 
 
 class Catalog:
@@ -63,7 +64,7 @@ class Catalog:
 
     def __init__(self, folder: Path, timeout: float) -> None:
         self.folder, self._timeout = folder, timeout
-        self._process, self._idle, self._lock = os.getpid(), list[sqlite3.Connection](), threading.Lock()
+        self._process, self._idle, self._lock = os.getpid(), list[sqlite3.Connection](), ForkLock()
 
     @property
     def path(self) -> Path:
@@ -111,15 +112,19 @@ class Catalog:
             self._give_back(connection)
 
     def close(self) -> None:
-        """Close all connections that nobody holds."""
+        """Close all connections that nobody holds; in a forked child those of its parent are left alone."""
         with self._lock:
             idle, self._idle = self._idle, []
+        if self._process != os.getpid():
+            _INHERITED.extend(idle)
+            return
         for connection in idle:
             connection.close()
 
     def _take(self) -> sqlite3.Connection:
         with self._lock:
-            if self._process != os.getpid():  # SQLite's connections must not be used by a forked child, nor closed
+            if self._process != os.getpid():
+                _INHERITED.extend(self._idle)
                 self._process, self._idle = os.getpid(), []
             if self._idle:
                 return self._idle.pop()

@@ -7,13 +7,13 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tqvec import _validate
+from tqvec._output import as_path
 from tqvec._types import CodebookName, Floats, MetricName
 from tqvec.errors import InputError, LossWarning
 from tqvec.store.fetch import fetch, fetch_all
@@ -147,7 +147,7 @@ class Collection(Written):
         if self.settings.keep is None:
             warnings.warn("no originals are kept: the exported vectors are decoded codes", LossWarning, stacklevel=2)
         parts = self.scan(where, batch=_PART, include=("documents", "metadatas", "vectors"))
-        return write_records(Path(path), parts, self.settings.d, overwrite, progress)
+        return write_records(as_path(path), parts, self.settings.d, overwrite, progress)
 
     def get(
         self,
@@ -208,6 +208,10 @@ class Collection(Written):
         """
         columns, batch = check_include(include), _validate.integer(batch, "batch", 1, 2**31 - 1)
         condition = compile_where({} if where is None else where, self.settings.columns)
+        self._require_open()
+        return self._scan(condition, batch, columns)
+
+    def _scan(self, condition: Condition, batch: int, columns: Sequence[str]) -> Iterator[Hits]:
         with self._reading() as (connection, state):
             sql, last = f"SELECT row FROM records WHERE row > ? AND {condition.sql} ORDER BY row LIMIT ?", 0
             while (rows := read_rows(connection, sql, (last, *condition.parameters, batch))).size:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tqvec._types import Floats, Ids
+from tqvec.errors import FormatError
 from tqvec.store.hits import Hits
 from tqvec.store.ranking import Ranking
 from tqvec.store.state import State
@@ -43,7 +44,10 @@ def _hits(
     scores: Floats | None,
     include: Sequence[str],
 ) -> Hits:
-    own = [records[row] for row in rows.tolist()]
+    try:
+        own = [records[row] for row in rows.tolist()]
+    except KeyError as error:
+        raise FormatError(f"the vector of row {error} has no record: the catalog is damaged; see check()") from None
     at = 1 + ("documents" in include)
     return Hits(
         ids=[record[0] for record in own],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections import OrderedDict
 
 import numpy as np
 
+from tqvec._locks import ForkLock
 from tqvec._types import Ids
 from tqvec.index.selectors import Ids as IdSelector
 from tqvec.store.state import read_rows
@@ -40,7 +40,7 @@ class FilterCache:
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[int, Condition], AllowedRows] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
 
     def find(self, connection: sqlite3.Connection, generation: int, condition: Condition) -> AllowedRows:
         """Return the rows of a condition as of the transaction of a connection."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tqvec import _validate
+from tqvec._output import as_path
 from tqvec.errors import InputError
 from tqvec.index.training_result import Training
 from tqvec.store.checking import find_problems
@@ -140,7 +140,7 @@ class Maintained(Opened):
         """
         # The writer's transaction keeps files from being deleted; a copy of the catalog needs a reader's.
         with self._changing("snapshot"), self._catalog.reading() as connection:
-            copy_collection(connection, self._folder, Path(folder))
+            copy_collection(connection, self._folder, as_path(folder))
 
     def _tidy(self) -> None:
         """Merge neighbouring segments of about one size when they are many, and those with many deleted records."""

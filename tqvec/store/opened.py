@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import finalize
 
 from tqvec import _atomic, _validate
 from tqvec._config import num_threads
-from tqvec.errors import FormatError, InputError
+from tqvec._locks import ForkLock
+from tqvec._output import as_path
+from tqvec.errors import FormatError, InputError, UnsupportedError
 from tqvec.store import catalog
 from tqvec.store.catalog import Catalog
 from tqvec.store.change import Change
@@ -53,7 +56,7 @@ class Opened:
         self, path: str | os.PathLike[str], given: dict[str, Any], embed: Any, refresh: bool, timeout: float,
         threads: int | None,
     ) -> None:  # fmt: skip
-        self._folder = Path(path)
+        self._folder = as_path(path)
         self._embed = None if embed is None else as_function(embed)
         self._threads = None if threads is None else num_threads(threads)
         given = {**given, "indexed": tuple(catalog.check_indexed(given["indexed"]))}
@@ -62,13 +65,14 @@ class Opened:
         if not self.exists(self._folder):
             _create(self._folder, given)
         self._catalog = Catalog(self._folder, timeout)
+        finalize(self, self._catalog.close)  # at the end of the program, too
         with self._catalog.reading() as connection:
             self._settings = read_stored(catalog.read_settings(connection))
         check_same(self._settings, given, str(self._folder))
         self._untrained = self._settings.make_index()
         self._filters = FilterCache()
         self._state: State | None = None
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._pin: _Pin | None = None
         self._auto_refresh, self._swept, self._closed = refresh, False, False
         if not refresh:
@@ -77,7 +81,7 @@ class Opened:
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:
         """Return whether there is a collection in a folder."""
-        return (Path(path) / catalog.NAME).exists()
+        return (as_path(path) / catalog.NAME).exists()
 
     @property
     def path(self) -> Path:
@@ -187,7 +191,7 @@ class Opened:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise ValueError("the collection is closed")
+            raise InputError("the collection is closed")
 
     def _vectors_of_texts(self, texts: Sequence[str]) -> Any:
         if self._embed is None:
@@ -195,7 +199,7 @@ class Opened:
         return self._embed(texts)
 
     def __getstate__(self) -> Mapping[str, Any]:
-        raise TypeError("a collection can't be pickled: hand over its path, and open it there")
+        raise UnsupportedError("a collection can't be copied or pickled: hand over its path, and open it there")
 
 
 def _create(folder: Path, given: Mapping[str, Any]) -> None:

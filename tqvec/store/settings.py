@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tqvec import _validate
 from tqvec._types import CodebookName, MetricName
-from tqvec.errors import InputError
+from tqvec.errors import FormatError, InputError
 from tqvec.index.index import Index
 from tqvec.store.originals import KEPT, Kept
 
@@ -81,6 +81,9 @@ def make_settings(given: Mapping[str, Any]) -> Settings:
 
 def read_stored(stored: Mapping[str, Any]) -> Settings:
     """Return the settings that a catalog has."""
+    lacking = [name for name in _FIELDS if name not in stored]
+    if lacking:
+        raise FormatError(f"the catalog is damaged: it lacks the settings {', '.join(lacking)}")
     values = {name: stored[name] for name in _FIELDS}
     return Settings(**{**values, "indexed": tuple(values["indexed"])})
 
@@ -89,7 +92,8 @@ def check_same(settings: Settings, given: Mapping[str, Any], where: str) -> None
     """Raise InputError if a collection that is there has another setting than was asked for."""
     for name, value in given.items():
         has = getattr(settings, name)
-        if value is not None and value != has and not (name == "indexed" and not value):
+        unsaid = value is None or (name == "indexed" and not value) or (name == "embedding" and has is None)
+        if not unsaid and value != has:
             raise InputError(
                 f"{where}: the collection has {name}={has!r}, not {value!r}; leave {name} out to open it as it is, or "
                 "create another one"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tqvec import _atomic
+from tqvec._output import as_path
 from tqvec._present import import_optional
 from tqvec.errors import InputError
 from tqvec.store.hits import Hits
@@ -17,7 +18,7 @@ from tqvec.store.hits import Hits
 
 def describe_file(path: str | os.PathLike[str]) -> str:
     """Return the name, size and time of a file: another content has another description."""
-    real = Path(path).resolve()
+    real = as_path(path).resolve()
     if not real.is_file():
         raise FileNotFoundError(f"no such file: {real}")
     status = real.stat()

@@ -6,13 +6,13 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from tqvec import _validate
+from tqvec._output import as_path
 from tqvec._types import Floats
 from tqvec._vectors import Vectors
 from tqvec.errors import InputError
@@ -167,7 +167,7 @@ class Written(Maintained):
         with self._reading() as (connection, _):
             row = connection.execute("SELECT done FROM imports WHERE source = ?", (source,)).fetchone()
         before = 0 if row is None else row[0]
-        for batch in iter_batches(Path(path)):
+        for batch in iter_batches(as_path(path)):
             done += len(batch)
             if done > before:
                 self._upsert(batch, source, done)
