@@ -183,6 +183,9 @@ def test_a_folder_that_can_only_be_read(folder):
 READ_ONLY = """
 import os, sys
 import numpy as np, tqvec
+index, _ = tqvec.Index(16, metric="cosine"), tqvec.Collection  # others may not read the modules of this Python
+index.add(np.eye(16))
+index.search(np.ones(16), k=5)
 os.setgid(54321); os.setuid(54321)
 with tqvec.Collection(sys.argv[1]) as collection:
     print(len(collection), len(collection.search(np.ones(16), k=5)[0].ids))

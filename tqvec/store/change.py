@@ -153,10 +153,9 @@ class Change:
         index.add(vectors, ids=rows, threads=self._threads)
         self._write(index, [(rows, vectors)])
 
-    def _write(self, index: Index, vectors: Any) -> Segment:
+    def _write(self, index: Index, vectors: Iterable[tuple[Ids, Floats]]) -> None:
         entry = write_segment(self._folder, self._next_number(), index, self._settings.keep, vectors)
         self.connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)", entry)
-        return Segment(self._folder, entry, index, self._settings.keep)
 
     def merge(self, segments: Sequence[Segment], nlist: int | None = None) -> None:
         """Write one segment in place of some that follow each other, without removed rows.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from tqvec import _safetensors
-from tqvec._locks import cached_property
 from tqvec._types import Floats, Ids
 from tqvec.errors import FormatError
 from tqvec.index.index import Index
@@ -43,21 +43,22 @@ class Entry(NamedTuple):
     originals: str | None
 
 
+@dataclass(frozen=True)
 class Segment:
-    """An open segment.
+    """An open segment: its files stay readable when they are deleted.
 
-    Parameters
+    Attributes
     ----------
-    folder : Path
-        Of the collection.
     entry : Entry
     index : Index
         Of the rows that were not removed; ids are row numbers.
-    kept : {"float32", "float16", "int8"}, optional
+    originals : Originals or None
+        The vectors that were handed over, if they are kept.
     """
 
-    def __init__(self, folder: Path, entry: Entry, index: Index, kept: Kept | None) -> None:
-        self.folder, self.entry, self.index, self._kept = folder, entry, index, kept
+    entry: Entry
+    index: Index
+    originals: Originals | None
 
     @classmethod
     def open(cls, folder: Path, entry: Entry, kept: Kept | None) -> Segment:
@@ -73,7 +74,8 @@ class Segment:
         path = index_path(folder, entry.number)
         if digest_of(path) != entry.digest:
             raise FormatError(f"{path}: is not the file that the catalog has; put a snapshot() in its place")
-        return cls(folder, entry, Index.load(path, mmap=True), kept)
+        originals = None if kept is None else Originals(originals_path(folder, entry.number), kept)
+        return cls(entry, Index.load(path, mmap=True), originals)
 
     def without(self, rows: Ids) -> Segment:
         """Return the segment without some rows; those of other segments are passed over."""
@@ -82,15 +84,7 @@ class Segment:
             return self
         index = self.index.__copy__()
         index.remove_ids(mine)
-        other = Segment(self.folder, self.entry, index, self._kept)
-        if "originals" in self.__dict__:
-            other.__dict__["originals"] = self.originals
-        return other
-
-    @cached_property
-    def originals(self) -> Originals | None:
-        """The vectors that were handed over, if they are kept."""
-        return None if self._kept is None else Originals(originals_path(self.folder, self.entry.number), self._kept)
+        return replace(self, index=index)
 
     @property
     def dead(self) -> int:
