@@ -31,6 +31,20 @@ def search(x: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
     return error
 
 
+def collect(x: NDArray[np.float32], path: Path) -> list[str]:
+    with tqvec.Collection(path, d=x.shape[1], metric="l2", keep="float16", indexed=["year"]) as collection:
+        collection.upsert(ids=["a", "b"], vectors=x[:2], documents=["one", None], metadatas=[{"year": 1}, None])
+        collection.update("b", metadatas=[{"year": 2}])
+        result = collection.search(x[:1], k=2, where={"year": {"$gte": 1}}, rerank=True, diversity=0.1)
+        texts: list[str | None] = result[0].documents or []
+        for page in collection.scan({"year": 2}, batch=10):
+            print(page.ids, texts, len(collection), "a" in collection, collection.get("a").metadatas)
+        collection.compact()
+        problems: list[str] = collection.check()
+        print(collection.delete(where={}), collection.info().bytes_per_record)
+        return problems + result[0].ids
+
+
 def encode(x: NDArray[np.float32]) -> NDArray[np.float32]:
     codec = tqvec.TurboQuant(x.shape[1], nbits=2.5, seed=2)
     codes: tqvec.Codes = codec.encode(x, threads=1)

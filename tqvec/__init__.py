@@ -2,6 +2,7 @@
 
 - `Index` stores vectors and searches them; `selectors` filter by id. `Index.train` and `Index.diagnose` return a
   `Training` and a `Diagnosis`.
+- `Collection` is a folder of records with string ids, vectors, documents and metadata, which processes share.
 - `TurboQuant` is the codec alone: it turns vectors into `Codes` and back, with no training.
 - `kvcache.KVCache` keeps keys and values of a transformer in codes, and computes attention on them.
   `kvcache.planning`, `kvcache.simulation` and `kvcache.quality` tell bytes, time and the error on tensors beforehand.
@@ -21,7 +22,7 @@ from tqvec.kernels.features import simd_info  # isort: skip
 from tqvec import kvcache
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
-from tqvec.errors import FormatError, InputError, LossWarning, TqvecError, UnsupportedError
+from tqvec.errors import BusyError, FormatError, InputError, LossWarning, TqvecError, UnsupportedError
 from tqvec.index import selectors
 from tqvec.index.diagnose.causes import Cause
 from tqvec.index.diagnose.diagnosis import Alternative, Diagnosis
@@ -31,13 +32,16 @@ from tqvec.index.training_result import Loss, Training
 
 if TYPE_CHECKING:
     from tqvec import oracle
+    from tqvec.store.collection import Collection
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Alternative",
+    "BusyError",
     "Cause",
     "Codes",
+    "Collection",
     "Diagnosis",
     "Filter",
     "FormatError",
@@ -58,10 +62,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `oracle` when it is first used: that takes a tenth of the time of ``import tqvec``."""
-    if name != "oracle":
-        raise AttributeError(f"module 'tqvec' has no attribute {name!r}")
-    return import_module("tqvec.oracle")
+    """Import `oracle` and `Collection` when they are first used: that takes a tenth of the time of ``import tqvec``."""
+    if name == "oracle":
+        return import_module("tqvec.oracle")
+    if name == "Collection":
+        return import_module("tqvec.store").Collection
+    raise AttributeError(f"module 'tqvec' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -134,12 +134,17 @@ def publish(file: BinaryIO, path: Path) -> None:
         file.close()  # Windows renames no open file; elsewhere the lock is kept until it has its name
     os.replace(file.name, path)
     file.close()
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Write the names of a folder to the disk."""
     with suppress(PermissionError):  # Windows opens no folder
-        folder = os.open(path.parent, os.O_RDONLY)
+        number = os.open(folder, os.O_RDONLY)
         try:
-            _sync(folder)
+            _sync(number)
         finally:
-            os.close(folder)
+            os.close(number)
 
 
 def _adopt_rights(file: BinaryIO, path: Path) -> None:

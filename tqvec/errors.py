@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CacheWarning", "FormatError", "InputError", "LossWarning", "TqvecError", "UnsupportedError"]
+__all__ = ["BusyError", "CacheWarning", "FormatError", "InputError", "LossWarning", "TqvecError", "UnsupportedError"]
 
 
 class TqvecError(Exception):
@@ -19,6 +19,10 @@ class FormatError(TqvecError, ValueError):
 
 class UnsupportedError(TqvecError, RuntimeError):
     """A SIMD level or an optional package is not available on this machine."""
+
+
+class BusyError(TqvecError, TimeoutError):
+    """Another process or thread writes to a collection, and did not finish in time. The message says which."""
 
 
 class LossWarning(UserWarning):

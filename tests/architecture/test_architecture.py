@@ -33,6 +33,7 @@ FLOORS = {
     **dict.fromkeys(("cli", "integrations"), 5),
     "__main__": 6,
 }
+LATE = {"store"}  # rooms of the face that are loaded when a name of them is first used
 FACE = 4  # tqvec/__init__.py shows names of floors 0 to 3, so only what lies above them may import from it
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in MODULES}
@@ -71,7 +72,7 @@ def rooms_imported(tree):
 def violations(source_room, tree):
     """Rooms that a file of `source_room` must not import from, but does."""
     if source_room == "":
-        return [target for target in rooms_imported(tree) if target and FLOORS[target] > FACE - 1]
+        return [target for target in rooms_imported(tree) if target not in ("", *LATE) and FLOORS[target] > FACE - 1]
     bad = []
     for target in rooms_imported(tree):
         floor, here = FLOORS.get(target, FACE - 1), FLOORS[source_room]
@@ -259,12 +260,18 @@ def test_functions_are_short(path):
     assert [n.name for n in functions(TREES[path]) if lines_without_docstring(n) > 60] == []
 
 
+MANY_OPTIONS = {  # what users choose from
+    "index/index.py": {"search": 9},
+    "store/collection.py": {"__init__": 12, "search": 9},
+}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_functions_take_few_arguments(path):
     """Of kernels, private functions too."""
     everything = (n for n in ast.walk(TREES[path]) if isinstance(n, ast.FunctionDef))
     checked = functions(TREES[path]) if path in OUTSIDE_KERNELS else everything
-    most = {"search": 9} if name_of(path) == "index/index.py" else {}  # its options are what users choose from
+    most = MANY_OPTIONS.get(name_of(path), {})
     assert [n.name for n in checked if argument_count(n) > most.get(n.name, 8)] == []
 
 

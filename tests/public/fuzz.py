@@ -35,6 +35,7 @@ from tqvec.kvcache import planning, quality, simulation
 
 WIDTH = 16  # dimension of most right values
 HOOKS = {"rows_of"}  # for selectors of one's own: an index calls it
+AWAITED = {"asearch", "aget", "acount", "aupsert", "aupdate", "adelete"}  # the same calls, in threads
 INPUTS = (
     kvcache.Bands,
     kvcache.Rope,
@@ -50,7 +51,10 @@ INPUTS = (
     selectors.Mask,
     selectors.Range,
 )
-SLOW = {"diagnose", "train", "allocate", "simulate", "generate_requests"}  # called less often than others
+SLOW = {  # called less often than others
+    *("diagnose", "train", "partition", "compact", "snapshot"),
+    *("allocate", "simulate", "generate_requests"),
+}
 
 
 class Stranger:
@@ -165,6 +169,48 @@ def arrays(random, rng):
         return random.choice(forms)()
 
 
+def names_of_records(random, rng):
+    """Ids of records, or something else."""
+    some = [f"r{i}" for i in rng.integers(0, 20, random.choice([0, 1, 2, 5])).tolist()]
+    return random.choice([some, list(dict.fromkeys(some)), list(dict.fromkeys(some)), "r1", [3], None, {"a": 1}, b"x"])
+
+
+def texts(random, rng):
+    """Documents, words, or something else."""
+    return random.choice([["alpha beta"], ["x"] * 2, ["a", None], "alpha", '"; --', [3], None, [], "\ud800", Fails()])
+
+
+def dictionaries(random, rng):
+    """Metadata, or something else."""
+    one = {"year": random.choice([3, 2.5, None, "x", True, [1, "a"], np.inf, 2**70, {"a": 1}]), "tag": "a"}
+    return random.choice([[one], [one, None], [{}] * 5, [{"$x": 1}], [{3: 1}], one, None, [3], []])
+
+
+def conditions(random, rng):
+    """Conditions on metadata, or something else."""
+    operators = ["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$contains", "$exists", "$near"]
+    operand = random.choice([3, 2.5, "x", True, None, [1, "a"], np.nan, 2**70, {"a": 1}, np.int64(3)])
+    one = {random.choice(["year", "tag", "$x", "", 'a"b', "'"]): {random.choice(operators): operand}}
+    return random.choice([one, one, {"$or": [one, {"year": 3}]}, {"$not": one}, {"$and": one}, {}, None, "x", [one]])
+
+
+def records(random, rng):
+    """Whole records, or something else."""
+    vector = rng.standard_normal(random.choice([WIDTH, WIDTH, WIDTH, 3])).astype(np.float32)
+    one = {"id": random.choice(["r1", "r2", 3, None]), "vector": vector, "document": "x", "year": 3}
+    return random.choice([[one], [one, {"id": "r3"}], [], None, "no.csv", [3], one, iter([one])])
+
+
+RECORDS = {
+    "ids": names_of_records,
+    "documents": texts,
+    "text": texts,
+    "metadatas": dictionaries,
+    "where": conditions,
+    "records": records,
+}
+
+
 def id_lists(random, rng):
     """Ids, a filter, or something else."""
     n = random.choice([0, 1, 2, 5, 100, 300])
@@ -198,7 +244,7 @@ class Fuzzer:
 
         self.random, self.rng = random.Random(seed), np.random.default_rng(seed)
         self.folder, self.note = folder, note
-        self.alive = {kind: [] for kind in ("codec", "index", "codes", "cache", "policy", "other")}
+        self.alive = {kind: [] for kind in ("codec", "index", "codes", "cache", "policy", "collection", "other")}
         self.calls, self.errors = Counter(), Counter()
 
     def value(self, name, kind=None):
@@ -210,6 +256,8 @@ class Fuzzer:
             return self.random.choice(list(itertools.chain.from_iterable(self.alive.values())) or [None])
         if name in ("x", "queries", "sample", "vectors", "rerank", "q", "k_new", "v", "keys", "values", "base"):
             return arrays(self.random, self.rng)
+        if kind == "collection" and name in RECORDS and pick < 0.9:
+            return RECORDS[name](self.random, self.rng)
         if name == "k" and kind == "cache":
             return arrays(self.random, self.rng)
         if name in ("ids", "filter", "keep", "one"):
@@ -220,7 +268,7 @@ class Fuzzer:
             return self.random.choice(self.alive["policy"] or [None]) if pick < 0.5 else words(self.random)
         if name == "other":
             return self.random.choice(self.alive["index"] or [None])
-        if name in ("path", "file"):
+        if name in ("path", "file", "folder"):
             return self.random.choice([*self.paths(), None, 3, "", "\0", self.folder, self.folder / "none" / "x", b"x"])
         if name in (
             "metric",
@@ -321,6 +369,10 @@ class Fuzzer:
             widths = {"key_nbits": pick([4, 2.5, (4, 3), kvcache.Bands([(8, 3), (8, 2)])]), "value_nbits": pick([2, 4])}
             recoded = {"recode_after": 8, "recoded_key_nbits": 1, "recoded_value_nbits": 1}
             return {**kept, **widths, **(recoded if pick([True, False]) else {}), "max_tokens": pick([None, 64])}
+        if kind == "collection":
+            settings = {"metric": pick(["ip", "cosine", "l2"]), "keep": pick([None, "float16", "int8"])}
+            embed = pick([None, None, lambda texts: np.ones((len(texts), WIDTH)), lambda texts: texts])
+            return {"path": self.folder / pick("uvw"), "d": WIDTH, "indexed": ["year"], "embed": embed, **settings}
         raise ValueError(kind)
 
     def make(self):
@@ -331,6 +383,7 @@ class Fuzzer:
                 ("index", tqvec.Index),
                 ("cache", kvcache.KVCache),
                 ("policy", kvcache.Policy),
+                ("collection", tqvec.Collection),
             ]
         )
         right = self.right(kind)
@@ -380,7 +433,7 @@ class Fuzzer:
             if not name.startswith("_") or name in ("__len__", "__contains__", "__getitem__", "_repr_html_")
         ]
         name = self.random.choice(names)
-        if name in HOOKS or (name in SLOW and self.random.random() < 0.9):
+        if name in HOOKS | AWAITED or (name in SLOW and self.random.random() < 0.9):
             return
         label = f"{type(thing).__name__}.{name}"
         try:
@@ -403,6 +456,8 @@ class Fuzzer:
             self.keep("index", result)
         elif isinstance(result, kvcache.KVCache):
             self.keep("cache", result)
+        elif inspect.isgenerator(result):
+            self.attempt(f"next of {label}", next, result, None)
         elif type(result).__module__.startswith("tqvec"):
             self.keep("other", result)
 

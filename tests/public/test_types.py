@@ -59,6 +59,7 @@ def test_every_wrong_line_is_reported(checker, tmp_path):
 def test_the_program_runs(tmp_path):
     x = sts.normal(400, 16, 10_300)
     assert public_face.search(x, tmp_path / "a.tqv").shape == (2, 3)
+    assert public_face.collect(x, tmp_path / "c") == ["a", "b"]
     assert public_face.encode(x).shape == (1, 16)
     assert public_face.attend(sts.normal(2 * 300, 16, 10_301).reshape(2, 300, 16)).shape == (2, 1, 16)
     port = SimpleNamespace(quantize=lambda view, y: (y[..., None] > view.tables["thresholds"]).sum(-1, dtype=np.uint8))

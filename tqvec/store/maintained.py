@@ -1,0 +1,169 @@
+"""Maintained: what keeps a collection small and fast, and moves it elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tqvec import _validate
+from tqvec._output import as_path
+from tqvec.errors import InputError
+from tqvec.index.training_result import Training
+from tqvec.store.checking import find_problems
+from tqvec.store.info import CollectionInfo, measure
+from tqvec.store.opened import Opened
+from tqvec.store.segments import Segment
+from tqvec.store.snapshots import copy_collection
+
+_MOST_ALIKE = 4  # segments of about one size
+_DEAD = 0.3  # share of removed rows of a segment
+_SAMPLE = 65_536
+
+
+class Maintained(Opened):
+    """A collection that can be trained, partitioned, compacted, checked and copied."""
+
+    def compact(self) -> None:
+        """Write one segment in place of all, without deleted records, and give the space back.
+
+        Its bytes are those of a collection that was made anew of the same records. Searches go on meanwhile.
+        """
+        with self._changing("compact") as change:
+            change.flush()
+        with self._changing("compact") as change:
+            segments = change.state.segments
+            if len(segments) > 1 or any(segment.dead for segment in segments):
+                change.merge(segments)
+            change.connection.execute("INSERT INTO documents (documents) VALUES ('optimize')")
+        self._give_space_back()
+
+    def _give_space_back(self) -> None:
+        with self._catalog.alone() as connection:
+            connection.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def partition(self, nlist: int | None = None) -> None:
+        """Compact the collection, and group its vectors into lists of near ones; see `Index.partition`.
+
+        Records that are added later are searched beside the lists until the next `compact`, which puts them there.
+
+        Parameters
+        ----------
+        nlist : int, optional
+            Number of lists. Default: ``4 √n``.
+
+        Raises
+        ------
+        InputError
+            There are fewer vectors than lists, or none.
+        """
+        number = 0 if nlist is None else _validate.integer(nlist, "nlist", 1, 2**31 - 1)
+        with self._changing("partition") as change:
+            change.flush()
+        with self._changing("partition") as change:
+            total = sum(segment.index.ntotal for segment in change.state.segments)
+            if total == 0 or number > total:
+                raise InputError(f"nlist must be from 1 to {total}, the number of records, got {number or 'a default'}")
+            change.merge(change.state.segments, number)
+        self._give_space_back()
+
+    def train(self, *, queries: ArrayLike | None = None) -> Training:
+        """Fit the codec to the stored vectors, and encode them anew, if that helps; see `Index.train`.
+
+        Parameters
+        ----------
+        queries : (m, d), optional
+            Queries like those to come.
+
+        Returns
+        -------
+        Training
+            The decision and its reasons.
+
+        Raises
+        ------
+        InputError
+            The collection keeps no originals, or too few records are there.
+        """
+        if self.settings.keep is None:
+            raise InputError("train needs the originals: create the collection with keep='float16'")
+        with self._changing("train") as change:
+            change.flush()
+        with self._changing("train") as change:
+            rows = np.concatenate([np.zeros(0, np.int64), *(s.index.ids for s in change.state.segments)])
+            chosen = np.sort(np.random.default_rng(self.settings.seed + 1).permutation(rows)[:_SAMPLE])
+            sample = np.concatenate(
+                [np.zeros((0, self.settings.d), np.float32)]
+                + [
+                    segment.originals.of(chosen[(chosen >= segment.entry.first) & (chosen <= segment.entry.last)])
+                    for segment in change.state.segments
+                    if segment.originals is not None
+                ]
+            )
+            codec = self._untrained.__copy__()
+            training = codec.train(sample, queries=queries, threads=self._threads)
+            if training.accepted:
+                change.recode(codec)
+        self._give_space_back()
+        return training
+
+    def check(self) -> list[str]:
+        """Compare all checksums, and records with vectors; return what is wrong, in sentences.
+
+        Returns
+        -------
+        list of str
+            Empty if all is well.
+        """
+        with self._reading() as (connection, _):
+            return find_problems(connection, self._folder, self.settings)
+
+    def info(self) -> CollectionInfo:
+        """Return counts and bytes; prints as a table."""
+        with self._reading() as (connection, state):
+            return measure(connection, self._folder, self.settings, state)
+
+    def snapshot(self, folder: str | os.PathLike[str]) -> None:
+        """Copy the collection as it is now to a new folder; segments are hard links where the disk has them.
+
+        Parameters
+        ----------
+        folder : path
+            There must be nothing. It appears when the copy is complete.
+
+        Raises
+        ------
+        InputError
+            There is something.
+        """
+        # The writer's transaction keeps files from being deleted; a copy of the catalog needs a reader's.
+        with self._changing("snapshot"), self._catalog.reading() as connection:
+            copy_collection(connection, self._folder, as_path(folder))
+
+    def _tidy(self) -> None:
+        """Merge neighbouring segments of about one size when they are many, and those with many deleted records."""
+        while (chosen := _to_merge(self._snapshot_segments())) is not None:
+            with self._changing("merge segments") as change:
+                numbers = {segment.entry.number for segment in chosen}
+                segments = [segment for segment in change.state.segments if segment.entry.number in numbers]
+                if len(segments) == len(chosen):  # otherwise another process did it
+                    change.merge(segments)
+
+    def _snapshot_segments(self) -> Sequence[Segment]:
+        with self._reading() as (_, state):
+            return state.segments
+
+
+def _to_merge(segments: Sequence[Segment]) -> Sequence[Segment] | None:
+    """Return neighbours to merge: one with many removed rows, or as many of one size as there may be."""
+    for i, segment in enumerate(segments):
+        if segment.dead > _DEAD * segment.entry.rows:
+            return segments[i : i + 1]
+    for first in range(len(segments) - _MOST_ALIKE + 1):
+        some = segments[first : first + _MOST_ALIKE]
+        sizes = [segment.index.ntotal for segment in some]
+        if max(sizes) <= _MOST_ALIKE * min(sizes) and not any(segment.index.nlist for segment in some):
+            return some
+    return None
