@@ -101,7 +101,7 @@ class Chroma(Store):
 
         settings = chromadb.Settings(anonymized_telemetry=False)
         self.client = chromadb.PersistentClient(str(self.folder), settings=settings)
-        self.collection = self.client.get_or_create_collection("c", configuration={"hnsw": {"space": "cosine"}})
+        self.collection = self.client.get_or_create_collection("records", configuration={"hnsw": {"space": "cosine"}})
 
     def add(self, records: Records) -> None:
         ids, vectors, documents, metadatas = records

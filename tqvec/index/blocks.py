@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tqvec._memory import aligned
 from tqvec._types import Flags, Ids, Words
+from tqvec.index.mapped import MappedLists, mapped_lists
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.index.rows import Rows
 
@@ -35,6 +36,8 @@ class Block(NamedTuple):
         The copy that the first stage of a search reads, made when it is first needed.
     starts : (nlist + 1,) int64
         First row of each list, and the end, if the rows are sorted by list; else `UNSORTED`.
+    mapped : MappedLists or None
+        What the system reads of a mapped file, if the rows are sorted by list.
     """
 
     rows: Rows
@@ -43,6 +46,7 @@ class Block(NamedTuple):
     alive: Words
     prefixes: PrefixBlocks
     starts: Ids = UNSORTED
+    mapped: MappedLists | None = None
 
     @property
     def live(self) -> int:
@@ -155,7 +159,8 @@ def cut_starts(blocks: Iterable[Block], starts: Ids) -> tuple[Block, ...]:
     """Return blocks of rows that are sorted by list, given the first row of each list among all rows."""
     cut, base = [], 0
     for block in blocks:
-        cut.append(block._replace(starts=np.clip(starts - base, 0, block.n)))
+        own = np.clip(starts - base, 0, block.n)
+        cut.append(block._replace(starts=own, mapped=mapped_lists([*block.rows.values()], own)))
         base += block.n
     return tuple(cut)
 

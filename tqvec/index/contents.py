@@ -60,14 +60,14 @@ class Contents(Copied):
         index._start(codec, metric)
         return index
 
-    def _start(self, codec: TurboQuant, metric: Metric) -> None:
+    def _start(self, codec: TurboQuant, metric: Metric, core: _Core | None = None) -> None:
         self._metric = metric
         self._lock = ForkLock()  # held by each change, and while ids are looked up
         self._seen: Seen = {}
         self._selector: Selector | None = None  # of the last filter, which often comes again
         self._is_far = False  # from the origin, as a warning said
         self._last: _Last | None = None  # for the next search, unless the rows change before
-        self._core = self._empty(codec)
+        self._core = self._empty(codec) if core is None else core
 
     def _empty(self, codec: TurboQuant, partition: Partition | None = None) -> _Core:
         scanner = Scanner(codec, self._metric)
@@ -86,8 +86,8 @@ class Contents(Copied):
         with self._lock:
             core = self._core
             store = core.store.copy()
-        other = self._like(core.codec)
-        other._core = other._core._replace(store=store)
+        other = type(self).__new__(type(self))
+        other._start(core.codec, self._metric, core._replace(store=store))
         other._seen = dict(self._seen)
         vars(other).update(self._own_attributes())
         return other

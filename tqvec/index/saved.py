@@ -55,7 +55,8 @@ class Saved(Partitioned):
             Map the file: codes are read when a search needs them, and processes share them. Vectors can be added to a
             mapped index, and removed; the file stays as it is. It may be replaced meanwhile, but not changed in place.
         verify : bool
-            Compare the checksums of the vectors too, not only those of the header, the ids and the calibration.
+            Compare the checksums of the vectors too, not only those of the header, the ids and the calibration. The ids
+            of a mapped file with lists are compared with this option alone.
 
         Raises
         ------

@@ -158,6 +158,9 @@ class Snapshot:
         return scores, rows
 
     def _scan_all(self, shifted: Floats, k: int) -> tuple[Floats, Ids]:
+        for block in self.blocks:
+            if block.mapped is not None:
+                block.mapped.read_in_order()
         return self.scanner.search(self.blocks, self.allowed, self.ntotal, shifted, k, self.threads)
 
     def _scan_lists(self, shifted: Floats, k: int, queries: Floats) -> tuple[Floats, Ids]:
@@ -169,7 +172,11 @@ class Snapshot:
         few = (share <= _MOST_PROBED) & (share * sum(block.n for block in self.blocks) <= _ALONE * self.ntotal)
         scores, rows = np.empty((len(queries), k), np.float32), np.full((len(queries), k), -1, np.int64)
         if few.any():
-            args = self.blocks, self.allowed, shifted[few], k, probes.some(few), self.threads
+            chosen = probes.some(few)
+            for block in self.blocks:
+                if block.mapped is not None:
+                    block.mapped.read(chosen.lists)
+            args = self.blocks, self.allowed, shifted[few], k, chosen, self.threads
             scores[few], rows[few] = self.scanner.search_lists(*args)
         rest = rows[:, -1] < 0
         if rest.any():

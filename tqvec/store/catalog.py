@@ -13,6 +13,7 @@ import socket
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ CREATE TRIGGER document_replaced AFTER UPDATE OF document ON records WHEN old.do
     INSERT INTO documents (rowid, document) SELECT new.row, new.document WHERE new.document IS NOT NULL;
 END;
 """
+_NOTE = 512  # bytes
+_CACHE = 32 * 1024  # KiB of pages that a connection keeps
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "beegfs"}
 _INHERITED: list[sqlite3.Connection] = []  # a forked child must neither use nor close connections of its parent
 
@@ -64,6 +67,8 @@ class Catalog:
 
     def __init__(self, folder: Path, timeout: float) -> None:
         self.folder, self._timeout = folder, timeout
+        self._file_system: str | None = None  # once it is known
+        self._note: FileIO | None = None
         self._process, self._idle, self._lock = os.getpid(), list[sqlite3.Connection](), ForkLock()
 
     @property
@@ -120,6 +125,9 @@ class Catalog:
             return
         for connection in idle:
             connection.close()
+        if self._note is not None:
+            self._note.close()
+            self._note = None
 
     def _take(self) -> sqlite3.Connection:
         with self._lock:
@@ -139,25 +147,30 @@ class Catalog:
             self._idle.append(connection)
 
     def _begin(self, connection: sqlite3.Connection, operation: str) -> None:
-        note = self.folder / WRITER
         try:
             connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
                 raise
+            holder = _holder(self.folder / WRITER)
             raise BusyError(
-                f"{self.folder}: another writer{_holder(note)} did not finish within {self._timeout:g} s; try again, "
-                "or open the collection with a longer timeout"
+                f"{self.folder}: another writer{holder} did not finish within {self._timeout:g} s; try again, or open "
+                "the collection with a longer timeout"
             ) from None
+        note = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "operation": operation})
         with suppress(OSError):  # it serves the message above alone
-            note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "operation": operation}))
+            if self._note is None:  # to open a file for each change would take most of its time
+                self._note = FileIO(os.open(self.folder / WRITER, os.O_RDWR | os.O_CREAT, 0o666), "r+")
+            self._note.seek(0)
+            self._note.write(note.encode().ljust(_NOTE))
 
     def _refuse_network(self) -> None:
-        kind = _file_system(self.folder)
-        if kind in _NETWORK:
+        if self._file_system is None:
+            self._file_system = _file_system(self.folder)
+        if self._file_system in _NETWORK:
             raise UnsupportedError(
-                f"{self.folder}: is on a network file system ({kind}), whose locks SQLite can't rely on; write on a "
-                "local disk, and copy a snapshot() there"
+                f"{self.folder}: is on a network file system ({self._file_system}), whose locks SQLite can't rely on; "
+                "write on a local disk, and copy a snapshot() there"
             )
 
     @contextmanager
@@ -224,7 +237,7 @@ def _connect(path: Path, timeout: float) -> sqlite3.Connection:
         if version > VERSION:
             raise FormatError(f"{path}: written in version {version}; this tqvec reads up to {VERSION}: upgrade it")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE}")
     except BaseException:
         connection.close()
         raise

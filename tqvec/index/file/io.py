@@ -241,7 +241,8 @@ def save(
 def load(path: Path, mmap: bool = False, verify: bool = False, seen: Seen | None = None) -> Loaded:
     """Read an index file.
 
-    The header, ids, calibration and lists are always verified.
+    The header, calibration and lists are always verified, and so are ids, but for those of a mapped file with lists: of
+    it a search reads some parts alone.
 
     Parameters
     ----------
@@ -267,12 +268,13 @@ def load(path: Path, mmap: bool = False, verify: bool = False, seen: Seen | None
         tensors = header.tensors()
         reader.verify(tensors, header.head() if header.version >= FIRST_CANONICAL else None)
         arrays = reader.map(tensors) if mmap else dict(reader.read(tensors))
+    reads_ids = verify or not (mmap and header.list_names)
     for name, array in arrays.items():
-        if verify or name == "ids" or name not in header.row_names:
+        if verify or (name == "ids" and reads_ids) or name not in header.row_names:
             _verify(path, header, name, array)
     if seen is not None:
         seen[os.path.realpath(path)] = reader.digest
-    if "ids" in arrays:
+    if "ids" in arrays and reads_ids:
         _check_ids(path, arrays["ids"], header.next_id, distinct=verify)
     rows = {name: arrays[name] for name in header.row_names}
     if header.version < FIRST_WITH_ERROR_BYTES:
