@@ -141,8 +141,10 @@ class Lance(Store):
             self.table.add(rows)
 
     def finish(self) -> None:
+        from lancedb.index import BTree
+
         assert self.table is not None
-        self.table.create_scalar_index("share")
+        self.table.create_index("share", config=BTree())
         self.table.optimize()
 
     def search(self, query: Floats, share: int | None) -> list[str]:
@@ -157,7 +159,7 @@ class Lance(Store):
 
 
 class SqliteVec(Store):
-    needs = "sqlite_vec"
+    needs = "sqlite_vec" if hasattr(sqlite3.Connection, "enable_load_extension") else "a Python that loads extensions"
 
     def open(self) -> None:
         import sqlite_vec
