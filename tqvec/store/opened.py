@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import finalize
@@ -53,9 +53,14 @@ class Opened:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], given: dict[str, Any], embed: Any, refresh: bool, timeout: float,
+        self,
+        path: str | os.PathLike[str],
+        given: dict[str, Any],
+        embed: Any,
+        refresh: bool,
+        timeout: float,
         threads: int | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._folder = as_path(path)
         self._embed = None if embed is None else as_function(embed)
         self._threads = None if threads is None else num_threads(threads)
@@ -224,10 +229,19 @@ def _create(folder: Path, given: Mapping[str, Any]) -> None:
     try:
         stored = {**settings._asdict(), "generation": 0, "next_row": 1, "next_segment": 1, "codec": 0}
         catalog.create(temporary, stored, settings.indexed)
-        with suppress(FileExistsError):  # another process has made it
-            os.link(temporary, path)
+        _give_name(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _give_name(temporary: Path, path: Path) -> None:
+    """Give a file its name, unless another process has made it meanwhile."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        os.replace(temporary, path)
 
 
 def _is_strange(name: str) -> bool:

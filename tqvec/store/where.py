@@ -147,7 +147,7 @@ def _describe(value: object) -> str:
 
 
 def _scalar(value: Any, place: str) -> Any:
-    """Return a number, text or truth as SQLite takes it."""
+    """Return a number, text or boolean as SQLite takes it."""
     value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
     if value is None:
         raise InputError(f"{place} must not be None; ask with {{'$exists': False}} for records without the field")

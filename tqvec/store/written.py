@@ -49,7 +49,7 @@ class Written(Maintained):
             Needed unless the collection has `embed`.
         documents : list of (str or None), optional
         metadatas : list of (dict or None), optional
-            Values are numbers, texts, truths, and lists of these. None and NaN mean that there is no such field.
+            Values are numbers, texts, booleans, and lists of these. None and NaN mean that there is no such field.
 
         Returns
         -------
