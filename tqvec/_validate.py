@@ -211,7 +211,7 @@ def entries(value: object, name: str) -> list[Any]:
     """Return the entries of a list, or of anything else that has some."""
     try:
         return list(value)  # type: ignore[call-overload,no-any-return]
-    except TypeError:
+    except (TypeError, OverflowError):  # a range may be longer than any list
         raise InputError(f"{name} must be a list, got {value!r}") from None
 
 

@@ -337,7 +337,9 @@ class Fuzzer:
         except MemoryError:
             self.errors["MemoryError"] += 1
         except Exception:
-            if not label.endswith("__getitem__"):  # Python's own, or an array's, for what is no index
+            if not label.endswith(
+                ("__getitem__", "Result.index", "Result.count", "Result.__contains__")
+            ):  # Python's own, or an array's
                 raise
         return None
 

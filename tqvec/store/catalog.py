@@ -17,6 +17,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from tqvec import _validate
 from tqvec._locks import ForkLock
 from tqvec.errors import BusyError, FormatError, InputError, UnsupportedError
 from tqvec.store.where import check_field, json_path, scalar_sql
@@ -289,6 +290,7 @@ def check_indexed(indexed: Sequence[str]) -> list[str]:
     """Return the names of fields that get an index."""
     if isinstance(indexed, str):
         raise InputError(f"indexed must be a list of fields, got the str {indexed!r}")
-    for name in indexed:
+    names = _validate.entries(indexed, "indexed")
+    for name in names:
         check_field(name, "indexed")
-    return list(dict.fromkeys(indexed))
+    return list(dict.fromkeys(names))

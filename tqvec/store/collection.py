@@ -279,8 +279,10 @@ class Collection(Written):
         """
         k = _validate.integer(k, "k", 1, 2**31 - 1)
         columns, vectors = check_include(include), self._queries(queries)
-        texts = [text] if isinstance(text, str) else None if text is None else list(text)
+        texts = [text] if isinstance(text, str) else None if text is None else _validate.entries(text, "text")
         nq = _count_queries(vectors, texts)
+        if not isinstance(rerank, (bool, np.bool_)):
+            raise InputError(f"rerank must be True or False, got a {type(rerank).__name__}")
         if rerank and self.settings.keep is None:
             raise InputError("rerank needs the originals: create the collection with keep='float16'")
         if diversity is not None and (vectors is None or not 0 <= _validate.number(diversity, "diversity") <= 1):
@@ -298,7 +300,7 @@ class Collection(Written):
                 allowed=allowed,
                 group=group,
                 diversity=diversity,
-                options=Options(rerank, recall, self._threads),
+                options=Options(bool(rerank), recall, self._threads),
             )
             return SearchResult(fetch_all(connection, state, search.run(nq, k), columns))
 

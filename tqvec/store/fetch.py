@@ -25,6 +25,8 @@ def fetch_all(
     connection: sqlite3.Connection, state: State, rankings: Sequence[Ranking], include: Sequence[str]
 ) -> list[Hits]:
     """Return the records of rankings; one statement reads those of all queries."""
+    if not rankings:
+        return []
     rows = [ranking.rows for ranking in rankings]
     records = _read(connection, rows[0] if len(rows) == 1 else np.unique(np.concatenate(rows)), include)
     return [_hits(records, state, connection, ranking.rows, ranking.scores, include) for ranking in rankings]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
+from tqvec import _validate
 from tqvec._present import Presented, Sheet, import_optional, to_plain
 from tqvec._types import Floats
 from tqvec.errors import InputError
@@ -132,7 +133,7 @@ class SearchResult(Sequence[Hits]):
 
 def check_include(include: Sequence[str]) -> tuple[str, ...]:
     """Return the columns that are included; ids and scores always are."""
-    names = (include,) if isinstance(include, str) else tuple(include)
+    names = (include,) if isinstance(include, str) else tuple(_validate.entries(include, "include"))
     for name in names:
         if name not in (*INCLUDABLE, "ids", "scores"):
             raise InputError(f"include must have names of {', '.join(INCLUDABLE)}, got {name!r}")

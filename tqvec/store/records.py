@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tqvec import _validate
 from tqvec.errors import InputError
 from tqvec.store.arrow import iter_parquet, matrix_of
 from tqvec.store.where import check_field
@@ -64,8 +65,8 @@ def read_columns(
         if name in seen:
             raise InputError(f"ids row {row} is {name!r}, as row {seen[name]}: each id may be given once")
         seen[name] = row
-    texts = None if documents is None else [_read_document(text, row) for row, text in enumerate(documents)]
-    dicts = None if metadatas is None else [write_metadata(entry, row) for row, entry in enumerate(metadatas)]
+    texts = None if documents is None else [_read_document(text, row) for row, text in _rows(documents, "documents")]
+    dicts = None if metadatas is None else [write_metadata(entry, row) for row, entry in _rows(metadatas, "metadatas")]
     for name, column in (("documents", texts), ("metadatas", dicts)):
         if column is not None and len(column) != len(names):
             raise InputError(f"{name} must have an entry for each of the {len(names)} ids, got {len(column)}")
@@ -78,7 +79,11 @@ def read_ids(ids: Iterable[str] | str) -> list[str]:
         return [_read_id(ids, 0)]
     if isinstance(ids, (bytes, Mapping)) or not hasattr(ids, "__iter__"):
         raise InputError(f"ids must be a list of str, got a {type(ids).__name__}")
-    return [_read_id(name, row) for row, name in enumerate(ids)]
+    return [_read_id(name, row) for row, name in _rows(ids, "ids")]
+
+
+def _rows(column: object, name: str) -> Iterable[tuple[int, Any]]:
+    return enumerate(_validate.entries(column, name))
 
 
 def _read_id(name: object, row: int) -> str:

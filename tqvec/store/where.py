@@ -127,8 +127,10 @@ def _compile_field(name: str, value: object, columns: Mapping[str, str], place: 
     return _join(parts, " AND ", "1")
 
 
-def check_field(name: str, place: str) -> None:
+def check_field(name: object, place: str) -> None:
     """Raise InputError unless a JSON path can have this name."""
+    if not isinstance(name, str):
+        raise InputError(f"{place}: the name of a field must be a str, got {_describe(name)}")
     # JSON writes these characters in another way, which paths of SQLite don't know.
     if not name or name.startswith("$") or any(sign in '"\\' or sign < " " for sign in name):
         raise InputError(

@@ -125,7 +125,7 @@ class Written(Maintained):
         InputError
             An id is not there, or as `upsert`. Nothing is changed then.
         """
-        fields = None if metadatas is None else [dict(entry or {}) for entry in metadatas]
+        fields = None if metadatas is None else _validate.entries(metadatas, "metadatas")
         batch = read_columns(read_ids(ids), vectors, documents, fields)
         texts = batch.documents
         embedded = vectors is None and texts is not None and self._embed is not None and None not in texts
@@ -208,10 +208,12 @@ class Written(Maintained):
         return int(rows.size)
 
 
-def _merged_fields(connection: sqlite3.Connection, rows: Sequence[int], changes: Sequence[Metadata]) -> list[str]:
+def _merged_fields(
+    connection: sqlite3.Connection, rows: Sequence[int], changes: Sequence[Metadata | None]
+) -> list[str]:
     """Return metadata of rows as JSON, after some of their fields were set or, with None, removed."""
     merged = []
     for i, (row, change) in enumerate(zip(rows, changes, strict=True)):
         (text,) = connection.execute("SELECT metadata FROM records WHERE row = ?", (row,)).fetchone()
-        merged.append(write_metadata({**json.loads(text), **change}, i))
+        merged.append(write_metadata({**json.loads(text), **(change or {})}, i))
     return merged
