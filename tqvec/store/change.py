@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +165,7 @@ class Change:
         if nlist is not None:
             merged.partition(nlist or None, threads=self._threads)
         if merged.ntotal:
-            self._write(merged, chain.from_iterable(segment.iter_originals() for segment in segments))
+            self._write(merged, _iter_originals(segments))
         self._drop(segments)
 
     def _merged(self, segments: Sequence[Segment]) -> Index:
@@ -188,23 +187,21 @@ class Change:
             self._replaced.append(segment.entry.number)
 
     def recode(self, codec: Index) -> None:
-        """Write all vectors anew, from their originals, in the codec of an index without vectors."""
+        """Write all vectors anew, from their originals, in the codec of an index without vectors. The tail is empty."""
         number = self._next_number()
         codec.save(index_path(self._folder, number), overwrite=True)
         if self.state.codec:
             self._replaced.append(self.state.codec)
         write_setting(self.connection, "codec", number)
         index = codec.__copy__()
-        for rows, vectors in self._iter_all():
+        for rows, vectors in _iter_originals(self.state.segments):
             index.add(vectors, ids=rows, threads=self._threads)
         if index.ntotal:
-            self._write(index, self._iter_all())
+            self._write(index, _iter_originals(self.state.segments))
         self._drop(self.state.segments)
-        self.connection.execute("DELETE FROM tail")
 
-    def _iter_all(self) -> Iterator[tuple[Ids, Floats]]:
-        for segment in self.state.segments:
-            yield from segment.iter_originals()
-        rows, vectors = read_tail(self.connection, self._settings.d)
-        if rows.size:
-            yield rows, vectors
+
+def _iter_originals(segments: Sequence[Segment]) -> Iterator[tuple[Ids, Floats]]:
+    """Yield rows that were not removed, in order, and their vectors, some at a time."""
+    for segment in segments:
+        yield from segment.iter_originals()

@@ -66,7 +66,7 @@ def vectors_of(connection: sqlite3.Connection, state: State, rows: Ids) -> Float
     vectors = np.empty((rows.size, state.empty.d), np.float32)
     left = np.ones(rows.size, bool)
     for segment in state.segments:
-        mine = (rows >= segment.entry.first) & (rows <= segment.entry.last)
+        mine = segment.entry.spans(rows)
         if mine.any():
             originals = segment.originals
             vectors[mine] = segment.index.reconstruct(rows[mine]) if originals is None else originals.of(rows[mine])

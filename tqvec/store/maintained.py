@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,7 +13,9 @@ from tqvec import _validate
 from tqvec._output import as_path
 from tqvec.errors import InputError
 from tqvec.index.training_result import Training
+from tqvec.store.change import Change
 from tqvec.store.checking import find_problems
+from tqvec.store.fetch import vectors_of
 from tqvec.store.info import CollectionInfo, measure
 from tqvec.store.opened import Opened
 from tqvec.store.segments import Segment
@@ -31,16 +34,19 @@ class Maintained(Opened):
 
         Its bytes are those of a collection that was made anew of the same records. Searches go on meanwhile.
         """
-        with self._changing("compact") as change:
-            change.flush()
-        with self._changing("compact") as change:
+        with self._rebuilding("compact") as change:
             segments = change.state.segments
             if len(segments) > 1 or any(segment.dead for segment in segments):
                 change.merge(segments)
             change.connection.execute("INSERT INTO documents (documents) VALUES ('optimize')")
-        self._give_space_back()
 
-    def _give_space_back(self) -> None:
+    @contextmanager
+    def _rebuilding(self, operation: str) -> Iterator[Change]:
+        """Hold a transaction that writes, with all vectors in segments; the space of what it replaces is given back."""
+        with self._changing(operation) as change:
+            change.flush()
+        with self._changing(operation) as change:
+            yield change
         with self._catalog.alone() as connection:
             connection.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -60,14 +66,11 @@ class Maintained(Opened):
             There are fewer vectors than lists, or none.
         """
         number = 0 if nlist is None else _validate.integer(nlist, "nlist", 1, 2**31 - 1)
-        with self._changing("partition") as change:
-            change.flush()
-        with self._changing("partition") as change:
+        with self._rebuilding("partition") as change:
             total = sum(segment.index.ntotal for segment in change.state.segments)
             if total == 0 or number > total:
                 raise InputError(f"nlist must be from 1 to {total}, the number of records, got {number or 'a default'}")
             change.merge(change.state.segments, number)
-        self._give_space_back()
 
     def train(self, *, queries: ArrayLike | None = None) -> Training:
         """Fit the codec to the stored vectors, and encode them anew, if that helps; see `Index.train`.
@@ -89,24 +92,14 @@ class Maintained(Opened):
         """
         if self.settings.keep is None:
             raise InputError("train needs the originals: create the collection with keep='float16'")
-        with self._changing("train") as change:
-            change.flush()
-        with self._changing("train") as change:
+        with self._rebuilding("train") as change:
             rows = np.concatenate([np.zeros(0, np.int64), *(s.index.ids for s in change.state.segments)])
             chosen = np.sort(np.random.default_rng(self.settings.seed + 1).permutation(rows)[:_SAMPLE])
-            sample = np.concatenate(
-                [np.zeros((0, self.settings.d), np.float32)]
-                + [
-                    segment.originals.of(chosen[(chosen >= segment.entry.first) & (chosen <= segment.entry.last)])
-                    for segment in change.state.segments
-                    if segment.originals is not None
-                ]
-            )
+            sample = vectors_of(change.connection, change.state, chosen)
             codec = self._untrained.__copy__()
             training = codec.train(sample, queries=queries, threads=self._threads)
             if training.accepted:
                 change.recode(codec)
-        self._give_space_back()
         return training
 
     def check(self) -> list[str]:

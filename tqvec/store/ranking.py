@@ -33,6 +33,9 @@ class Ranking(NamedTuple):
         return Ranking(self.rows[:k], self.scores[:k])
 
 
+NOTHING = Ranking(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
 class Options(NamedTuple):
     """How vectors are searched.
 
@@ -75,8 +78,7 @@ def search_vectors(
         scores.append(found[0])
         rows.append(found[1])
     if not scores:
-        nothing = Ranking(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        return [nothing] * len(queries)
+        return [NOTHING] * len(queries)
     return [_merge(*lists, k, state.empty.metric == "l2") for lists in zip(zip(*scores), zip(*rows))]  # noqa: B905
 
 
@@ -111,7 +113,7 @@ def search_words(connection: sqlite3.Connection, text: str, k: int, condition: C
     """Return the rows whose documents have words of a text, by BM25; larger scores are better."""
     words = list(dict.fromkeys(re.findall(r"\w+", text)))[:_MOST_WORDS]
     if not words:
-        return Ranking(np.zeros(0, np.int64), np.zeros(0, np.float32))
+        return NOTHING
     sql, parameters = ("1", ()) if condition is None else condition
     found = connection.execute(
         "SELECT records.row, documents.rank FROM documents JOIN records ON records.row = documents.rowid"

@@ -5,12 +5,10 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
-import numpy as np
-
 from tqvec._types import Floats
 from tqvec.store.fetch import vectors_of
 from tqvec.store.filters import AllowedRows
-from tqvec.store.ranking import Options, Ranking, best_of_groups, diversify, fuse, search_vectors, search_words
+from tqvec.store.ranking import NOTHING, Options, Ranking, best_of_groups, diversify, fuse, search_vectors, search_words
 from tqvec.store.state import State
 from tqvec.store.where import Condition
 
@@ -51,7 +49,7 @@ class Search(NamedTuple):
         """Return the `k` best rows for each of `nq` queries."""
         most = self.state.ntotal if self.allowed is None else self.allowed.rows.size
         if most == 0:
-            return [Ranking(np.zeros(0, np.int64), np.zeros(0, np.float32))] * nq
+            return [NOTHING] * nq
         plain = self.group is None and self.diversity is None and (self.queries is None or self.texts is None)
         m = min(most, k if plain else max(_FEWEST, _CANDIDATES * k))
         rankings = self._rank(m)

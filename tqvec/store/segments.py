@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tqvec import _safetensors
-from tqvec._types import Floats, Ids
+from tqvec._types import Flags, Floats, Ids
 from tqvec.errors import FormatError
 from tqvec.index.index import Index
 from tqvec.store.originals import Kept, Originals, write_originals
@@ -41,6 +41,10 @@ class Entry(NamedTuple):
     last: int
     digest: str
     originals: str | None
+
+    def spans(self, rows: Ids) -> Flags:
+        """Return which rows are between the first and the last, (n,) bool; no two segments overlap."""
+        return (rows >= self.first) & (rows <= self.last)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Segment:
 
     def without(self, rows: Ids) -> Segment:
         """Return the segment without some rows; those of other segments are passed over."""
-        mine = rows[(rows >= self.entry.first) & (rows <= self.entry.last)]
+        mine = rows[self.entry.spans(rows)]
         if mine.size == 0:
             return self
         index = self.index.__copy__()
