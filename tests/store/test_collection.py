@@ -3,12 +3,15 @@
 import asyncio
 import gc
 import json
+import os
+import tempfile
 import warnings
 from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from processes import run_script
 from store.records import WORDS, D, fill, flat, vectors
 
 import tqvec
@@ -417,3 +420,35 @@ def test_a_collection_that_is_not_closed_warns_of_nothing(tmp_path):
         fill(collection, 3)
         del collection
         gc.collect()
+
+
+def test_a_collection_without_a_path_leaves_no_folder(tmp_path, monkeypatch):
+    """Neither when it is closed, nor when it is collected, nor when the process ends, nor when a setting is wrong."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with tqvec.Collection(None, d=D) as closed:
+        fill(closed, 3)
+        assert len(closed) == 3
+        assert closed.path.parent == tmp_path
+    collected = tqvec.Collection(None, d=D)
+    fill(collected, 3)
+    del collected
+    gc.collect()
+    with pytest.raises(InputError, match="d, the dimension"):
+        tqvec.Collection(None)
+    program = f"import tempfile, tqvec; tempfile.tempdir = {str(tmp_path)!r}; c = tqvec.Collection(None, d=8)"
+    assert run_script("-c", program).returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_child_leaves_the_folder_of_its_parent():
+    with tqvec.Collection(None, d=D) as collection:
+        fill(collection, 3)
+        child = os.fork()
+        if child == 0:
+            collection.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert len(collection.get("r1").ids) == 1
+        assert collection.path.exists()

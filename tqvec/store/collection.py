@@ -39,8 +39,8 @@ class Collection(Written):
 
     Parameters
     ----------
-    path : path
-        The folder.
+    path : path or None
+        The folder. None: a temporary one, which is removed when the collection is closed or the process ends.
     d : int, optional
         Dimension of the vectors. It must be given to create a collection.
     metric : {"cosine", "ip", "l2"}, optional
@@ -83,7 +83,7 @@ class Collection(Written):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | None,
         d: int | None = None,
         *,
         metric: MetricName | None = None,

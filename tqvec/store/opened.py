@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +45,8 @@ class Opened:
 
     Parameters
     ----------
-    path : path
+    path : path or None
+        None: a temporary folder, which goes with the collection.
     given : dict
         Settings that were asked for; None where none was.
     embed : function or model, optional
@@ -54,19 +57,25 @@ class Opened:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | None,
         given: dict[str, Any],
         embed: Any,
         refresh: bool,
         timeout: float,
         threads: int | None,
     ) -> None:
-        self._folder = as_path(path)
         self._embed = None if embed is None else as_function(embed)
         self._threads = None if threads is None else num_threads(threads)
         given = {**given, "indexed": tuple(catalog.check_indexed(given["indexed"]))}
         given["embedding"] = None if embed is None else name_of(embed)
         timeout = _validate.number(timeout, "timeout")
+        self._remove: Callable[[], object] | None = None
+        if path is None:
+            make_settings(given)  # a wrong one shall leave no folder
+            self._folder = Path(tempfile.mkdtemp(prefix="tqvec-"))
+            self._remove = finalize(self, _remove_own, self._folder, os.getpid())
+        else:
+            self._folder = as_path(path)
         if not self.exists(self._folder):
             _create(self._folder, given)
         self._catalog = Catalog(self._folder, timeout)
@@ -120,12 +129,14 @@ class Opened:
             self._leave(before)
 
     def close(self) -> None:
-        """Close the files. What was committed is on the disk already."""
+        """Close the files. What was committed is on the disk already; a temporary folder is removed."""
         with self._lock:
             pin, self._pin, self._closed, self._state = self._pin, None, True, None
         if pin is not None:
             self._leave(pin)
         self._catalog.close()
+        if self._remove is not None:
+            self._remove()
 
     def __enter__(self: Self) -> Self:
         return self
@@ -205,6 +216,12 @@ class Opened:
 
     def __getstate__(self) -> Mapping[str, Any]:
         raise UnsupportedError("a collection can't be copied or pickled: hand over its path, and open it there")
+
+
+def _remove_own(folder: Path, owner: int) -> None:
+    """Remove the temporary folder of a process; a child that forked from it leaves it."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _create(folder: Path, given: Mapping[str, Any]) -> None:
