@@ -10,7 +10,9 @@ from tqvec.eval.sample import load_sample
 from tqvec.integrations.llama_index import TqvecVectorStore
 
 sample = load_sample()
-known = dict(zip(sample.base_texts + sample.query_texts, [*sample.base.tolist(), *sample.queries.tolist()]))
+known = dict(
+    zip(sample.base_texts + sample.query_texts, [*sample.base.tolist(), *sample.queries.tolist()], strict=True)
+)
 
 
 class SampleEmbedding(BaseEmbedding):

@@ -26,17 +26,15 @@ def fields_of(node: BaseNode, row: int) -> dict[str, Any]:
     InputError
         The node has a field that the store sets.
     """
-    content = {**node.model_dump(mode="json"), "embedding": None}
-    metadata = content["metadata"]
     for name in _OWN:
-        if name in metadata:
+        if name in node.metadata:
             raise InputError(f"nodes row {row}: metadata must not have the field {name!r}, which the store sets")
+    content, source = {**node.model_dump(mode="json"), "embedding": None}, node.ref_doc_id
     if isinstance(node, TextNode):
         content["text"] = ""  # it is the document of the record
-    source = node.ref_doc_id
+    named = {**dict.fromkeys(_SOURCE_NAMES, source), **node.metadata}
     return {
-        # filters need not tell an empty list from a field that is not there
-        **{name: value for name, value in {**dict.fromkeys(_SOURCE_NAMES, source), **metadata}.items() if value != []},
+        **{name: value for name, value in named.items() if value != []},  # so that IS_EMPTY can ask for them
         SOURCE: source,
         ID: node.node_id,
         _CONTENT: json.dumps(content, ensure_ascii=False),

@@ -175,7 +175,8 @@ class TqvecVectorStore(types.BasePydanticVectorStore):
         """Join the best records by vectors and the best by words."""
         k, alpha = query.hybrid_top_k or query.similarity_top_k, _share(query.alpha, "alpha")
         most = max(_FEWEST, _CANDIDATES * k)
-        near = self._collection.search(query.query_embedding, most, where=where, **options)[0]
+        k_near = query.similarity_top_k if query.hybrid_top_k else most
+        near = self._collection.search(query.query_embedding, k_near, where=where, **options)[0]
         worded = self._collection.search(text=query.query_str, k=query.sparse_top_k or most, where=where)[0]
         records: dict[str, dict[str, Any]] = {}
         for hits, weight in ((near, alpha), (worded, 1 - alpha)):
@@ -234,6 +235,9 @@ def _mode_of(query: types.VectorStoreQuery) -> str:
     for name in _NEEDS[mode]:
         if getattr(query, name) is None:
             raise InputError(f"a query in mode {mode!r} needs {name}; get_nodes finds nodes by filters alone")
+    for name in ("similarity_top_k", "sparse_top_k", "hybrid_top_k"):
+        if getattr(query, name) is not None:
+            _validate.integer(getattr(query, name), name, 1, 2**31 - 1)
     for name in ("output_fields", "embedding_field"):
         if getattr(query, name) is not None:
             raise InputError(f"{name} is not supported; a node has one embedding, and comes whole")
