@@ -44,12 +44,15 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQuery,
     VectorStoreQueryMode,
 )
-from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
 import tqvec
 from tqvec.errors import InputError, UnsupportedError
 from tqvec.eval.sample import load_sample
 from tqvec.integrations.llama_index import TqvecVectorStore
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Call to deprecated method get_doc_id:DeprecationWarning"  # by llama-index-core before 0.14.13 itself
+)
 
 ROOT = Path(__file__).parents[2]
 BLOCKED = """
@@ -258,6 +261,12 @@ def test_nodes_of_all_kinds_come_back_as_they_were():
     assert store.query(ask([1.0, 2.0], k=1, node_ids=["text"])).nodes[0].to_dict()["text"] == nodes[0].text
 
 
+def test_a_text_is_stored_once(store):
+    (document,), (metadata,) = store.client.get(["bbb"]).documents, store.client.get(["bbb"]).metadatas
+    assert document == "the quick brown fox"
+    assert document not in metadata["_node_content"]
+
+
 def test_a_document_becomes_a_text_node_as_in_all_stores():
     store = TqvecVectorStore(d=2)
     store.add([Document(id_="d", text="whole", embedding=[1.0, 0.0], metadata={"a": 1})])
@@ -357,11 +366,13 @@ def test_filters_are_those_of_a_plain_evaluation(metadatas, many, is_indexed):
 @given(METADATA, FILTER, CONDITIONS)
 def test_the_plain_evaluation_is_that_of_llama_index_where_it_has_one(metadata, part, condition):
     filters = where(part, condition=condition)
-    if isinstance(metadata.get(part.key), dict):
-        return  # LlamaIndex looks for keys of dictionaries, which it says nothing of
+    if metadata.get(part.key) in ({"k": 1}, "B"):
+        return  # LlamaIndex looks for keys of dictionaries, which it says nothing of; it once ignored case
+    simple = SimpleVectorStore()
+    simple.add([make_node("a", [1.0], **metadata)])
     try:
-        expected = build_metadata_filter_fn(lambda _: metadata, filters)("node")
-    except TypeError:  # values of two types
+        expected = simple.query(ask([1.0], filters=filters)).ids == ["a"]
+    except (TypeError, ValueError, AttributeError):  # values of two types, or NOT in older versions
         return
     if metadata.get(part.key) is None and part.operator in (Op.NE, Op.NIN):
         expected = condition != FilterCondition.NOT  # the rule since llama-index-core 0.14.22
@@ -402,6 +413,15 @@ def test_names_that_no_field_can_have_raise(store, key):
     with pytest.raises(InputError, match="no field can have the name"):
         store.add([make_node("z", [1.0, 0.0, 0.0], **{key: 1})])
     assert len(store.get_nodes()) == 5
+
+
+def test_nothing_none_empty_texts_and_empty_lists_are_empty():
+    store, values = TqvecVectorStore(d=2), [None, [], "", "x", 0, False, {}, [""]]
+    store.add(
+        [make_node(f"n{i}", [1.0, 0.0], a=value) for i, value in enumerate(values)] + [make_node("n8", [1.0, 0.0])]
+    )
+    nodes = store.get_nodes(filters=where(field("a", None, Op.IS_EMPTY)))
+    assert [node.node_id for node in nodes] == ["n0", "n1", "n2", "n8"]
 
 
 def test_own_fields_win_over_the_names_of_the_source():
@@ -670,7 +690,9 @@ def test_persist_writes_a_snapshot_and_replaces_an_older_one(store, tmp_path):
     assert second.query(ask()) == store.query(ask())
     assert [path.name for path in target.parent.iterdir()] == ["snapshot"]
     second.clear()
+    inode = target.stat().st_ino
     second.persist(str(target))  # its own folder
+    assert target.stat().st_ino == inode
     assert len(store.get_nodes()) == 3
     second.client.close()
     assert TqvecVectorStore.from_persist_path(str(target)).get_nodes() == []
@@ -837,7 +859,7 @@ def test_results_are_those_of_the_simple_store():
         each.add(nodes)
         each.delete("s3")
         each.delete_nodes(["n0", "n1"], where(field("num", 1)))
-    for filters in (None, where(field("num", 2, Op.GT)), where(field("num", 2), condition=FilterCondition.NOT)):
+    for filters in (None, where(field("num", 2, Op.GT)), where(field("num", 2, Op.NE))):
         query = ask(rng.random(8).tolist(), k=12, filters=filters)
         exact, result = simple.query(query), store.query(query, rerank=True)
         assert result.ids == exact.ids

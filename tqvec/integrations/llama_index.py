@@ -155,11 +155,8 @@ class TqvecVectorStore(types.BasePydanticVectorStore):
         threshold = _share(kwargs.pop("mmr_threshold", query.mmr_threshold), "mmr_threshold")
         options: dict[str, Any] = {name: kwargs.pop(name) for name in ("rerank", "recall") if name in kwargs}
         _refuse(kwargs)
-        mode, k, where = (
-            _mode_of(query),
-            query.similarity_top_k,
-            where_of(query.filters, query.node_ids or None, query.doc_ids),
-        )
+        mode, k = _mode_of(query), query.similarity_top_k
+        where = where_of(query.filters, query.node_ids or None, query.doc_ids)  # an index hands [] over for all nodes
         if mode == "mmr":
             options["diversity"] = 1 - threshold
         if mode == "hybrid":
