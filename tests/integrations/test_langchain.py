@@ -90,7 +90,7 @@ def exact_cosines(query):
 
 def test_without_langchain_the_error_has_the_command():
     program = "import sys; sys.modules['langchain_core'] = None\nimport tqvec.integrations.langchain"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "UnsupportedError: tqvec.integrations.langchain needs langchain_core" in result.stderr
     assert "pip install 'tqvec[langchain]'" in result.stderr
 
@@ -449,3 +449,15 @@ def test_indexing_of_langchain():
 def test_retriever_has_tags():
     retriever = TqvecVectorStore(DeterministicFakeEmbedding(size=6)).as_retriever()
     assert retriever.tags == ["TqvecVectorStore", "DeterministicFakeEmbedding"]
+
+
+@pytest.mark.slow
+def test_example():
+    path = Path(__file__).parents[2] / "examples" / "langchain_store.py"
+    result = subprocess.run([sys.executable, path], capture_output=True, text=True, check=True)
+    question, best, *_ = result.stdout.splitlines()
+    assert question.startswith("Question: savory dressings for salads")
+    assert best.endswith(
+        "w2833  a finely chopped salad with tomatoes and parsley and mint and scallions and bulgur wheat"
+    )
+    assert all(len(line.split(maxsplit=1)[1]) < 40 for line in result.stdout.splitlines()[-3:])
