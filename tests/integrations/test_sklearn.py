@@ -39,7 +39,7 @@ except Exception as error:
 """
 
 
-@parametrize_with_checks(
+CHECKS = parametrize_with_checks(
     [
         TqvecNeighbors(),
         TqvecNeighbors(metric="cosine", mode="connectivity"),
@@ -47,7 +47,10 @@ except Exception as error:
         TqvecNeighbors(rerank=False),
         TqvecNeighbors(rerank=False, metric="cosine"),
     ]
-)
+).mark
+
+
+@pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), **CHECKS.kwargs)  # pytest 9.1 warns of generators
 def test_checks_of_sklearn(estimator, check):
     check(estimator)
 
@@ -63,7 +66,7 @@ def check_graph(graph, expected):
     assert graph.shape == expected.shape
     np.testing.assert_array_equal(graph.indptr, expected.indptr)
     np.testing.assert_array_equal(graph.indices, expected.indices)
-    np.testing.assert_allclose(graph.data, expected.data, rtol=1e-9, atol=1e-7)
+    np.testing.assert_allclose(graph.data, expected.data, rtol=1e-9, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -72,12 +75,12 @@ def check_graph(graph, expected):
 def test_graphs_are_those_of_the_transformer_of_sklearn(metric, mode, dtype):
     x, queries = X.astype(dtype), QUERIES.astype(dtype)
     ours, theirs = (make(metric=metric, mode=mode, n_neighbors=7) for make in (TqvecNeighbors, brute))
-    check_graph(ours.fit_transform(x), theirs.fit_transform(x))
-    check_graph(ours.transform(queries), theirs.transform(queries))
-    for rows, k in ((queries, 3), (None, 3), (None, None)):
+    check_graph(ours.fit_transform(x), theirs.fit_transform(x.astype(np.float64)))  # which is exact then
+    check_graph(ours.transform(queries), theirs.transform(queries.astype(np.float64)))
+    for rows, k in ((queries.astype(np.float64), 3), (None, 3), (None, None)):
         check_graph(ours.kneighbors_graph(rows, k, mode), theirs.kneighbors_graph(rows, k, mode))
         for one, other in zip(ours.kneighbors(rows, k), theirs.kneighbors(rows, k), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-7)
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-6)
         np.testing.assert_array_equal(ours.kneighbors(rows, k, return_distance=False), theirs.kneighbors(rows, k)[1])
     assert ours.get_feature_names_out().tolist() == [f"tqvecneighbors{i}" for i in range(300)]
     assert ours.n_features_in_ == 24
@@ -115,7 +118,7 @@ def test_the_origin_and_the_unit_do_not_matter(scale, shift, rerank):
 def test_lists_of_ties_and_of_few_dimensions_are_complete_too(metric, x):
     distances, _ = TqvecNeighbors(metric=metric).fit(x).kneighbors(x)
     expected = np.sort(pairwise_distances(x, x, metric=metric), axis=1)[:, :5]
-    assert np.isclose(distances, expected, rtol=1e-6, atol=1e-9 * expected.max()).all(axis=1).mean() > 0.99
+    assert np.isclose(distances, expected, rtol=1e-6, atol=1e-9 * expected.max()).all(axis=1).mean() > 0.999
 
 
 @pytest.mark.parametrize("rerank", [True, False])
@@ -223,7 +226,7 @@ def test_tsne_on_the_graph():
     graphs = [make(n_neighbors=31).fit_transform(x) for make in (TqvecNeighbors, KNeighborsTransformer)]
     maps = [tsne.fit_transform(graph) for graph in graphs]
     assert trustworthiness(x, maps[0]) > trustworthiness(x, maps[1]) - 0.02
-    assert trustworthiness(x, maps[0]) > 0.9
+    assert trustworthiness(x, maps[0]) > 0.85
 
 
 @pytest.mark.slow
