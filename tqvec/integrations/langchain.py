@@ -17,7 +17,6 @@ from tqvec.errors import InputError
 from tqvec.store.collection import Collection
 from tqvec.store.hits import Hits
 from tqvec.store.originals import Kept
-from tqvec.store.ranking import Ranking, diversify
 from tqvec.store.records import read_columns
 from tqvec.store.settings import make_settings
 
@@ -37,7 +36,7 @@ _INCLUDE = ("documents", "metadatas")
 class TqvecVectorStore(VectorStore):
     """A vector store of LangChain over a `Collection`: documents with vectors of 1 to 8 bits per coordinate.
 
-    All searches take ``filter=``, which is `where` of `Collection.search`, and its ``rerank=`` and ``recall=``.
+    All searches take ``filter=``, which is `where` of `Collection.search`, and its other options, such as ``rerank=``.
 
     Parameters
     ----------
@@ -192,10 +191,8 @@ class TqvecVectorStore(VectorStore):
         fetch_k = _validate.integer(fetch_k, "fetch_k", 1, 2**31 - 1)
         if not 0 <= _validate.number(lambda_mult, "lambda_mult") <= 1:
             raise InputError(f"lambda_mult must be from 0 to 1, got {lambda_mult}")
-        hits = self._search(embedding, max(k, fetch_k), (*_INCLUDE, "vectors"), **options)
-        documents, ranking = _documents(hits), Ranking(np.arange(len(hits.ids)), np.asarray(hits.scores))
-        query, vectors = np.asarray(embedding, np.float32), np.asarray(hits.vectors)
-        return [documents[row] for row in diversify(ranking, vectors, query, k, 1 - lambda_mult).rows]
+        few = {"diversity": 1 - lambda_mult, "candidates": max(k, fetch_k)}
+        return _documents(self._search(embedding, k, _INCLUDE, **few, **options))
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         return self._relevance
@@ -219,12 +216,10 @@ class TqvecVectorStore(VectorStore):
             self._open(vectors).upsert(ids=names, vectors=vectors, documents=texts, metadatas=metadatas)
         return names
 
-    def _search(
-        self, vector: Any, k: int, include: Any, *, filter: Any = None, rerank: bool = False, recall: Any = None
-    ) -> Hits:
+    def _search(self, vector: Any, k: int, include: Any, *, filter: Any = None, **options: Any) -> Hits:
         if filter is not None and not isinstance(filter, Mapping):  # a function, as InMemoryVectorStore takes it
             raise InputError(f"filter must be a dict of conditions, as where of a Collection, got {filter!r}")
-        return self._open(vector).search(vector, k, where=filter, include=include, rerank=rerank, recall=recall)[0]
+        return self._open(vector).search(vector, k, where=filter, include=include, **options)[0]
 
 
 def _check_columns(
