@@ -125,7 +125,7 @@ def write_fields(document: Document, place: str) -> Fields:
         "content": None if document.content is None else hash_content(document.content),
         "embedding": False if document.embedding is None else None,
         "score": document.score,
-        "blob": None if blob is None else {**blob.to_dict(), "data": b64encode(blob.data).decode()},
+        "blob": None if blob is None else {**vars(blob), "data": b64encode(blob.data).decode()},
         "sparse_embedding": None if sparse is None else sparse.to_dict(),
     }
     given = _checked({key: value for key, value in fields.items() if value is not None}, place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,9 @@ class TqvecDocumentStore:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the arguments that the store was made with; documents stay in the folder."""
-        return default_to_dict(self, **self._arguments)
+        return default_to_dict(
+            self, **deepcopy(self._arguments)
+        )  # for YAML, which writes a list that is shared as such
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TqvecDocumentStore:
