@@ -58,6 +58,14 @@ def store():
     with_d_4.close()
 
 
+def retrieve(store, query=None, query_embedding=None, top_k=10, filters=None, return_embedding=False):
+    given = {"query": query, "query_embedding": query_embedding}
+    given = {name: value for name, value in given.items() if value is not None}
+    cls = {1: TqvecBM25Retriever if query is not None else TqvecEmbeddingRetriever, 2: TqvecHybridRetriever}[len(given)]
+    retriever = cls(store, return_embedding=return_embedding)
+    return retriever.run(**given, top_k=top_k, filters=filters)["documents"]
+
+
 def ids_of(documents):
     return [document.id for document in documents]
 
@@ -100,6 +108,13 @@ def test_everything_comes_back_as_it_was(store):
         name: type(value) for name, value in WHOLE.meta.items()
     }
     assert meta["aware"].utcoffset() == timedelta(hours=1)
+
+
+def test_numbers_of_numpy_become_plain_ones(store):
+    store.write_documents([Document(id="a", meta={"x": np.float32(0.1), "y": np.int64(3)}, score=np.float64(0.5))])
+    (document,) = store.filter_documents()
+    assert (document.meta, document.score) == ({"x": float(np.float32(0.1)), "y": 3}, 0.5)
+    assert [type(value) for value in document.meta.values()] == [float, int]
 
 
 @pytest.mark.parametrize(
@@ -186,8 +201,8 @@ def test_an_overwritten_document_keeps_nothing_of_the_old_one(store):
     store.write_documents([replace(WHOLE, id="a")])
     store.write_documents([Document(id="a", content="new")], DuplicatePolicy.OVERWRITE)
     assert store.filter_documents() == [Document(id="a", content="new")]
-    assert store.embedding_retrieval([1.0, 2.0, 0.5, -3.0]) == []
-    assert store.bm25_retrieval("Größe") == []
+    assert retrieve(store, None, [1.0, 2.0, 0.5, -3.0]) == []
+    assert retrieve(store, "Größe") == []
 
 
 def test_of_threads_that_write_one_id_one_succeeds(store):
@@ -340,8 +355,9 @@ def test_what_filters_cannot_ask_is_an_error(full, filters, reason):
         if filters or call != full.delete_by_filter:
             with pytest.raises(FilterError, match=reason):
                 call(filters)
-    with pytest.raises(FilterError, match=reason):
-        full.bm25_retrieval("text", filters=filters)
+    if filters:  # an empty list is that of no filters to Haystack's filter policy
+        with pytest.raises(FilterError, match=reason):
+            retrieve(full, "text", filters=filters)
     assert full.count_documents() == len(DOCUMENTS)
 
 
@@ -375,7 +391,7 @@ def test_update_replaces_values_and_what_belongs_to_them(store):
         assert store.filter_documents({"field": f"meta.{name}", "operator": ">", "value": "2000-01-01"}) == []
     assert store.filter_documents({"field": "meta.b", "operator": ">", "value": "2024-01-01"}) == [new]
     assert store.filter_documents({"field": "meta.c", "operator": "==", "value": None}) == [new]
-    assert store.embedding_retrieval(WHOLE.embedding)[0].id == "whole"
+    assert retrieve(store, None, WHOLE.embedding)[0].id == "whole"
     with pytest.raises(InputError, match="meta must be a dict"):
         store.update_by_filter(chosen, [1])
 
@@ -397,17 +413,17 @@ def test_embeddings_are_searched_with_exact_scores(metric):
         "ip": x @ query,
         "l2": -((x - query) ** 2).sum(axis=1),
     }[metric]
-    found = store.embedding_retrieval(query.tolist(), top_k=5)
+    found = retrieve(store, None, query.tolist(), top_k=5)
     best = np.argsort(-score)
     assert ids_of(found) == [str(i) for i in best[:5]]
     np.testing.assert_allclose([document.score for document in found], score[best[:5]], rtol=1e-4)
     assert all(document.embedding is None for document in found)
-    (first,) = store.embedding_retrieval(query.tolist(), top_k=1, return_embedding=True)
+    (first,) = retrieve(store, None, query.tolist(), top_k=1, return_embedding=True)
     assert first.embedding == x[best[0]].tolist()
-    everything = store.embedding_retrieval(query.tolist(), top_k=1000)
+    everything = retrieve(store, None, query.tolist(), top_k=1000)
     assert ids_of(everything) == [str(i) for i in best]
     even = {"field": "meta.even", "operator": "==", "value": True}
-    assert ids_of(store.embedding_retrieval(query.tolist(), filters=even, top_k=1000)) == [
+    assert ids_of(retrieve(store, None, query.tolist(), filters=even, top_k=1000)) == [
         str(i) for i in best if i % 2 == 0
     ]
 
@@ -421,34 +437,34 @@ def test_words_find_documents_without_embedding(store):
             Document(id="d"),
         ]
     )
-    found = store.bm25_retrieval("apple?")
+    found = retrieve(store, "apple?")
     assert ids_of(found) == ["b", "a"]
     assert found[0].score > found[1].score > 0
-    assert store.bm25_retrieval("") == store.bm25_retrieval("?!") == store.bm25_retrieval("grape") == []
-    both = store.hybrid_retrieval("apple", [1.0, 0.0, 0.0, 0.0])
+    assert retrieve(store, "") == retrieve(store, "?!") == retrieve(store, "grape") == []
+    both = retrieve(store, "apple", [1.0, 0.0, 0.0, 0.0])
     assert ids_of(both) == ["a", "b", "c"]
     assert both[0].score == pytest.approx(1 - (1 - 61 / 62) / 2)
     not_a = {"field": "id", "operator": "not in", "value": ["a"]}
-    assert ids_of(store.hybrid_retrieval("apple", [1.0, 0.0, 0.0, 0.0], filters=not_a, top_k=2)) == ["c", "b"]
+    assert ids_of(retrieve(store, "apple", [1.0, 0.0, 0.0, 0.0], filters=not_a, top_k=2)) == ["c", "b"]
 
 
 def test_an_empty_store(store):
-    assert store.filter_documents() == store.embedding_retrieval([0.0] * 4) == store.bm25_retrieval("a") == []
-    assert store.hybrid_retrieval("a", [0.0] * 4) == []
+    assert store.filter_documents() == retrieve(store, None, [0.0] * 4) == retrieve(store, "a") == []
+    assert retrieve(store, "a", [0.0] * 4) == []
     assert store.write_documents([]) == 0
 
 
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (lambda store: store.embedding_retrieval([1.0]), "query_embedding must have shape"),
-        (lambda store: store.embedding_retrieval(np.ones((2, 4))), "that of one query, got 2"),
-        (lambda store: store.embedding_retrieval([1.0, 2.0, 3.0, float("nan")]), "query_embedding"),
-        (lambda store: store.embedding_retrieval([1.0] * 4, top_k=0), "top_k must be an integer from 1"),
-        (lambda store: store.bm25_retrieval("a", top_k=-1), "top_k must be an integer from 1"),
-        (lambda store: store.hybrid_retrieval("a", [1.0] * 4, top_k=2.5), "top_k must be an integer"),
-        (lambda store: store.bm25_retrieval(["a"]), "query must be a str, got a list"),
-        (lambda store: store.bm25_retrieval(None), "query must be a str, got a NoneType"),
+        (lambda store: retrieve(store, None, [1.0]), "query_embedding must have shape"),
+        (lambda store: retrieve(store, None, np.ones((2, 4))), "that of one query, got 2"),
+        (lambda store: retrieve(store, None, [1.0, 2.0, 3.0, float("nan")]), "query_embedding"),
+        (lambda store: retrieve(store, None, [1.0] * 4, top_k=0), "top_k must be an integer from 1"),
+        (lambda store: retrieve(store, "a", top_k=-1), "top_k must be an integer from 1"),
+        (lambda store: retrieve(store, "a", [1.0] * 4, top_k=2.5), "top_k must be an integer"),
+        (lambda store: retrieve(store, ["a"]), "query must be a str, got a list"),
+        (lambda store: TqvecBM25Retriever(store).run(None), "query must be a str, got a NoneType"),
         (lambda store: TqvecEmbeddingRetriever(store, top_k=0), "top_k must be an integer from 1"),
         (lambda store: TqvecEmbeddingRetriever("store"), "document_store must be a TqvecDocumentStore"),
     ],

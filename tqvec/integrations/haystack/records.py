@@ -31,7 +31,9 @@ from tqvec.store.hits import Hits
 from tqvec.store.records import write_metadata
 
 Fields = dict[str, Any]
-WITH_EMBEDDING: Mapping[str, Any] = {"embedding": {"$ne": False}}
+WITH_VECTORS = ("documents", "metadatas", "vectors")
+WITHOUT_VECTORS = WITH_VECTORS[:2]
+HAS_EMBEDDING: Mapping[str, Any] = {"embedding": {"$ne": False}}
 _META, _DATES = "meta.", ("wall.", "utc.")
 _FULL_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([Tt ].*)?")
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1), timedelta(microseconds=1)
@@ -190,7 +192,7 @@ def _checked(fields: Fields, place: str) -> Fields:
         raise InputError(str(error).replace("metadatas row 0", place, 1)) from None
     for name, value in fields.items():
         same = kept.get(name) == value
-        if not (isinstance(same, bool) and same):
+        if not (isinstance(same, (bool, np.bool_)) and same):
             raise InputError(
                 f"{place}: {name} can't be kept exactly, as it would come back as {kept.get(name)!r}; use "
                 "finite numbers, str, bool, and lists and dicts of these"

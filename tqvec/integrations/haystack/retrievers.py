@@ -10,7 +10,8 @@ from haystack.document_stores.types.filter_policy import apply_filter_policy
 
 from tqvec._validate import instance
 from tqvec.integrations.haystack.awaiting import in_thread
-from tqvec.integrations.haystack.store import Filters, TqvecDocumentStore, check_top_k
+from tqvec.integrations.haystack.search import Options, check_top_k, search_both, search_embeddings, search_words
+from tqvec.integrations.haystack.store import Filters, TqvecDocumentStore
 
 Self = TypeVar("Self", bound="_Retriever")
 
@@ -69,12 +70,13 @@ class _Retriever:
         arguments["document_store"] = TqvecDocumentStore.from_dict(arguments["document_store"])
         return default_from_dict(cls, {**data, "init_parameters": arguments})
 
-    def _options(self, filters: Filters | None, top_k: int | None) -> dict[str, Any]:
-        return {
-            "filters": apply_filter_policy(self.filter_policy, self.filters, filters),
-            "top_k": self.top_k if top_k is None else top_k,
-            "return_embedding": self.return_embedding,
-        }
+    def _options(self, filters: Filters | None, top_k: int | None) -> Options:
+        """Return the options of a run, of which some may be of this run alone."""
+        return Options(
+            apply_filter_policy(self.filter_policy, self.filters, filters),
+            self.top_k if top_k is None else top_k,
+            self.return_embedding,
+        )
 
 
 @component
@@ -102,8 +104,8 @@ class TqvecEmbeddingRetriever(_Retriever):
         dict
             ``{"documents": [...]}``, with scores.
         """
-        options = self._options(filters, top_k)
-        return {"documents": self.document_store.embedding_retrieval(query_embedding, **options)}
+        documents = search_embeddings(self.document_store.collection, query_embedding, self._options(filters, top_k))
+        return {"documents": documents}
 
     run_async = in_thread(run)
 
@@ -127,7 +129,8 @@ class TqvecBM25Retriever(_Retriever):
         dict
             ``{"documents": [...]}``, with scores.
         """
-        return {"documents": self.document_store.bm25_retrieval(query, **self._options(filters, top_k))}
+        documents = search_words(self.document_store.collection, query, self._options(filters, top_k))
+        return {"documents": documents}
 
     run_async = in_thread(run)
 
@@ -155,6 +158,6 @@ class TqvecHybridRetriever(_Retriever):
             ``{"documents": [...]}``, with scores from 0 to 1.
         """
         options = self._options(filters, top_k)
-        return {"documents": self.document_store.hybrid_retrieval(query, query_embedding, **options)}
+        return {"documents": search_both(self.document_store.collection, query, query_embedding, options)}
 
     run_async = in_thread(run)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from haystack import default_from_dict, default_to_dict
-from haystack.components.joiners import DocumentJoiner
 from haystack.dataclasses import Document
 from haystack.document_stores.errors import DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
@@ -23,7 +22,7 @@ from tqvec.integrations.haystack import metadata
 from tqvec.integrations.haystack.awaiting import in_thread
 from tqvec.integrations.haystack.filters import compile_filters, read_field
 from tqvec.integrations.haystack.records import (
-    WITH_EMBEDDING,
+    WITH_VECTORS,
     index_fields,
     read_documents,
     read_meta,
@@ -36,14 +35,12 @@ from tqvec.store.originals import Kept
 
 Filters = dict[str, Any]
 _INDEXED = ("id", "embedding")
-_ALL = ("documents", "metadatas", "vectors")
-_FEWEST, _CANDIDATES = 100, 4  # documents of each ranking that a hybrid search joins: at least, and times top_k
 
 
 class TqvecDocumentStore:
     """Documents of Haystack in a `Collection`: a folder that processes share, where each call is one transaction.
 
-    Searches read compressed embeddings, and order the best of them by exact scores.
+    Retrievers read compressed embeddings, and order the best of them by exact scores.
 
     Parameters
     ----------
@@ -143,7 +140,7 @@ class TqvecDocumentStore:
         FilterError
             Filters are malformed, or ask for something that a collection can't answer.
         """
-        return read_documents(self.collection.get(where=compile_filters(filters), include=_ALL))
+        return read_documents(self.collection.get(where=compile_filters(filters), include=WITH_VECTORS))
 
     def write_documents(self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE) -> int:
         """Write documents, all of them or, if there is an error, none.
@@ -269,88 +266,6 @@ class TqvecDocumentStore:
         for hits in self.collection.scan(compile_filters(filters), include=("metadatas",)):
             yield from map(read_meta, hits.metadatas or ())
 
-    def embedding_retrieval(
-        self,
-        query_embedding: list[float],
-        *,
-        filters: Filters | None = None,
-        top_k: int = 10,
-        return_embedding: bool = False,
-    ) -> list[Document]:
-        """Return the documents whose embeddings are nearest to that of a query, with their exact scores.
-
-        Parameters
-        ----------
-        query_embedding : (embedding_dim,)
-        filters : dict, optional
-            As of `filter_documents`.
-        top_k : int
-            At least 1.
-        return_embedding : bool
-            Whether documents have their embeddings.
-
-        Raises
-        ------
-        InputError
-            The embedding has another length, or `top_k` is wrong.
-        """
-        settings = self.collection.settings
-        query = _validate.vectors(query_embedding, settings.d, "query_embedding")
-        if len(query) != 1:
-            raise InputError(f"query_embedding must be that of one query, got {len(query)}")
-        where = {**WITH_EMBEDDING, "$and": [compile_filters(filters)]}
-        include = _ALL if return_embedding else _ALL[:2]
-        (hits,) = self.collection.search(query, check_top_k(top_k), where=where, include=include, rerank=True)
-        return read_documents(hits, settings.metric == "l2")
-
-    def bm25_retrieval(
-        self, query: str, *, filters: Filters | None = None, top_k: int = 10, return_embedding: bool = False
-    ) -> list[Document]:
-        """Return the documents that have words of a query, with their scores by BM25.
-
-        Parameters
-        ----------
-        query : str
-        filters, top_k, return_embedding : optional
-            As of `embedding_retrieval`.
-        """
-        if not isinstance(query, str):
-            raise InputError(f"query must be a str, got a {type(query).__name__}")
-        include = _ALL if return_embedding else _ALL[:2]
-        where = compile_filters(filters)
-        (hits,) = self.collection.search(text=query, k=check_top_k(top_k), where=where, include=include)
-        return read_documents(hits)
-
-    def hybrid_retrieval(
-        self,
-        query: str,
-        query_embedding: list[float],
-        *,
-        filters: Filters | None = None,
-        top_k: int = 10,
-        return_embedding: bool = False,
-    ) -> list[Document]:
-        """Return the documents that are best by words and embeddings together.
-
-        Both rankings are joined by reciprocal ranks, as `DocumentJoiner` does it, with scores from 0 to 1.
-
-        Parameters
-        ----------
-        query : str
-        query_embedding : (embedding_dim,)
-        filters, top_k, return_embedding : optional
-            As of `embedding_retrieval`.
-        """
-        # The collection's own search by both would leave documents without embedding out of the ranking by words, too.
-        most = max(_FEWEST, _CANDIDATES * check_top_k(top_k))
-        rankings = [
-            self.embedding_retrieval(query_embedding, filters=filters, top_k=most, return_embedding=return_embedding),
-            self.bm25_retrieval(query, filters=filters, top_k=most, return_embedding=return_embedding),
-        ]
-        joiner = DocumentJoiner(join_mode="reciprocal_rank_fusion", top_k=top_k)
-        joined: list[Document] = joiner.run(rankings)["documents"]
-        return joined
-
     count_documents_async = in_thread(count_documents)
     count_documents_by_filter_async = in_thread(count_documents_by_filter)
     filter_documents_async = in_thread(filter_documents)
@@ -363,14 +278,6 @@ class TqvecDocumentStore:
     get_metadata_fields_info_async = in_thread(get_metadata_fields_info)
     get_metadata_field_min_max_async = in_thread(get_metadata_field_min_max)
     get_metadata_field_unique_values_async = in_thread(get_metadata_field_unique_values)
-    embedding_retrieval_async = in_thread(embedding_retrieval)
-    bm25_retrieval_async = in_thread(bm25_retrieval)
-    hybrid_retrieval_async = in_thread(hybrid_retrieval)
-
-
-def check_top_k(top_k: int) -> int:
-    """Return `top_k`, or raise InputError unless it is a number from 1."""
-    return _validate.integer(top_k, "top_k", 1, 2**31 - 1)
 
 
 def _index(field: str) -> list[str]:
