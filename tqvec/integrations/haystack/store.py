@@ -110,9 +110,8 @@ class TqvecDocumentStore:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the arguments that the store was made with; documents stay in the folder."""
-        return default_to_dict(
-            self, **deepcopy(self._arguments)
-        )  # for YAML, which writes a list that is shared as such
+        # A copy, as YAML writes a list that two dictionaries share by reference.
+        return default_to_dict(self, **deepcopy(self._arguments))
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> TqvecDocumentStore:
