@@ -210,7 +210,8 @@ def _is_not_in(field: _Field, operand: object, place: str) -> Condition:
 def _contains(field: _Field, operand: object, place: str) -> Condition:
     value = _scalar(operand, place)
     member = Condition(
-        "(json_type(metadata, ?) = 'array' AND EXISTS (SELECT 1 FROM json_each(metadata, ?) WHERE value = ?))",
+        "(json_type(metadata, ?) = 'array' AND EXISTS"
+        " (SELECT 1 FROM json_each(metadata, ?) WHERE value = ? AND type NOT IN ('array', 'object')))",
         (field.path, field.path, value),
     )
     if not isinstance(value, str):
