@@ -3,15 +3,19 @@
 # Without `from __future__ import annotations`: older versions of Haystack read the types of `run` from the signature.
 from typing import Any, TypeVar
 
-from haystack import component, default_from_dict, default_to_dict
-from haystack.dataclasses import Document
-from haystack.document_stores.types import FilterPolicy
-from haystack.document_stores.types.filter_policy import apply_filter_policy
+from tqvec._present import import_optional
 
-from tqvec._validate import instance
-from tqvec.integrations.haystack.awaiting import in_thread
-from tqvec.integrations.haystack.search import Options, check_top_k, search_both, search_embeddings, search_words
-from tqvec.integrations.haystack.store import Filters, TqvecDocumentStore
+import_optional("haystack", "tqvec.integrations.haystack", "haystack")  # the package imports this module first
+
+from haystack import component, default_from_dict, default_to_dict  # noqa: E402
+from haystack.dataclasses import Document  # noqa: E402
+from haystack.document_stores.types import FilterPolicy  # noqa: E402
+from haystack.document_stores.types.filter_policy import apply_filter_policy  # noqa: E402
+
+from tqvec._validate import instance  # noqa: E402
+from tqvec.integrations.haystack.awaiting import in_thread  # noqa: E402
+from tqvec.integrations.haystack.search import Options, check_top_k, search_both, search_embeddings, search_words  # noqa: E402
+from tqvec.integrations.haystack.store import Filters, TqvecDocumentStore  # noqa: E402
 
 Self = TypeVar("Self", bound="_Retriever")
 
