@@ -174,6 +174,8 @@ def _unwrap(faiss: Any, index: Any, metric: str) -> _Layers:
         index = faiss.downcast_index(index)
         name = type(index).__name__
         if name in _STORED:
+            for transform in transforms if index.ntotal else []:
+                _check_reversible(faiss, transform, metric)
             return _Layers(index, transforms, ids)
         if name not in _INNER:
             raise _unsupported(name, "codes that vectors can't be read from")
@@ -182,7 +184,6 @@ def _unwrap(faiss: Any, index: Any, metric: str) -> _Layers:
             ids.append(faiss.vector_to_array(index.id_map))
         for i in range(index.chain.size() if hasattr(index, "chain") else 0):
             transforms.append(faiss.downcast_VectorTransform(index.chain.at(i)))
-            _check_reversible(transforms[-1], metric)
             d = transforms[-1].d_out
         sizes = {index.ntotal, *(own.size for own in ids)}
         if inner is None or inner.d != d or sizes != {inner.ntotal}:
@@ -190,12 +191,13 @@ def _unwrap(faiss: Any, index: Any, metric: str) -> _Layers:
         index = inner
 
 
-def _check_reversible(transform: Any, metric: str) -> None:
+def _check_reversible(faiss: Any, transform: Any, metric: str) -> None:
     """Raise UnsupportedError for a transform that loses something, or that changes what the metric compares."""
-    name = type(transform).__name__
-    orthonormal = getattr(transform, "is_orthonormal", name == "HadamardRotation")
-    centred = metric == "ip" and getattr(transform, "have_bias", False)
-    if not orthonormal or centred or transform.d_out < transform.d_in:
+    name, reversible = type(transform).__name__, type(transform).__name__ == "HadamardRotation"
+    if isinstance(transform, faiss.LinearTransform) and not (metric == "ip" and transform.have_bias):
+        matrix = faiss.vector_to_array(transform.A).reshape(transform.d_out, transform.d_in)
+        reversible = np.allclose(matrix.T @ matrix, np.eye(transform.d_in), atol=1e-3)  # is_orthonormal errs in files
+    if not reversible:
         raise UnsupportedError(
             f"{name} from {transform.d_in} to {transform.d_out} dimensions can't be undone: compress the original "
             "vectors instead, or read index.index and transform queries in the same way"
