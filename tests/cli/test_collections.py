@@ -70,7 +70,7 @@ def test_maintenance():
     with pytest.raises(InputError, match="a snapshot needs a new name"):
         run("collection", "snapshot", "c", "s")
     assert "30 records" in run("collection", "export", "c", "-o", "all.jsonl").output
-    with pytest.raises(InputError, match="all.jsonl exists"):
+    with pytest.raises(InputError, match="all.jsonl: there is a file that is not empty"):
         run("collection", "export", "c", "-o", "all.jsonl")
     assert json_of("export", "c", "-o", "all.jsonl", "--where", '{"year": 2000}', "--force")["records"] == 10
     path = next(Path("c/segments").glob("*.safetensors"))

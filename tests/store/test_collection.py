@@ -215,7 +215,7 @@ def test_export_and_import(chunks, tmp_path, ending):
     path, counts = tmp_path / f"all.{ending}", []
     assert chunks.export(path, progress=counts.append) == 60
     assert counts == [60]
-    with pytest.raises(InputError, match="exists; overwrite=True"):
+    with pytest.raises(InputError, match="not empty; name another, or replace it with overwrite=True"):
         chunks.export(path)
     with tqvec.Collection(tmp_path / "copy", d=D, keep="float32") as copy:
         assert copy.import_file(path) == 60

@@ -138,7 +138,8 @@ def info(folder: Folder, json: Json = False) -> None:
 @app.command()
 def compact(folder: Folder, json: Json = False) -> None:
     """Merge all segments to one, without deleted records, and give the space back."""
-    with _open(folder) as collection:
+    with _open(folder) as collection, progress() as bar:
+        bar.add_task("merging segments", total=None)
         before = collection.info()
         collection.compact()
         after = collection.info()
@@ -150,7 +151,8 @@ def compact(folder: Folder, json: Json = False) -> None:
 @app.command()
 def check(folder: Folder, json: Json = False) -> None:
     """Compare all checksums, and records with vectors; exit status 1 if something is wrong."""
-    with _open(folder) as collection:
+    with _open(folder) as collection, progress() as bar:
+        bar.add_task("reading everything", total=None)
         problems = collection.check()
     if json:
         show_json("collection check", {"folder": folder, "sound": not problems, "problems": problems})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from tqvec.index.mapped import MappedLists, mapped_lists
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.index.rows import Rows
 
+_KEPT_ROWS = 1 << 20  # as many as the largest block has
 SPARE_ROWS = 64  # that all arrays keep after the last row: vector kernels read whole blocks
 ALL = np.zeros(0, np.uint64)  # a mask of every row
 UNSORTED = np.zeros(0, np.int64)  # the starts of lists in a block that is not sorted by them
@@ -153,6 +154,11 @@ def split_into_blocks(rows: Rows, ids: Ids | int, prefixes: PrefixBlocks, block_
     rest = {name: array[kept:] for name, array in rows.items()}
     blocks.append(empty_block(rows, prefixes).extended(rest, ids + kept if isinstance(ids, int) else ids[kept:]))
     return blocks
+
+
+def may_be_kept(blocks: Sequence[Block]) -> bool:
+    """Return whether blocks may be kept from one search to the next: after a change they are memory without a use."""
+    return sum(block.n for block in blocks) <= _KEPT_ROWS
 
 
 def cut_starts(blocks: Iterable[Block], starts: Ids) -> tuple[Block, ...]:

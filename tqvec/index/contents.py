@@ -17,6 +17,7 @@ from tqvec._vectors import Vectors
 from tqvec.codec.bands import Pairs
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
+from tqvec.index.blocks import may_be_kept
 from tqvec.index.differences import describe_difference
 from tqvec.index.metrics import Metric
 from tqvec.index.nbytes import IndexBytes, count_bytes
@@ -367,7 +368,7 @@ class Contents(Copied):
             threads=count,
             routing=None if core.partition is None or probe is None else Routing(core.partition, *probe),
         )
-        if filter is None and len(blocks) == 1:  # more would keep too much memory after changes
+        if filter is None and may_be_kept(blocks):
             self._last = snapshot, core, probe
         return snapshot
 

@@ -15,7 +15,7 @@ from tqvec.codec.tables.batch import ByteLevels, prefix_space, prefix_tables, pr
 from tqvec.codec.tables.staged import prefix_counts, prefix_planes, stage_tables
 from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
-from tqvec.index.blocks import Block, intersect
+from tqvec.index.blocks import Block, intersect, may_be_kept
 from tqvec.index.choice import Search, Work, choose_search
 from tqvec.index.metrics import Metric
 from tqvec.index.prefixes import PrefixBlocks
@@ -197,16 +197,15 @@ class Scanner:
     def _table(
         self, blocks: Sequence[Block], allowed: Sequence[Words], prefixes: bool, lists: bool = False
     ) -> BlockTable:
-        """Return the table of blocks, which is kept until others are searched if it is of one.
+        """Return the table of blocks, which is kept until others are searched if they may be kept.
 
-        To make it takes longer than all else around the kernel of one query. Of more blocks it is not kept, since it
-        would keep all of them, and the time for it does not count beside that of their search.
+        To make it takes longer than all else around the kernel of one query. Of many rows that time does not count.
         """
         key, table = self._last_table
         if key[0] is blocks and key[1] is allowed and key[2:] == (prefixes, lists):
             return table
         table = BlockTable(blocks, allowed, prefixes, lists)
-        if len(blocks) == 1:
+        if may_be_kept(blocks):
             self._last_table = (blocks, allowed, prefixes, lists), table
         return table
 

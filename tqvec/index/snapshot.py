@@ -252,6 +252,8 @@ class Snapshot:
         ids = np.full(rows.shape, -1, np.int64)
         for start, block in zip(self._starts, self.blocks, strict=False):
             mine = (rows >= start) & (rows < start + block.n)
+            if mine.all():
+                return block.ids_of(rows - start)
             ids[mine] = block.ids_of(rows[mine] - start)
         return ids
 

@@ -135,22 +135,22 @@ class Change:
         if held + len(rows) < _TAIL:
             blobs = (vector.astype("<f4").tobytes() for vector in vectors)
             self.connection.executemany("INSERT INTO tail VALUES (?, ?)", zip(rows.tolist(), blobs, strict=True))
-            return
-        before, held_vectors = read_tail(self.connection, self._settings.d)
-        self._write_new(np.concatenate([before, rows]), np.concatenate([held_vectors, vectors]))
-        self.connection.execute("DELETE FROM tail")
+        else:
+            self._write_tail(rows, vectors)
 
     def flush(self) -> None:
         """Write the vectors of the tail to a segment."""
-        rows, vectors = read_tail(self.connection, self._settings.d)
-        if rows.size:
-            self._write_new(rows, vectors)
-            self.connection.execute("DELETE FROM tail")
+        self._write_tail(np.zeros(0, np.int64), np.zeros((0, self._settings.d), np.float32))
 
-    def _write_new(self, rows: Ids, vectors: Floats) -> None:
-        index = self.state.empty.__copy__()
-        index.add(vectors, ids=rows, threads=self._threads)
-        self._write(index, [(rows, vectors)])
+    def _write_tail(self, rows: Ids, vectors: Floats) -> None:
+        """Write a segment of the vectors of the tail and further ones."""
+        before, held = read_tail(self.connection, self._settings.d)
+        rows, vectors = np.concatenate([before, rows]), np.concatenate([held, vectors])
+        if rows.size:
+            index = self.state.empty.__copy__()
+            index.add(vectors, ids=rows, threads=self._threads)
+            self._write(index, [(rows, vectors)])
+            self.connection.execute("DELETE FROM tail")
 
     def _write(self, index: Index, vectors: Iterable[tuple[Ids, Floats]]) -> None:
         entry = write_segment(self._folder, self._next_number(), index, self._settings.keep, vectors)
