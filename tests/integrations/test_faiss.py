@@ -12,6 +12,7 @@ from tqvec.errors import FormatError, InputError, LossWarning, UnsupportedError
 
 faiss = pytest.importorskip("faiss")
 
+faiss.omp_set_num_threads(1)  # threads that wait for each other on a busy machine take minutes
 D, N = 16, 300
 X = sts.normal(N, D, 20_100)
 IDS = np.random.default_rng(20_101).permutation(10 * N)[:N] + 2**40
