@@ -35,6 +35,7 @@ ROTATED = [
     "RR16,PQ4x4,RFlat",
     "RR16,HNSW8,Flat",
 ]
+ROTATED += ["HR,Flat"] if hasattr(faiss, "HadamardRotation") else []  # since FAISS 1.15
 CENTRED = ["PCA16,Flat", "PCAR16,IVF8,Flat"]
 QUANTIZED = {  # the largest error of a coordinate, in standard deviations
     "SQfp16": 0.002,

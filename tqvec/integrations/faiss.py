@@ -85,8 +85,8 @@ class _Layers(NamedTuple):
 def read(index: str | os.PathLike[str] | Any) -> FaissVectors:
     """Return vectors, ids and metric of a FAISS index.
 
-    Read are Flat, scalar quantizers and IVF of both, also inside HNSW, NSG, IDMap, Refine, and rotations (RR, OPQ, PCA
-    that keeps all dimensions). Vectors are copied part by part: the memory is that of FAISS's index and of the result.
+    It reads Flat, scalar quantizers and IVF of both, also inside HNSW, NSG, IDMap, Refine, and rotations (RR, OPQ, PCA
+    of all dimensions). Vectors are copied part by part: the memory is that of FAISS's index and of the result.
 
     Parameters
     ----------
@@ -168,8 +168,7 @@ def _load(faiss: Any, index: Any) -> Any:
 
 def _unwrap(faiss: Any, index: Any, metric: str) -> _Layers:
     """Return the index that holds the vectors, and what is around it."""
-    transforms: list[Any] = []
-    ids: list[Ids] = []
+    transforms, ids = list[Any](), list[Ids]()
     while True:
         index = faiss.downcast_index(index)
         name = type(index).__name__
@@ -185,18 +184,19 @@ def _unwrap(faiss: Any, index: Any, metric: str) -> _Layers:
         for i in range(index.chain.size() if hasattr(index, "chain") else 0):
             transforms.append(faiss.downcast_VectorTransform(index.chain.at(i)))
             d = transforms[-1].d_out
-        sizes = {index.ntotal, *(own.size for own in ids)}
-        if inner is None or inner.d != d or sizes != {inner.ntotal}:
+        if inner is None or inner.d != d or {index.ntotal, *(own.size for own in ids)} != {inner.ntotal}:
             raise _inconsistent(f"{name} doesn't fit the index inside")
         index = inner
 
 
 def _check_reversible(faiss: Any, transform: Any, metric: str) -> None:
     """Raise UnsupportedError for a transform that loses something, or that changes what the metric compares."""
-    name, reversible = type(transform).__name__, type(transform).__name__ == "HadamardRotation"
+    name = type(transform).__name__
+    reversible = name == "HadamardRotation"
     if isinstance(transform, faiss.LinearTransform) and not (metric == "ip" and transform.have_bias):
         matrix = faiss.vector_to_array(transform.A).reshape(transform.d_out, transform.d_in)
-        reversible = np.allclose(matrix.T @ matrix, np.eye(transform.d_in), atol=1e-3)  # is_orthonormal errs in files
+        # is_orthonormal alone won't do: it is true of every matrix that was read from a file
+        reversible = transform.is_orthonormal and np.allclose(matrix.T @ matrix, np.eye(transform.d_in), atol=1e-3)
     if not reversible:
         raise UnsupportedError(
             f"{name} from {transform.d_in} to {transform.d_out} dimensions can't be undone: compress the original "
