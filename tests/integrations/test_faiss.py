@@ -35,7 +35,6 @@ ROTATED = [
     "RR16,PQ4x4,RFlat",
     "RR16,HNSW8,Flat",
 ]
-ROTATED += ["HR,Flat"] if hasattr(faiss, "HadamardRotation") else []  # since FAISS 1.15
 CENTRED = ["PCA16,Flat", "PCAR16,IVF8,Flat"]
 QUANTIZED = {  # the largest error of a coordinate, in standard deviations
     "SQfp16": 0.002,
@@ -63,6 +62,7 @@ OTHERS = {  # factory strings that vectors can't be taken out of, and the name i
     "PCAW16,Flat": "PCAMatrix",
     "L2norm,Flat": "NormalizationTransform",
     "ITQ16,Flat": "ITQTransform",
+    "HR,Flat": "HadamardRotation",
     "Pad20,Flat": "RemapDimensionsTransform",
 }
 

@@ -192,7 +192,7 @@ def _unwrap(faiss: Any, index: Any, metric: str) -> _Layers:
 def _check_reversible(faiss: Any, transform: Any, metric: str) -> None:
     """Raise UnsupportedError for a transform that loses something, or that changes what the metric compares."""
     name = type(transform).__name__
-    reversible = name == "HadamardRotation"
+    reversible = False
     if isinstance(transform, faiss.LinearTransform) and not (metric == "ip" and transform.have_bias):
         matrix = faiss.vector_to_array(transform.A).reshape(transform.d_out, transform.d_in)
         # is_orthonormal alone won't do: it is true of every matrix that was read from a file
