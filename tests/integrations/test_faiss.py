@@ -30,7 +30,6 @@ ROTATED = [
     "RR16,Flat",
     "RR20,IVF8,Flat",
     "OPQ4,Flat",
-    "HR,Flat",
     "RR16,RR24,Flat",
     "RR16,PQ4x4,RFlat",
     "RR16,HNSW8,Flat",
