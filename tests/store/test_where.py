@@ -183,3 +183,19 @@ def test_numbers_of_numpy():
     assert compile_where({"year": np.int64(3)}, {}) == compile_where({"year": 3}, {})
     assert compile_where({"year": {"$in": np.array([1, 2])}}, {}) == compile_where({"year": {"$in": [1, 2]}}, {})
     assert set(OPERATORS) >= {"$eq", "$contains"}
+
+
+@pytest.mark.parametrize("kind", ["plain", "indexed"])
+def test_a_list_within_a_list_is_no_text(connections, kind):
+    """Of a nested list SQLite returns the JSON text."""
+    connection = connections[kind]
+    connection.execute("BEGIN")
+    try:
+        metadata = write_metadata({FIELDS[0]: [["a"], {"b": 1}, '["c"]']}, 0)
+        connection.execute("INSERT INTO records (row, id, metadata) VALUES (1, 'x', ?)", (metadata,))
+        for text, expected in {'["a"]': 0, '{"b":1}': 0, '["c"]': 1}.items():
+            sql, parameters = compile_where({FIELDS[0]: {"$contains": text}}, {})
+            (found,) = connection.execute(f"SELECT count(*) FROM records WHERE {sql}", parameters).fetchone()
+            assert found == expected, text
+    finally:
+        connection.execute("ROLLBACK")
