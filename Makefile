@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+FRAMEWORKS = $(addprefix tests/integrations/test_,langchain.py llama_index.py haystack.py haystack_suite.py sklearn.py vicinity.py)
 INTEGRATIONS = $(VENV)-integrations/bin/python -m pytest -n auto --dist worksteal
 LLM = OMP_NUM_THREADS=1 $(VENV)-llm/bin/python -m pytest -n auto --dist worksteal
 

@@ -262,7 +262,7 @@ def test_functions_are_short(path):
 
 MANY_OPTIONS = {  # what users choose from
     "index/index.py": {"search": 9},
-    "store/collection.py": {"__init__": 12, "search": 9},
+    "store/collection.py": {"__init__": 12, "search": 10},
 }
 
 
@@ -335,5 +335,8 @@ def test_long_records_are_made_by_keyword(path):
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES}), ids=name_of)
 def test_a_class_name_stands_for_one_class_in_a_folder(folder):
+    """Those of adapters have the names of their frameworks, each in a file of its own."""
     names = [node.name for path in MODULES if path.parent == folder for node in CLASSES[path]]
+    if folder.name == "integrations":
+        names = [name for name in names if not name.startswith("Tqvec")]
     assert sorted(names) == sorted(set(names))
