@@ -17,12 +17,12 @@ test: $(VENV)/ready
 # The oldest and the newest versions of the frameworks that the extras allow, with the suites that they publish.
 test-integrations: $(VENV)-integrations/ready
 	PYTHONPATH=$(VENV)-integrations/oldest $(INTEGRATIONS) -m 'not slow' $(FRAMEWORKS)
-	$(INTEGRATIONS) $(FRAMEWORKS) tests/test_inputs.py tests/docs/test_examples.py
+	$(INTEGRATIONS) -k 'integrations or inputs' $(FRAMEWORKS) tests/test_inputs.py tests/docs/test_examples.py
 
 # The oldest and the newest transformers of the extra llm, on a CPU build of torch.
 test-llm: $(VENV)-llm/ready
 	PYTHONPATH=$(VENV)-llm/oldest $(LLM) -m 'not slow' tests/integrations/test_transformers*.py
-	$(LLM) -m 'not slow' tests/integrations
+	$(LLM) -m 'not slow' $(filter-out $(FRAMEWORKS) tests/integrations/test_faiss.py,$(wildcard tests/integrations/test_*.py))
 	$(LLM) tests/integrations/test_transformers_models.py
 
 # Every type of text model that the newest transformers has: its tokens, its rope, its attention on codes.
@@ -68,7 +68,7 @@ $(VENV)-llm/ready: pyproject.toml
 	$(VENV)-llm/bin/python -m pip install --quiet --no-compile --no-deps --retries 1 \
 		--extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu \
 		|| $(VENV)-llm/bin/python -m pip install --quiet --no-compile 'torch>=2.6'
-	$(VENV)-llm/bin/python -m pip install --quiet --editable '.[llm]' transformers==5.24.0 'pytest>=8' 'hypothesis>=6.100' 'pytest-xdist>=3.6'
+	$(VENV)-llm/bin/python -m pip install --quiet --editable '.[llm,txtai]' transformers==5.24.0 'sentence-transformers>=5.2,<7' 'pytest>=8' 'hypothesis>=6.100' 'pytest-xdist>=3.6'
 	$(VENV)-llm/bin/python -m pip install --quiet --no-compile --target $(VENV)-llm/oldest transformers==5.0.0
 	touch $@
 
