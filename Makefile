@@ -2,15 +2,21 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+INTEGRATIONS = $(VENV)-integrations/bin/python -m pytest -n auto --dist worksteal
 LLM = OMP_NUM_THREADS=1 $(VENV)-llm/bin/python -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-llm test-models check lint bounds bench docs clean
+.PHONY: demo test test-integrations test-llm test-models check lint bounds bench docs clean
 
 demo: $(VENV)/demo
 	$(BIN)/tqvec demo
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# The oldest and the newest versions of the frameworks that the extras allow, with the suites that they publish.
+test-integrations: $(VENV)-integrations/ready
+	PYTHONPATH=$(VENV)-integrations/oldest $(INTEGRATIONS) -m 'not slow' $(FRAMEWORKS)
+	$(INTEGRATIONS) $(FRAMEWORKS) tests/test_inputs.py tests/docs/test_examples.py
 
 # The oldest and the newest transformers of the extra llm, on a CPU build of torch.
 test-llm: $(VENV)-llm/ready
@@ -63,6 +69,14 @@ $(VENV)-llm/ready: pyproject.toml
 		|| $(VENV)-llm/bin/python -m pip install --quiet --no-compile 'torch>=2.6'
 	$(VENV)-llm/bin/python -m pip install --quiet --editable '.[llm]' transformers==5.24.0 'pytest>=8' 'hypothesis>=6.100' 'pytest-xdist>=3.6'
 	$(VENV)-llm/bin/python -m pip install --quiet --no-compile --target $(VENV)-llm/oldest transformers==5.0.0
+	touch $@
+
+$(VENV)-integrations/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-integrations
+	$(VENV)-integrations/bin/python -m pip install --quiet --no-compile --editable '.[integrations]'
+	$(VENV)-integrations/bin/python -m pip install --quiet --no-compile --target $(VENV)-integrations/oldest \
+		langchain-core==0.3.77 langchain-tests==0.3.22 llama-index-core==0.12.49 haystack-ai==2.11.0 \
+		scikit-learn==1.6.0 vicinity==0.4.1 'pytest-asyncio>=1.2' 'numpy>=2,<3'
 	touch $@
 
 $(VENV)-lowest/ready: pyproject.toml tests/lowest.txt

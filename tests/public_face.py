@@ -47,6 +47,11 @@ def collect(x: NDArray[np.float32], path: Path) -> list[str]:
         return problems + result[0].ids
 
 
+def convert(path: Path) -> tqvec.Index:
+    contents: tqvec.faiss.FaissVectors = tqvec.faiss.read(path)
+    return contents.to_index(nbits=2, codebook="trellis")
+
+
 def encode(x: NDArray[np.float32]) -> NDArray[np.float32]:
     codec = tqvec.TurboQuant(x.shape[1], nbits=2.5, seed=2)
     codes: tqvec.Codes = codec.encode(x, threads=1)

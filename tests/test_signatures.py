@@ -39,7 +39,7 @@ def hnswlib(n=300):
 
 
 FILES = {
-    "probably a FAISS index: its vectors come from faiss.read_index": b"IxF2\x10\0\0\0" + bytes(100),
+    "probably a FAISS index: compress its vectors into an index with tqvec.faiss.read": b"IxF2\x10\0\0\0" + bytes(100),
     "a NumPy array (.npy): add its vectors": npy(),
     "a zip file, as .npz and PyTorch's": npz(),
     "a Parquet file: compress a column": b"PAR1" + bytes(100),

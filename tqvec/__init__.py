@@ -7,6 +7,7 @@
 - `kvcache.KVCache` keeps keys and values of a transformer in codes, and computes attention on them.
   `kvcache.planning`, `kvcache.simulation` and `kvcache.quality` tell bytes, time and the error on tensors beforehand.
 - `oracle.verify` checks a port to another language stage by stage, and says why a stage is wrong.
+- `faiss.read` takes the vectors out of a FAISS index.
 - `simd_info` tells which instructions are used, and why.
 
 The command ``tqvec`` does the same from a shell. The module `tqvec.eval` has recall and readers of vector files, and
@@ -32,6 +33,7 @@ from tqvec.index.training_result import Loss, Training
 
 if TYPE_CHECKING:
     from tqvec import oracle
+    from tqvec.integrations import faiss
     from tqvec.store.collection import Collection
 
 __version__ = "0.1.0"
@@ -54,6 +56,7 @@ __all__ = [
     "TurboQuant",
     "UnsupportedError",
     "__version__",
+    "faiss",
     "kvcache",
     "oracle",
     "selectors",
@@ -62,11 +65,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import `oracle` and `Collection` when they are first used: that takes a tenth of the time of ``import tqvec``."""
+    """Import the rest when it is first used: it would take a tenth of the time of ``import tqvec``."""
     if name == "oracle":
         return import_module("tqvec.oracle")
     if name == "Collection":
         return import_module("tqvec.store").Collection
+    if name == "faiss":
+        return import_module("tqvec.integrations.faiss")
     raise AttributeError(f"module 'tqvec' has no attribute {name!r}")
 
 

@@ -9,9 +9,7 @@ _ARRAY = "add its vectors to an index: index.add(numpy.load(path)), or `tqvec bu
 _TABLE = "compress a column of vectors: `tqvec build FILE.parquet:COLUMN -o FILE.tqv`"
 _PICKLE = "load it with what wrote it, and add its vectors to an index with index.add"
 _UNPACK = "unpack it first"
-_FAISS = (
-    "its vectors come from faiss.read_index(path).reconstruct_n(0, ntotal) and go into an index with index.add(vectors)"
-)
+_FAISS = "compress its vectors into an index with tqvec.faiss.read(path).to_index()"
 _HNSWLIB = "its vectors come from hnswlib.Index.get_items(labels) and go into an index with index.add(vectors, labels)"
 
 # A pattern that the first bytes match, the kind of file, and what to do with it.

@@ -18,7 +18,7 @@ class FormatError(TqvecError, ValueError):
 
 
 class UnsupportedError(TqvecError, RuntimeError):
-    """A SIMD level or an optional package is not available on this machine."""
+    """A SIMD level or an optional package is not available on this machine, or an index of others can't be read."""
 
 
 class BusyError(TqvecError, TimeoutError):

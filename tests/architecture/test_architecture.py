@@ -33,7 +33,7 @@ FLOORS = {
     **dict.fromkeys(("cli", "integrations"), 5),
     "__main__": 6,
 }
-LATE = {"store"}  # rooms of the face that are loaded when a name of them is first used
+LATE = {"store", "integrations"}  # rooms of the face that are loaded when a name of them is first used
 FACE = 4  # tqvec/__init__.py shows names of floors 0 to 3, so only what lies above them may import from it
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in MODULES}

@@ -127,6 +127,8 @@ def test_groups_and_diversity(chunks):
     assert len(set(spread.ids)) == 5
     assert spread.ids[0] == chunks.search(q, k=1, rerank=True)[0].ids[0]
     assert spread.ids != chunks.search(q, k=5)[0].ids
+    few = chunks.search(q, k=5, diversity=0.9, candidates=5)[0]
+    assert set(few.ids) == set(chunks.search(q, k=5)[0].ids)
 
 
 def test_texts_become_vectors(tmp_path):
@@ -351,6 +353,9 @@ def test_results_show_themselves(chunks):
         (lambda c: c.search(np.ones(D), include=["texts"]), "include must have names of documents"),
         (lambda c: c.search(np.ones(D), text=["a", "b"]), "text must have an entry for each of the 1 queries"),
         (lambda c: c.search(np.ones(D), diversity=2), "diversity must be from 0 to 1"),
+        (lambda c: c.search(np.ones(D), 5, diversity=0.9, candidates=4), "candidates must be an integer"),
+        (lambda c: c.search(np.ones(D), where=[]), "where must be a dict of conditions"),
+        (lambda c: c.count(where=0), "where must be a dict of conditions"),
         (lambda c: c.search(np.ones(D), group_by="$x"), "no field can have the name"),
         (lambda c: c.delete(), "hand over either ids or where"),
         (lambda c: c.partition(1000), "nlist must be from 1 to 60"),

@@ -27,6 +27,7 @@ from tqvec.store.transfer import write_records
 from tqvec.store.where import Condition, check_field, compile_where, json_path, scalar_sql
 from tqvec.store.written import Written
 
+_CANDIDATES, _FEWEST = 4, 100  # rows that are ordered anew: times k, and at least
 _PART = 5_000  # records that are exported at once
 
 
@@ -176,7 +177,7 @@ class Collection(Written):
         """
         columns = check_include(include)
         names = None if ids is None else read_ids(ids)
-        condition = compile_where({} if where is None else where, self.settings.columns)
+        condition = self._condition(where)
         most = -1 if limit is None else _validate.integer(limit, "limit", 0, 2**62)
         with self._reading() as (connection, state):
             if names is None:
@@ -207,7 +208,7 @@ class Collection(Written):
             Records at a time.
         """
         columns, batch = check_include(include), _validate.integer(batch, "batch", 1, 2**31 - 1)
-        condition = compile_where({} if where is None else where, self.settings.columns)
+        condition = self._condition(where)
         self._require_open()
         return self._scan(condition, batch, columns)
 
@@ -220,9 +221,9 @@ class Collection(Written):
 
     def count(self, where: Mapping[str, Any] | None = None) -> int:
         """Return the number of records, or of those of a condition, as in `search`."""
-        condition = compile_where({} if where is None else where, self.settings.columns)
+        condition = self._condition(where)
         with self._reading() as (connection, state):
-            if not where:
+            if condition.holds_always:
                 return state.ntotal
             sql = f"SELECT count(*) FROM records WHERE {condition.sql}"
             (number,) = connection.execute(sql, condition.parameters).fetchone()
@@ -240,6 +241,7 @@ class Collection(Written):
         recall: float | None = None,
         group_by: str | None = None,
         diversity: float | None = None,
+        candidates: int | None = None,
     ) -> SearchResult:
         """Return the `k` best records for each query.
 
@@ -266,6 +268,9 @@ class Collection(Written):
             Return the best record of each value of a field; records without it are left out.
         diversity : float, optional
             From 0 to 1: how much the records shall differ from each other (maximal marginal relevance).
+        candidates : int, optional
+            How many of the best `text`, `group_by` and `diversity` order anew; at least `k`. Default: ``4 k``, and at
+            least 100.
 
         Returns
         -------
@@ -288,9 +293,10 @@ class Collection(Written):
         if diversity is not None and (vectors is None or not 0 <= _validate.number(diversity, "diversity") <= 1):
             raise InputError(f"diversity must be from 0 to 1, and needs queries, got {diversity}")
         group = None if group_by is None else self._field(group_by)
-        condition = None if not where else compile_where(where, self.settings.columns)
+        most = None if candidates is None else _validate.integer(candidates, "candidates", k, 2**31 - 1)
+        condition = self._condition(where)
         with self._reading() as (connection, state):
-            allowed = None if condition is None else self._filters.find(connection, state.generation, condition)
+            allowed = None if condition.holds_always else self._filters.find(connection, state.generation, condition)
             search = Search(
                 connection=connection,
                 state=state,
@@ -300,6 +306,7 @@ class Collection(Written):
                 allowed=allowed,
                 group=group,
                 diversity=diversity,
+                candidates=max(_FEWEST, _CANDIDATES * k) if most is None else most,
                 options=Options(bool(rerank), recall, self._threads),
             )
             return SearchResult(fetch_all(connection, state, search.run(nq, k), columns))
@@ -337,6 +344,10 @@ class Collection(Written):
         if isinstance(queries, (list, tuple)) and queries and all(isinstance(query, str) for query in queries):
             queries = self._vectors_of_texts(list(queries))
         return _validate.vectors(queries, self.settings.d, "queries")
+
+    def _condition(self, where: Mapping[str, Any] | None) -> Condition:
+        """Compile a condition; None holds for all records."""
+        return compile_where({} if where is None else where, self.settings.columns)
 
     def _field(self, name: str) -> Condition:
         """Return the SQL of the value of a field."""

@@ -109,12 +109,12 @@ def _merge(scores: Sequence[Floats], rows: Sequence[Ids], k: int, smaller: bool)
     return Ranking(all_rows, all_scores)
 
 
-def search_words(connection: sqlite3.Connection, text: str, k: int, condition: Condition | None) -> Ranking:
+def search_words(connection: sqlite3.Connection, text: str, k: int, condition: Condition) -> Ranking:
     """Return the rows whose documents have words of a text, by BM25; larger scores are better."""
     words = list(dict.fromkeys(re.findall(r"\w+", text)))[:_MOST_WORDS]
     if not words:
         return NOTHING
-    sql, parameters = ("1", ()) if condition is None else condition
+    sql, parameters = condition
     found = connection.execute(
         "SELECT records.row, documents.rank FROM documents JOIN records ON records.row = documents.rowid"
         f" WHERE documents MATCH ? AND ({sql}) ORDER BY documents.rank LIMIT ?",

@@ -12,7 +12,7 @@ from tqvec.store.ranking import NOTHING, Options, Ranking, best_of_groups, diver
 from tqvec.store.state import State
 from tqvec.store.where import Condition
 
-_CANDIDATES, _FEWEST = 4, 100  # rows that are ordered anew: times k, and at least
+_FURTHER = 4  # times as many rows are searched for if they have too few groups
 
 
 class Search(NamedTuple):
@@ -26,12 +26,14 @@ class Search(NamedTuple):
     queries : (nq, d) float32, optional
     texts : list of str, optional
         As many as there are queries.
-    condition : Condition, optional
+    condition : Condition
     allowed : AllowedRows, optional
         The rows of the condition.
     group : Condition, optional
         SQL of the value of which each result shall have another.
     diversity : float, optional
+    candidates : int
+        How many of the best are ordered anew, where the others decide.
     options : Options
     """
 
@@ -39,10 +41,11 @@ class Search(NamedTuple):
     state: State
     queries: Floats | None
     texts: list[str] | None
-    condition: Condition | None
+    condition: Condition
     allowed: AllowedRows | None
     group: Condition | None
     diversity: float | None
+    candidates: int
     options: Options
 
     def run(self, nq: int, k: int) -> list[Ranking]:
@@ -51,14 +54,14 @@ class Search(NamedTuple):
         if most == 0:
             return [NOTHING] * nq
         plain = self.group is None and self.diversity is None and (self.queries is None or self.texts is None)
-        m = min(most, k if plain else max(_FEWEST, _CANDIDATES * k))
+        m = min(most, k if plain else self.candidates)
         rankings = self._rank(m)
         while self.group is not None:
             grouped = [best_of_groups(self.connection, ranking, self.group) for ranking in rankings]
             if m == most or all(ranking.rows.size >= k for ranking in grouped):
                 rankings = grouped
                 break
-            m = min(most, _CANDIDATES * m)
+            m = min(most, _FURTHER * m)
             rankings = self._rank(m)
         if self.diversity is not None and self.queries is not None:
             vectors = (vectors_of(self.connection, self.state, ranking.rows) for ranking in rankings)

@@ -14,9 +14,9 @@ from tqvec.errors import InputError
 
 _COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 OPERATORS = ("$eq", "$ne", *_COMPARISONS, "$in", "$nin", "$contains", "$exists")
+_TRUE = "1"
 _LARGEST = 2**63
 _DEEPEST = 10  # the stack of SQLite's parser has 100 entries, and a level takes some
-EVERYTHING: Mapping[str, Any] = {}
 
 
 class Condition(NamedTuple):
@@ -24,6 +24,11 @@ class Condition(NamedTuple):
 
     sql: str
     parameters: tuple[Any, ...] = ()
+
+    @property
+    def holds_always(self) -> bool:
+        """Whether nothing was asked for."""
+        return self.sql == _TRUE
 
 
 class _Field(NamedTuple):
@@ -94,14 +99,14 @@ def _compile(where: object, columns: Mapping[str, str], place: str, depth: int) 
             raise InputError(f"{place} has {key!r} in place of a field; $and, $or and $not may stand there{hint}")
         else:
             parts.append(_compile_field(key, value, columns, place))
-    return _join(parts, " AND ", "1")
+    return _join(parts, " AND ", _TRUE)
 
 
 def _compile_list(key: str, value: object, columns: Mapping[str, str], place: str, depth: int) -> Condition:
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not value:
         raise InputError(f"{place}: {key} must have a list of at least one condition, got {_describe(value)}")
     parts = [_compile(part, columns, f"{place}: {key}[{i}]", depth + 1) for i, part in enumerate(value)]
-    return _join(parts, " AND " if key == "$and" else " OR ", "1")
+    return _join(parts, " AND " if key == "$and" else " OR ", _TRUE)
 
 
 def _join(parts: Sequence[Condition], operator: str, empty: str) -> Condition:
@@ -124,7 +129,7 @@ def _compile_field(name: str, value: object, columns: Mapping[str, str], place: 
                 f"{place}: field {name!r} has the unknown operator {operator!r}; use one of {', '.join(OPERATORS)}"
             )
         parts.append(_COMPILERS[operator](field, operand, f"{place}: {operator} of field {name!r}"))
-    return _join(parts, " AND ", "1")
+    return _join(parts, " AND ", _TRUE)
 
 
 def check_field(name: object, place: str) -> None:
