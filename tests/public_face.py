@@ -13,6 +13,8 @@ def search(x: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
     index = tqvec.Index(x.shape[1], nbits=4, metric="cosine", codebook="scalar", seed=1)
     training: tqvec.Training = index.train(x, queries=x[:20])
     index.add(x, np.arange(len(x)))
+    index.add(x[i : i + 1] for i in range(3))
+    index.remove_ids(range(len(x), len(x) + 3))
     index.update(ids=[0], x=x[:1])
     keep: tqvec.Filter = selectors.Range(0, 100) & ~selectors.Ids([3])
     scores, ids = index.search(x[:2], k=3, filter=keep)

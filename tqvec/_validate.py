@@ -18,7 +18,7 @@ Name = TypeVar("Name", bound=str)
 Kind = TypeVar("Kind")
 
 
-def numbers(x: ArrayLike, name: str) -> NDArray:
+def numbers(x: ArrayLike, name: str, first: int = 0) -> NDArray:
     """Read `x` as floating-point numbers, or integers that are exact as float32, in its own type and memory.
 
     Integers of up to 16 bits are exact, and so are those of a list that float32 can hold. Other integers are refused:
@@ -30,13 +30,15 @@ def numbers(x: ArrayLike, name: str) -> NDArray:
         As `as_array` takes it.
     name : str
         Name of the argument, for messages.
+    first : int
+        Number of the first row, for messages.
 
     Raises
     ------
     InputError
         It can't be read, or holds anything else.
     """
-    array = as_array(x, name)
+    array = as_array(x, name, first)
     kind, whole = array.dtype.kind, array.dtype.kind in "iu"
     if kind == "f" or array.dtype.name == "bfloat16" or (whole and array.dtype.itemsize <= 2):
         return array
@@ -68,10 +70,14 @@ def _remedy(x: object, array: NDArray) -> str:
         return "take its real part, or the real and the imaginary parts side by side"
     if array.dtype.names:
         return "convert it with numpy.lib.recfunctions.structured_to_unstructured"
+    if kind == "O" and array.ndim == 2 and hasattr(x, "columns"):
+        return "hand over one of its columns"
     if kind != "O" or array.ndim:
         return "convert it with astype(np.float32), if it holds numbers"
     if hasattr(x, "toarray"):
         return "convert it with toarray()"
+    if hasattr(x, "read_all"):
+        return "convert it with read_all()"
     if hasattr(x, "collect"):
         return "convert it with collect()"
     if hasattr(x, "values"):

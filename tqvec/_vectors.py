@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tqvec._arrays import as_array, is_sliced
+from tqvec._arrays import Pieces, as_array, pieces
 from tqvec._mmap import release_pages
 from tqvec._types import Floats, Ids
 from tqvec._validate import as_float32, check_shape, first_bad_row, floating, numbers, row_error
@@ -36,17 +36,23 @@ class RowNames(NamedTuple):
         return f"{self.argument} row {self.numbers[row]}"
 
 
+def _part_rows(d: int) -> int:
+    return max(1, _PART // (4 * d))
+
+
 class Vectors:
     """Rows of checked type and shape, of which float32 is made when they are read.
 
     Parameters
     ----------
     x : (n, d) or (d,) array_like
-        As `floating` takes it. Datasets of HDF5 and Zarr are read by slices.
+        As `floating` takes it. What `pieces` reads some rows at a time is read so; its first row is checked now.
     d : int
         Expected dimension.
     name : str
         Name of the argument, for messages.
+    first : int
+        Number of the first row, for messages.
 
     Raises
     ------
@@ -54,16 +60,13 @@ class Vectors:
         Wrong type or shape.
     """
 
-    def __init__(self, x: ArrayLike, d: int, name: str) -> None:
-        self.d, self._name = d, name
-        source: Any = x
-        if is_sliced(source):
-            check_shape(source.shape, d, name)
-            numbers(source[:0], name)
-        else:
-            source = floating(source, d, name)
-        self._source = source
-        self._rows: range | Ids = range(int(self._source.shape[0]))
+    def __init__(self, x: ArrayLike, d: int, name: str, first: int = 0) -> None:
+        self.d, self._name, self._first = d, name, first
+        source = pieces(x)
+        self._source = floating(x, d, name) if source is None else source
+        self._rows: range | Ids = range(len(self._source) if source is None else source.n)
+        if source is not None:
+            self._slice(0, min(1, source.n))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -76,12 +79,20 @@ class Vectors:
     @property
     def names(self) -> RowNames:
         """Names of the rows."""
-        return RowNames(self._name, self._rows)
+        rows, first = self._rows, self._first
+        shifted = range(rows.start + first, rows.stop + first) if isinstance(rows, range) else rows + first
+        return RowNames(self._name, shifted)
+
+    def named(self, name: str, first: int) -> Vectors:
+        """Return these vectors with another name for messages, and another number of the first row."""
+        other = self.some(slice(None))
+        other._name, other._first = name, first
+        return other
 
     def some(self, rows: slice | Ids) -> Vectors:
         """Return some of these vectors, in ascending order; messages call them as before."""
         part = Vectors.__new__(Vectors)
-        part.d, part._name, part._source = self.d, self._name, self._source
+        part.d, part._name, part._first, part._source = self.d, self._name, self._first, self._source
         part._rows = self._rows[rows] if isinstance(rows, slice) else np.asarray(self._rows)[rows]
         return part
 
@@ -90,8 +101,8 @@ class Vectors:
 
         With `whole` there is one part of any size, if it needs no copy.
         """
-        n, step = len(self), _PART // (4 * self.d)
-        step = max(1, step if most is None else min(step, most))
+        n, step = len(self), _part_rows(self.d)
+        step = step if most is None else max(1, min(step, most))
         if n <= step or (whole and self._is_ready()):
             yield self
             return
@@ -144,20 +155,36 @@ class Vectors:
         rows, source = self._rows, self._source
         if isinstance(rows, range):
             return self._slice(rows.start, rows.stop)
-        if isinstance(source, np.ndarray) or not rows.size:
-            picked: NDArray[Any] = source[rows] if rows.size else self._slice(0, 0)
+        if not rows.size:
+            return np.empty((0, self.d), np.float32)
+        if not isinstance(source, Pieces):
+            picked: NDArray[Any] = source[rows]
             return picked
         low, high = int(rows[0]), int(rows[-1]) + 1
         if rows.size * _SPARSE < high - low:  # files are slow to take long lists of rows
             return np.concatenate([self._slice(row, row + 1) for row in rows.tolist()])
-        picked, step = np.empty((rows.size, self.d), self._slice(0, 0).dtype), max(1, _PART // (4 * self.d))
+        read, step = [], _part_rows(self.d)
         for start in range(low, high, step):
             first, last = np.searchsorted(rows, [start, start + step])
-            picked[first:last] = self._slice(start, min(start + step, high))[rows[first:last] - start]
-        return picked
+            if first < last:
+                read.append(self._slice(start, min(start + step, high))[rows[first:last] - start])
+        return np.concatenate(read)
 
     def _slice(self, start: int, stop: int) -> NDArray[Any]:
-        return as_array(self._source[start:stop], self._name)
+        """Return rows that follow each other, in their own type."""
+        if not isinstance(self._source, Pieces):
+            return self._source[start:stop]
+        piece = self._source.read(start, stop)
+        if start == stop and as_array(piece, self._name).shape[-1:] == (0,):  # a column without any list
+            return np.empty((0, self.d), np.float32)
+        rows = numbers(piece, self._name, self._first + start)
+        if rows.ndim < 2:
+            raise InputError(f"{self._name} must have rows of {self.d} numbers, got a column of single ones")
+        if start and rows.shape[1] != self.d:
+            where = f"{self._name} row {self._first + start}"
+            raise InputError(f"{where} has length {rows.shape[1]}, row {self._first} {self.d}")
+        check_shape((len(self._rows), *rows.shape[1:]), self.d, self._name)
+        return rows
 
     def _release(self) -> None:
         """Give pages of a file that is mapped to be read back to the system: they don't count as this process's."""
@@ -167,7 +194,47 @@ class Vectors:
 
     def _map(self) -> np.memmap[Any, Any] | None:
         """Return the mapped file that the vectors lie in."""
-        owner = self._source
+        owner: Any = self._source
         while isinstance(owner, np.ndarray) and not isinstance(owner, np.memmap):
             owner = owner.base
         return owner if isinstance(owner, np.memmap) else None
+
+
+def is_stream(x: object) -> TypeGuard[Iterable[ArrayLike]]:
+    """Return whether `x` yields batches and doesn't know how many: a generator, or a reader of record batches."""
+    unlike = ("__len__", "__array__", "__dlpack__")
+    return isinstance(x, Iterable) and not any(hasattr(type(x), name) for name in unlike)
+
+
+def iter_stream(batches: Iterable[ArrayLike], d: int, name: str) -> Iterator[Vectors]:
+    """Yield the vectors of many batches as parts of 8 MiB of float32, checked; messages count rows through all batches.
+
+    A part is valid until the next one is asked for. Batches are copied into it, so they may share their memory too.
+
+    Parameters
+    ----------
+    batches : iterable of (n, d) or (d,) array_like
+        Of any sizes.
+    d : int
+    name : str
+        Name of the argument, for messages.
+
+    Raises
+    ------
+    InputError
+        A batch has a wrong type or shape; a row holds NaN, infinity or a value that float32 can't hold.
+    """
+    step = _part_rows(d)
+    part, n, done = np.empty((step, d), np.float32), 0, 0
+    for number, batch in enumerate(batches):
+        for some in Vectors(batch, d, f"{name} batch {number}").named(name, done + n).parts():
+            rows = some.checked()
+            space = step - n
+            part[n : n + len(rows)] = rows[:space]
+            n += len(rows)
+            if n >= step:
+                yield Vectors(part, d, name, done)
+                done, n = done + step, n - step
+                part[:n] = rows[space:]
+    if n:
+        yield Vectors(part[:n], d, name, done)

@@ -142,7 +142,7 @@ def arrays(random, rng):
     """An array of vectors, in a form that may be wrong."""
     n, d = random.choice([0, 1, 2, 3, 5, 100, 300]), random.choice([WIDTH] * 8 + [0, 1, WIDTH - 1, WIDTH + 1, 64])
     x = rng.standard_normal((n, d)).astype(np.float32)
-    kind = random.randrange(24)
+    kind = random.randrange(26)
     if kind < 8:
         return x
     with np.errstate(all="ignore"):
@@ -164,9 +164,20 @@ def arrays(random, rng):
             lambda: x.view(np.recarray) if x.size else x,
             lambda: np.array([f"{v:.2f}" for v in x.ravel()]).reshape(x.shape),
             lambda: random.choice([None, "x", 3, b"abc", {}, set(), iter([1.0]), Fails(), Stranger(), ...]),
+            lambda: iter([x, x[:1]]),
+            lambda: (random.choice([row, x, "x", None, iter(x), Fails()]) for row in x),
+            lambda: objects(random.choice([[*x, None], list(x), [None], [*x, x]])),
             lambda: np.lib.stride_tricks.as_strided(x, (n, d), (0, 4)) if n and d else x,
         ]
         return random.choice(forms)()
+
+
+def objects(rows):
+    """A column of rows."""
+    column = np.empty(len(rows), object)
+    for i, row in enumerate(rows):
+        column[i] = row
+    return column
 
 
 def names_of_records(random, rng):
@@ -198,7 +209,8 @@ def records(random, rng):
     """Whole records, or something else."""
     vector = rng.standard_normal(random.choice([WIDTH, WIDTH, WIDTH, 3])).astype(np.float32)
     one = {"id": random.choice(["r1", "r2", 3, None]), "vector": vector, "document": "x", "year": 3}
-    return random.choice([[one], [one, {"id": "r3"}], [], None, "no.csv", [3], one, iter([one])])
+    lists = [[one], [one, {"id": "r3"}], [], [3], [[one], one]]
+    return random.choice([*lists, None, "no.csv", one, iter([one]), iter([[one], [], "x"]), iter([[one], iter([one])])])
 
 
 RECORDS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,25 +12,24 @@ from tqvec._config import num_threads
 from tqvec._fixed import Copied
 from tqvec._locks import ForkLock
 from tqvec._safetensors import Seen
-from tqvec._types import Floats, Ids, MetricName
-from tqvec._vectors import Vectors
+from tqvec._types import Batches, Floats, Ids, MetricName
+from tqvec._vectors import Vectors, is_stream
 from tqvec.codec.bands import Pairs
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError
+from tqvec.index.additions import distinct_ids, iter_additions
 from tqvec.index.blocks import may_be_kept
 from tqvec.index.differences import describe_difference
 from tqvec.index.metrics import Metric
 from tqvec.index.nbytes import IndexBytes, count_bytes
 from tqvec.index.origin import warn_if_far
 from tqvec.index.partition.partition import Partition, Routing
-from tqvec.index.rows import empty_rows, encode_rows
+from tqvec.index.rows import empty_rows, encode_rows, join_rows
 from tqvec.index.scanner import Scanner
 from tqvec.index.selectors import Filter, Moment, Selector, allowed_rows, as_selector, integers
 from tqvec.index.snapshot import Snapshot
 from tqvec.index.store import FULL_BLOCK_ROWS, Blocks, Store, first_id
 from tqvec.index.training import recode
-
-NO_ID = -1  # in results
 
 Probe: TypeAlias = tuple[int | None, float]  # the last two fields of a `Routing`
 
@@ -186,19 +185,21 @@ class Contents(Copied):
             return count_bytes(self._core.store, self._core.codec, self._core.partition)
 
     def add(
-        self, x: ArrayLike, ids: ArrayLike | None = None, *, upsert: bool = False, threads: int | None = None
+        self, x: Batches, ids: ArrayLike | None = None, *, upsert: bool = False, threads: int | None = None
     ) -> None:
         """Compress vectors and append them.
 
-        Nothing is added if any row or id is bad. Searches of other threads see all of the vectors or none.
+        Nothing is added if any row or id is bad, or if an iterator fails. Searches of other threads see all of the
+        vectors or none.
 
         Parameters
         ----------
-        x : (n, d) or (d,) array_like
-            Floats or integers of up to 16 bits; see the "What you can hand over" page. A file is read part by part.
+        x : (n, d) or (d,) array_like, or iterator of these
+            Floats or integers of up to 16 bits; see the "What you can hand over" page. Files, tables and columns are
+            read part by part, and an iterator batch by batch; only codes are kept until the end.
         ids : (n,) int, optional
-            Distinct, within int64, and not -1, which stands for no result. Default: consecutive, from 0, or after the
-            largest id that was ever in the index.
+            Distinct, within int64, and not -1, which stands for no result; those of all batches at once. Default:
+            consecutive, from 0, or after the largest id that was ever in the index.
         upsert : bool
             Replace vectors with the same ids. Otherwise an id that is in the index is an error.
         threads : int, optional
@@ -208,25 +209,30 @@ class Contents(Copied):
         ------
         InputError
             Wrong type or shape; NaN, Inf or a length beyond float32; an id that is taken or given twice; with the row.
+            The index was trained while an iterator was read.
 
         Warns
         -----
         LossWarning
             Vectors for l2 lie so far from the origin that an index that is not trained can't tell them apart.
         """
-        vectors = Vectors(x, self._core.codec.d, "x")
-        distinct = _distinct(ids, len(vectors))
+        given = x if is_stream(x) else Vectors(cast(ArrayLike, x), self._core.codec.d, "x")
+        distinct = distinct_ids(ids)
         while True:
-            core = self._core
-            rows = encode_rows(core.codec, self._metric, vectors, threads)
-            if self._metric is Metric.L2 and core.codec.calibration is None and not self._is_far:
-                self._is_far = warn_if_far(core.codec, vectors, stacklevel=2)
+            codec, coded = self._core.codec, []
+            for part in iter_additions(given, codec.d, distinct):
+                coded.append(encode_rows(codec, self._metric, part, threads))
+                if self._metric is Metric.L2 and codec.calibration is None and not self._is_far:
+                    self._is_far = warn_if_far(codec, part, stacklevel=2)
             with self._lock:
-                if core is self._core:  # or it was trained in the meantime
-                    core.store.append(rows, distinct, upsert, threads)
+                if codec is self._core.codec:  # or it was trained in the meantime
+                    if coded:
+                        self._core.store.append(join_rows(coded), distinct, upsert, threads)
                     return
+            if not isinstance(given, Vectors):
+                raise InputError("the index was trained while x was read, which is an iterator: add it once more")
 
-    def update(self, *, ids: ArrayLike, x: ArrayLike, threads: int | None = None) -> None:
+    def update(self, *, ids: ArrayLike, x: Batches, threads: int | None = None) -> None:
         """Replace vectors: as ``add(x, ids, upsert=True)``, but every id must be in the index.
 
         Raises
@@ -371,23 +377,3 @@ class Contents(Copied):
         if filter is None and may_be_kept(blocks):
             self._last = snapshot, core, probe
         return snapshot
-
-
-def _distinct(ids: ArrayLike | None, n: int) -> Ids | None:
-    """Checked ids of `n` new rows."""
-    if ids is None:
-        return None
-    new = integers(ids, "ids")
-    if (new == NO_ID).any():
-        row = int(np.argmax(new == NO_ID))
-        raise InputError(f"ids row {row}: -1 can't be an id, since results use it for nothing; take any other integer")
-    if new.size != n:
-        raise InputError(f"ids must be as many as the {n} rows of x, got {new.size}")
-    if np.all(new[1:] > new[:-1]):  # they are distinct, and often come so
-        return new
-    order = np.argsort(new, kind="stable")
-    twice = order[1:][np.diff(new[order]) == 0]
-    if twice.size:
-        at = int(twice.min())
-        raise InputError(f"ids row {at}: id {new[at]} is given twice")
-    return new

@@ -59,6 +59,13 @@ def encode_rows(codec: TurboQuant, metric: str, x: ArrayLike | Vectors, threads:
     return rows
 
 
+def join_rows(parts: list[Rows]) -> Rows:
+    """Return the rows of one part or more, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([rows[name] for rows in parts]) for name in parts[0]}
+
+
 def _encode_part(codec: TurboQuant, metric: Metric, vectors: Vectors, threads: int | None) -> Rows:
     sums = encode_sums(codec, vectors, threads=threads, unit=metric.unit_rows)
     codes = sums.codes(with_error_byte=True)

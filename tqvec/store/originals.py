@@ -78,8 +78,8 @@ def _head(n: int, d: int, kept: Kept) -> bytes:
     return _safetensors.make_head(_tensors(n, d, kept), {_KEY: _safetensors.canonical(fields)})
 
 
-def check_kept(vectors: Floats, kept: Kept, name: str) -> None:
-    """Raise InputError if a value is beyond the type that is kept."""
+def check_kept(vectors: Floats, kept: Kept, name: str, first: int = 0) -> None:
+    """Raise InputError if a value is beyond the type that is kept; it counts rows from the `first`."""
     limit = _LARGEST.get(kept)
     if limit is None or vectors.size == 0:
         return
@@ -87,7 +87,7 @@ def check_kept(vectors: Floats, kept: Kept, name: str) -> None:
     if beyond.size:
         row = beyond[0]
         raise InputError(
-            f"{name} row {row} has values up to {np.abs(vectors[row]).max():.3g}, beyond keep={kept!r}: "
+            f"{name} row {first + row} has values up to {np.abs(vectors[row]).max():.3g}, beyond keep={kept!r}: "
             "scale the vectors, or create the collection with keep='float32'"
         )
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from tqvec import _validate
 from tqvec.errors import InputError
-from tqvec.store.arrow import iter_parquet, matrix_of
+from tqvec.store.tables import Part, is_table, iter_parquet, iter_table
 from tqvec.store.where import check_field
 
 _COLUMNS = {"id", "vector", "document"}
@@ -34,12 +34,15 @@ class Batch(NamedTuple):
     documents : list of (str or None), or None
     metadatas : list of str, or None
         JSON objects without nulls.
+    first : int
+        Number of the first record, for messages.
     """
 
     ids: list[str]
     vectors: ArrayLike | None = None
     documents: list[str | None] | None = None
     metadatas: list[str] | None = None
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -50,8 +53,9 @@ def read_columns(
     vectors: ArrayLike | None,
     documents: Iterable[str | None] | None,
     metadatas: Iterable[Metadata | None] | None,
+    first: int = 0,
 ) -> Batch:
-    """Check columns of records.
+    """Check columns of records, of which the first has a number for messages.
 
     Raises
     ------
@@ -59,31 +63,34 @@ def read_columns(
         An id is no text, or given twice; columns differ in length; a document or value of the metadata has a type that
         can't be stored. The message names the column, the row and the field.
     """
-    names = read_ids(ids)
+    names = read_ids(ids, first)
     seen: dict[str, int] = {}
-    for row, name in enumerate(names):
+    for row, name in enumerate(names, first):
         if name in seen:
             raise InputError(f"ids row {row} is {name!r}, as row {seen[name]}: each id may be given once")
         seen[name] = row
-    texts = None if documents is None else [_read_document(text, row) for row, text in _rows(documents, "documents")]
-    dicts = None if metadatas is None else [write_metadata(entry, row) for row, entry in _rows(metadatas, "metadatas")]
+    texts = dicts = None
+    if documents is not None:
+        texts = [_read_document(text, row) for row, text in _rows(documents, "documents", first)]
+    if metadatas is not None:
+        dicts = [write_metadata(entry, row) for row, entry in _rows(metadatas, "metadatas", first)]
     for name, column in (("documents", texts), ("metadatas", dicts)):
         if column is not None and len(column) != len(names):
             raise InputError(f"{name} must have an entry for each of the {len(names)} ids, got {len(column)}")
-    return Batch(names, vectors, texts, dicts)
+    return Batch(ids=names, vectors=vectors, documents=texts, metadatas=dicts, first=first)
 
 
-def read_ids(ids: Iterable[str] | str) -> list[str]:
-    """Return ids as a list; a single one counts as a list of one."""
+def read_ids(ids: Iterable[str] | str, first: int = 0) -> list[str]:
+    """Return ids as a list; a single one counts as a list of one. The first has a number for messages."""
     if isinstance(ids, str):
         return [_read_id(ids, 0)]
     if isinstance(ids, (bytes, Mapping)) or not hasattr(ids, "__iter__"):
         raise InputError(f"ids must be a list of str, got a {type(ids).__name__}")
-    return [_read_id(name, row) for row, name in _rows(ids, "ids")]
+    return [_read_id(name, row) for row, name in _rows(ids, "ids", first)]
 
 
-def _rows(column: object, name: str) -> Iterable[tuple[int, Any]]:
-    return enumerate(_validate.entries(column, name))
+def _rows(column: object, name: str, first: int) -> Iterable[tuple[int, Any]]:
+    return enumerate(_validate.entries(column, name), first)
 
 
 def _read_id(name: object, row: int) -> str:
@@ -97,9 +104,9 @@ def _read_id(name: object, row: int) -> str:
 
 
 def _read_document(text: object, row: int) -> str | None:
-    if text is None or (isinstance(text, float) and math.isnan(text)):
-        return None
     if not isinstance(text, str):
+        if _is_missing(text):
+            return None
         raise InputError(f"documents row {row} must be a str or None, got a {type(text).__name__}")
     _check_text(text, f"documents row {row}")
     return str(text)
@@ -163,63 +170,73 @@ def _plain(value: Any, place: str, depth: int) -> Any:
 
 
 def iter_batches(records: object) -> Iterator[Batch]:
-    """Yield the records of a list of dictionaries, a table, or a file, some at a time.
+    """Yield the records of a list of dictionaries, a table, a file, or an iterator of these, some at a time.
 
     Fields ``id``, ``vector``, ``document`` and ``metadata`` are read as such, and all others are metadata.
 
     Parameters
     ----------
-    records : list of dict, DataFrame, Arrow table, Hugging Face dataset, or path
-        A path is that of a file of Parquet (``.parquet``) or of JSON lines (``.jsonl``).
+    records : list of dict, table, path, or iterator
+        A table is one that `is_table` knows. A path is that of a file of Parquet (``.parquet``) or of JSON lines
+        (``.jsonl``). An iterator yields dictionaries, lists of these, or tables.
 
     Raises
     ------
     InputError
-        It is none of these, or has no ids; as `read_columns`, with rows of the batch.
+        It is none of these, or has no ids; as `read_columns`, with the row.
     """
+    first = 0
     for part in _iter_parts(records):
-        yield _from_rows(part) if isinstance(part, list) else _from_arrow(part)
+        batch = _from_rows(part, first) if isinstance(part, list) else _from_table(part, first)
+        yield batch
+        first += len(batch)
 
 
-def _from_arrow(part: Any) -> Batch:
-    names = part.schema.names
+def _from_table(part: Part, first: int) -> Batch:
+    names = part.names
     if "id" not in names:
         raise InputError(f"records have no column 'id', only {', '.join(map(repr, names)) or 'none'}")
+    if len(set(names)) < len(names):
+        raise InputError(f"records have columns of the same name: {', '.join(map(repr, names))}")
     others = [name for name in names if name not in _COLUMNS]
-    rows = part.select(others).to_pylist()
+    rows = part.records(others) if others else []
     return read_columns(
-        part.column("id").to_pylist(),
-        matrix_of(part.column("vector")) if "vector" in names else None,
-        part.column("document").to_pylist() if "document" in names else None,
-        [_metadata_of(record, row) for row, record in enumerate(rows)] if others else None,
+        part.values("id"),
+        part.column("vector") if "vector" in names else None,
+        part.values("document") if "document" in names else None,
+        [_metadata_of(record, row) for row, record in enumerate(rows, first)] if others else None,
+        first,
     )
 
 
-def _from_rows(rows: Sequence[Mapping[str, Any]]) -> Batch:
-    for row, record in enumerate(rows):
+def _from_rows(rows: Sequence[Mapping[str, Any]], first: int) -> Batch:
+    for row, record in enumerate(rows, first):
         if not isinstance(record, Mapping):
             raise InputError(f"records row {row} must be a dict, got a {type(record).__name__}")
         if "id" not in record:
             raise InputError(f"records row {row} has no 'id', only {', '.join(map(repr, record)) or 'nothing'}")
     given = {name for record in rows for name in record}
-    vectors = [record.get("vector") for record in rows] if "vector" in given else None
-    for row, vector in enumerate(vectors or ()):
-        if vector is None:
-            raise InputError(f"records row {row} has no 'vector', but others have one")
+    vectors: Any = [record.get("vector") for record in rows] if "vector" in given else None
+    if vectors is not None:
+        _check_vectors(vectors, first)
     return read_columns(
         [record["id"] for record in rows],
-        None if vectors is None else _stack(vectors),
+        vectors,
         [record.get("document") for record in rows] if "document" in given else None,
-        [_metadata_of(record, row) for row, record in enumerate(rows)] if given - _COLUMNS else None,
+        [_metadata_of(record, row) for row, record in enumerate(rows, first)] if given - _COLUMNS else None,
+        first,
     )
 
 
-def _stack(vectors: list[Any]) -> ArrayLike:
-    lengths = {np.shape(vector) for vector in vectors}
-    if len(lengths) > 1:
-        shapes = sorted(map(str, lengths))
-        raise InputError(f"records have vectors of different shapes: {', '.join(shapes[:5])}")
-    return np.asarray(vectors)
+def _check_vectors(vectors: list[Any], first: int) -> None:
+    """Refuse records of which some have no vector, or one of another shape than the first one's."""
+    expected = np.shape(vectors[0])
+    for row, vector in enumerate(vectors, first):
+        if vector is None:
+            raise InputError(f"records row {row} has no 'vector', but others have one")
+        shape = np.shape(vector)
+        if shape != expected:
+            raise InputError(f"the vector of records row {row} has the shape {shape}, that of row {first} {expected}")
 
 
 def _metadata_of(record: Mapping[str, Any], row: int) -> dict[str, Any]:
@@ -235,30 +252,37 @@ def _metadata_of(record: Mapping[str, Any], row: int) -> dict[str, Any]:
 
 
 def _iter_parts(records: Any) -> Iterator[Any]:
-    """Yield lists of dictionaries, or record batches of Arrow."""
+    """Yield lists of dictionaries, or parts of tables."""
     if isinstance(records, (str, Path)):
         yield from _iter_file(Path(records))
-    elif hasattr(records, "to_batches"):  # an Arrow table
-        yield from records.to_batches(max_chunksize=_BATCH)
-    elif hasattr(records, "to_dict") and hasattr(records, "iloc"):  # pandas
-        for first in range(0, len(records), _BATCH):
-            yield records.iloc[first : first + _BATCH].to_dict("records")
-    elif hasattr(records, "iter_slices") and hasattr(records, "to_dicts"):  # Polars
-        for part in records.iter_slices(_BATCH):
-            yield part.to_dicts()
+    elif is_table(records):
+        yield from iter_table(records, _BATCH)
     elif isinstance(records, Iterable) and not isinstance(records, (bytes, Mapping)):
-        rows: list[Mapping[str, Any]] = []
-        for record in records:
-            rows.append(record)
-            if len(rows) == _BATCH:
-                yield rows
-                rows = []
-        if rows:
-            yield rows
+        yield from _iter_records(records)
     else:
+        remedy = "; convert it with collect()" if hasattr(records, "collect") else ""
         raise InputError(
-            f"records must be a list of dicts, a DataFrame, an Arrow table or a path, got a {type(records).__name__}"
+            f"records must be a list of dicts, a table, an iterator of these, or a path, got a "
+            f"{type(records).__name__}{remedy}"
         )
+
+
+def _iter_records(records: Iterable[Any]) -> Iterator[Any]:
+    """Yield what comes one by one, in lists, and in tables; rows are gathered to lists of equal lengths."""
+    rows: list[Any] = []
+    for some in records:
+        if is_table(some):
+            if rows:
+                yield rows
+            rows = []
+            yield from iter_table(some, _BATCH)
+            continue
+        rows += some if isinstance(some, list) else [some]
+        while len(rows) >= _BATCH:
+            yield rows[:_BATCH]
+            rows = rows[_BATCH:]
+    if rows:
+        yield rows
 
 
 def _iter_file(path: Path) -> Iterator[Any]:

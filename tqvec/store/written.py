@@ -40,9 +40,10 @@ class Written(Maintained):
 
         Parameters
         ----------
-        records : list of dict, DataFrame, Arrow table, Hugging Face dataset, or path, optional
+        records : list of dict, DataFrame, Arrow table, Hugging Face dataset, path, or iterator, optional
             Records with ``id``, ``vector``, ``document`` and ``metadata``; other fields belong to the metadata. A path
-            is that of a file of Parquet or JSON lines. Of a table or file, each 10,000 records are one transaction.
+            is that of a file of Parquet or JSON lines. An iterator yields records, or lists or tables of them. Each
+            10,000 records are one transaction, and so is each table of an iterator.
         ids : list of str, optional
             In place of `records`: a column for each.
         vectors : (n, d), optional
@@ -89,16 +90,16 @@ class Written(Maintained):
         if given is None:
             texts = batch.documents
             if texts is None or None in texts:
-                row = "" if texts is None else f" row {texts.index(None)}"
+                row = "" if texts is None else f" row {batch.first + texts.index(None)}"
                 raise InputError(f"ids{row} have no vector and no document; hand over vectors")
             given = self._vectors_of_texts([text for text in texts if text is not None]) if texts else None
         vectors = np.zeros((0, self.settings.d), np.float32)
         if given is not None and len(batch):
-            vectors = Vectors(given, self.settings.d, "vectors").checked()
+            vectors = Vectors(given, self.settings.d, "vectors", batch.first).checked()
         if len(vectors) != len(batch):
             raise InputError(f"vectors must have a row for each of the {len(batch)} ids, got {len(vectors)}")
         if self.settings.keep is not None:
-            check_kept(vectors, self.settings.keep, "vectors")
+            check_kept(vectors, self.settings.keep, "vectors", batch.first)
         return vectors
 
     def update(
