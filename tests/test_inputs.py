@@ -118,7 +118,7 @@ SOURCES = {
     "torch gradient": torch_of(lambda x: x.clone().requires_grad_()),
     "dataset column": dataset_of(lambda dataset: dataset["v"]),
     "dataset numpy": dataset_of(lambda dataset: dataset.with_format("numpy")["v"]),
-    "dataset torch": dataset_of(lambda dataset: dataset.with_format("torch")["v"]),
+    "dataset torch": dataset_of(lambda dataset: pytest.importorskip("torch") and dataset.with_format("torch")["v"]),
     "dataset of one column": dataset_of(lambda dataset: dataset.select_columns(["v"])),
     "dataset of other rows": lambda x: dataset_of(lambda d: d.select(np.argsort(-np.arange(len(x))))["v"])(x[::-1]),
 }

@@ -656,7 +656,7 @@ def test_settings_are_those_of_a_collection(tmp_path):
     store = TqvecVectorStore(tmp_path / "a", 3, indexed=["year"], nbits=2, keep="float16", metric="ip")
     stored = store.client.settings
     assert (stored.d, stored.nbits, stored.keep, stored.metric) == (3, 2, "float16", "ip")
-    assert stored.indexed == ("_ref_doc_id", "_node_id", "year")
+    assert stored.indexed == ("_ref_doc_id", "year")
     store.client.close()
     assert TqvecVectorStore(tmp_path / "a", indexed=["year"]).client.settings == stored
     with pytest.raises(InputError, match="the collection has indexed"):

@@ -24,8 +24,19 @@ OPERATIONS = st.one_of(
     st.tuples(st.sampled_from(["$in", "$nin"]), st.lists(SCALARS, max_size=3)),
     st.tuples(st.just("$exists"), st.booleans()),
 )
-LEAVES = st.dictionaries(
-    st.sampled_from(FIELDS), SCALARS | st.lists(OPERATIONS, min_size=1, max_size=2).map(dict), max_size=2
+TEXTS = st.text("ab'%é", max_size=2)
+RECORD_OPERATIONS = st.one_of(
+    st.tuples(st.sampled_from(["$eq", "$ne", "$contains", "$gt", "$gte", "$lt", "$lte"]), TEXTS | st.just("1")),
+    st.tuples(st.sampled_from(["$in", "$nin"]), st.lists(TEXTS | st.just("1"), max_size=3)),
+    st.tuples(st.just("$exists"), st.booleans()),
+)
+LEAVES = st.one_of(
+    st.dictionaries(
+        st.sampled_from(FIELDS), SCALARS | st.lists(OPERATIONS, min_size=1, max_size=2).map(dict), max_size=2
+    ),
+    st.dictionaries(
+        st.sampled_from(["$id", "$document"]), TEXTS | st.lists(RECORD_OPERATIONS, min_size=1, max_size=2).map(dict)
+    ),
 )
 CONDITIONS = st.recursive(
     LEAVES,
@@ -100,20 +111,21 @@ def test_conditions_are_those_of_python(connections, kind):
     connection = connections[kind]
     columns = {name: f"field_{i}" for i, name in enumerate(FIELDS)} if kind == "indexed" else {}
 
-    @given(where=CONDITIONS, records=st.lists(METADATA, max_size=6))
+    @given(where=CONDITIONS, records=st.lists(st.tuples(METADATA, st.none() | TEXTS), max_size=6))
     @settings(max_examples=300, deadline=None, database=None)
     def check(where, records):
         connection.execute("BEGIN")
         try:
             connection.executemany(
-                "INSERT INTO records (row, id, metadata) VALUES (?, ?, ?)",
-                ((i, str(i), write_metadata(metadata, 0)) for i, metadata in enumerate(records, 1)),
+                "INSERT INTO records (row, id, document, metadata) VALUES (?, ?, ?, ?)",
+                ((i, str(i), text, write_metadata(metadata, 0)) for i, (metadata, text) in enumerate(records, 1)),
             )
             sql, parameters = compile_where(where, columns)
             found = {row for (row,) in connection.execute(f"SELECT row FROM records WHERE {sql}", parameters)}
         finally:
             connection.execute("ROLLBACK")
-        assert found == {i for i, metadata in enumerate(records, 1) if holds(where, metadata)}
+        whole = [{**metadata, "$id": str(i), "$document": text} for i, (metadata, text) in enumerate(records, 1)]
+        assert found == {i for i, record in enumerate(whole, 1) if holds(where, record)}
 
     check()
 
@@ -143,7 +155,10 @@ def test_no_text_of_the_user_is_sql(connections, text):
         (3, "where must be a dict of conditions, got 3"),
         ({"year": {"$near": 3}}, r"field 'year' has the unknown operator '\$near'"),
         ({"$gt": 3}, r"where has '\$gt' in place of a field"),
-        ({"$nor": []}, r"where has '\$nor' in place of a field"),
+        ({"$nor": []}, r"where has '\$nor' in place of a field; .*\$id and \$document may stand there"),
+        ({"$id": 3}, r"\$eq of field '\$id' must be a str, got 3"),
+        ({"$document": {"$in": ["a", 3]}}, r"\$in of field '\$document' must be a str, got 3"),
+        ({"$id": {"$contains": 3}}, r"\$contains of field '\$id' must be a str"),
         ({"$and": []}, r"\$and must have a list of at least one condition"),
         ({"$or": {"year": 3}}, r"\$or must have a list"),
         ({"$or": [{"year": {"$gt": None}}]}, r"\$or\[0\]: \$gt of field 'year' must not be None"),

@@ -12,7 +12,7 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node
 
 from tqvec.errors import InputError
 
-SOURCE, ID, _CONTENT, _TYPE = _OWN = ("_ref_doc_id", "_node_id", "_node_content", "_node_type")
+SOURCE, _CONTENT, _TYPE = _OWN = ("_ref_doc_id", "_node_content", "_node_type")
 _SOURCE_NAMES = ("ref_doc_id", "doc_id", "document_id")  # by which filters for other stores name the source
 _OF_VALUE = {"==": "$eq", "!=": "$ne", ">": "$gt", ">=": "$gte", "<": "$lt", "<=": "$lte", "contains": "$contains"}
 _OF_LIST, _OF_ENTRIES = {"in": "$in", "nin": "$nin"}, {"any": "$or", "all": "$and"}
@@ -36,7 +36,6 @@ def fields_of(node: BaseNode, row: int) -> dict[str, Any]:
     return {
         **{name: value for name, value in named.items() if value != []},  # so that IS_EMPTY can ask for them
         SOURCE: source,
-        ID: node.node_id,
         _CONTENT: json.dumps(content, ensure_ascii=False),
         _TYPE: node.class_name(),
     }
@@ -62,7 +61,7 @@ def where_of(
     """
     where = {} if filters is None else _join(filters)
     if node_ids is not None:
-        where[ID] = {"$in": node_ids}
+        where["$id"] = {"$in": node_ids}
     if doc_ids is not None:
         where[SOURCE] = {"$in": doc_ids}
     return where

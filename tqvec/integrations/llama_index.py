@@ -21,7 +21,7 @@ from llama_index.core.bridge.pydantic import PrivateAttr  # noqa: E402
 from llama_index.core.schema import BaseNode, MetadataMode  # noqa: E402
 from llama_index.core.vector_stores import types  # noqa: E402
 
-from tqvec.integrations._llama_index_records import ID, SOURCE, fields_of, node_of, where_of  # noqa: E402
+from tqvec.integrations._llama_index_records import SOURCE, fields_of, node_of, where_of  # noqa: E402
 
 _VECTOR, _WORDS = "query_embedding", "query_str"
 _NEEDS = {"default": (_VECTOR,), "mmr": (_VECTOR,), "text_search": (_WORDS,), "hybrid": (_VECTOR, _WORDS)}
@@ -58,7 +58,7 @@ class TqvecVectorStore(types.BasePydanticVectorStore):
     ) -> None:
         super().__init__(stores_text=True)
         if not isinstance(indexed, str) and (indexed or path is None or not Collection.exists(path)):
-            indexed = (SOURCE, ID, *indexed)
+            indexed = (SOURCE, *indexed)
         self._collection = Collection(path, d, indexed=indexed, **settings)
 
     @classmethod

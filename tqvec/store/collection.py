@@ -257,7 +257,8 @@ class Collection(Written):
             scores are those of BM25.
         where : dict, optional
             Condition on the metadata: ``{"year": {"$gte": 2020}, "kind": "note"}``. Operators are ``$eq $ne $gt $gte
-            $lt $lte $in $nin $contains $exists``; ``$and``, ``$or`` and ``$not`` join conditions.
+            $lt $lte $in $nin $contains $exists``; ``$and``, ``$or`` and ``$not`` join conditions. ``"$id"`` and
+            ``"$document"`` in place of a field stand for the id and the document.
         include : list of str
             ``"documents"``, ``"metadatas"``, ``"vectors"``; ids and scores always are.
         rerank : bool

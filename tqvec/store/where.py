@@ -14,6 +14,7 @@ from tqvec.errors import InputError
 
 _COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 OPERATORS = ("$eq", "$ne", *_COMPARISONS, "$in", "$nin", "$contains", "$exists")
+_RECORD = {"$id": "records.id", "$document": "records.document"}  # what is asked for beside the metadata
 _TRUE = "1"
 _LARGEST = 2**63
 _DEEPEST = 10  # the stack of SQLite's parser has 100 entries, and a level takes some
@@ -32,10 +33,13 @@ class Condition(NamedTuple):
 
 
 class _Field(NamedTuple):
-    """A field of the metadata: its name, its JSON path, and the column of its values, if it is indexed."""
+    """A field of the metadata: its name, its JSON path, and the column of its values, if it is indexed.
+
+    The id and the document have a column and no path.
+    """
 
     name: str
-    path: str
+    path: str | None
     column: str | None
 
     @property
@@ -67,8 +71,8 @@ def compile_where(where: Mapping[str, Any], columns: Mapping[str, str]) -> Condi
     Parameters
     ----------
     where : dict
-        Values by field, or an operator and its operand by field, or ``$and``, ``$or`` and ``$not``. The empty
-        dictionary holds for all records.
+        Values by field, or an operator and its operand by field, or ``$and``, ``$or`` and ``$not``. ``$id`` and
+        ``$document`` stand for the id and the document. The empty dictionary holds for all records.
     columns : dict
         Columns of indexed fields, by field.
 
@@ -94,11 +98,15 @@ def _compile(where: object, columns: Mapping[str, str], place: str, depth: int) 
         elif key == "$not":
             sql, parameters = _compile(value, columns, f"{place}: $not", depth + 1)
             parts.append(Condition(f"NOT ifnull({sql}, 0)", parameters))
+        elif key in _RECORD:
+            parts.append(_compile_field(_Field(key, None, _RECORD[key]), value, place))
         elif key.startswith("$"):
             hint = f"; write {{field: {{{key!r}: …}}}}" if key in OPERATORS else ""
-            raise InputError(f"{place} has {key!r} in place of a field; $and, $or and $not may stand there{hint}")
+            joins = f"$and, $or, $not, {' and '.join(_RECORD)}"
+            raise InputError(f"{place} has {key!r} in place of a field; {joins} may stand there{hint}")
         else:
-            parts.append(_compile_field(key, value, columns, place))
+            check_field(key, place)
+            parts.append(_compile_field(_Field(key, json_path(key), columns.get(key)), value, place))
     return _join(parts, " AND ", _TRUE)
 
 
@@ -116,9 +124,8 @@ def _join(parts: Sequence[Condition], operator: str, empty: str) -> Condition:
     return Condition(f"({sql})", tuple(parameter for part in parts for parameter in part.parameters))
 
 
-def _compile_field(name: str, value: object, columns: Mapping[str, str], place: str) -> Condition:
-    check_field(name, place)
-    field = _Field(name, json_path(name), columns.get(name))
+def _compile_field(field: _Field, value: object, place: str) -> Condition:
+    name = field.name
     operations = value if isinstance(value, Mapping) else {"$eq": value}
     if not operations:
         raise InputError(f"{place}: field {name!r} has no operator; use one of {', '.join(OPERATORS)}")
@@ -153,9 +160,11 @@ def _describe(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def _scalar(value: Any, place: str) -> Any:
+def _scalar(field: _Field, value: Any, place: str) -> Any:
     """Return a number, text or boolean as SQLite takes it."""
     value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+    if field.path is None and not isinstance(value, str):
+        raise InputError(f"{place} must be a str, got {_describe(value)}")
     if value is None:
         raise InputError(f"{place} must not be None; ask with {{'$exists': False}} for records without the field")
     if isinstance(value, bool):
@@ -175,18 +184,18 @@ def _scalar(value: Any, place: str) -> Any:
 
 
 def _equal(field: _Field, operand: object, place: str) -> Condition:
-    return field.compare("=", _scalar(operand, place))
+    return field.compare("=", _scalar(field, operand, place))
 
 
 def _unequal(field: _Field, operand: object, place: str) -> Condition:
-    return field.compare("IS NOT", _scalar(operand, place))
+    return field.compare("IS NOT", _scalar(field, operand, place))
 
 
 def _comparison(operator: str) -> Callable[[_Field, object, str], Condition]:
     def compile_comparison(field: _Field, operand: object, place: str) -> Condition:
         if isinstance(operand, bool):
             raise InputError(f"{place} must be a number or a str, got {operand}; compare a bool with $eq")
-        value = _scalar(operand, place)
+        value = _scalar(field, operand, place)
         # Of two types SQLite compares the types: every number is less than every text.
         kind = ">= ''" if isinstance(value, str) else "< ''"
         sql, parameters = field.scalar
@@ -195,16 +204,16 @@ def _comparison(operator: str) -> Callable[[_Field, object, str], Condition]:
     return compile_comparison
 
 
-def _list_of(operand: object, place: str) -> str:
+def _list_of(field: _Field, operand: object, place: str) -> str:
     if isinstance(operand, (str, bytes, Mapping)) or not hasattr(operand, "__iter__"):
         raise InputError(f"{place} must be a list, got {_describe(operand)}")
-    values = (_scalar(value, place) for value in operand)  # type: ignore[attr-defined]
+    values = (_scalar(field, value, place) for value in operand)  # type: ignore[attr-defined]
     return json.dumps([value for value in values if not (isinstance(value, float) and math.isinf(value))])
 
 
 def _is_in(field: _Field, operand: object, place: str) -> Condition:
     sql, parameters = field.scalar
-    return Condition(f"{sql} IN (SELECT value FROM json_each(?))", (*parameters, _list_of(operand, place)))
+    return Condition(f"{sql} IN (SELECT value FROM json_each(?))", (*parameters, _list_of(field, operand, place)))
 
 
 def _is_not_in(field: _Field, operand: object, place: str) -> Condition:
@@ -213,7 +222,9 @@ def _is_not_in(field: _Field, operand: object, place: str) -> Condition:
 
 
 def _contains(field: _Field, operand: object, place: str) -> Condition:
-    value = _scalar(operand, place)
+    value = _scalar(field, operand, place)
+    if field.path is None:
+        return Condition(f"instr({field.column}, ?)", (value,))
     member = Condition(
         "(json_type(metadata, ?) = 'array' AND EXISTS"
         " (SELECT 1 FROM json_each(metadata, ?) WHERE value = ? AND type NOT IN ('array', 'object')))",
@@ -230,7 +241,10 @@ def _contains(field: _Field, operand: object, place: str) -> Condition:
 def _exists(field: _Field, operand: object, place: str) -> Condition:
     if not isinstance(operand, bool):
         raise InputError(f"{place} must be True or False, got {_describe(operand)}")
-    return Condition(f"json_type(metadata, ?) IS {'NOT ' if operand else ''}NULL", (field.path,))
+    test = f"IS {'NOT ' if operand else ''}NULL"
+    if field.path is None:
+        return Condition(f"{field.column} {test}")
+    return Condition(f"json_type(metadata, ?) {test}", (field.path,))
 
 
 _COMPILERS: Mapping[object, Callable[[_Field, object, str], Condition]] = {

@@ -9,12 +9,13 @@ from typing import Any
 from haystack.errors import FilterError
 
 from tqvec.errors import InputError
-from tqvec.integrations.haystack.records import Moment, hash_content, read_moment
+from tqvec.integrations.haystack.records import Moment, read_moment
 from tqvec.store.where import compile_where
 
 Where = dict[str, Any]
 _ORDER = {">": "$gt", ">=": "$gte", "<": "$lt", "<=": "$lte"}
 _EQUALITY = ("==", "!=", "in", "not in")
+_OF_RECORD = {"id": "$id", "content": "$document"}
 _OTHER_FIELDS = ("blob", "dataframe", "embedding", "meta", "score", "sparse_embedding")
 
 
@@ -46,7 +47,7 @@ def read_field(field: object) -> str:
     """
     if not isinstance(field, str) or not field:
         raise FilterError(f"a field must be a str, got {field!r}")
-    if field in ("id", "content"):
+    if field in _OF_RECORD:
         return field
     if field in _OTHER_FIELDS:
         raise FilterError(f"filters can't ask for the field {field!r}, only for id, content and meta.<name>")
@@ -93,7 +94,7 @@ def _compare(field: str, operator: object, value: Any) -> Where:
             f"the operator on {field} must be one of {', '.join((*_EQUALITY, *_ORDER))}, got {operator!r}"
         )
     if value is None:
-        return {field: {"$in": []}}  # nothing is larger or smaller than None
+        return {_OF_RECORD.get(field, field): {"$in": []}}  # nothing is larger or smaller than None
     moment, name = read_moment(value), field.removeprefix("meta.")
     if isinstance(value, (str, datetime)) and (moment is None or name == field):
         raise FilterError(
@@ -110,7 +111,7 @@ def _compare(field: str, operator: object, value: Any) -> Where:
 
 def _is_in(field: str, values: Iterable[Any]) -> Where:
     """Return the condition that a field is one of some values; None stands for a field that isn't there."""
-    name = field.removeprefix("meta.")
+    name, key = field.removeprefix("meta."), _OF_RECORD.get(field, field)
     plain: list[Any] = []
     local: list[int] = []
     zoned: list[Moment] = []
@@ -118,15 +119,16 @@ def _is_in(field: str, values: Iterable[Any]) -> Where:
     for value in values:
         moment = None if name == field else read_moment(value)
         if value is None:
-            parts.append({field: {"$exists": False}})
+            parts.append({key: {"$exists": False}})
         elif moment is None:
-            plain.append(hash_content(value) if field == "content" and isinstance(value, str) else value)
+            if key == field or isinstance(value, str):  # no id or content equals anything else
+                plain.append(value)
         elif moment.utc is None:
             local.append(moment.wall)
         else:
             zoned.append(moment)
     if plain or not (parts or local or zoned):
-        parts.append({field: {"$in": plain}})
+        parts.append({key: {"$in": plain}})
     if local:
         parts.append({f"wall.{name}": {"$in": local}})
     if zoned:

@@ -2,7 +2,6 @@
 
 A record's metadata has the fields that filters ask for, under Haystack's own names:
 
-- ``id``, and as ``content`` a hash of the text: conditions of a collection reach neither ids nor documents.
 - ``embedding``: False if the document has none. Its vector is zero then, and searches for vectors leave it out.
 - ``meta.<name>``: a value of `Document.meta`. Names whose value is None are listed in ``none``, since a collection has
   no None. Those of datetime objects, which are kept as ISO texts, are listed in ``datetimes``.
@@ -13,7 +12,6 @@ A record's metadata has the fields that filters ask for, under Haystack's own na
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from base64 import b64decode, b64encode
@@ -69,11 +67,6 @@ def read_moment(value: object) -> Moment | None:
     return Moment(wall, None if offset is None else wall - offset // _MICROSECOND)
 
 
-def hash_content(text: str) -> str:
-    """Return the hash that stands for a text in conditions."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
 def index_fields(name: str) -> list[str]:
     """Return the fields of a record that conditions on a field of the meta read."""
     return [prefix + name for prefix in (_META, *_DATES)]
@@ -123,8 +116,6 @@ def write_fields(document: Document, place: str) -> Fields:
     """
     blob, sparse = document.blob, document.sparse_embedding
     fields = {
-        "id": document.id,
-        "content": None if document.content is None else hash_content(document.content),
         "embedding": False if document.embedding is None else None,
         "score": document.score,
         "blob": None if blob is None else {**vars(blob), "data": b64encode(blob.data).decode()},

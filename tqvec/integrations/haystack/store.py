@@ -34,7 +34,7 @@ from tqvec.store.collection import Collection
 from tqvec.store.originals import Kept
 
 Filters = dict[str, Any]
-_INDEXED = ("id", "embedding")
+_INDEXED = ("embedding",)
 
 
 class TqvecDocumentStore:
