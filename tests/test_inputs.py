@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from libraries import hugging_face_datasets
 from naive_index import same
 from strategies import normal
 
@@ -71,7 +72,7 @@ def torch_of(make):
 
 def dataset_of(make):
     def dataset(x):
-        datasets, arrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
+        datasets, arrow = hugging_face_datasets(), pytest.importorskip("pyarrow")
         return make(datasets.Dataset(arrow.table({"v": arrow_lists(x), "n": np.arange(len(x))})))
 
     return dataset
@@ -222,7 +223,7 @@ NULLS = {
     "pandas arrow": lambda arrow: missing_lists(arrow).to_pandas(types_mapper=import_module("pandas").ArrowDtype),
     "polars list": lambda arrow: import_module("polars").Series([[1.0, 2.0]] * 6 + [None]),
     "polars array": lambda arrow: import_module("polars").from_arrow(NULLS["arrow fixed"](arrow)),
-    "dataset": lambda arrow: import_module("datasets").Dataset(arrow.table({"v": missing_lists(arrow)})),
+    "dataset": lambda arrow: hugging_face_datasets().Dataset(arrow.table({"v": missing_lists(arrow)})),
 }
 
 
@@ -231,7 +232,7 @@ NULLS = {
 def test_what_is_missing_is_named_by_its_row(kind, wrap, monkeypatch):
     arrow = pytest.importorskip("pyarrow")
     if kind.partition(" ")[0] in ("pandas", "polars", "dataset"):
-        pytest.importorskip("datasets" if kind == "dataset" else kind.partition(" ")[0])
+        hugging_face_datasets() if kind == "dataset" else pytest.importorskip(kind.partition(" ")[0])
     monkeypatch.setattr("tqvec._vectors._PART", 2 * 2 * 4)  # two rows
     given = wrap(NULLS[kind](arrow))
     row = 6 if wrap.__name__ and not hasattr(given, "__next__") else 9
@@ -265,7 +266,7 @@ def test_columns_of_single_numbers_are_no_rows():
         index.add(given)
         twin.add([1.0, 2.0])
     assert same(index, twin)
-    datasets = pytest.importorskip("datasets")
+    datasets = hugging_face_datasets()
     column = datasets.Dataset(arrow.table({"v": numbers}))
     for given in (column["v"], column.with_format("numpy")["v"], arrow.table({"v": numbers})):
         with pytest.raises(InputError, match=r"^x must have (rows of 2 numbers|shape .*, got \(2, 1\))"):
@@ -299,7 +300,7 @@ def test_tables_with_other_columns_say_so():
     for given in tables:
         with pytest.raises(InputError, match="^x .*hand over one of"):
             tqvec.Index(2).add(given)
-    datasets = pytest.importorskip("datasets")
+    datasets = hugging_face_datasets()
     for call in (tqvec.Index(2).add, tqvec.Index(2).search):
         with pytest.raises(InputError, match="has the columns id, v: hand over one of them"):
             call(datasets.Dataset(table))

@@ -138,3 +138,23 @@ def test_copying_while_others_add(how):
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.mark.parametrize("own_ids", [False, True])
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_copies_of_copies_have_no_block_for_each_row(metric, own_ids):
+    """Each is changed once, as the tail of a collection is; the ones before stay as they were."""
+    index, whole, before = tqvec.Index(24, metric=metric), tqvec.Index(24, metric=metric), []
+    for row in range(200):
+        before.append((index, index.search(X[:2], k=3)))
+        index = copy.copy(index)
+        for one in (index, whole):
+            one.add(X[row], ids=[1000 - row] if own_ids else None)
+            if row % 7 == 6:
+                one.remove_ids(one.ids[:1])
+    assert len(index._core.store.blocks) == 1
+    for one, (scores, ids) in [*before, (index, whole.search(X[:2], k=3))]:
+        found = one.search(X[:2], k=3)
+        assert np.array_equal(found[0], scores)
+        assert np.array_equal(found[1], ids)
+    assert np.array_equal(index.ids, whole.ids)

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import tempfile
+import time
 import warnings
 from importlib import import_module
 from importlib.util import find_spec
@@ -173,7 +174,9 @@ def test_scans_are_of_one_moment(chunks):
 def test_a_reader_that_does_not_refresh_stays(chunks):
     with tqvec.Collection(chunks.path, refresh=False) as reader:
         chunks.delete(where={"year": 2003})
+        start = time.monotonic()
         chunks.compact()
+        assert time.monotonic() - start < 9  # it does not wait for the reader, as it does for a writer, 10 s
         assert (len(chunks), len(reader)) == (54, 60)
         assert reader.get("r3").ids == ["r3"]
         assert reader.search(vectors(60, 0)[3], k=1)[0].documents == [f"{WORDS[3]} {WORDS[0]}"]
@@ -407,6 +410,15 @@ def test_bad_settings_leave_nothing(tmp_path, given, message):
     with pytest.raises(InputError, match=message):
         tqvec.Collection(tmp_path / "c", **given)
     assert not (tmp_path / "c").exists()
+
+
+def test_settings_are_numbers_of_any_kind(tmp_path):
+    with tqvec.Collection(tmp_path / "c", d=np.int64(D), seed=np.array(3)) as collection:
+        assert collection.settings.seed == 3
+    tqvec.Collection(tmp_path / "c", d=np.array(D), seed=np.int32(3)).close()
+    for given in ({"keep": np.ones(5)}, {"metric": np.ones(5)}, {"d": np.ones(2)}):
+        with pytest.raises(InputError, match=f"the collection has {next(iter(given))}="):
+            tqvec.Collection(tmp_path / "c", **given)
 
 
 def test_a_closed_collection_says_so(tmp_path):

@@ -156,7 +156,7 @@ def test_a_full_disk_changes_nothing(folder, monkeypatch):
 
 def test_a_full_disk_of_sqlite(folder):
     with tqvec.Collection(folder) as collection:
-        with collection._catalog.alone() as connection:
+        with collection._catalog.reading() as connection:
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
             connection.execute(f"PRAGMA max_page_count = {pages + 1}").fetchone()
         with pytest.raises(OSError, match="no space left on the disk; nothing was changed"):

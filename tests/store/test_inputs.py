@@ -6,6 +6,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import strategies as sts
+from libraries import hugging_face_datasets
 from store.records import D, vectors
 
 import tqvec
@@ -27,7 +28,7 @@ def table(rows=ROWS):
 
 
 def dataset():
-    return pytest.importorskip("datasets").Dataset(table())
+    return hugging_face_datasets().Dataset(table())
 
 
 def arrow_frame():
@@ -80,7 +81,7 @@ def test_rows_are_counted_through_all_batches(tmp_path, monkeypatch, kind):
         "arrow": table,
         "pandas": lambda rows: pytest.importorskip("pandas").DataFrame(rows),
         "polars": lambda rows: pytest.importorskip("polars").from_arrow(table(rows)),
-        "dataset": lambda rows: pytest.importorskip("datasets").Dataset(table(rows)),
+        "dataset": lambda rows: hugging_face_datasets().Dataset(table(rows)),
         "reader": lambda rows: table(rows).to_reader(max_chunksize=10),
         "iterator": lambda rows: iter([rows[:7], table(rows[7:])]),
     }[kind]
@@ -136,7 +137,7 @@ def test_a_part_is_in_memory(tmp_path, kind, monkeypatch):
     elif kind == "polars":
         given = pytest.importorskip("polars").from_arrow(given)
     elif kind == "dataset":
-        given = pytest.importorskip("datasets").Dataset(given)
+        given = hugging_face_datasets().Dataset(given)
     elif kind == "reader":
         given = given.to_reader()
     with tqvec.Collection(tmp_path / "c", d=d, nbits=1) as collection:

@@ -83,6 +83,13 @@ class Block(NamedTuple):
         np.bitwise_and.at(alive, rows >> 6, ~(np.uint64(1) << (rows & 63).astype(np.uint64)))
         return self._replace(alive=alive)
 
+    def copied(self) -> Block:
+        """Return a copy that may be extended, whose arrays are its own."""
+        capacity = self.n + self.n // 2 + SPARE_ROWS
+        rows = {name: _enlarged(array, self.n, capacity) for name, array in self.rows.items()}
+        ids = self.ids if isinstance(self.ids, int) else _enlarged(self.ids, self.n, capacity)
+        return self._replace(rows=rows, ids=ids, prefixes=self.prefixes.fresh(), mapped=None)
+
     def extended(self, rows: Rows, ids: Ids | int) -> Block:
         """Return this block with more rows, which are written behind its own if its arrays have space for them.
 

@@ -24,6 +24,7 @@ from tqvec.index.prefixes import PrefixBlocks
 from tqvec.index.rows import Rows
 
 FULL_BLOCK_ROWS = 1 << 18  # a fuller block does not grow: this bounds the copies for its growth and for one removal
+_COPIED_ROWS = 1 << 12  # so few are copied to be extended, so that copies of copies don't get a block for each row
 _SORTED_BLOCK = 4  # times as many rows has a block at most that is sorted by list: it never grows
 _UNSORTED = 64  # part of a full block that the last rows of a partitioned index may be before they are sorted
 _LARGEST_ID = 2**63 - 1
@@ -200,8 +201,9 @@ class Store:
         for rows in chunks:
             end = done + rows["scale"].shape[0]
             part = new + done if isinstance(new, int) else new[done:end]
-            if owned and self._may_extend(blocks[-1], part, table):
-                blocks = (*blocks[:-1], blocks[-1].extended(rows, part))
+            if blocks and (owned or blocks[-1].n < _COPIED_ROWS) and self._may_extend(blocks[-1], part, table):
+                last = blocks[-1] if owned else blocks[-1].copied()
+                blocks = (*blocks[:-1], last.extended(rows, part))
             else:
                 blocks = (*blocks, empty_block(self._like, self._prefixes).extended(rows, part))
             owned, done = True, end
@@ -220,7 +222,7 @@ class Store:
         self._before = None
 
     def _may_extend(self, block: Block, ids: Ids | int, table: IdTable | None) -> bool:
-        """Return whether more rows may go into the last block, which is owned: it has space, and can find their ids.
+        """Return whether more rows may go into the last block, if it is owned: it has space, and can find their ids.
 
         Ids that are consecutive in every block are found without a table.
         """

@@ -107,14 +107,15 @@ class Catalog:
         finally:
             self._give_back(connection)
 
-    @contextmanager
-    def alone(self) -> Iterator[sqlite3.Connection]:
-        """Hold a connection outside of a transaction."""
+    def shrink(self) -> None:
+        """Give space back to the disk; that of the log only if no reader needs it now."""
         connection = self._take()
         try:
             with self._explained():
-                yield connection
+                connection.executescript("PRAGMA incremental_vacuum; PRAGMA busy_timeout = 0")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         finally:
+            connection.execute(f"PRAGMA busy_timeout = {round(1000 * self._timeout)}")
             self._give_back(connection)
 
     def close(self) -> None:

@@ -47,8 +47,7 @@ class Maintained(Opened):
             change.flush()
         with self._changing(operation) as change:
             yield change
-        with self._catalog.alone() as connection:
-            connection.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
+        self._catalog.shrink()
 
     def partition(self, nlist: int | None = None) -> None:
         """Compact the collection, and group its vectors into lists of near ones; see `Index.partition`.

@@ -75,8 +75,8 @@ def make_settings(given: Mapping[str, Any]) -> Settings:
     settings = Settings(**{**_DEFAULTS, **said})
     if not isinstance(settings.nbits, (int, float)):
         raise InputError(f"nbits of a collection must be a number, got {settings.nbits!r}")
-    settings.make_index()
-    return settings
+    index = settings.make_index()
+    return settings._replace(d=index.d, seed=index.codec.seed)  # of Python's own types
 
 
 def read_stored(stored: Mapping[str, Any]) -> Settings:
@@ -93,8 +93,15 @@ def check_same(settings: Settings, given: Mapping[str, Any], where: str) -> None
     for name, value in given.items():
         has = getattr(settings, name)
         unsaid = value is None or (name == "indexed" and not value) or (name == "embedding" and has is None)
-        if not unsaid and value != has:
+        if not unsaid and _differs(value, has):
             raise InputError(
                 f"{where}: the collection has {name}={has!r}, not {value!r}; leave {name} out to open it as it is, or "
                 "create another one"
             )
+
+
+def _differs(value: Any, has: Any) -> bool:
+    try:
+        return bool(value != has)
+    except ValueError:  # an array
+        return True
