@@ -37,21 +37,7 @@ from tqvec.integrations.haystack import (
     TqvecHybridRetriever,
 )
 
-BLOCKED = """
-import sys
-sys.modules["haystack"] = None
-try:
-    import tqvec.integrations.haystack
-except Exception as error:
-    print(type(error).__name__, error)
-"""
 UTC, CET = timezone.utc, timezone(timedelta(hours=1))
-
-
-def test_without_haystack_the_error_has_the_command():
-    result = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("UnsupportedError")
-    assert "pip install 'tqvec[haystack]'" in result.stdout
 
 
 @pytest.fixture

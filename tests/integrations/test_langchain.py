@@ -88,13 +88,6 @@ def exact_cosines(query):
     return normalize(np.array(words.embed_documents(TEXTS))) @ normalize(np.array([words.vector(query)]))[0]
 
 
-def test_without_langchain_the_error_has_the_command():
-    program = "import sys; sys.modules['langchain_core'] = None\nimport tqvec.integrations.langchain"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "UnsupportedError: tqvec.integrations.langchain needs langchain_core" in result.stderr
-    assert "pip install 'tqvec[langchain]'" in result.stderr
-
-
 def test_documents_come_back_whole():
     store = filled()
     (document,) = store.similarity_search("text 7", k=1)

@@ -4,8 +4,6 @@ import asyncio
 import copy
 import pickle
 import runpy
-import subprocess
-import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -55,14 +53,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 ROOT = Path(__file__).parents[2]
-BLOCKED = """
-import sys
-sys.modules["llama_index"] = None
-try:
-    import tqvec.integrations.llama_index
-except Exception as error:
-    print(type(error).__name__, error)
-"""
 Op, Mode = FilterOperator, VectorStoreQueryMode
 
 
@@ -864,12 +854,6 @@ def test_results_are_those_of_the_simple_store():
         exact, result = simple.query(query), store.query(query, rerank=True)
         assert result.ids == exact.ids
         assert result.similarities == pytest.approx(exact.similarities, abs=1e-5)
-
-
-def test_without_llama_index_the_error_has_the_command():
-    result = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("UnsupportedError")
-    assert "needs llama_index: pip install 'tqvec[llama-index]'" in result.stdout
 
 
 @pytest.mark.slow

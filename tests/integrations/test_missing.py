@@ -15,18 +15,42 @@ except Exception as error:
     print(type(error).__name__, error)
 """
 BLOCKED = """
-import sys
-sys.modules["transformers"] = None
+import importlib, sys
+package, module = sys.argv[1:]
+sys.modules[package] = None
 try:
-    import tqvec.integrations.transformers
+    importlib.import_module(f"tqvec.integrations.{module}")
 except Exception as error:
     print(type(error).__name__, error)
 """
+MODULES = {  # and what each needs, and the extra that brings it
+    "haystack": ("haystack", "haystack"),
+    "langchain": ("langchain_core", "langchain"),
+    "llama_index": ("llama_index", "llama-index"),
+    "sklearn": ("sklearn", "sklearn"),
+    "transformers": ("transformers", "llm"),
+    "txtai": ("txtai", "txtai"),
+    "vicinity": ("vicinity", "vicinity"),
+}
 
 
-@pytest.mark.parametrize(("program", "reason"), [(BLOCKED, "transformers"), (OLD, "this is transformers 4.57.6")])
-def test_without_transformers_5_the_error_has_the_command(program, reason):
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("UnsupportedError")
-    assert reason in result.stdout
-    assert "pip install 'tqvec[llm]'" in result.stdout
+def run(program, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_without_a_framework_the_error_has_the_command(module):
+    package, extra = MODULES[module]
+    told = run(BLOCKED, package, module)
+    assert told.startswith("UnsupportedError")
+    assert package in told
+    assert f"pip install 'tqvec[{extra}]'" in told
+
+
+def test_with_transformers_4_the_error_has_the_command():
+    told = run(OLD)
+    assert told.startswith("UnsupportedError")
+    assert "this is transformers 4.57.6" in told
+    assert "pip install 'tqvec[llm]'" in told

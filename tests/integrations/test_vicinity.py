@@ -2,8 +2,6 @@
 
 import json
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +19,6 @@ X = RNG.standard_normal((500, 32))
 QUERIES = RNG.standard_normal((20, 32))
 ITEMS = [f"item {i}" if i % 2 else {"name": "ünïcode 汉字", "id": i} for i in range(500)]
 METRICS = ["cosine", "euclidean", "l2sq"]
-
-BLOCKED = """
-import sys
-sys.modules["vicinity"] = None
-try:
-    import tqvec.integrations.vicinity
-except Exception as error:
-    print(type(error).__name__, error)
-"""
 
 
 def make(**kwargs):
@@ -206,12 +195,6 @@ def test_folders_that_do_not_fit(tmp_path):
 def test_the_hub_is_refused():
     with pytest.raises(UnsupportedError, match="upload the folder that save writes"):
         make().push_to_hub("me/words")
-
-
-def test_without_vicinity_the_error_has_the_command():
-    result = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=True)
-    assert result.stdout.startswith("UnsupportedError")
-    assert "pip install 'tqvec[vicinity]'" in result.stdout
 
 
 def test_example(capsys):
