@@ -13,6 +13,7 @@ from tqvec import _validate
 from tqvec._present import import_optional
 from tqvec.errors import InputError, UnsupportedError
 from tqvec.store.collection import Collection
+from tqvec.store.ranking import SMOOTHING, default_candidates
 
 import_optional("llama_index.core", "tqvec.integrations.llama_index", "llama-index")
 
@@ -25,7 +26,6 @@ from tqvec.integrations._llama_index_records import SOURCE, fields_of, node_of, 
 
 _VECTOR, _WORDS = "query_embedding", "query_str"
 _NEEDS = {"default": (_VECTOR,), "mmr": (_VECTOR,), "text_search": (_WORDS,), "hybrid": (_VECTOR, _WORDS)}
-_SMOOTHING, _CANDIDATES, _FEWEST = 60, 4, 100  # as `Collection.search` joins vectors and words
 
 
 class TqvecVectorStore(types.BasePydanticVectorStore):
@@ -171,14 +171,14 @@ class TqvecVectorStore(types.BasePydanticVectorStore):
     ) -> list[dict[str, Any]]:
         """Join the best records by vectors and the best by words."""
         k, alpha = query.hybrid_top_k or query.similarity_top_k, _share(query.alpha, "alpha")
-        most = max(_FEWEST, _CANDIDATES * k)
+        most = default_candidates(k)
         k_near = query.similarity_top_k if query.hybrid_top_k else most
         near = self._collection.search(query.query_embedding, k_near, where=where, **options)[0]
         worded = self._collection.search(text=query.query_str, k=query.sparse_top_k or most, where=where)[0]
         records: dict[str, dict[str, Any]] = {}
         for hits, weight in ((near, alpha), (worded, 1 - alpha)):
             for rank, record in enumerate(hits.to_records() if weight else (), 1):
-                records.setdefault(record["id"], {**record, "score": 0.0})["score"] += weight / (_SMOOTHING + rank)
+                records.setdefault(record["id"], {**record, "score": 0.0})["score"] += weight / (SMOOTHING + rank)
         return sorted(records.values(), key=lambda record: -record["score"])[:k]
 
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:

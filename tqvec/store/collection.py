@@ -19,7 +19,7 @@ from tqvec.errors import InputError, LossWarning
 from tqvec.store.fetch import fetch, fetch_all
 from tqvec.store.hits import Hits, SearchResult, check_include
 from tqvec.store.originals import Kept
-from tqvec.store.ranking import Options
+from tqvec.store.ranking import Options, default_candidates
 from tqvec.store.records import read_ids
 from tqvec.store.search import Search
 from tqvec.store.state import read_rows
@@ -27,7 +27,6 @@ from tqvec.store.transfer import write_records
 from tqvec.store.where import Condition, check_field, compile_where, json_path, scalar_sql
 from tqvec.store.written import Written
 
-_CANDIDATES, _FEWEST = 4, 100  # rows that are ordered anew: times k, and at least
 _PART = 5_000  # records that are exported at once
 
 
@@ -307,7 +306,7 @@ class Collection(Written):
                 allowed=allowed,
                 group=group,
                 diversity=diversity,
-                candidates=max(_FEWEST, _CANDIDATES * k) if most is None else most,
+                candidates=default_candidates(k) if most is None else most,
                 options=Options(bool(rerank), recall, self._threads),
             )
             return SearchResult(fetch_all(connection, state, search.run(nq, k), columns))

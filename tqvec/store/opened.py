@@ -70,14 +70,13 @@ class Opened:
         given["embedding"] = None if embed is None else name_of(embed)
         timeout = _validate.number(timeout, "timeout")
         self._remove: Callable[[], object] | None = None
-        if path is None:
-            make_settings(given)  # a wrong one shall leave no folder
-            self._folder = Path(tempfile.mkdtemp(prefix="tqvec-"))
-            self._remove = finalize(self, _remove_own, self._folder, os.getpid())
-        else:
-            self._folder = as_path(path)
-        if not self.exists(self._folder):
-            _create(self._folder, given)
+        if path is None or not self.exists(path):
+            settings = make_settings(given)  # a wrong one leaves no folder
+            if path is None:
+                path = tempfile.mkdtemp(prefix="tqvec-")
+                self._remove = finalize(self, _remove_own, Path(path), os.getpid())
+            _create(as_path(path), settings)
+        self._folder = as_path(path)
         self._catalog = Catalog(self._folder, timeout)
         finalize(self, self._catalog.close)  # at the end of the program, too
         with self._catalog.reading() as connection:
@@ -224,15 +223,14 @@ def _remove_own(folder: Path, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _create(folder: Path, given: Mapping[str, Any]) -> None:
+def _create(folder: Path, settings: Settings) -> None:
     """Make an empty collection, unless another process was as fast.
 
     Raises
     ------
     InputError
-        A setting is wrong, or the folder has other files.
+        The folder has other files.
     """
-    settings = make_settings(given)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"path must be a folder, or a name for one, but {folder} is a file")
     strange = sorted(path.name for path in folder.iterdir() if _is_strange(path.name)) if folder.exists() else []

@@ -18,7 +18,7 @@ from tqvec.store.filters import AllowedRows
 from tqvec.store.state import State
 from tqvec.store.where import Condition
 
-_SMOOTHING = 60  # of reciprocal ranks, as Cormack, Clarke and Büttcher have it (SIGIR 2009)
+SMOOTHING = 60  # of reciprocal ranks, as Cormack, Clarke and Büttcher have it (SIGIR 2009)
 _MOST_WORDS = 64
 
 
@@ -109,6 +109,11 @@ def _merge(scores: Sequence[Floats], rows: Sequence[Ids], k: int, smaller: bool)
     return Ranking(all_rows, all_scores)
 
 
+def default_candidates(k: int) -> int:
+    """Return how many of the best rows are ordered anew for `k` results, or joined with those of another ranking."""
+    return max(100, 4 * k)
+
+
 def search_words(connection: sqlite3.Connection, text: str, k: int, condition: Condition) -> Ranking:
     """Return the rows whose documents have words of a text, by BM25; larger scores are better."""
     words = list(dict.fromkeys(re.findall(r"\w+", text)))[:_MOST_WORDS]
@@ -129,7 +134,7 @@ def fuse(rankings: Sequence[Ranking]) -> Ranking:
     sums: dict[int, float] = {}
     for ranking in rankings:
         for rank, row in enumerate(ranking.rows.tolist(), 1):
-            sums[row] = sums.get(row, 0.0) + 1 / (_SMOOTHING + rank)
+            sums[row] = sums.get(row, 0.0) + 1 / (SMOOTHING + rank)
     order = sorted(sums, key=lambda row: (-sums[row], row))
     return Ranking(np.array(order, np.int64), np.array([sums[row] for row in order], np.float32))
 

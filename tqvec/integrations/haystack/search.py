@@ -12,8 +12,7 @@ from tqvec.errors import InputError
 from tqvec.integrations.haystack.filters import compile_filters
 from tqvec.integrations.haystack.records import HAS_EMBEDDING, WITH_VECTORS, WITHOUT_VECTORS, read_documents
 from tqvec.store.collection import Collection
-
-_FEWEST, _CANDIDATES = 100, 4  # documents of each of two rankings that are joined: at least, and times top_k
+from tqvec.store.ranking import default_candidates
 
 
 class Options(NamedTuple):
@@ -79,7 +78,7 @@ def search_both(collection: Collection, query: str, query_embedding: list[float]
     Both rankings are joined by reciprocal ranks, as Haystack's `DocumentJoiner` does it.
     """
     # The collection's own search by both would leave documents without embedding out of the ranking by words, too.
-    most = options._replace(top_k=max(_FEWEST, _CANDIDATES * check_top_k(options.top_k)))
+    most = options._replace(top_k=default_candidates(check_top_k(options.top_k)))
     rankings = [search_embeddings(collection, query_embedding, most), search_words(collection, query, most)]
     joiner = DocumentJoiner(join_mode="reciprocal_rank_fusion", top_k=options.top_k)
     joined: list[Document] = joiner.run(rankings)["documents"]
