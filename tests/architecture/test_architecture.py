@@ -29,9 +29,10 @@ FLOORS = {
     **dict.fromkeys(("reference", "kernels"), 1),
     "codec": 2,
     **dict.fromkeys(("index", "kvcache", "oracle"), 3),
-    **dict.fromkeys(("store", "eval", "_compile"), 4),
-    **dict.fromkeys(("cli", "integrations"), 5),
-    "__main__": 6,
+    **dict.fromkeys(("shards", "eval", "_compile"), 4),
+    "store": 5,
+    **dict.fromkeys(("cli", "integrations"), 6),
+    "__main__": 7,
 }
 LATE = {"store", "integrations"}  # rooms of the face that are loaded when a name of them is first used
 FACE = 4  # tqvec/__init__.py shows names of floors 0 to 3, so only what lies above them may import from it

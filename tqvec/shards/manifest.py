@@ -1,0 +1,253 @@
+"""Manifest: the settings of a sharded index, and the files that it has.
+
+A manifest never changes. What is appended is in a new one with the next number, and readers take the highest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqvec._safetensors import blame, canonical, check_fields, integer, string, with_checksum
+from tqvec._types import CodebookName, MetricName
+from tqvec.codec.bands import Width
+from tqvec.errors import FormatError, InputError
+from tqvec.index.index import Index
+from tqvec.shards.folder import Folder, StoredFile
+
+VERSION = 1  # of the format, the newest that is read
+_FOLDER = "manifests"
+_NAME = re.compile(rf"{_FOLDER}/(\d{{8}})-[0-9a-f]{{16}}\.json")
+
+
+class Shard(NamedTuple):
+    """A shard: an index file of consecutive rows, and what is known of these beside their vectors.
+
+    Attributes
+    ----------
+    first : int
+        Id of the first row. Ids of rows are their numbers in the order of the source.
+    rows : int
+    vectors : StoredFile
+        Index file.
+    records : StoredFile, optional
+        Parquet with a row for each vector.
+    """
+
+    first: int
+    rows: int
+    vectors: StoredFile
+    records: StoredFile | None = None
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """Its files."""
+        return (self.vectors,) if self.records is None else (self.vectors, self.records)
+
+
+class Manifest(NamedTuple):
+    """The files of a sharded index at one moment.
+
+    Attributes
+    ----------
+    number : int
+        1 for the first; each that is appended has the next one.
+    d, nbits, metric, codebook, seed
+        As of `Index`.
+    trained : bool
+    nlist : int
+        Number of lists, 0 without any.
+    fingerprint : str
+        Of the codec.
+    codec : StoredFile
+        An index file without vectors: the codec, and the lists if there are any.
+    columns : tuple of str
+        Of the records.
+    shards : tuple of Shard
+        In the order of their rows.
+    """
+
+    number: int
+    d: int
+    nbits: Width
+    metric: MetricName
+    codebook: CodebookName
+    seed: int
+    trained: bool
+    nlist: int
+    fingerprint: str
+    codec: StoredFile
+    columns: tuple[str, ...]
+    shards: tuple[Shard, ...]
+
+    @property
+    def ntotal(self) -> int:
+        """Number of vectors."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.nbytes for file in self.files)
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """All files but the manifest itself."""
+        return self.codec, *(file for shard in self.shards for file in shard.files)
+
+    @property
+    def name(self) -> str:
+        """Name of the manifest's own file."""
+        return f"{_FOLDER}/{self.number:08d}-{hashlib.sha256(self.to_bytes()).hexdigest()[:16]}.json"
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the manifest's file."""
+        return canonical(with_checksum({"version": VERSION, **_to_fields(self)})).encode()
+
+    def extended(self, shards: Iterable[Shard]) -> Manifest:
+        """Return the next manifest, with more shards."""
+        return self._replace(number=self.number + 1, shards=(*self.shards, *shards))
+
+
+def first_manifest(index: Index, codec: StoredFile, columns: Iterable[str], shards: Iterable[Shard]) -> Manifest:
+    """Return the manifest of a new sharded index, whose codec and lists are those of an index."""
+    return Manifest(
+        number=1,
+        d=index.d,
+        nbits=index.nbits,
+        metric=index.metric,
+        codebook=index.codec.codebook,
+        seed=index.codec.seed,
+        trained=index.codec.calibration is not None,
+        nlist=index.nlist or 0,
+        fingerprint=index.codec.fingerprint,
+        codec=codec,
+        columns=tuple(columns),
+        shards=tuple(shards),
+    )
+
+
+def write_manifest(folder: Folder, manifest: Manifest) -> None:
+    """Write a manifest: from now on readers see its shards.
+
+    Raises
+    ------
+    FormatError
+        One of its files is not as it was noted; no manifest is written.
+    InputError
+        Another process has written one of this number.
+    """
+    sizes = folder.sizes()
+    for file in manifest.files:
+        if sizes.get(file.name) != file.nbytes:
+            folder.check_size(file)
+    if manifest.number in manifest_names(folder) and manifest.name not in sizes:
+        raise InputError(f"{folder}: another process has appended meanwhile; append to what is there now")
+    folder.write(manifest.name, manifest.to_bytes())
+
+
+def manifest_names(folder: Folder) -> dict[int, str]:
+    """Return the names of all manifests of a folder by their numbers.
+
+    Raises
+    ------
+    FormatError
+        Two have one number.
+    """
+    names: dict[int, str] = {}
+    for name in sorted(folder.sizes(_FOLDER)):
+        match = _NAME.fullmatch(name)
+        if match is None:
+            continue
+        number = int(match[1])
+        if number in names:
+            raise FormatError(
+                f"{folder}: {names[number]} and {name} were written by two processes at once; delete one of them, "
+                "and append its vectors again"
+            )
+        names[number] = name
+    return names
+
+
+def read_manifest(folder: Folder, number: int | None = None) -> Manifest:
+    """Return a manifest; by default the newest.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    FormatError
+        It is damaged or of a newer version.
+    """
+    names = manifest_names(folder)
+    if not names or (number is not None and number not in names):
+        what = "a sharded index" if number is None else f"manifest {number}"
+        raise FileNotFoundError(f"{folder}: {what} is not there")
+    name = names[max(names) if number is None else number]
+    return parse_manifest(f"{folder}/{name}", folder.read(name))
+
+
+def parse_manifest(where: str, content: bytes) -> Manifest:
+    """Return the manifest of a file's content, every field checked."""
+    with blame(Path(where)):
+        fields = check_fields(Path(where), json.loads(content), VERSION)
+        shards = [_shard(each) for each in fields["shards"]]
+        first = 0
+        for shard in shards:
+            if shard.first != first:
+                raise ValueError(f"a shard begins at row {shard.first}, not at {first}")
+            first += shard.rows
+        return Manifest(
+            number=integer(fields, "number", 1),
+            d=integer(fields, "d", 1),
+            nbits=fields["nbits"],
+            metric=fields["metric"],
+            codebook=fields["codebook"],
+            seed=integer(fields, "seed", 0, 2**64 - 1),
+            trained=bool(fields["trained"]),
+            nlist=integer(fields, "nlist", 0),
+            fingerprint=string(fields, "fingerprint"),
+            codec=_stored(fields["codec"]),
+            columns=tuple(fields["columns"]),
+            shards=tuple(shards),
+        )
+
+
+def shard_fields(shard: Shard) -> dict[str, Any]:
+    """Return the fields of a shard, for JSON."""
+    files = {"vectors": shard.vectors._asdict(), "records": shard.records and shard.records._asdict()}
+    return {"first": shard.first, "rows": shard.rows, **files}
+
+
+def _to_fields(manifest: Manifest) -> dict[str, Any]:
+    files = {"codec": manifest.codec._asdict(), "shards": [shard_fields(shard) for shard in manifest.shards]}
+    return {**manifest._asdict(), "columns": list(manifest.columns), **files}
+
+
+def parse_shard(where: str, content: bytes) -> Shard:
+    """Return the shard of a file that has `shard_fields` and a checksum."""
+    with blame(Path(where)):
+        return _shard(check_fields(Path(where), json.loads(content), VERSION))
+
+
+def shard_bytes(shard: Shard) -> bytes:
+    """Return the content of a file that `parse_shard` reads."""
+    return canonical(with_checksum({"version": VERSION, **shard_fields(shard)})).encode()
+
+
+def _shard(fields: dict[str, Any]) -> Shard:
+    records = fields["records"]
+    return Shard(
+        first=integer(fields, "first", 0),
+        rows=integer(fields, "rows", 1),
+        vectors=_stored(fields["vectors"]),
+        records=None if records is None else _stored(records),
+    )
+
+
+def _stored(fields: dict[str, Any]) -> StoredFile:
+    return StoredFile(string(fields, "name"), integer(fields, "nbytes", 0), string(fields, "sha256"))
