@@ -30,9 +30,11 @@ class Plan(NamedTuple):
     ----------
     folder : Folder
         Of the sharded index.
-    key : str
-        Stands for the source and all settings: a build with another key shares nothing with this one.
     source : Source
+    source_key : str
+        Stands for the rows of the source.
+    key : str
+        Stands for these and for all settings: a build with another key shares nothing with this one.
     vectors : str
         Column of the vectors.
     schema : pyarrow.Schema
@@ -45,13 +47,19 @@ class Plan(NamedTuple):
     """
 
     folder: Folder
-    key: str
     source: Source
+    source_key: str
+    key: str
     vectors: str
     schema: Any
     base: int
     shard_rows: int
     threads: int
+
+    @property
+    def origin(self) -> str:
+        """What a manifest notes of the source and the settings."""
+        return f"{self.source_key}-{self.key}"
 
     def starts(self) -> range:
         """Return the first row of each shard, in the source."""
@@ -80,8 +88,7 @@ class Plan(NamedTuple):
 
     def forget(self) -> None:
         """Delete the notes of a build that is complete."""
-        for name in self.folder.sizes(self.notes):
-            self.folder.delete(name)
+        self.folder.delete_below(self.notes)
 
 
 class Made(NamedTuple):

@@ -112,12 +112,14 @@ def same_schema(where: str, found: Any, needed: Sequence[str], columns: Sequence
     if missing:
         has = f"it has {', '.join(found.names)}" if found.names else "it has no columns with names"
         raise InputError(f"{where}: there is no column {missing[0]!r}; {has}")
-    schema = pa.schema([pa.field(name, found.field(name).type) for name in columns])
+    types = {name: found.field(name).type for name in columns}
     for name in columns if before is not None else ():
-        if before.field(name).type != schema.field(name).type:
-            types = f"{schema.field(name).type}, elsewhere {before.field(name).type}"
-            raise InputError(f"{where}: column {name!r} is {types}; records need one type")
-    return schema
+        known = before.field(name).type
+        if pa.types.is_null(types[name]):  # of a column without any value
+            types[name] = known
+        elif types[name] != known and not pa.types.is_null(known):
+            raise InputError(f"{where}: column {name!r} is {types[name]}, elsewhere {known}; records need one type")
+    return pa.schema(types)
 
 
 def _parquet_schema(part: _Part) -> Any:

@@ -148,12 +148,12 @@ def build(
     plan = _make_plan(folder, rows, [*settings], vectors, columns, 0, shard_rows, threads)
     if manifest_names(folder):
         manifest = read_manifest(folder)
-        if manifest.sources[:1] == (plan.key,):
+        if manifest.sources[:1] == (plan.origin,):
             return manifest
         raise InputError(f"{folder}: there is another sharded index; name another folder, or append to it")
     codec = _fit(plan, settings, asked)
     made = _make_all(plan, _load_codec(folder, codec), progress)
-    manifest = first_manifest(_load_codec(folder, codec), codec, plan.schema.names, made, plan.key)
+    manifest = first_manifest(_load_codec(folder, codec), codec, plan.schema.names, made, plan.origin)
     write_manifest(folder, manifest)
     plan.forget()
     return manifest
@@ -195,10 +195,10 @@ def append(
         raise InputError("source holds no vectors")
     facts = [manifest.fingerprint, manifest.codec.sha256]
     plan = _make_plan(folder, rows, facts, vectors, manifest.columns, manifest.ntotal, shard_rows, threads)
-    if plan.key in manifest.sources:
+    if any(origin.startswith(f"{plan.source_key}-") for origin in manifest.sources):
         raise InputError("source was added before, and has not changed since: name what is new")
     made = _make_all(plan, _load_codec(folder, manifest.codec), progress)
-    manifest = manifest.extended(made, plan.key)
+    manifest = manifest.extended(made, plan.origin)
     write_manifest(folder, manifest)
     plan.forget()
     return manifest
@@ -222,9 +222,13 @@ def _make_plan(
     shard_rows = _validate.integer(shard_rows, "shard_rows", 1, 2**31 - 1)
     threads = _validate.integer(threads, "threads", 1, 2**31 - 1)
     names = [str(name) for name in _validate.entries(columns, "columns")]
-    facts = [source.describe(), *map(str, facts), vectors, names, shard_rows]
-    key = hashlib.sha256(canonical({"facts": facts, "base": base}).encode()).hexdigest()[:16]
-    return Plan(folder, key, source, vectors, source.schema(vectors, names), base, shard_rows, threads)
+    source_key = _digest([source.describe(), vectors])
+    key = _digest([source_key, [str(fact) for fact in facts], names, base, shard_rows])
+    return Plan(folder, source, source_key, key, vectors, source.schema(vectors, names), base, shard_rows, threads)
+
+
+def _digest(facts: list[Any]) -> str:
+    return hashlib.sha256(canonical({"facts": facts}).encode()).hexdigest()[:16]
 
 
 def _fit(plan: Plan, settings: _Settings, queries: Floats | None) -> StoredFile:

@@ -17,7 +17,7 @@ ray = import_optional("ray", "tqvec.ray", "ray")
 
 def is_dataset(source: object) -> bool:
     """Return whether a source is a Ray Dataset."""
-    return is_a(source, "ray", "Dataset", "MaterializedDataset")
+    return is_a(source, "ray.data.dataset", "Dataset", "MaterializedDataset")
 
 
 class DatasetSource:
