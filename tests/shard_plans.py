@@ -22,7 +22,7 @@ def make_all(plan, empty):
     return [done[start] if start in done else make_shard(plan, empty, start).shard for start in plan.starts()]
 
 
-def build(source, folder, shard_rows=50):
+def build(source, folder, shard_rows=150):
     """Build a sharded index, or what a killed process has left to do of it."""
     plan, empty = plan_for(source, folder, shard_rows=shard_rows), tqvec.Index(D)
     shards = make_all(plan, empty)

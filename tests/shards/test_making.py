@@ -143,7 +143,7 @@ def test_fifty_kills_and_then_the_same_bytes(tmp_path, source):
     rng, kills = random.Random(3), 0
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shard_plans"])
+    context.set_forkserver_preload(["tqvec.shards.making", "tqvec.shards.source", "pyarrow.parquet", "pyarrow.fs"])
     make = partial(context.Process, target=shard_plans.build)
     run(make(args=(source, whole)))  # the first starts the server too
     start = time.monotonic()

@@ -1,1 +1,6 @@
-"""Ray: sharded indexes that are built and searched by many machines."""
+"""Ray: sharded indexes that are built and searched by many machines. Needs ray."""
+
+from tqvec.integrations.ray.building import append, build
+from tqvec.shards.manifest import Manifest
+
+__all__ = ["Manifest", "append", "build"]
