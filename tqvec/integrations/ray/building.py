@@ -136,7 +136,7 @@ def build(
         Ray is not installed.
     """
     _validate.function(progress, "progress")
-    settings = _Settings(d, nbits, metric, codebook, seed, bool(train), nlist)
+    settings = _Settings(d=d, nbits=nbits, metric=metric, codebook=codebook, seed=seed, train=bool(train), nlist=nlist)
     empty = settings.empty_index()
     if nlist is not None:
         _validate.integer(nlist, "nlist", 0, 2**31 - 1)
@@ -224,7 +224,17 @@ def _make_plan(
     names = [str(name) for name in _validate.entries(columns, "columns")]
     source_key = _digest([source.describe(), vectors])
     key = _digest([source_key, [str(fact) for fact in facts], names, base, shard_rows])
-    return Plan(folder, source, source_key, key, vectors, source.schema(vectors, names), base, shard_rows, threads)
+    return Plan(
+        folder=folder,
+        source=source,
+        source_key=source_key,
+        key=key,
+        vectors=vectors,
+        schema=source.schema(vectors, names),
+        base=base,
+        shard_rows=shard_rows,
+        threads=threads,
+    )
 
 
 def _digest(facts: list[Any]) -> str:
