@@ -75,8 +75,11 @@ def test_bad_places():
         Folder("a", "s3")
     with pytest.raises(InputError, match=r"nowhere://x: pyarrow can't open this URI"):
         Folder("nowhere://x")
-    with pytest.raises(InputError, match="path must be a str or a path, got int"):
-        Folder(3)
+    with pytest.raises(InputError, match=r"s3://x: is a URI; hand over a path in the file system, or the URI alone"):
+        Folder("s3://x", fs.LocalFileSystem())
+    for filesystem in (None, fs.LocalFileSystem()):
+        with pytest.raises(InputError, match="path must be a str or a path, got int"):
+            Folder(3, filesystem)
 
 
 def test_a_write_that_fails_leaves_the_old_file_alone(folder, tmp_path):

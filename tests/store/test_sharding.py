@@ -13,6 +13,7 @@ from store.records import D, fill, vectors
 
 import tqvec
 from tqvec.errors import FormatError, InputError, UnsupportedError
+from tqvec.index import saved
 from tqvec.index.file.merge import merge
 from tqvec.shards.folder import Folder
 from tqvec.shards.manifest import read_manifest
@@ -27,6 +28,7 @@ def collection(tmp_path, monkeypatch):
     """Three segments, a tail, deleted and replaced records, and Parquet files of several parts."""
     monkeypatch.setattr(change, "_TAIL", 20)
     monkeypatch.setattr(sharding, "_PART", 7)
+    monkeypatch.setattr(saved, "_PART", 4)
     with tqvec.Collection(tmp_path / "c", d=D, keep="float32", indexed=["year"]) as collection:
         for part in range(7):
             fill(collection, 10, seed=part, first=10 * part)
@@ -112,11 +114,11 @@ def test_a_trained_codec_is_kept(tmp_path):
         assert merged(tmp_path / "s", tmp_path) == renumbered(collection, tmp_path)
 
 
-def test_partitioned_segments_give_rows_in_order(collection, tmp_path):
-    collection.shard(tmp_path / "before", shard_rows=30)
+@pytest.mark.parametrize("where", [None, {"year": {"$lt": 2004}}])
+def test_partitioned_segments_give_rows_in_order(collection, tmp_path, where):
+    collection.shard(tmp_path / "before", shard_rows=30, where=where)
     collection.partition(5)
-    fill(collection, 0)
-    collection.shard(tmp_path / "after", shard_rows=30)
+    collection.shard(tmp_path / "after", shard_rows=30, where=where)
     names = [sorted(path.name for path in (tmp_path / name).rglob("*.*")) for name in ("before", "after")]
     assert names[0] == names[1]  # they have the digests of the contents
     assert read_manifest(Folder(tmp_path / "after")).nlist == 0

@@ -14,7 +14,7 @@ from tqvec.shards.manifest import manifest_names, read_manifest
 BUILDING = "building/"  # what a build notes while it goes on
 # Other files in the folder are no business of ours. Those that end in .tmp are of killed processes.
 _OURS = re.compile(
-    r"(shards|records)/[0-9]+-[0-9a-f]{16}\..+|codec-[0-9a-f]+\.tqv.*|manifests/.+\.[0-9a-f]{8}\.tmp" rf"|{BUILDING}.+"
+    r"(shards|records)/[0-9]+-[0-9a-f]{16}\..+|codec-[0-9a-f]+\.tqv.*|manifests/.+\.[0-9a-f]{8}\.tmp|building/.+"
 )
 
 

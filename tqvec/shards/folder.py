@@ -66,13 +66,18 @@ class Folder:
         fs = import_optional("pyarrow.fs", "shards", "ray")
         if filesystem is not None and not isinstance(filesystem, fs.FileSystem):
             raise InputError(f"filesystem must be of pyarrow.fs, got a {type(filesystem).__name__}")
-        if filesystem is None and isinstance(place, str) and _URI.match(place):
+        is_uri = isinstance(place, str) and _URI.match(place)
+        if is_uri and filesystem is not None:
+            raise InputError(f"{place}: is a URI; hand over a path in the file system, or the URI alone")
+        if is_uri:
             try:
                 filesystem, place = fs.FileSystem.from_uri(place)
             except (ValueError, OSError) as error:
                 raise InputError(f"{place}: pyarrow can't open this URI ({error})") from error
         elif filesystem is None:
-            filesystem, place = fs.LocalFileSystem(), str(as_path(place).absolute())
+            filesystem, place = fs.LocalFileSystem(), as_path(place).absolute()
+        else:
+            place = as_path(place)
         while filesystem.type_name == "subtree":
             filesystem, place = filesystem.base_fs, f"{filesystem.base_path.rstrip('/')}/{str(place).lstrip('/')}"
         self.filesystem, self.path = filesystem, str(place).rstrip("/") or "/"
