@@ -108,12 +108,12 @@ def test_only_what_is_missing_is_made_again(tmp_path, source):
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "made/shards").iterdir()}
     (tmp_path / "made" / shards[2].vectors.name).unlink()
     (tmp_path / "made" / shards[3].records.name).write_bytes(b"short")
-    assert sorted(plan.completed()) == [0, 400, 1600, 2000]
+    assert sorted(plan.begin()) == [0, 400, 1600, 2000]
     assert make_all(plan, empty) == shards
     path = tmp_path / "made" / shards[2].vectors.name
     assert [each for each in times if each.stat().st_mtime_ns != times[each]] == [path]
     plan.forget()
-    assert plan.completed() == {}
+    assert plan.begin() == {}
     assert len(list((tmp_path / "made/shards").iterdir())) == len(shards)
 
 
