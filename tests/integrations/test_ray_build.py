@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 D, N = 32, 6_000
-KILLS = int(os.environ.get("TQVEC_TEST_KILLS", "8"))
+KILLS = int(os.environ.get("TQVEC_KILLS", "8"))
 X = np.random.default_rng(4).standard_normal((N, D)).astype(np.float32) * np.linspace(3, 0.2, D, dtype=np.float32)
 
 

@@ -90,7 +90,7 @@ def test_an_index(folder, tmp_path):
     _, manifest, _ = write_index(folder, tmp_path)
     assert read_manifest(folder) == manifest
     assert verify(folder, manifest).sound
-    following = manifest.extended([write_shard(folder, index_of(60), 50, 60, tmp_path)])
+    following = manifest.extended([write_shard(folder, index_of(60), 50, 60, tmp_path)], "source")
     write_manifest(folder, following)
     assert (read_manifest(folder), read_manifest(folder, 1)) == (following, manifest)
     with pytest.raises(InputError, match="another process has appended meanwhile"):
@@ -148,7 +148,7 @@ def test_a_part_that_is_left_is_never_taken_for_the_whole(folder, tmp_path, monk
 
 def test_a_part_of_a_manifest(folder, tmp_path):
     _, manifest, _ = write_index(folder, tmp_path)
-    following = manifest.extended([write_shard(folder, index_of(60), 50, 60, tmp_path)])
+    following = manifest.extended([write_shard(folder, index_of(60), 50, 60, tmp_path)], "source")
     for length in (0, 1, 100, len(following.to_bytes()) - 1):
         folder.write(following.name, following.to_bytes()[:length])
         with pytest.raises(FormatError, match="damaged"):

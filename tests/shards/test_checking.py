@@ -146,7 +146,7 @@ def test_other_centroids(tmp_path):
 
 def test_a_description(tmp_path):
     folder, manifest, _ = write_index(tmp_path / "f", tmp_path)
-    write_manifest(folder, manifest.extended([write_shard(folder, index_of(60), 50, 60, tmp_path)]))
+    write_manifest(folder, manifest.extended([write_shard(folder, index_of(60), 50, 60, tmp_path)], "source"))
     facts = describe(folder)
     sizes = folder.sizes()
     assert (facts.number, facts.versions, facts.vectors, facts.shards) == (2, (1, 2), 60, 4)

@@ -20,7 +20,7 @@ def made(tmp_path):
     """Three versions; each but the first has a shard more than the one before."""
     folder, manifest, _ = write_index(tmp_path / "f", tmp_path)
     for n in (60, 70):
-        manifest = manifest.extended([write_shard(folder, index_of(n), n - 10, n, tmp_path)])
+        manifest = manifest.extended([write_shard(folder, index_of(n), n - 10, n, tmp_path)], "source")
         write_manifest(folder, manifest)
     return folder
 
@@ -92,7 +92,7 @@ def test_an_append_keeps_its_files(made, tmp_path):
     age(made, 8)
     shard = write_shard(made, index_of(90), 70, 90, tmp_path)  # they are there, and now they are new
     assert not {file.name for file in shard.files} & set(collect(made, 7 * DAY))
-    write_manifest(made, read_manifest(made).extended([shard]))
+    write_manifest(made, read_manifest(made).extended([shard], "source"))
     assert verify(made, read_manifest(made)).sound
 
 
@@ -104,7 +104,7 @@ def test_a_build_that_notes_its_shards_keeps_them(made, tmp_path):
     gone = collect(made, 7 * DAY)
     assert len(gone) == 2
     assert all(name.startswith("manifests/") for name in gone)
-    write_manifest(made, read_manifest(made).extended([shard]))
+    write_manifest(made, read_manifest(made).extended([shard], "source"))
     assert verify(made, read_manifest(made)).sound
 
 
@@ -116,7 +116,7 @@ def test_a_manifest_that_is_written_meanwhile(made, tmp_path, monkeypatch):
     def read_and_append(self):
         before = times(self)
         shard = write_shard(made, index_of(90), 70, 90, tmp_path)
-        write_manifest(made, read_manifest(made).extended([shard]))
+        write_manifest(made, read_manifest(made).extended([shard], "source"))
         return before
 
     monkeypatch.setattr(Folder, "times", read_and_append)
@@ -128,7 +128,7 @@ def test_a_manifest_that_is_written_meanwhile(made, tmp_path, monkeypatch):
 def test_files_that_go_before_the_manifest_is_written_are_missed(made, tmp_path):
     """An append that took longer than the time fails, and does not leave a version that lacks files."""
     shard = write_shard(made, index_of(90), 70, 90, tmp_path)
-    following = read_manifest(made).extended([shard])
+    following = read_manifest(made).extended([shard], "source")
     age(made, 8)
     collect(made, 7 * DAY)
     with pytest.raises(FormatError, match="is missing"):

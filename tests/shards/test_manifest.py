@@ -67,7 +67,7 @@ def test_a_codec_of_bands(tmp_path):
 def test_versions_follow_each_other(made, tmp_path):
     folder, manifest, _ = made
     more = write_shard(folder, index_of(70), 50, 70, tmp_path)
-    following = manifest.extended([more])
+    following = manifest.extended([more], "source")
     assert read_manifest(folder).number == 1
     write_manifest(folder, following)
     assert read_manifest(folder) == following
@@ -76,7 +76,7 @@ def test_versions_follow_each_other(made, tmp_path):
     before = (tmp_path / "f" / following.name).stat().st_ino
     write_manifest(folder, following)  # as a process does that was killed before it could say so
     assert (tmp_path / "f" / following.name).stat().st_ino == before
-    other = manifest.extended([write_shard(folder, index_of(60), 50, 60, tmp_path)])
+    other = manifest.extended([write_shard(folder, index_of(60), 50, 60, tmp_path)], "source")
     with pytest.raises(InputError, match="another process has appended meanwhile"):
         write_manifest(folder, other)
     assert read_manifest(folder) == following
@@ -87,10 +87,10 @@ def test_a_manifest_is_not_written_before_its_files(made, tmp_path):
     shard = write_shard(folder, index_of(70), 50, 70, tmp_path)
     folder.write(shard.vectors.name, folder.read(shard.vectors.name)[:-1])
     with pytest.raises(FormatError, match=f"{shard.vectors.name}: has .* bytes, not"):
-        write_manifest(folder, manifest.extended([shard]))
+        write_manifest(folder, manifest.extended([shard], "source"))
     folder.delete(shard.vectors.name)
     with pytest.raises(FormatError, match=f"{shard.vectors.name}: is missing"):
-        write_manifest(folder, manifest.extended([shard]))
+        write_manifest(folder, manifest.extended([shard], "source"))
     assert list(manifest_names(folder)) == [1]
 
 
