@@ -1,0 +1,77 @@
+"""Sharded indexes for tests: an index cut up by its public methods alone, and searched in this process."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tqvec.shards.folder import Folder, StoredFile
+from tqvec.shards.holder import Answer, Holder
+from tqvec.shards.manifest import Manifest, Shard, first_manifest, write_manifest
+from tqvec.shards.sharded import MissingShards, Sharded, read_version
+
+
+def cut(index, folder, sizes, records=None, before: Manifest | None = None) -> Manifest:
+    """Write an index, whose ids are 0, 1, 2, …, as shards of some sizes; a table of records in row groups of three.
+
+    With a manifest from `before`, its shards stay, and those of later rows are appended.
+    """
+    ends = np.cumsum(sizes)
+    assert ends[-1] == index.ntotal
+    folder, shards = Path(folder), []
+    for first, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+        part = copy.copy(index)
+        part.remove_ids(np.setdiff1d(index.ids, np.arange(first, end)))
+        vectors = _put(folder, f"shards/{first:012d}", ".tqv", part.save)
+        own = None
+        if records is not None:
+            table = records.slice(first, end - first)
+            own = _put(
+                folder, f"records/{first:012d}", ".parquet", lambda path, t=table: pq.write_table(t, path, row_group_size=3)
+            )
+        shards.append(Shard(first, end - first, vectors, own))
+    empty = copy.copy(index)
+    empty.reset()
+    codec = _put(folder, "codec", ".tqv", empty.save)
+    columns = () if records is None else tuple(records.column_names)
+    manifest = first_manifest(index, codec, columns, shards)
+    if before is not None:
+        assert before.shards == manifest.shards[: len(before.shards)]
+        manifest = before.extended(shards[len(before.shards) :])
+    write_manifest(Folder(folder), manifest)
+    return manifest
+
+
+def _put(folder, name, ending, write) -> StoredFile:
+    """Write a file, and give it a name with its digest."""
+    beside = folder / "beside"
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    write(beside)
+    content = beside.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    path = folder / f"{name}-{digest[:16]}{ending}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside.rename(path)
+    return StoredFile(path.relative_to(folder).as_posix(), len(content), digest)
+
+
+class PlainSharded(Sharded):
+    """A sharded index whose holders are in this process, and asked one after the other."""
+
+    def __init__(self, folder, parts=2, cache=None, threads=1):
+        folder = folder if isinstance(folder, Folder) else Folder(folder)
+        super().__init__(read_version(folder, cache=cache), threads)
+        self.holders = [Holder(folder, cache, threads, part, parts) for part in range(parts)]
+        self.asked = []
+
+    def _ask(self, request, choice, method, *arguments):
+        self.asked.append(method)
+        answers: list[Answer] = [getattr(holder, method)(request, choice, *arguments) for holder in self.holders]
+        failures = {name: failure for answer in answers for name, failure in answer.failures.items()}
+        if failures:
+            raise MissingShards(failures)
+        return [answer.value for answer in answers]
