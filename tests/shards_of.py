@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,35 +19,38 @@ from tqvec.shards.sharded import MissingShards, Sharded, read_version
 def cut(index, folder, sizes, records=None, before: Manifest | None = None) -> Manifest:
     """Write an index, whose ids are 0, 1, 2, …, as shards of some sizes; a table of records in row groups of three.
 
-    With a manifest from `before`, its shards stay, and those of later rows are appended.
+    With a manifest from `before`, these are the shards of the rows that came after it.
     """
-    ends = np.cumsum(sizes)
-    assert ends[-1] == index.ntotal
+    done = 0 if before is None else before.ntotal
+    starts = done + np.cumsum([0, *sizes])
+    assert starts[-1] == index.ntotal
     folder, shards = Path(folder), []
-    for first, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+    for first, end in pairwise(starts.tolist()):
         part = copy.copy(index)
         part.remove_ids(np.setdiff1d(index.ids, np.arange(first, end)))
-        vectors = _put(folder, f"shards/{first:012d}", ".tqv", part.save)
+        vectors = put_file(folder, f"shards/{first:012d}", ".tqv", part.save)
         own = None
         if records is not None:
             table = records.slice(first, end - first)
-            own = _put(
-                folder, f"records/{first:012d}", ".parquet", lambda path, t=table: pq.write_table(t, path, row_group_size=3)
+            own = put_file(
+                folder,
+                f"records/{first:012d}",
+                ".parquet",
+                lambda path, t=table: pq.write_table(t, path, row_group_size=3),
             )
         shards.append(Shard(first, end - first, vectors, own))
-    empty = copy.copy(index)
-    empty.reset()
-    codec = _put(folder, "codec", ".tqv", empty.save)
-    columns = () if records is None else tuple(records.column_names)
-    manifest = first_manifest(index, codec, columns, shards)
-    if before is not None:
-        assert before.shards == manifest.shards[: len(before.shards)]
-        manifest = before.extended(shards[len(before.shards) :])
+    if before is None:
+        empty = copy.copy(index)
+        empty.reset()
+        columns = () if records is None else tuple(records.column_names)
+        manifest = first_manifest(index, put_file(folder, "codec", ".tqv", empty.save), columns, shards)
+    else:
+        manifest = before.extended(shards)
     write_manifest(Folder(folder), manifest)
     return manifest
 
 
-def _put(folder, name, ending, write) -> StoredFile:
+def put_file(folder, name, ending, write) -> StoredFile:
     """Write a file, and give it a name with its digest."""
     beside = folder / "beside"
     beside.parent.mkdir(parents=True, exist_ok=True)

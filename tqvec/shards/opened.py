@@ -215,6 +215,7 @@ class OpenShard:
         return import_optional("pyarrow", "records", "ray").BufferReader(self._records)
 
     def _hits(self, snapshot: Snapshot, scores: Floats, rows: Ids) -> Hits:
+        rows = np.where(rows < snapshot.n, rows, -1)  # kernels have other numbers for scores beyond float32
         return Hits(
             scores=scores,
             rows=np.where(rows < 0, -1, rows + self.first),
