@@ -16,6 +16,7 @@ _PURPOSES = {
     "partition: queries": 0x70726F62,
     "command: training sample": 0x73616D70,
     "command: diagnosed rows": 0x64726F77,
+    "shards: sample": 0x73687264,
     "captured tensors": 0x74656E73,
     "needle: tokens": 0x6E656564,
     "needle: haystack": 0x68617973,

@@ -92,7 +92,8 @@ def test_a_child_compiles_and_leaves_no_zombie(folder):
     wait(lambda: background.ready("encode"))
     wait(lambda: background.ready("decode"))  # marked after "encode", at any time until the child's end
     wait(lambda: not background._running)
-    assert background._is_marked("encode") and background._is_marked("decode")
+    assert background._is_marked("encode")
+    assert background._is_marked("decode")
     assert [line.split()[1:] for line in children(folder)] == [["encode"]]
     (pid,) = (int(line.split()[0]) for line in children(folder))
     assert not os.path.exists(f"/proc/{pid}")

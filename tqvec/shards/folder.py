@@ -165,6 +165,11 @@ class Folder:
         with suppress(FileNotFoundError):
             self.filesystem.delete_file(self.at(name))
 
+    def delete_below(self, name: str) -> None:
+        """Delete a folder in this one with all that it has, if it is there."""
+        with suppress(FileNotFoundError):
+            self.filesystem.delete_dir(self.at(name))
+
     @contextmanager
     def _writing(self, name: str) -> Iterator[Any]:
         path = self.at(name)

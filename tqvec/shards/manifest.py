@@ -69,6 +69,8 @@ class Manifest(NamedTuple):
         Of the records.
     shards : tuple of Shard
         In the order of their rows.
+    sources : tuple of str
+        What stands for each source that was built or appended, and for all settings.
     """
 
     number: int
@@ -83,6 +85,7 @@ class Manifest(NamedTuple):
     codec: StoredFile
     columns: tuple[str, ...]
     shards: tuple[Shard, ...]
+    sources: tuple[str, ...] = ()
 
     @property
     def ntotal(self) -> int:
@@ -106,14 +109,17 @@ class Manifest(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """Return the content of the manifest's file."""
-        return canonical(with_checksum({"version": VERSION, **_to_fields(self)})).encode()
+        return _to_bytes(_to_fields(self))
 
-    def extended(self, shards: Iterable[Shard]) -> Manifest:
-        """Return the next manifest, with more shards."""
-        return self._replace(number=self.number + 1, shards=(*self.shards, *shards))
+    def extended(self, shards: Iterable[Shard], source: str) -> Manifest:
+        """Return the next manifest, with more shards of a source."""
+        all_shards, sources = (*self.shards, *shards), (*self.sources, source)
+        return self._replace(number=self.number + 1, shards=all_shards, sources=sources)
 
 
-def first_manifest(index: Index, codec: StoredFile, columns: Iterable[str], shards: Iterable[Shard]) -> Manifest:
+def first_manifest(
+    index: Index, codec: StoredFile, columns: Iterable[str], shards: Iterable[Shard], *sources: str
+) -> Manifest:
     """Return the manifest of a new sharded index, whose codec and lists are those of an index."""
     return Manifest(
         number=1,
@@ -128,6 +134,7 @@ def first_manifest(index: Index, codec: StoredFile, columns: Iterable[str], shar
         codec=codec,
         columns=tuple(columns),
         shards=tuple(shards),
+        sources=sources,
     )
 
 
@@ -194,7 +201,7 @@ def read_manifest(folder: Folder, number: int | None = None) -> Manifest:
 def parse_manifest(where: str, content: bytes) -> Manifest:
     """Return the manifest of a file's content, every field checked."""
     with blame(Path(where)):
-        fields = check_fields(Path(where), json.loads(content), VERSION)
+        fields = _fields_of(where, content)
         shards = [_shard(each) for each in fields["shards"]]
         first = 0
         for shard in shards:
@@ -214,29 +221,50 @@ def parse_manifest(where: str, content: bytes) -> Manifest:
             codec=_stored(fields["codec"]),
             columns=tuple(fields["columns"]),
             shards=tuple(shards),
+            sources=tuple(fields["sources"]),
         )
 
 
-def shard_fields(shard: Shard) -> dict[str, Any]:
+def _shard_fields(shard: Shard) -> dict[str, Any]:
     """Return the fields of a shard, for JSON."""
     files = {"vectors": shard.vectors._asdict(), "records": shard.records and shard.records._asdict()}
     return {"first": shard.first, "rows": shard.rows, **files}
 
 
 def _to_fields(manifest: Manifest) -> dict[str, Any]:
-    files = {"codec": manifest.codec._asdict(), "shards": [shard_fields(shard) for shard in manifest.shards]}
-    return {**manifest._asdict(), "columns": list(manifest.columns), **files}
-
-
-def parse_shard(where: str, content: bytes) -> Shard:
-    """Return the shard of a file that has `shard_fields` and a checksum."""
-    with blame(Path(where)):
-        return _shard(check_fields(Path(where), json.loads(content), VERSION))
+    files = {"codec": manifest.codec._asdict(), "shards": [_shard_fields(shard) for shard in manifest.shards]}
+    lists = {"columns": list(manifest.columns), "sources": list(manifest.sources)}
+    return {**manifest._asdict(), **lists, **files}
 
 
 def shard_bytes(shard: Shard) -> bytes:
     """Return the content of a file that `parse_shard` reads."""
-    return canonical(with_checksum({"version": VERSION, **shard_fields(shard)})).encode()
+    return _to_bytes(_shard_fields(shard))
+
+
+def parse_shard(where: str, content: bytes) -> Shard:
+    """Return the shard of a file's content."""
+    with blame(Path(where)):
+        return _shard(_fields_of(where, content))
+
+
+def file_bytes(stored: StoredFile) -> bytes:
+    """Return the content of a file that `parse_file` reads."""
+    return _to_bytes(stored._asdict())
+
+
+def parse_file(where: str, content: bytes) -> StoredFile:
+    """Return what a file's content tells of another file."""
+    with blame(Path(where)):
+        return _stored(_fields_of(where, content))
+
+
+def _to_bytes(fields: dict[str, Any]) -> bytes:
+    return canonical(with_checksum({"version": VERSION, **fields})).encode()
+
+
+def _fields_of(where: str, content: bytes) -> dict[str, Any]:
+    return check_fields(Path(where), json.loads(content), VERSION)
 
 
 def _shard(fields: dict[str, Any]) -> Shard:

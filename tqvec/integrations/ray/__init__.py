@@ -1,0 +1,1 @@
+"""Ray: sharded indexes that are built and searched by many machines."""
