@@ -45,7 +45,7 @@ def cut(index, folder, sizes, records=None, before: Manifest | None = None) -> M
         columns = () if records is None else tuple(records.column_names)
         manifest = first_manifest(index, put_file(folder, "codec", ".tqv", empty.save), columns, shards)
     else:
-        manifest = before.extended(shards)
+        manifest = before.extended(shards, f"rows from {done}")
     write_manifest(Folder(folder), manifest)
     return manifest
 

@@ -40,6 +40,20 @@ class MissingShards(Exception):
         super().__init__(", ".join(failures))
         self.failures = dict(failures)
 
+    def to_error(self, total: int) -> FormatError | UnavailableError:
+        """Return the error that users get, of so many shards in all: it names them, and says why."""
+        reasons: dict[str, list[str]] = {}
+        for name, failure in sorted(self.failures.items()):
+            reasons.setdefault(failure.reason, []).append(name)
+        told = []
+        for reason, names in reasons.items():
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            told.append(f"{', '.join(names[:_NAMED])}{more}: {reason}")
+        is_damage = all(failure.is_damage for failure in self.failures.values())
+        return (FormatError if is_damage else UnavailableError)(
+            f"{len(self.failures)} of {total} shards can't be searched: {'; '.join(told)}"
+        )
+
 
 class Version(NamedTuple):
     """A sharded index as one manifest has it.
@@ -264,7 +278,7 @@ class Sharded:
             try:
                 parts = self._ask(request, None, "take", asked, names)
             except MissingShards as error:
-                raise _error_of(error.failures, len(manifest.shards)) from None
+                raise error.to_error(len(manifest.shards)) from None
         found = [pair for part in parts if part is not None for pair in part]
         order = np.argsort(np.concatenate([positions for positions, _ in found]))
         table = pa.concat_tables([rows for _, rows in found]).take(pa.array(order))
@@ -312,7 +326,7 @@ class Sharded:
                     return task(view), sorted(missing)
                 except MissingShards as error:
                     if not partial:
-                        raise _error_of(error.failures, len(version.manifest.shards)) from None
+                        raise error.to_error(len(version.manifest.shards)) from None
                     missing |= error.failures.keys()
 
 
@@ -320,19 +334,3 @@ def _shards_of(manifest: Manifest, ids: Ids) -> set[str]:
     """Names of the shards of some ids."""
     ends = np.cumsum([shard.rows for shard in manifest.shards])
     return {manifest.shards[i].vectors.name for i in np.unique(np.searchsorted(ends, ids, side="right"))}
-
-
-def _error_of(failures: Mapping[str, Failure], total: int) -> FormatError | UnavailableError:
-    """The error for shards that can't be searched: it names them, and says why."""
-    reasons: dict[str, list[str]] = {}
-    for name in sorted(failures):
-        reasons.setdefault(failures[name].reason, []).append(name)
-    told = []
-    for reason, names in reasons.items():
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        told.append(f"{', '.join(names[:_NAMED])}{more}: {reason}")
-    is_damage = all(failure.is_damage for failure in failures.values())
-    kind = FormatError if is_damage else UnavailableError
-    return kind(
-        f"{len(failures)} of {total} shards can't be searched; partial=True searches the others. {'; '.join(told)}"
-    )

@@ -16,8 +16,8 @@ from tqvec.shards.holder import Answer, Failure, Holder, Request
 from tqvec.shards.opened import Choice
 from tqvec.shards.sharded import MissingShards
 
-ray = import_optional("ray", "tqvec.integrations.ray", "ray")
-exceptions = import_optional("ray.exceptions", "tqvec.integrations.ray", "ray")
+ray = import_optional("ray", "tqvec.ray", "ray")
+exceptions = import_optional("ray.exceptions", "tqvec.ray", "ray")
 
 _PAUSE = 0.2  # seconds before a lost actor without a replica is asked again
 _LARGE = 1 << 16  # bytes of an argument from which on it is stored once for all actors
@@ -329,7 +329,9 @@ def start_fleet(
         Timeout and patience of the fleet.
     """
     threads = arguments[2]
-    remote = ray.remote(num_cpus=threads, max_restarts=-1, scheduling_strategy="SPREAD", concurrency_groups={"loading": 1})(server)
+    remote = ray.remote(
+        num_cpus=threads, max_restarts=-1, scheduling_strategy="SPREAD", concurrency_groups={"loading": 1}
+    )(server)
 
     def starter(part: int) -> Callable[[], Any]:
         return lambda: remote.remote(*arguments, part, parts)
