@@ -19,7 +19,7 @@ from tqvec.shards.sharded import MissingShards, Sharded, read_version
 def cut(index, folder, sizes, records=None, before: Manifest | None = None) -> Manifest:
     """Write an index, whose ids are 0, 1, 2, …, as shards of some sizes; a table of records in row groups of three.
 
-    With a manifest from `before`, these are the shards of the rows that came after it.
+    With a manifest from `before`, these are the shards, and records, of the rows that came after it.
     """
     done = 0 if before is None else before.ntotal
     starts = done + np.cumsum([0, *sizes])
@@ -31,7 +31,7 @@ def cut(index, folder, sizes, records=None, before: Manifest | None = None) -> M
         vectors = put_file(folder, f"shards/{first:012d}", ".tqv", part.save)
         own = None
         if records is not None:
-            table = records.slice(first, end - first)
+            table = records.slice(first - done, end - first)
             own = put_file(
                 folder,
                 f"records/{first:012d}",

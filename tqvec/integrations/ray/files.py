@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tqvec import errors
 from tqvec._present import import_optional
 from tqvec._types import Flags
 from tqvec.errors import InputError
 from tqvec.shards.folder import Folder
+from tqvec.shards.sharded import Sharded
 
-if TYPE_CHECKING:
-    from tqvec.integrations.ray.sharded_index import ShardedIndex
-
+_RESULTS = ("ids", "scores", "error")  # columns
+_ERROR = re.compile(rf"tqvec\.errors\.({'|'.join(name for name in errors.__all__ if name.endswith('Error'))}): (.*)")
 _ARRAYS = ".npy"
 _ARRAY = "data"  # the column that Ray gives them
 
@@ -26,29 +28,29 @@ class FileSearch(NamedTuple):
 
     Attributes
     ----------
-    index : ShardedIndex
+    sharded : Sharded
     column : str
         Of the vectors.
     options : dict
         Arguments of its `search`.
     """
 
-    index: ShardedIndex
+    sharded: Sharded
     column: str
     options: dict[str, Any]
 
     def __call__(self, batch: Any) -> Any:
         """Return the table of a batch with its results, or of an array the results alone."""
         pa = import_optional("pyarrow", "search_file", "ray")
-        is_array = isinstance(batch, dict)
-        names = ("scores", "ids", "error")
-        found = dict(zip(names, self.index.search(batch[self.column], **self.options), strict=False))
+        try:
+            results = self.sharded.search(batch[self.column], **self.options)
+        except InputError as error:
+            raise InputError(f"a batch of {len(batch[self.column])} queries: {error}") from None
+        found = dict(zip(("scores", "ids", "error"), results, strict=False))
         there = found["ids"] >= 0
-        table = pa.table({}) if is_array else batch
-        for name in ("ids", "scores", "error"):
-            if name in found:
-                table = table.append_column(name, _lists(pa, found[name], there))
-        return table
+        own = {} if isinstance(batch, dict) else dict(zip(batch.column_names, batch.columns, strict=True))
+        names = [name for name in _RESULTS if name in found]
+        return pa.table({**own, **{name: _lists(pa, found[name], there) for name in names}})
 
 
 def _lists(pa: Any, values: Any, there: Flags) -> Any:
@@ -75,14 +77,21 @@ def search_file(
             names = rows.schema().names
             if search.column not in names:
                 raise InputError(f"column must be one of {', '.join(names)}, got {search.column!r}")
-            if taken := {"ids", "scores", "error"} & {*names}:
+            if taken := {*_RESULTS} & {*names}:
                 raise InputError(f"queries have a column {min(taken)!r}, which is the name of a result: rename it")
         results = rows.map_batches(search, batch_size=batch, batch_format=kind)
         try:
             results.write_parquet(target.path, filesystem=target.filesystem)
-        except BaseException:
-            target.delete_below("")
-            raise
+        except BaseException as error:
+            for name in target.sizes():
+                target.delete(name)
+            raise _cause(error) from None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The error of tqvec that made a task fail, of which Ray Data passes on the text alone; or the error itself."""
+    matches = _ERROR.findall(str(error))
+    return getattr(errors, matches[-1][0])(matches[-1][1]) if matches else error
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tqvec.shards.sharded import MissingShards
 ray = import_optional("ray", "tqvec.ray", "ray")
 exceptions = import_optional("ray.exceptions", "tqvec.ray", "ray")
 
+_START = 120.0  # seconds in which actors must have started, at least
 _PAUSE = 0.2  # seconds before a lost actor without a replica is asked again
 _LARGE = 1 << 16  # bytes of an argument from which on it is stored once for all actors
 
@@ -186,13 +187,14 @@ class Fleet:
         self._last_choice: tuple[str, Any] = "", None
 
     def wait_for_start(self) -> None:
-        """Wait until all actors have started; UnavailableError if that takes longer than `timeout`."""
+        """Wait until all actors have started; UnavailableError if that takes long."""
+        limit = max(self._timeout, _START)
         calls = [member.actor.hello.remote() for replicas in self.members for member in replicas]
-        started, waiting = ray.wait(calls, num_returns=len(calls), timeout=self._timeout)
+        started, waiting = ray.wait(calls, num_returns=len(calls), timeout=limit)
         if waiting:
             cpus = ray.cluster_resources().get("CPU", 0)
             raise UnavailableError(
-                f"{len(waiting)} of {len(calls)} actors did not start in {self._timeout:g} s; the cluster has "
+                f"{len(waiting)} of {len(calls)} actors did not start in {limit:g} s; the cluster has "
                 f"{cpus:g} CPUs, and {ray.available_resources().get('CPU', 0):g} are free: ask for fewer actors, "
                 "replicas or threads, or for more time"
             )

@@ -54,7 +54,7 @@ class ShardedIndex(Sharded):
     threads : int
         Of each actor, which has as many CPUs.
     timeout : float
-        Seconds in which actors must have started, and in which shards must answer.
+        Seconds in which shards must answer a request. A search makes one or a few.
     patience : float
         Seconds after which a replica is asked what another one has not answered.
 
