@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ import tqvec
 from tqvec import _safetensors
 from tqvec.errors import FormatError, InputError, UnavailableError
 from tqvec.shards.folder import Folder
+from tqvec.shards.holder import Answer, Failure
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -25,12 +27,9 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 from tqvec.integrations.ray import ShardedIndex  # noqa: E402
 from tqvec.integrations.ray.fleet import ShardServer  # noqa: E402
 
-pytestmark = [
-    pytest.mark.slow,
-    # Ray's own: sockets and files of its processes that it leaves to the garbage collector, and announcements
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
-]
+pytestmark = pytest.mark.slow
 
+RAY_DATA = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")  # it copies its own settings
 N, D, SIZES = 400, 24, [100, 1, 63, 200, 36]
 QUERIES = sts.normal(5, D, 2)
 RECORDS = pa.table({"name": [f"n{i}" for i in range(N)], "year": [1990 + i % 30 for i in range(N)]})
@@ -68,15 +67,18 @@ def stored(single, tmp_path):
 
 
 def watched(flag):
-    """A class of indexes whose actors tell their process, and are slow if its number is in a file."""
+    """A class of indexes whose actors tell their process; one is slow or broken if a file says so."""
 
     class Server(ShardServer):
         def pid(self):
             return os.getpid()
 
         def scan(self, *arguments):
-            if flag.exists() and flag.read_text() == str(os.getpid()):
+            text = flag.read_text() if flag.exists() else ""
+            if text == f"slow {os.getpid()}":
                 time.sleep(30)
+            if text == f"broken {os.getpid()}":
+                return Answer(None, {"a shard": Failure("disk on fire", False)})
             return super().scan(*arguments)
 
     class Watched(ShardedIndex):
@@ -189,7 +191,7 @@ def test_with_replicas_nobody_waits_for_a_lost_or_slow_one(cluster, stored, sing
             os.kill(pids[0], signal.SIGKILL)
             load.wait(10)
             assert load.longest < 20
-        (tmp_path / "flag").write_text(str(pids[1]))
+        (tmp_path / "flag").write_text(f"slow {pids[1]}")
         deadline = time.monotonic() + 60
         while not all(member.is_ready() for member in sharded._fleet.members[0]):
             assert time.monotonic() < deadline
@@ -200,9 +202,35 @@ def test_with_replicas_nobody_waits_for_a_lost_or_slow_one(cluster, stored, sing
             assert time.monotonic() - start < 20  # the slow one takes 30
 
 
+def test_a_replica_answers_for_one_that_can_not(cluster, stored, single, watch, tmp_path):
+    with watch(stored, actors=1, replicas=2) as sharded:
+        (pids,) = sharded.pids()
+        for pid in pids:
+            (tmp_path / "flag").write_text(f"broken {pid}")
+            assert_same(sharded, single, QUERIES, 10, recall=1.0)
+    with watch(stored, actors=1) as sharded:
+        (tmp_path / "flag").write_text(f"broken {sharded.pids()[0][0]}")
+        with pytest.raises(UnavailableError, match="a shard: disk on fire"):
+            sharded.search(QUERIES, 10, recall=1.0)
+
+
+def test_many_searches_at_once_replace_a_lost_actor_once(cluster, stored, single, watch):
+    with watch(stored, actors=1, timeout=60) as sharded, ExitStack() as stack:
+        (member,) = sharded._fleet.members[0]
+        started, start = [], member._start
+        member._start = lambda: started.append(1) or start()
+        loads = [stack.enter_context(Load(sharded, single)) for _ in range(6)]
+        for load in loads:
+            load.wait(2)
+        ray.kill(member.actor)
+        for load in loads:
+            load.wait(5)
+        assert len(started) == 1
+
+
 def test_without_a_replica_a_slow_shard_is_an_error_that_names_it(cluster, stored, single, watch, tmp_path):
     with watch(stored, actors=2, timeout=3) as sharded:
-        (tmp_path / "flag").write_text(str(sharded.pids()[0][0]))
+        (tmp_path / "flag").write_text(f"slow {sharded.pids()[0][0]}")
         names = [shard.vectors.name for shard in sharded.manifest.shards[0::2]]
         with pytest.raises(UnavailableError) as told:
             sharded.search(QUERIES, 10, recall=1.0)
@@ -324,6 +352,7 @@ def test_refresh_to_damaged_shards_stays_with_those_of_before(cluster, stored, s
         assert_same(sharded, single, QUERIES, 10)
 
 
+@RAY_DATA
 def test_files_of_queries_are_searched_in_order(cluster, stored, single, tmp_path):
     queries = sts.normal(70, D, 3)
     (tmp_path / "queries").mkdir()
@@ -346,6 +375,7 @@ def test_files_of_queries_are_searched_in_order(cluster, stored, single, tmp_pat
         assert found.column("ids").to_pylist() == single.search(queries, 3, filter=[1, 2, 3])[1].tolist()
 
 
+@RAY_DATA
 def test_bad_files_of_queries_are_told_and_leave_nothing(cluster, stored, tmp_path):
     queries = sts.normal(20, D, 3)
     queries[7, 3] = np.nan

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqvec._locks import ForkLock
 from tqvec._present import import_optional
 from tqvec._types import Floats
 from tqvec.errors import UnavailableError
@@ -67,32 +68,41 @@ class Member:
 
     def __init__(self, start: Callable[[], Any]) -> None:
         self._start = start
+        self._lock = ForkLock()
         self.actor = start()
-        self.pending = 0  # calls that this process waits for
-        self._losses = 0  # one after the other
-        self._loading: Any = None  # a call that ends when its shards are open
+        self.calls: set[Any] = set()  # that this process waits for
+        self._losses, self._lost = 0, 0.0  # one after the other without an answer, and when the last was noted
+        self._busy: Any = None  # a call that ends when it can answer again
 
     def is_ready(self) -> bool:
-        """Return whether its shards are open, as far as is known."""
-        if self._loading is not None and ray.wait([self._loading], timeout=0)[0]:
-            self._loading = None
-        return self._loading is None
+        """Return whether it can answer at once, as far as is known."""
+        busy = self._busy
+        if busy is not None and ray.wait([busy], timeout=0)[0]:
+            self._busy = busy = None
+        return busy is None
+
+    def wait_for(self, call: Any) -> Any:
+        """Let others be asked before it until a call to it ends, and return the call."""
+        self._busy = call
+        return call
 
     def load(self, request: Request) -> Any:
-        """Let it open shards, and return the call; until that ends, others are asked before it."""
-        self._loading = self.actor.open.remote(request)
-        return self._loading
+        """Let it open shards, and return the call."""
+        return self.wait_for(self.actor.open.remote(request))
 
     def note_answer(self) -> None:
         """Take note that it answered."""
         self._losses = 0
 
-    def note_loss(self, request: Request, error: Exception) -> None:
-        """Take note that it was lost, and let it open its shards when it is there again."""
-        self._losses += 1
-        if self._losses > 1 and isinstance(error, exceptions.ActorDiedError):  # Ray does not start it again
-            self.actor, self._losses = self._start(), 0
-        self.load(request)
+    def note_loss(self, error: Exception, sent: float) -> bool:
+        """Take note that it was lost, by a call of this time, and return whether no other call has told that."""
+        with self._lock:
+            if sent < self._lost:
+                return False
+            self._losses, self._lost = self._losses + 1, time.monotonic()
+            if self._losses > 1 and isinstance(error, exceptions.ActorDiedError):  # Ray does not start it again
+                self.actor, self._losses = self._start(), 0
+            return True
 
 
 class Question(NamedTuple):
@@ -112,8 +122,7 @@ class Question(NamedTuple):
     arguments: tuple[Any, ...]
 
     def send(self, member: Member) -> Any:
-        """Ask an actor."""
-        member.pending += 1
+        """Ask an actor, and return the call."""
         return getattr(member.actor, self.method).remote(self.request, self.choice, *self.arguments)
 
 
@@ -130,43 +139,53 @@ class Inquiry:
 
     def __init__(self, question: Question, members: Sequence[Member], patience: float) -> None:
         self._question, self._members, self._patience = question, members, patience
-        self.calls: dict[Any, Member] = {}
+        self.calls: dict[Any, tuple[Member, float]] = {}  # who is asked, and since when
         self.next = 0.0  # when another member is to be asked
         self.answer: Answer | None = None
         self.reason = "no answer"
+        self._failed: dict[int, Answer] = {}  # of members that can't open all shards, by `id`
 
-    def ask(self, now: float) -> None:
+    def ask(self) -> None:
         """Ask a member that is not being asked: one that is ready, and has the fewest calls to answer."""
-        busy = {id(member) for member in self.calls.values()}
-        free = [member for member in self._members if id(member) not in busy]
+        asked = {id(member) for member, _ in self.calls.values()} | self._failed.keys()
+        free = [member for member in self._members if id(member) not in asked]
         if not free:
             self.next = float("inf")
             return
-        member = min(free, key=lambda each: (not each.is_ready(), each.pending))
-        self.calls[self._question.send(member)] = member
+        member, now = min(free, key=lambda each: (not each.is_ready(), len(each.calls))), time.monotonic()
+        call = self._question.send(member)
+        member.calls.add(call)
+        self.calls[call] = member, now
         self.next = now + self._patience
 
-    def take(self, ref: Any, now: float) -> None:
+    def take(self, call: Any) -> None:
         """Take the result of a call."""
-        member = self.calls.pop(ref)
-        member.pending -= 1
+        member, sent = self.calls.pop(call)
+        member.calls.discard(call)
+        now = time.monotonic()
         try:
-            self.answer = ray.get(ref)
+            answer = ray.get(call)
             member.note_answer()
+            if answer.failures:
+                self._failed[id(member)], self.next = answer, now
+            if not answer.failures or len(self._failed) == len(self._members):
+                self.answer = answer
         except exceptions.RayTaskError as error:
             if not isinstance(error.cause, OSError):
                 raise error.cause from None
             self.reason, self.next = str(error.cause), now + _PAUSE
         except (exceptions.RayActorError, exceptions.ObjectLostError) as error:
             self.reason = f"its actor was lost, and is not there again ({type(error).__name__})"
-            member.note_loss(self._question.request, error)
+            if member.note_loss(error, sent):
+                member.load(self._question.request)
             has_other = any(other is not member and other.is_ready() for other in self._members)
             self.next = min(self.next, now if has_other else now + _PAUSE)
 
     def end(self) -> None:
-        """Leave the calls that are still open."""
-        for member in self.calls.values():
-            member.pending -= 1
+        """Leave the calls that are still open: who has them is slow, and is asked after others until they end."""
+        for call, (member, _) in self.calls.items():
+            member.calls.discard(call)
+            member.wait_for(call)
 
 
 class Fleet:
@@ -208,18 +227,18 @@ class Fleet:
         MissingShards
             Some can't be opened.
         """
-        calls = {member.load(request): part for part, replicas in enumerate(self.members) for member in replicas}
-        parts = set(calls.values())
+        calls = {member.load(request): (part, member) for part, all in enumerate(self.members) for member in all}
+        parts = {part for part, _ in calls.values()}
         while parts:
             (done,), _ = ray.wait(list(calls), num_returns=1)
-            part = calls.pop(done)
+            part, member = calls.pop(done)
             try:
                 failures = ray.get(done).failures
             except exceptions.RayTaskError as error:
                 raise error.cause from None
-            except exceptions.RayActorError:
-                if part in parts and part not in calls.values():
-                    raise
+            except exceptions.RayActorError as error:
+                member.note_loss(error, time.monotonic())
+                calls[member.load(request)] = part, member
                 continue
             if failures:
                 raise MissingShards(failures)
@@ -280,7 +299,7 @@ class Fleet:
         while pending and (now := time.monotonic()) < deadline:
             for inquiry in pending:
                 if now >= inquiry.next:
-                    inquiry.ask(now)
+                    inquiry.ask()
             calls = {ref: inquiry for inquiry in pending for ref in inquiry.calls}
             rest = max(0.0, min(deadline, *(inquiry.next for inquiry in pending)) - time.monotonic())
             if not calls:
@@ -291,7 +310,7 @@ class Fleet:
                 done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
             for ref in done:
                 if calls[ref].answer is None:
-                    calls[ref].take(ref, now)
+                    calls[ref].take(ref)
             pending = [inquiry for inquiry in pending if inquiry.answer is None]
 
     def _stored_choice(self, choice: Choice | None) -> Any:
