@@ -18,6 +18,7 @@ from tqvec.shards.hits import Hits, merge
 from tqvec.shards.manifest import Manifest, Shard, parse_manifest
 from tqvec.shards.opened import Choice, OpenShard
 
+MERGED = 16  # hits of shards at a time
 _RETRY = 10.0  # seconds after which a shard that could not be opened is tried again
 
 
@@ -169,12 +170,14 @@ class Holder:
 
 
 def _merged(hits: Iterable[Hits | None], k: int) -> Hits | None:
-    """The best of all hits; those of one more shard are in memory at a time."""
-    best = None
+    """The best of all hits; those of few shards are in memory at a time."""
+    kept: list[Hits] = []
     for more in hits:
         if more is not None:
-            best = more if best is None else merge([best, more], k)
-    return best
+            kept.append(more)
+        if len(kept) == MERGED:
+            kept = [merge(kept, k)]
+    return merge(kept, k) if kept else None
 
 
 def _taken(shards: Iterable[OpenShard], ids: Ids, columns: Sequence[str]) -> Iterator[tuple[Ids, Any]]:

@@ -23,7 +23,7 @@ from tqvec.index.partitioned import probe_of
 from tqvec.index.searching import search, search_range
 from tqvec.index.selectors import Filter, as_selector, integers
 from tqvec.shards.folder import Folder
-from tqvec.shards.holder import Failure, Request
+from tqvec.shards.holder import MERGED, Failure, Request
 from tqvec.shards.manifest import Manifest, manifest_names, parse_manifest
 from tqvec.shards.opened import Choice, load_codec
 from tqvec.shards.view import ShardView
@@ -104,6 +104,8 @@ class Sharded:
     threads : int
         For routing queries.
     """
+
+    _parts = 1  # that are asked
 
     def __init__(self, version: Version, threads: int) -> None:
         self._version = version
@@ -320,6 +322,7 @@ class Sharded:
                     routing=None if partition is None or probe is None else Routing(partition, *probe),
                     rows=sum(shard.rows for shard in version.manifest.shards if shard.vectors.name not in missing),
                     is_filtered=choice is not None,
+                    copies=max(MERGED, self._parts, self._threads),
                     ask=bind(self._ask, Request(version.name, missing), choice),
                 )
                 try:

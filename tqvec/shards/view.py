@@ -39,15 +39,23 @@ class ShardView(View):
         Of all shards that are asked.
     is_filtered : bool
     ask : Ask
+    copies : int
+        Results of a query that are in memory until they are merged.
     """
 
     rows: int
     is_filtered: bool
     ask: Ask
+    copies: int
     _seen: list[Hits] = field(default_factory=list)
 
     def __repr__(self) -> str:
         return brief(self, ("codec", "metric", "rows", "is_filtered"))
+
+    @property
+    def heaps(self) -> int:
+        """Number of times that a scan holds the results of a query, before it merges them."""
+        return self.copies
 
     @property
     def n(self) -> int:

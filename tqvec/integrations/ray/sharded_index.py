@@ -105,8 +105,8 @@ class ShardedIndex(Sharded):
         self._shards_of: dict[str, list[list[str]]] = {}  # names of the shards of each part, by those of manifests
         if not ray.is_initialized():
             ray.init()
-        parts = _parts(len(version.manifest.shards), actors, replicas, threads)
-        self._fleet = start_fleet(self._server, (self._folder, self._cache, threads), parts, replicas, timing)
+        self._parts = _count_parts(len(version.manifest.shards), actors, replicas, threads)
+        self._fleet = start_fleet(self._server, (self._folder, self._cache, threads), self._parts, replicas, timing)
         try:
             self._fleet.wait_for_start()
             self._open(version)
@@ -214,7 +214,7 @@ class ShardedIndex(Sharded):
 
     def _open(self, version: Version) -> None:
         """Let actors open the shards of a version."""
-        parts = len(self._fleet.members)
+        parts = self._parts
         names = [[shard.vectors.name for shard in shards_of(version.manifest, i, parts)] for i in range(parts)]
         with self._lock:
             self._shards_of[version.name] = names
@@ -260,7 +260,7 @@ def _seconds(value: float, name: str) -> float:
     return value
 
 
-def _parts(shards: int, actors: int | None, replicas: int, threads: int) -> int:
+def _count_parts(shards: int, actors: int | None, replicas: int, threads: int) -> int:
     """Number of parts that shards are divided into."""
     if actors is None:
         free = int(ray.available_resources().get("CPU", 0)) - 1  # one is left for tasks, such as those of Ray Data
