@@ -1,12 +1,11 @@
 """Builds of small sharded indexes by one process, which tests also run in processes of their own, to kill them."""
 
-from pathlib import Path
-
 import tqvec
 from tqvec.shards.folder import Folder
-from tqvec.shards.making import Plan, make_shard, put_by_digest
+from tqvec.shards.making import Plan, make_shard
 from tqvec.shards.manifest import first_manifest, write_manifest
 from tqvec.shards.source import FileSource
+from tqvec.shards.writing import write_codec
 
 D = 24
 
@@ -18,15 +17,13 @@ def plan_for(source, folder, columns=("id",), shard_rows=400, base=0):
 
 
 def make_all(plan, empty):
-    done = plan.completed()
+    done = plan.begin()
     return [done[start] if start in done else make_shard(plan, empty, start).shard for start in plan.starts()]
 
 
-def build(source, folder, shard_rows=50):
+def build(source, folder, shard_rows=150):
     """Build a sharded index, or what a killed process has left to do of it."""
     plan, empty = plan_for(source, folder, shard_rows=shard_rows), tqvec.Index(D)
     shards = make_all(plan, empty)
-    local = Path(folder) / "codec.tqv"
-    empty.save(local, overwrite=True)
-    codec = put_by_digest(plan.folder, local, "codec", "tqv")
+    codec = write_codec(plan.folder, empty)
     write_manifest(plan.folder, first_manifest(empty, codec, ["id"], shards, plan.origin))

@@ -8,6 +8,7 @@
   `kvcache.planning`, `kvcache.simulation` and `kvcache.quality` tell bytes, time and the error on tensors beforehand.
 - `oracle.verify` checks a port to another language stage by stage, and says why a stage is wrong.
 - `faiss.read` takes the vectors out of a FAISS index.
+- `ray.build` and `ray.ShardedIndex` compress and search vectors that one machine can't hold.
 - `simd_info` tells which instructions are used, and why.
 
 The command ``tqvec`` does the same from a shell. The module `tqvec.eval` has recall and readers of vector files, and
@@ -41,7 +42,7 @@ from tqvec.index.training_result import Loss, Training
 
 if TYPE_CHECKING:
     from tqvec import oracle
-    from tqvec.integrations import faiss
+    from tqvec.integrations import faiss, ray
     from tqvec.store.collection import Collection
 
 __version__ = "0.1.0"
@@ -68,6 +69,7 @@ __all__ = [
     "faiss",
     "kvcache",
     "oracle",
+    "ray",
     "selectors",
     "simd_info",
 ]
@@ -79,8 +81,8 @@ def __getattr__(name: str) -> Any:
         return import_module("tqvec.oracle")
     if name == "Collection":
         return import_module("tqvec.store").Collection
-    if name == "faiss":
-        return import_module("tqvec.integrations.faiss")
+    if name in ("faiss", "ray"):
+        return import_module(f"tqvec.integrations.{name}")
     raise AttributeError(f"module 'tqvec' has no attribute {name!r}")
 
 

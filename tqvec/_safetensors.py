@@ -148,7 +148,7 @@ def verify_block(where: str, kind: str, block: NDArray[Any], checksum: str) -> N
 
 
 @contextmanager
-def blame(path: Path) -> Iterator[None]:
+def blame(path: Path | str) -> Iterator[None]:
     """Turn what malformed fields raise (ValueError, TypeError, KeyError and the like) into a `FormatError`."""
     try:
         yield
@@ -160,7 +160,7 @@ def blame(path: Path) -> Iterator[None]:
         raise FormatError(f"{path}: damaged: {error}") from error
 
 
-def check_fields(path: Path, fields: Any, newest: int) -> dict[str, Any]:
+def check_fields(path: Path | str, fields: Any, newest: int) -> dict[str, Any]:
     """Return decoded fields if they have a version up to `newest` and their checksum; to be called within `blame`."""
     if not isinstance(fields, dict):
         raise ValueError(f"the header is {reprlib.repr(fields)}")

@@ -353,7 +353,7 @@ def test_refresh_to_damaged_shards_stays_with_those_of_before(cluster, stored, s
 
 
 @RAY_DATA
-def test_files_of_queries_are_searched_in_order(cluster, stored, single, tmp_path):
+def test_files_of_queries_are_searched_in_order(cluster, stored, single, tmp_path, monkeypatch):
     queries = sts.normal(70, D, 3)
     (tmp_path / "queries").mkdir()
     for part, rows in enumerate(np.array_split(np.arange(70), 3)):
@@ -361,7 +361,8 @@ def test_files_of_queries_are_searched_in_order(cluster, stored, single, tmp_pat
         pq.write_table(table, tmp_path / "queries" / f"{part}.parquet")
     np.save(tmp_path / "queries.npy", queries)
     with ShardedIndex(stored, actors=1) as sharded:
-        sharded.search_file(tmp_path / "queries", tmp_path / "out", 5, batch=16, progress=False, return_error=True)
+        monkeypatch.chdir(tmp_path)  # where tasks are not
+        sharded.search_file("queries", "out", 5, batch=16, progress=False, return_error=True)
         found = pa.concat_tables([pq.read_table(path) for path in sorted((tmp_path / "out").iterdir())])
         assert found.column("number").to_pylist() == list(range(70))
         assert found.column_names == ["vector", "number", "ids", "scores", "error"]
@@ -384,7 +385,7 @@ def test_bad_files_of_queries_are_told_and_leave_nothing(cluster, stored, tmp_pa
     with ShardedIndex(stored, actors=1) as sharded:
         for name, options, message in (
             ("ids", {}, "queries have a column 'ids'"),
-            ("ids", {"column": "other"}, "column must be one of vector, ids, got 'other'"),
+            ("ids", {"vectors": "other"}, "vectors must be one of vector, ids, got 'other'"),
             ("nan", {"partial": True}, "search_file takes no 'partial'"),
             ("nan", {"k": 0}, "k must be"),
             ("nan", {}, "queries row 7 holds NaN"),

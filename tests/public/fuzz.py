@@ -280,7 +280,7 @@ class Fuzzer:
             return self.random.choice(self.alive["policy"] or [None]) if pick < 0.5 else words(self.random)
         if name == "other":
             return self.random.choice(self.alive["index"] or [None])
-        if name in ("path", "file", "folder"):
+        if name in ("path", "file", "folder", "destination"):
             return self.random.choice([*self.paths(), None, 3, "", "\0", self.folder, self.folder / "none" / "x", b"x"])
         if name in (
             "metric",

@@ -94,6 +94,19 @@ def test_rows_without_vectors_are_found(folder):
     assert "2 rows have no record, the first is 2" in problems
 
 
+@pytest.mark.parametrize("where", [{"$id": "x"}, {"$id": {"$in": ["x", "r0", "r3"]}}])
+def test_a_search_for_rows_without_vectors_says_so(folder, where):
+    connection = sqlite3.connect(folder / catalog.NAME)
+    connection.execute("INSERT INTO records (row, id, metadata) VALUES (999, 'x', '{}')")
+    connection.commit()
+    connection.close()
+    with tqvec.Collection(folder) as collection:
+        for _ in range(3):
+            with pytest.raises(FormatError, match=r"some records have no vector: the catalog is damaged; see check"):
+                collection.search(np.ones(D), where=where)
+        assert len(collection.search(np.ones(D), k=4)[0].ids) == 4
+
+
 def test_foreign_folders_and_files(tmp_path, folder):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="is a file"):

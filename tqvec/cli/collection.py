@@ -191,6 +191,28 @@ def export(
     _report("collection export", {"folder": folder, "output": output, "records": n}, f"{output}: {n:,} records", json)
 
 
+@app.command()
+def shard(
+    folder: Folder,
+    destination: Annotated[str, typer.Argument(help="A new folder, or a URI such as s3://bucket/folder")],
+    shard_rows: Annotated[int, typer.Option(help="Vectors per shard")] = 1_000_000,
+    where: Where = None,
+    json: Json = False,
+) -> None:
+    """Write the collection as a sharded index, as it is now, with the codes that it has."""
+    condition = _parse(where)
+    with _open(folder) as collection, progress() as bar:
+        task = bar.add_task("records", total=len(collection) if where is None else None)
+        n = collection.shard(
+            destination,
+            shard_rows=shard_rows,
+            where=condition,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    facts = {"folder": folder, "destination": destination, "records": n}
+    _report("collection shard", facts, f"{destination}: {n:,} records", json)
+
+
 def _open(folder: Path) -> Collection:
     if not Collection.exists(folder):
         raise InputError(f"{folder}: there is no collection; make one with `tqvec collection create`")

@@ -26,8 +26,7 @@ def merge(
 ) -> None:
     """Join index files into one, as if their vectors had been compressed together; automatic ids are numbered anew."""
     target = plan_output(output, KIND, files)
-    partitioned = any(io.load(path, mmap=True).lists for path in files)
-    header = _merge_lists(files, target) if partitioned else merge_files(files, target)
+    header = join(files, target)
     first = None if "ids" in header.crc32 else header.first_id
     size = header.file_bytes
     if json:
@@ -36,6 +35,12 @@ def merge(
         return
     ids = "each its own" if first is None else f"from {first}"
     show(f"{output}: {header.ntotal:,} vectors of d={header.d}, ids {ids}, {size:,} bytes")
+
+
+def join(files: list[Path], target: Output) -> Header:
+    """Write the vectors of all files to one, and return its header."""
+    partitioned = any(io.load(path, mmap=True).lists for path in files)
+    return _merge_lists(files, target) if partitioned else merge_files(files, target)
 
 
 def _merge_lists(files: list[Path], target: Output) -> Header:

@@ -85,13 +85,13 @@ def search(
         facts = {"metric": index.metric, "ntotal": index.ntotal, "k": k, "seconds": seconds, "output": output}
         show_json("search", facts | results)
         return
-    _show(results, index.metric)
+    show_results(results, index.metric)
     show(f"{len(ids):,} queries on {index.ntotal:,} vectors in {seconds:.3f} s")
     if output is not None:
         show(f"written: {output}")
 
 
-def _show(results: dict[str, NDArray[Any]], metric: str) -> None:
+def show_results(results: dict[str, NDArray[Any]], metric: str) -> None:
     """Print the first results of the first queries."""
     scores, ids, error = results["scores"], results["ids"], results.get("error")
     table = []

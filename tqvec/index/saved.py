@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TypeVar
+
+import numpy as np
 
 from tqvec._output import Output, as_path
 from tqvec._safetensors import Seen
+from tqvec._types import Ids
+from tqvec.errors import InputError
 from tqvec.index.blocks import UNSORTED
 from tqvec.index.file import io
 from tqvec.index.file.header import KIND, Header
 from tqvec.index.metrics import Metric
 from tqvec.index.partition.stored import StoredLists, stored_lists
 from tqvec.index.partitioned import Partitioned
-from tqvec.index.store import first_id
+from tqvec.index.rows import Rows
+from tqvec.index.store import Blocks, first_id
 
 Self = TypeVar("Self", bound="Saved")
+_PART = 16_384  # rows that are copied at a time
 
 
 class Saved(Partitioned):
@@ -91,3 +98,44 @@ def write(index: Saved, output: Output) -> Header:
         first, chunks, lists = None, order.chunks(), StoredLists(core.partition, order.starts)
     rows_of = (rows if first is not None else rows | {"ids": ids} for rows, ids in chunks)
     return io.save(output, core.codec, index._metric.value, n, rows_of, first, next_id, lists)
+
+
+def iter_rows(index: Saved, ids: Ids) -> Iterator[Rows]:
+    """Yield codes, scales and, for l2, squared lengths of ids, some at a time.
+
+    The memory is that of one part and of some bytes per id; `Index.reconstruct` keeps a table of all ids of the index.
+
+    Parameters
+    ----------
+    index : Index
+    ids : (n,) int64
+        Rising.
+
+    Raises
+    ------
+    InputError
+        An id is not in the index.
+    """
+    if ids.size == 0:
+        return
+    snapshot = index._snapshot()
+    rows = _find(snapshot.blocks, ids)
+    if (rows < 0).any():
+        raise InputError(f"id {ids[np.argmax(rows < 0)]} is not in the index")
+    for first in range(0, rows.size, _PART):
+        yield snapshot.gather(rows[first : first + _PART], snapshot.blocks[0].rows)
+
+
+def _find(blocks: Blocks, ids: Ids) -> Ids:
+    """Return the rows of rising ids, counted through all blocks, removed rows included; -1 where there is none."""
+    found, start = np.full(ids.size, -1, np.int64), 0
+    for block in blocks:
+        rows = block.live_rows()
+        own = block.ids_of(rows)
+        near = (own >= ids[0]) & (own <= ids[-1])
+        rows, own = rows[near], own[near]
+        at = np.searchsorted(ids, own)
+        wanted = ids[at] == own
+        found[at[wanted]] = rows[wanted] + start
+        start += block.n
+    return found

@@ -16,11 +16,12 @@ import numpy as np
 from tqvec._present import import_optional
 from tqvec.errors import InputError, LossWarning
 from tqvec.index.index import Index
-from tqvec.shards.folder import Folder, StoredFile, digest_of
+from tqvec.shards.folder import Folder
 from tqvec.shards.manifest import Shard, parse_shard, shard_bytes
 from tqvec.shards.source import Source
+from tqvec.shards.writing import put_records, put_vectors
 
-_UNDER_WAY = "building"  # folder of the notes of builds that are not complete
+NOTES = "building"  # folder of the notes of builds that are not complete
 
 
 class Plan(NamedTuple):
@@ -72,10 +73,11 @@ class Plan(NamedTuple):
     @property
     def notes(self) -> str:
         """The folder of the notes."""
-        return f"{_UNDER_WAY}/{self.key}"
+        return f"{NOTES}/{self.key}"
 
-    def completed(self) -> dict[int, Shard]:
-        """Return the shards that are there, by their first row in the source."""
+    def begin(self) -> dict[int, Shard]:
+        """Note that a build goes on, and return the shards that are there, by their first row in the source."""
+        self.folder.write(f"{self.notes}/begun", b"")
         done, sizes = {}, None
         for name in self.folder.sizes(self.notes):
             start = int(Path(name).stem) if Path(name).stem.isdecimal() else -1
@@ -127,20 +129,12 @@ def make_shard(plan: Plan, empty: Index, start: int) -> Made:
             records.close()
         path = Path(folder) / "vectors.tqv"
         index.save(path)
-        vectors = put_by_digest(plan.folder, path, f"shards/{first:012d}", "tqv")
-        kept = (
-            put_by_digest(plan.folder, records.path, f"records/{first:012d}", "parquet") if plan.schema.names else None
-        )
+        vectors = put_vectors(plan.folder, path, first)
+        kept = put_records(plan.folder, records.path, first) if plan.schema.names else None
     shard = Shard(first, stop - start, vectors, kept)
     plan.folder.write(plan.note_name(start), shard_bytes(shard))
     losses = (str(warning.message) for warning in caught if issubclass(warning.category, LossWarning))
     return Made(shard, tuple(dict.fromkeys(losses)))
-
-
-def put_by_digest(folder: Folder, path: Path, stem: str, ending: str) -> StoredFile:
-    """Copy a local file into a folder, under a name with its digest."""
-    digest = digest_of(path)
-    return folder.put(path, f"{stem}-{digest[:16]}.{ending}", digest)
 
 
 def _vectors(plan: Plan, start: int, stop: int, records: _Records) -> Iterator[Any]:

@@ -8,20 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+from tqvec import _validate
 from tqvec._safetensors import blame, canonical, check_fields, integer, string, with_checksum
 from tqvec._types import CodebookName, MetricName
-from tqvec.codec.bands import Width
+from tqvec.codec.bands import MAX_D, Width
+from tqvec.codec.bands import parse as parse_width
 from tqvec.errors import FormatError, InputError
 from tqvec.index.index import Index
 from tqvec.shards.folder import Folder, StoredFile
 
 VERSION = 1  # of the format, the newest that is read
 _FOLDER = "manifests"
-_NAME = re.compile(rf"{_FOLDER}/(\d{{8}})-[0-9a-f]{{16}}\.json")
+_NAME = re.compile(rf"{_FOLDER}/([0-9]{{8}})-([0-9a-f]{{16}})\.json")
+_FILE = re.compile(r"(\w[\w.-]*/)*\w[\w.-]*", re.ASCII)  # it can't lead out of the folder
+_SHA256 = re.compile("[0-9a-f]{64}")
+_LARGEST = 2**63 - 1
+_LAST_NUMBER = 99_999_999  # names have eight digits
 
 
 class Shard(NamedTuple):
@@ -105,7 +111,7 @@ class Manifest(NamedTuple):
     @property
     def name(self) -> str:
         """Name of the manifest's own file."""
-        return f"{_FOLDER}/{self.number:08d}-{hashlib.sha256(self.to_bytes()).hexdigest()[:16]}.json"
+        return _name_of(self.number, self.to_bytes())
 
     def to_bytes(self) -> bytes:
         """Return the content of the manifest's file."""
@@ -154,7 +160,9 @@ def write_manifest(folder: Folder, manifest: Manifest) -> None:
             folder.check_size(file)
     if manifest.number in manifest_names(folder) and manifest.name not in sizes:
         raise InputError(f"{folder}: another process has appended meanwhile; append to what is there now")
-    folder.write(manifest.name, manifest.to_bytes())
+    content = manifest.to_bytes()
+    if sizes.get(manifest.name) != len(content):
+        folder.write(manifest.name, content)
 
 
 def manifest_names(folder: Folder) -> dict[int, str]:
@@ -195,33 +203,40 @@ def read_manifest(folder: Folder, number: int | None = None) -> Manifest:
         what = "a sharded index" if number is None else f"manifest {number}"
         raise FileNotFoundError(f"{folder}: {what} is not there")
     name = names[max(names) if number is None else number]
-    return parse_manifest(f"{folder}/{name}", folder.read(name))
+    content = folder.read(name)
+    manifest = parse_manifest(f"{folder}/{name}", content)
+    if name != _name_of(manifest.number, content):
+        raise FormatError(f"{folder}/{name}: damaged: has not the name of its content")
+    return manifest
 
 
 def parse_manifest(where: str, content: bytes) -> Manifest:
     """Return the manifest of a file's content, every field checked."""
-    with blame(Path(where)):
+    with blame(where):
         fields = _fields_of(where, content)
-        shards = [_shard(each) for each in fields["shards"]]
+        shards = tuple(_shard(each) for each in _list(fields, "shards", dict))
         first = 0
         for shard in shards:
             if shard.first != first:
                 raise ValueError(f"a shard begins at row {shard.first}, not at {first}")
             first += shard.rows
+        if first > _LARGEST:
+            raise ValueError(f"the shards have {first} rows")
+        d = integer(fields, "d", 1, MAX_D)
         return Manifest(
-            number=integer(fields, "number", 1),
-            d=integer(fields, "d", 1),
-            nbits=fields["nbits"],
-            metric=fields["metric"],
-            codebook=fields["codebook"],
+            number=integer(fields, "number", 1, _LAST_NUMBER),
+            d=d,
+            nbits=parse_width(fields["nbits"], d)[0],
+            metric=_validate.choice(string(fields, "metric"), "metric", get_args(MetricName)),
+            codebook=_validate.choice(string(fields, "codebook"), "codebook", get_args(CodebookName)),
             seed=integer(fields, "seed", 0, 2**64 - 1),
-            trained=bool(fields["trained"]),
-            nlist=integer(fields, "nlist", 0),
+            trained=_validate.instance(fields["trained"], "trained", bool),
+            nlist=integer(fields, "nlist", 0, 2**31 - 1),
             fingerprint=string(fields, "fingerprint"),
             codec=_stored(fields["codec"]),
-            columns=tuple(fields["columns"]),
-            shards=tuple(shards),
-            sources=tuple(fields["sources"]),
+            columns=_columns(fields, shards),
+            shards=shards,
+            sources=tuple(_list(fields, "sources", str)),
         )
 
 
@@ -244,7 +259,7 @@ def shard_bytes(shard: Shard) -> bytes:
 
 def parse_shard(where: str, content: bytes) -> Shard:
     """Return the shard of a file's content."""
-    with blame(Path(where)):
+    with blame(where):
         return _shard(_fields_of(where, content))
 
 
@@ -255,7 +270,7 @@ def file_bytes(stored: StoredFile) -> bytes:
 
 def parse_file(where: str, content: bytes) -> StoredFile:
     """Return what a file's content tells of another file."""
-    with blame(Path(where)):
+    with blame(where):
         return _stored(_fields_of(where, content))
 
 
@@ -264,7 +279,7 @@ def _to_bytes(fields: dict[str, Any]) -> bytes:
 
 
 def _fields_of(where: str, content: bytes) -> dict[str, Any]:
-    return check_fields(Path(where), json.loads(content), VERSION)
+    return check_fields(where, json.loads(content), VERSION)
 
 
 def _shard(fields: dict[str, Any]) -> Shard:
@@ -278,4 +293,29 @@ def _shard(fields: dict[str, Any]) -> Shard:
 
 
 def _stored(fields: dict[str, Any]) -> StoredFile:
-    return StoredFile(string(fields, "name"), integer(fields, "nbytes", 0), string(fields, "sha256"))
+    for name, pattern in (("name", _FILE), ("sha256", _SHA256)):
+        if not pattern.fullmatch(string(fields, name)):
+            raise ValueError(f"{name} is {reprlib.repr(fields[name])}")
+    return StoredFile(fields["name"], integer(fields, "nbytes", 0), fields["sha256"])
+
+
+def _columns(fields: dict[str, Any], shards: tuple[Shard, ...]) -> tuple[str, ...]:
+    columns = tuple(_list(fields, "columns", str))
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"columns are {reprlib.repr(columns)}")
+    for shard in shards:
+        if (shard.records is None) != (not columns):
+            raise ValueError(f"the shard at row {shard.first} has {'no ' if columns else ''}records")
+    return columns
+
+
+def _list(fields: dict[str, Any], name: str, kind: type) -> list[Any]:
+    """Return a field that must be a list of values of a type; ValueError or KeyError if it isn't."""
+    value = fields[name]
+    if not isinstance(value, list) or not all(isinstance(each, kind) for each in value):
+        raise ValueError(f"{name} is {reprlib.repr(value)}")
+    return value
+
+
+def _name_of(number: int, content: bytes) -> str:
+    return f"{_FOLDER}/{number:08d}-{hashlib.sha256(content).hexdigest()[:16]}.json"

@@ -12,7 +12,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -77,16 +77,16 @@ class Catalog:
         """The SQLite file."""
         return self.folder / NAME
 
+    def connected(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Hold a connection: each of its statements sees the commit that is the last one when it begins."""
+        return _Connected(self)
+
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Hold a connection within a transaction: all its statements see one commit."""
-        connection = self._take()
-        try:
-            with self._explained():
-                connection.execute("BEGIN")
-                yield connection
-        finally:
-            self._give_back(connection)
+        with self.connected() as connection:
+            connection.execute("BEGIN")
+            yield connection
 
     @contextmanager
     def writing(self, operation: str) -> Iterator[sqlite3.Connection]:
@@ -98,55 +98,55 @@ class Catalog:
             Another one wrote for longer than the timeout.
         """
         self._refuse_network()
-        connection = self._take()
-        try:
-            with self._explained():
-                self._begin(connection, operation)
-                yield connection
-                connection.execute("COMMIT")
-        finally:
-            self._give_back(connection)
+        with self.connected() as connection:
+            self._begin(connection, operation)
+            yield connection
+            connection.execute("COMMIT")
 
     def shrink(self) -> None:
         """Give space back to the disk; that of the log only if no reader needs it now."""
-        connection = self._take()
-        try:
-            with self._explained():
+        with self.connected() as connection:
+            try:
                 connection.executescript("PRAGMA incremental_vacuum; PRAGMA busy_timeout = 0")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        finally:
-            connection.execute(f"PRAGMA busy_timeout = {round(1000 * self._timeout)}")
-            self._give_back(connection)
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {round(1000 * self._timeout)}")
 
     def close(self) -> None:
         """Close all connections that nobody holds; in a forked child those of its parent are left alone."""
-        with self._lock:
-            idle, self._idle = self._idle, []
         if self._process != os.getpid():
-            _INHERITED.extend(idle)
+            self._leave_inherited()
             return
-        for connection in idle:
-            connection.close()
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
         if self._note is not None:
             self._note.close()
             self._note = None
 
-    def _take(self) -> sqlite3.Connection:
+    def take(self) -> sqlite3.Connection:
+        """Return a connection that nobody holds."""
+        if self._process != os.getpid():
+            self._leave_inherited()
+        try:
+            return self._idle.pop()  # one step, so no thread needs a lock; `append` too
+        except IndexError:
+            return _connect(self.path, self._timeout)
+
+    def give_back(self, connection: sqlite3.Connection) -> None:
+        """Take back what is not committed, and let others have the connection."""
+        if connection.in_transaction:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+        self._idle.append(connection)
+
+    def _leave_inherited(self) -> None:
+        """Begin without connections in a forked child."""
         with self._lock:
             if self._process != os.getpid():
                 _INHERITED.extend(self._idle)
-                self._process, self._idle = os.getpid(), []
-            if self._idle:
-                return self._idle.pop()
-        with self._explained():
-            return _connect(self.path, self._timeout)
-
-    def _give_back(self, connection: sqlite3.Connection) -> None:
-        with suppress(sqlite3.Error):
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        with self._lock:
-            self._idle.append(connection)
+                self._idle.clear()
+                self._process = os.getpid()
 
     def _begin(self, connection: sqlite3.Connection, operation: str) -> None:
         try:
@@ -175,24 +175,42 @@ class Catalog:
                 "write on a local disk, and copy a snapshot() there"
             )
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn errors of SQLite into those of tqvec, which say what to do."""
+
+class _Connected:
+    """A connection that is held. Errors of SQLite become those of tqvec, which say what to do."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def __enter__(self) -> sqlite3.Connection:
         try:
-            yield
-        except sqlite3.OperationalError as error:
-            text = str(error)
-            if "full" in text:
-                raise OSError(errno.ENOSPC, "no space left on the disk; nothing was changed", str(self.path)) from error
-            if "readonly" in text or "read-only" in text:
-                raise PermissionError(errno.EROFS, "the collection can only be read here", str(self.path)) from error
-            if "locked" in text:
-                raise BusyError(f"{self.path}: {text}; try again") from error
-            raise OSError(errno.EIO, f"SQLite: {text}", str(self.path)) from error
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)):
-                raise
-            raise FormatError(f"{self.path}: damaged ({error}); put a snapshot() in its place") from error
+            self._connection = self._catalog.take()
+        except sqlite3.Error as error:
+            _explain(error, self._catalog.path)
+            raise
+        return self._connection
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._catalog.give_back(self._connection)
+        if isinstance(error, sqlite3.Error):
+            _explain(error, self._catalog.path)
+
+
+def _explain(error: sqlite3.Error, path: Path) -> None:
+    """Raise the error of tqvec in place of one of SQLite, if there is one."""
+    if isinstance(error, sqlite3.OperationalError):
+        text = str(error)
+        if "full" in text:
+            raise OSError(errno.ENOSPC, "no space left on the disk; nothing was changed", str(path)) from error
+        if "readonly" in text or "read-only" in text:
+            raise PermissionError(errno.EROFS, "the collection can only be read here", str(path)) from error
+        if "locked" in text:
+            raise BusyError(f"{path}: {text}; try again") from error
+        raise OSError(errno.EIO, f"SQLite: {text}", str(path)) from error
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(
+        error, (sqlite3.IntegrityError, sqlite3.ProgrammingError)
+    ):
+        raise FormatError(f"{path}: damaged ({error}); put a snapshot() in its place") from error
 
 
 def _holder(note: Path) -> str:

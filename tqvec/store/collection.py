@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from tqvec import _validate
 from tqvec._output import as_path
 from tqvec._types import CodebookName, Floats, MetricName
-from tqvec.errors import InputError, LossWarning
+from tqvec.errors import InputError, LossWarning, TqvecError
 from tqvec.store.fetch import fetch, fetch_all
 from tqvec.store.hits import Hits, SearchResult, check_include
 from tqvec.store.originals import Kept
@@ -24,7 +24,7 @@ from tqvec.store.records import read_ids
 from tqvec.store.search import Search
 from tqvec.store.state import read_rows
 from tqvec.store.transfer import write_records
-from tqvec.store.where import Condition, check_field, compile_where, json_path, scalar_sql
+from tqvec.store.where import EVERYTHING, Condition, check_field, compile_where, json_path, scalar_sql
 from tqvec.store.written import Written
 
 _PART = 5_000  # records that are exported at once
@@ -294,22 +294,43 @@ class Collection(Written):
             raise InputError(f"diversity must be from 0 to 1, and needs queries, got {diversity}")
         group = None if group_by is None else self._field(group_by)
         most = None if candidates is None else _validate.integer(candidates, "candidates", k, 2**31 - 1)
-        condition = self._condition(where)
-        with self._reading() as (connection, state):
-            allowed = None if condition.holds_always else self._filters.find(connection, state.generation, condition)
-            search = Search(
-                connection=connection,
-                state=state,
-                queries=vectors,
-                texts=texts,
-                condition=condition,
-                allowed=allowed,
-                group=group,
-                diversity=diversity,
-                candidates=default_candidates(k) if most is None else most,
-                options=Options(bool(rerank), recall, self._threads),
-            )
-            return SearchResult(fetch_all(connection, state, search.run(nq, k), columns))
+        search = Search(
+            queries=vectors,
+            texts=texts,
+            condition=self._condition(where),
+            group=group,
+            diversity=diversity,
+            candidates=default_candidates(k) if most is None else most,
+            options=Options(bool(rerank), recall, self._threads),
+        )
+        hits = self._search_optimistically(search, nq, k, columns)
+        if hits is None:
+            with self._reading() as (connection, state):
+                allowed = self._filters.find(connection, state.generation, search.condition)
+                hits = fetch_all(connection, state, search.run(connection, state, allowed, nq, k), columns)
+        return SearchResult(hits)
+
+    def _search_optimistically(self, search: Search, nq: int, k: int, columns: Sequence[str]) -> list[Hits] | None:
+        """Search the known state without a transaction, which takes longer than all else around the index.
+
+        The statement that reads the records tells whether another commit has replaced the state.
+
+        Returns
+        -------
+        list of Hits, or None
+            None if that is so, if the search failed, or if it needs the catalog in another statement too.
+        """
+        state, always = self._probable_state(), search.condition.holds_always
+        if state is None or search.needs_catalog or "vectors" in columns:
+            return None
+        allowed = None if always else self._filters.look_up(state.generation, search.condition)
+        if allowed is None and not always:
+            return None
+        try:
+            with self._catalog.connected() as connection:
+                return fetch_all(connection, state, search.run(connection, state, allowed, nq, k), columns)
+        except TqvecError:  # another commit, or records that are gone in it; all else fails in the transaction too
+            return None
 
     async def asearch(self, *args: Any, **named: Any) -> SearchResult:
         """Await `search` in a thread; so do the other methods with an ``a`` before their name."""
@@ -347,7 +368,7 @@ class Collection(Written):
 
     def _condition(self, where: Mapping[str, Any] | None) -> Condition:
         """Compile a condition; None holds for all records."""
-        return compile_where({} if where is None else where, self.settings.columns)
+        return EVERYTHING if where is None else compile_where(where, self.settings.columns)
 
     def _field(self, name: str) -> Condition:
         """Return the SQL of the value of a field."""

@@ -42,18 +42,26 @@ class FilterCache:
         self._known: OrderedDict[tuple[int, Condition], AllowedRows] = OrderedDict()
         self._lock = ForkLock()
 
-    def find(self, connection: sqlite3.Connection, generation: int, condition: Condition) -> AllowedRows:
-        """Return the rows of a condition as of the transaction of a connection."""
+    def look_up(self, generation: int, condition: Condition) -> AllowedRows | None:
+        """Return the rows of a condition as of a commit, if they are remembered."""
         key = generation, condition
         with self._lock:
             if key in self._known:
                 self._known.move_to_end(key)
-                return self._known[key]
+            return self._known.get(key)
+
+    def find(self, connection: sqlite3.Connection, generation: int, condition: Condition) -> AllowedRows | None:
+        """Return the rows of a condition as of the transaction of a connection; None for all."""
+        if condition.holds_always:
+            return None
+        rows = self.look_up(generation, condition)
+        if rows is not None:
+            return rows
         rows = AllowedRows(
             read_rows(connection, f"SELECT row FROM records WHERE {condition.sql}", condition.parameters)
         )
         with self._lock:
-            self._known[key] = rows
+            self._known[generation, condition] = rows
             while len(self._known) > _MOST:
                 self._known.popitem(last=False)
         return rows

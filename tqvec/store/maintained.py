@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,13 +14,16 @@ from tqvec import _validate
 from tqvec._output import as_path
 from tqvec.errors import InputError
 from tqvec.index.training_result import Training
+from tqvec.shards.folder import Folder
 from tqvec.store.change import Change
 from tqvec.store.checking import find_problems
 from tqvec.store.fetch import vectors_of
 from tqvec.store.info import CollectionInfo, measure
 from tqvec.store.opened import Opened
 from tqvec.store.segments import Segment
+from tqvec.store.sharding import write_shards
 from tqvec.store.snapshots import copy_collection
+from tqvec.store.where import compile_where
 
 _MOST_ALIKE = 4  # segments of about one size
 _DEAD = 0.3  # share of removed rows of a segment
@@ -133,6 +137,58 @@ class Maintained(Opened):
         # The writer's transaction keeps files from being deleted; a copy of the catalog needs a reader's.
         with self._changing("snapshot"), self._catalog.reading() as connection:
             copy_collection(connection, self._folder, as_path(folder))
+
+    def shard(
+        self,
+        destination: str | os.PathLike[str],
+        *,
+        shard_rows: int = 1_000_000,
+        where: Mapping[str, Any] | None = None,
+        filesystem: Any = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Write records as a sharded index, as of this moment; see the "Sharded index" page.
+
+        Codes are copied, so results are those of the collection. The id of a vector is the number of its record, from
+        0, in the order of `scan`. Each shard has a file of Parquet with a row per vector: ``id``, ``document`` and
+        ``metadata`` (JSON text), and a column per field of `indexed` for conditions. A field gets none if its values
+        are of several types, lists or objects, if no record has it, or if its name is one of these three. Lists of
+        partitioned segments are left out, since each segment has its own.
+
+        Nothing is seen of the index before all of it is there. After a crash call it again: files that are there and
+        have the same content are not written once more.
+
+        Parameters
+        ----------
+        destination : path or str
+            A new folder, or a URI such as ``s3://bucket/folder``.
+        shard_rows : int
+            Vectors per shard.
+        where : dict, optional
+            As in `search`.
+        filesystem : pyarrow.fs.FileSystem, optional
+            `destination` is then a path in it.
+        progress : callable, optional
+            Called with the number of records that are done.
+
+        Returns
+        -------
+        int
+            Number of records.
+
+        Raises
+        ------
+        InputError
+            There is a sharded index at the destination, or no record to write.
+        UnsupportedError
+            pyarrow is not installed.
+        """
+        rows = _validate.integer(shard_rows, "shard_rows", 1, 2**31 - 1)
+        _validate.function(progress, "progress")
+        condition = compile_where({} if where is None else where, self.settings.columns)
+        folder = Folder(destination, filesystem)
+        with self._reading() as (connection, state):
+            return write_shards(connection, state, self.settings, folder, condition, rows, progress)
 
     def _tidy(self) -> None:
         """Merge neighbouring segments of about one size when they are many, and those with many deleted records."""

@@ -88,6 +88,7 @@ class Opened:
         self._lock = ForkLock()
         self._pin: _Pin | None = None
         self._auto_refresh, self._swept, self._closed = refresh, False, False
+        self._settled = False  # whether the last transaction found no other commit than the known one
         if not refresh:
             self.refresh()
 
@@ -177,9 +178,18 @@ class Opened:
         if unused:
             pin.transaction.__exit__(None, None, None)
 
+    def _probable_state(self) -> State | None:
+        """Return the state that the next transaction will probably find; None if there is none.
+
+        While others write, no state is probable: a search of the wrong one takes as long as another.
+        """
+        self._require_open()
+        return self._state if self._settled and self._auto_refresh else None
+
     def _read(self, connection: sqlite3.Connection) -> State:
-        state = read_state(connection, self._folder, self._settings.keep, self._untrained, self._state)
         before = self._state
+        state = read_state(connection, self._folder, self._settings.keep, self._untrained, before)
+        self._settled = state is before
         if before is None or before.generation < state.generation:
             self._state = state
         return state
@@ -202,6 +212,7 @@ class Opened:
             except BaseException:
                 change.take_back()
                 raise
+        self._settled = False
         change.delete_replaced()
 
     def _require_open(self) -> None:

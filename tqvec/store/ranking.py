@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from tqvec._types import Floats, Ids
+from tqvec.errors import FormatError
 from tqvec.exact import normalize
-from tqvec.index.index import Index
 from tqvec.store.filters import AllowedRows
 from tqvec.store.state import State
 from tqvec.store.where import Condition
@@ -61,12 +61,14 @@ def search_vectors(
     allowed: AllowedRows | None,
     options: Options,
 ) -> list[Ranking]:
-    """Return the best rows of all segments for each query."""
+    """Return the `k` best rows of all segments for each query; there are as many unless the catalog is damaged."""
     scores, rows = [], []
-    for index, first, last, vectors in _iter_parts(connection, state):
-        filter = None if allowed is None else allowed.selector(first, last)
+    for part in state.parts:
+        index, originals = part.index, part.originals
+        filter = None if allowed is None else allowed.selector(part.first, part.last)
         if allowed is not None and filter is None:
             continue
+        vectors = partial(state.originals_of_tail, connection) if originals is None else originals.of
         found = index.search(
             queries,
             k,
@@ -78,35 +80,27 @@ def search_vectors(
         scores.append(found[0])
         rows.append(found[1])
     if not scores:
-        return [NOTHING] * len(queries)
-    return [_merge(*lists, k, state.empty.metric == "l2") for lists in zip(zip(*scores), zip(*rows))]  # noqa: B905
+        raise FormatError("some records have no vector: the catalog is damaged; see check()")
+    best, numbers = _merge(scores, rows, k, state.empty.metric == "l2")
+    return [Ranking(*one) for one in zip(numbers, best, strict=True)]
 
 
-def _iter_parts(
-    connection: sqlite3.Connection, state: State
-) -> list[tuple[Index, int, int, Callable[[Ids], Floats] | None]]:
-    """Return each index that has vectors, its first and last row, and the originals of its rows."""
-    parts: list[tuple[Index, int, int, Callable[[Ids], Floats] | None]] = []
-    for segment in state.segments:
-        if segment.index.ntotal:
-            originals = segment.originals
-            parts.append(
-                (segment.index, segment.entry.first, segment.entry.last, None if originals is None else originals.of)
-            )
-    if state.tail.ntotal:
-        parts.append((state.tail, 0, 2**62, partial(state.originals_of_tail, connection)))
-    return parts
+def _merge(scores: Sequence[Floats], rows: Sequence[Ids], k: int, smaller: bool) -> tuple[Floats, Ids]:
+    """Return the best of the results of some indexes; of equal scores that of the smaller row comes first.
 
-
-def _merge(scores: Sequence[Floats], rows: Sequence[Ids], k: int, smaller: bool) -> Ranking:
-    """Return the best of the results of some indexes; of equal scores that of the smaller row comes first."""
-    all_scores, all_rows = np.concatenate(scores), np.concatenate(rows)
-    there = all_rows >= 0
-    all_scores, all_rows = all_scores[there], all_rows[there]
-    if len(scores) > 1:
-        order = np.lexsort((all_rows, all_scores if smaller else -all_scores))[:k]
-        all_scores, all_rows = all_scores[order], all_rows[order]
-    return Ranking(all_rows, all_scores)
+    Parameters
+    ----------
+    scores, rows : list of (nq, m) arrays
+        As `Index.search` returns them: empty entries, with row -1, have the worst score.
+    k : int
+    smaller : bool
+        Whether smaller scores are better.
+    """
+    if len(scores) == 1:
+        return scores[0], rows[0]
+    best, numbers = np.concatenate(scores, axis=1), np.concatenate(rows, axis=1)
+    order = np.lexsort((numbers, best if smaller else -best))[:, :k]
+    return np.take_along_axis(best, order, axis=1), np.take_along_axis(numbers, order, axis=1)
 
 
 def default_candidates(k: int) -> int:

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from tqvec._locks import cached_property
 from tqvec._types import Floats, Ids
 from tqvec.index.index import Index
 from tqvec.store.catalog import read_setting
-from tqvec.store.originals import Kept, as_kept
+from tqvec.store.originals import Kept, Originals, as_kept
 from tqvec.store.segments import Entry, Segment, index_path
 
+_LAST = 2**62  # above all rows
 
-class State(NamedTuple):
+
+@dataclass(frozen=True)
+class IndexPart:
+    """An index that has vectors, and the rows of its vectors.
+
+    Attributes
+    ----------
+    index : Index
+    first, last : int
+        Bounds of the rows.
+    originals : Originals or None
+        None for those of the tail too, which are in the catalog.
+    """
+
+    index: Index
+    first: int
+    last: int
+    originals: Originals | None
+
+
+@dataclass(frozen=True)
+class State:
     """Vectors as of one commit.
 
     Attributes
@@ -48,16 +71,16 @@ class State(NamedTuple):
         known, vectors = read_tail(connection, self.tail.d)
         return as_kept(vectors[np.searchsorted(known, rows)], self.kept)
 
-    @property
-    def indexes(self) -> list[Index]:
-        """All indexes that have vectors."""
-        indexes = [segment.index for segment in self.segments] + [self.tail]
-        return [index for index in indexes if index.ntotal]
+    @cached_property
+    def parts(self) -> tuple[IndexPart, ...]:
+        """All indexes that have vectors, in the order of their rows."""
+        parts = [IndexPart(s.index, s.entry.first, s.entry.last, s.originals) for s in self.segments]
+        return tuple(part for part in (*parts, IndexPart(self.tail, 0, _LAST, None)) if part.index.ntotal)
 
-    @property
+    @cached_property
     def ntotal(self) -> int:
         """Number of vectors."""
-        return sum(index.ntotal for index in self.indexes)
+        return sum(part.index.ntotal for part in self.parts)
 
 
 def read_rows(connection: sqlite3.Connection, sql: str, parameters: tuple[object, ...] = ()) -> Ids:
@@ -106,7 +129,7 @@ def read_state(
                 gone = read_rows(connection, "SELECT row FROM tombstones")
             segments.append(Segment.open(folder, entry, kept).without(gone))
     tail = _read_tail(connection, before)
-    return before._replace(generation=generation, segments=tuple(segments), tail=tail)
+    return replace(before, generation=generation, segments=tuple(segments), tail=tail)
 
 
 def _read_tail(connection: sqlite3.Connection, before: State) -> Index:

@@ -32,6 +32,9 @@ class Condition(NamedTuple):
         return self.sql == _TRUE
 
 
+EVERYTHING = Condition(_TRUE)
+
+
 class _Field(NamedTuple):
     """A field of the metadata: its name, its JSON path, and the column of its values, if it is indexed.
 

@@ -23,7 +23,7 @@ from tqvec.errors import FormatError, InputError, LossWarning
 from tqvec.index.index import Index
 from tqvec.integrations.ray.dataset import DatasetSource, is_dataset
 from tqvec.shards.folder import Folder, StoredFile
-from tqvec.shards.making import Made, Plan, make_shard, put_by_digest
+from tqvec.shards.making import Made, Plan, make_shard
 from tqvec.shards.manifest import (
     Manifest,
     file_bytes,
@@ -34,6 +34,7 @@ from tqvec.shards.manifest import (
     write_manifest,
 )
 from tqvec.shards.source import FileSource, Source
+from tqvec.shards.writing import write_codec
 
 ray = import_optional("ray", "tqvec.ray", "ray")
 
@@ -136,7 +137,7 @@ def build(
         Ray is not installed.
     """
     _validate.function(progress, "progress")
-    settings = _Settings(d, nbits, metric, codebook, seed, bool(train), nlist)
+    settings = _Settings(d=d, nbits=nbits, metric=metric, codebook=codebook, seed=seed, train=bool(train), nlist=nlist)
     empty = settings.empty_index()
     if nlist is not None:
         _validate.integer(nlist, "nlist", 0, 2**31 - 1)
@@ -224,7 +225,17 @@ def _make_plan(
     names = [str(name) for name in _validate.entries(columns, "columns")]
     source_key = _digest([source.describe(), vectors])
     key = _digest([source_key, [str(fact) for fact in facts], names, base, shard_rows])
-    return Plan(folder, source, source_key, key, vectors, source.schema(vectors, names), base, shard_rows, threads)
+    return Plan(
+        folder=folder,
+        source=source,
+        source_key=source_key,
+        key=key,
+        vectors=vectors,
+        schema=source.schema(vectors, names),
+        base=base,
+        shard_rows=shard_rows,
+        threads=threads,
+    )
 
 
 def _digest(facts: list[Any]) -> str:
@@ -280,10 +291,7 @@ def _fit_index(plan: Plan, settings: _Settings, queries: Floats | None, *sample:
         index.train(rows, queries=queries, threads=plan.threads)
     if settings.nlist is not None:
         index.partition(min(settings.nlist, len(rows)), sample=rows, queries=queries, threads=plan.threads)
-    with tempfile.TemporaryDirectory(prefix="tqvec-codec-") as folder:
-        path = Path(folder) / "codec.tqv"
-        index.save(path)
-        return put_by_digest(plan.folder, path, "codec", "tqv")
+    return write_codec(plan.folder, index)
 
 
 def _load_codec(folder: Folder, codec: StoredFile) -> Index:
@@ -295,7 +303,7 @@ def _load_codec(folder: Folder, codec: StoredFile) -> Index:
 
 def _make_all(plan: Plan, empty: Index, progress: Progress | None) -> list[Any]:
     """Make the shards that are not there yet, and return all in order."""
-    done = plan.completed()
+    done = plan.begin()
     missing = [start for start in plan.starts() if start not in done]
     losses: set[str] = set()
     rows = sum(shard.rows for shard in done.values())

@@ -67,16 +67,20 @@ def search_file(
     target = Folder(output, filesystem)
     if target.sizes():
         raise InputError(f"{target}: there are files; output must be a folder that is empty or not there")
-    paths = [os.fspath(path) for path in ([queries] if isinstance(queries, (str, os.PathLike)) else queries)]
+    given = [queries] if isinstance(queries, (str, os.PathLike)) else queries
+    if not given:
+        raise InputError("queries must name at least one file")
+    sources = [Folder(path, filesystem) for path in given]  # or files
+    paths, store = [source.path for source in sources], sources[0].filesystem
     with _settings(data, progress):
         if all(path.endswith(_ARRAYS) for path in paths):
             search, kind = search._replace(column=_ARRAY), "numpy"
-            rows = data.read_numpy(paths, filesystem=filesystem)
+            rows = data.read_numpy(paths, filesystem=store)
         else:
-            kind, rows = "pyarrow", data.read_parquet(paths, filesystem=filesystem)
+            kind, rows = "pyarrow", data.read_parquet(paths, filesystem=store)
             names = rows.schema().names
             if search.column not in names:
-                raise InputError(f"column must be one of {', '.join(names)}, got {search.column!r}")
+                raise InputError(f"vectors must be one of {', '.join(names)}, got {search.column!r}")
             if taken := {*_RESULTS} & {*names}:
                 raise InputError(f"queries have a column {min(taken)!r}, which is the name of a result: rename it")
         results = rows.map_batches(search, batch_size=batch, batch_format=kind)

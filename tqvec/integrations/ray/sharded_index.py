@@ -143,7 +143,7 @@ class ShardedIndex(Sharded):
         output: str | os.PathLike[str],
         k: int = 10,
         *,
-        column: str = "vector",
+        vectors: str = "vector",
         batch: int = 1024,
         progress: bool = True,
         filesystem: Any = None,
@@ -162,8 +162,8 @@ class ShardedIndex(Sharded):
             the queries: all columns of these, and ``ids`` (list of int64) and ``scores`` (list of float32), best first;
             with ``return_error=True`` also ``error``. Of ``.npy`` files there are the results alone.
         k : int
-        column : str
-            That of the vectors.
+        vectors : str
+            Column of the vectors.
         batch : int
             Queries that are searched at a time.
         progress : bool
@@ -181,7 +181,7 @@ class ShardedIndex(Sharded):
         """
         if unknown := options.keys() - _OPTIONS:
             raise InputError(f"search_file takes no {min(unknown)!r}; options are {', '.join(sorted(_OPTIONS))}")
-        task = FileSearch(self, column, {"k": _validate.integer(k, "k", 1, 2**31 - 1), **options})
+        task = FileSearch(self, vectors, {"k": _validate.integer(k, "k", 1, 2**31 - 1), **options})
         search_file(task, queries, output, _validate.integer(batch, "batch", 1, 2**31 - 1), progress, filesystem)
 
     def refresh(self) -> bool:
