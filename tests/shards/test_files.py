@@ -4,7 +4,6 @@ import copy
 import shutil
 
 import numpy as np
-import pyarrow.fs as fs
 import pytest
 import shards_of
 import strategies as sts
@@ -33,9 +32,10 @@ def stored(index, tmp_path):
     return tmp_path / "stored"
 
 
-def remote(path):
-    """The folder as that of a file system that is not local, and whose files are copied."""
-    return Folder(path.name, fs.SubTreeFileSystem(str(path.parent), fs.LocalFileSystem()))
+class Remote(Folder):
+    """A folder that counts as that of another machine, so that its files are copied."""
+
+    is_local = property(lambda self: False)
 
 
 def names(manifest):
@@ -60,14 +60,14 @@ def test_files_of_a_local_folder_are_mapped_where_they_are(stored, index, monkey
 def test_copies_without_a_cache_leave_nothing_behind(stored, index, tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    sharded = shards_of.PlainSharded(remote(stored))
+    sharded = shards_of.PlainSharded(Remote(stored))
     assert_whole(sharded, index)
     assert list((tmp_path / "temporary").iterdir()) == []
     shutil.rmtree(stored / "shards")
     assert_whole(sharded, index)
 
 
-@pytest.mark.parametrize("place", [Folder, remote])
+@pytest.mark.parametrize("place", [Folder, Remote])
 def test_a_cache_serves_the_next_process(place, stored, index, tmp_path):
     cache = tmp_path / "a" / "cache"
     assert_whole(shards_of.PlainSharded(place(stored), cache=cache), index)
@@ -92,7 +92,7 @@ def test_a_damaged_file_of_a_cache_is_fetched_again(harm, stored, index, tmp_pat
     )
 
 
-@pytest.mark.parametrize("place", [Folder, remote])
+@pytest.mark.parametrize("place", [Folder, Remote])
 @pytest.mark.parametrize("cached", [False, True])
 def test_damaged_and_missing_shards_are_named(place, cached, stored, tmp_path):
     cache = tmp_path / "cache" if cached else None
@@ -136,7 +136,7 @@ def test_a_store_that_fails_is_no_damage(stored, monkeypatch):
     def fail(*_):
         raise OSError("no route to host")
 
-    sharded = shards_of.PlainSharded(remote(stored))
+    sharded = shards_of.PlainSharded(Remote(stored))
     monkeypatch.setattr(Folder, "fetch", fail)
     with pytest.raises(UnavailableError, match=r"3 of 3 shards .*no route to host"):
         sharded.search(QUERIES, 3)
