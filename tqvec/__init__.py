@@ -24,7 +24,15 @@ from tqvec.kernels.features import simd_info  # isort: skip
 from tqvec import kvcache
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
-from tqvec.errors import BusyError, FormatError, InputError, LossWarning, TqvecError, UnsupportedError
+from tqvec.errors import (
+    BusyError,
+    FormatError,
+    InputError,
+    LossWarning,
+    TqvecError,
+    UnavailableError,
+    UnsupportedError,
+)
 from tqvec.index import selectors
 from tqvec.index.diagnose.causes import Cause
 from tqvec.index.diagnose.diagnosis import Alternative, Diagnosis
@@ -55,6 +63,7 @@ __all__ = [
     "TqvecError",
     "Training",
     "TurboQuant",
+    "UnavailableError",
     "UnsupportedError",
     "__version__",
     "faiss",

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["BusyError", "CacheWarning", "FormatError", "InputError", "LossWarning", "TqvecError", "UnsupportedError"]
+__all__ = [
+    "BusyError",
+    "CacheWarning",
+    "FormatError",
+    "InputError",
+    "LossWarning",
+    "TqvecError",
+    "UnavailableError",
+    "UnsupportedError",
+]
 
 
 class TqvecError(Exception):
@@ -23,6 +32,10 @@ class UnsupportedError(TqvecError, RuntimeError):
 
 class BusyError(TqvecError, TimeoutError):
     """Another process or thread writes to a collection, and did not finish in time. The message says which."""
+
+
+class UnavailableError(TqvecError, TimeoutError):
+    """Shards could not be searched in time. The message names them, and says why."""
 
 
 class LossWarning(UserWarning):

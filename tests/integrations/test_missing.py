@@ -27,6 +27,7 @@ MODULES = {  # and what each needs, and the extra that brings it
     "haystack": ("haystack", "haystack"),
     "langchain": ("langchain_core", "langchain"),
     "llama_index": ("llama_index", "llama-index"),
+    "ray": ("ray", "ray"),
     "sklearn": ("sklearn", "sklearn"),
     "transformers": ("transformers", "llm"),
     "txtai": ("txtai", "txtai"),

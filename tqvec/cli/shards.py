@@ -125,7 +125,7 @@ def search(
     if json:
         show_json("shards search", {"folder": folder, **facts, "scores": scores, "ids": ids})
         return
-    show_results({"scores": scores, "ids": ids}, facts["metric"])
+    show_results({"scores": scores, "ids": ids}, index.manifest.metric)
     show(f"{len(ids):,} queries on {facts['ntotal']:,} vectors in {seconds:.3f} s")
 
 

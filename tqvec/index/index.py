@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable
 from typing import Literal, overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from tqvec import _validate
@@ -18,10 +17,9 @@ from tqvec.codec.turboquant import TurboQuant
 from tqvec.errors import InputError, LossWarning
 from tqvec.index.diagnose.diagnosis import Diagnosis, diagnose
 from tqvec.index.errors.rerank import search_reranked
-from tqvec.index.errors.shortlist import search_shortlist
-from tqvec.index.errors.standard_errors import search_with_errors
 from tqvec.index.metrics import METRICS, Metric
 from tqvec.index.saved import Saved
+from tqvec.index.searching import answer, search, search_range
 from tqvec.index.selectors import Filter
 from tqvec.index.snapshot import Results
 from tqvec.index.training import Samples, fit
@@ -251,21 +249,11 @@ class Index(Saved):
         k = _validate.integer(k, "k", 1, 2**31 - 1)
         rows = _validate.vectors(queries, self._core.codec.d, "queries")
         snapshot = self._snapshot(filter=filter, threads=threads, probe=self._probe(nprobe, recall))
-        k = snapshot.columns(k)
-        n = min(k, snapshot.ntotal)
-        if rerank is not None or confidence is not None:
-            share = _validate.fraction(_CONFIDENCE if confidence is None else confidence, "confidence")
-        if rerank is not None:
-            results = search_reranked(snapshot, rows, n, share, rerank)
-        elif confidence is not None:
-            results = search_shortlist(snapshot, rows, n, share)
-        elif return_error:
-            results = search_with_errors(snapshot, rows, n)
-        else:
-            results = Results(*snapshot.best(rows, n))
-        scores, numbers, error = results.padded(k, self._metric.worst)
-        ids = snapshot.ids_of(numbers)
-        return (scores, ids, error) if return_error and error is not None else (scores, ids)
+        if rerank is None:
+            return search(snapshot, rows, k, return_error, confidence)
+        share = _validate.fraction(_CONFIDENCE if confidence is None else confidence, "confidence")
+        results = search_reranked(snapshot, rows, min(snapshot.columns(k), snapshot.ntotal), share, rerank)
+        return answer(snapshot, results, k, return_error)
 
     def range_search(
         self,
@@ -296,13 +284,10 @@ class Index(Saved):
             Best first.
         ids : (lims[-1],) int64
         """
-        radius = np.float64(_validate.number(radius, "radius"))  # a Python float would be rounded to float32
         rows = _validate.vectors(queries, self._core.codec.d, "queries")
-        snapshot = self._snapshot(filter=filter, threads=threads, probe=self._probe(nprobe, recall))
-        hits = snapshot.within(rows, radius)
-        lims = np.cumsum([0, *(score.size for score, _ in hits)])
-        ids = snapshot.ids_of(np.concatenate([np.zeros(0, np.int64), *(row for _, row in hits)]))
-        return lims, np.concatenate([np.zeros(0, np.float32), *(score for score, _ in hits)]), ids
+        return search_range(
+            self._snapshot(filter=filter, threads=threads, probe=self._probe(nprobe, recall)), rows, radius
+        )
 
     def search_by_id(
         self,

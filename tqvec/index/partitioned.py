@@ -158,23 +158,33 @@ class Partitioned(Contents):
             rows = snapshot.best(queries, k)[1]
         scores, lists = partition.router.rank(queries, min(partition.nlist, _MOST_RANKED), threads)
         sizes = _list_sizes(blocks, partition.nlist).astype(np.int32)
-        return calibrate(scores, lists, _lists_at(blocks, rows), sizes, k_min)
+        return calibrate(scores, lists, lists_at(blocks, rows), sizes, k_min)
 
     def _probe(self, nprobe: int | None, recall: float | None) -> Probe | None:
         """What arguments of a search say of lists; None for an index without any."""
-        if nprobe is not None and recall is not None:
-            raise InputError("give nprobe or recall, not both: recall chooses how many lists a query probes")
-        if recall is not None and recall != 1.0:
-            recall = _validate.fraction(recall, "recall")
-        if nprobe is not None:
-            nprobe = _validate.integer(nprobe, "nprobe", 1, 2**31 - 1)
-        partition = self._core.partition
-        if partition is not None:
-            everything = recall == 1.0 or (nprobe is not None and nprobe >= partition.nlist)
-            return None if everything else (nprobe, RECALL if recall is None else recall)
-        if nprobe is not None:
-            raise InputError("nprobe is for a partitioned index: call partition() first")
-        return None
+        return probe_of(self._core.partition, nprobe, recall)
+
+
+def probe_of(partition: Partition | None, nprobe: int | None, recall: float | None) -> Probe | None:
+    """Return what arguments of a search say of lists; None for a search of all vectors.
+
+    Raises
+    ------
+    InputError
+        They are out of their range; both are given; `nprobe` without lists.
+    """
+    if nprobe is not None and recall is not None:
+        raise InputError("give nprobe or recall, not both: recall chooses how many lists a query probes")
+    if recall is not None and recall != 1.0:
+        recall = _validate.fraction(recall, "recall")
+    if nprobe is not None:
+        nprobe = _validate.integer(nprobe, "nprobe", 1, 2**31 - 1)
+    if partition is not None:
+        everything = recall == 1.0 or (nprobe is not None and nprobe >= partition.nlist)
+        return None if everything else (nprobe, RECALL if recall is None else recall)
+    if nprobe is not None:
+        raise InputError("nprobe is for a partitioned index: call partition() first")
+    return None
 
 
 def _all_lists(nlist: int) -> Probing:
@@ -205,9 +215,9 @@ def _list_sizes(blocks: Blocks, nlist: int) -> Doubles:
     return sizes
 
 
-def _lists_at(blocks: Blocks, rows: Ids) -> NDArray[np.int32]:
-    """The lists of row numbers of any shape; all blocks are sorted."""
-    lists, base = np.empty(rows.shape, np.int32), 0
+def lists_at(blocks: Blocks, rows: Ids) -> NDArray[np.int32]:
+    """Return the lists of row numbers of any shape, in blocks that are sorted; -1 gives list 0."""
+    lists, base = np.zeros(rows.shape, np.int32), 0
     for block in blocks:
         mine = (rows >= base) & (rows < base + block.n)
         lists[mine] = np.searchsorted(block.starts, rows[mine] - base, side="right") - 1

@@ -26,10 +26,13 @@ class Moment(NamedTuple):
     find : callable, optional
         Returns the row of each id, counted through all blocks, -1 where there is none. Without it ids are looked for
         among those of the blocks, which takes longer.
+    is_whole : bool
+        False for a shard, which knows no positions among all vectors.
     """
 
     blocks: Sequence[Block]
     find: Callable[[IdArray], IdArray] | None = None
+    is_whole: bool = True
 
 
 class _Memory(NamedTuple):
@@ -111,6 +114,10 @@ class Mask(Selector):
         return f"Mask(<{np.count_nonzero(self._keep):,} of {self._keep.size:,}>)"
 
     def _choose(self, moment: Moment) -> list[Words]:
+        if not moment.is_whole:
+            raise InputError(
+                "filter: a sharded index takes no masks; hand over the ids, as np.flatnonzero(mask) has them"
+            )
         total = sum(block.live for block in moment.blocks)
         if self._keep.size != total:
             raise InputError(f"a mask must have one entry for each of the {total} vectors, got {self._keep.size}")

@@ -1,4 +1,4 @@
-"""Snapshot: the index as one search sees it. Later changes of the index do not show in it."""
+"""Views: the rows that one search sees. A snapshot has those of an index, as they are at one moment."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tqvec.exact import squared_norms
 from tqvec.index.blocks import ALL, Block, empty_block
 from tqvec.index.metrics import Metric
 from tqvec.index.partition.partition import Routing
+from tqvec.index.probes import Probes
 from tqvec.index.rows import Rows
 from tqvec.index.scanner import Scanner
 
@@ -63,21 +64,14 @@ class Results(NamedTuple):
         )
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """The rows of an index at one moment, those that a search may return, and the codec to read them with.
-
-    Row numbers are counted through all blocks, removed rows included.
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The rows that a search may return, and the codec to read them with. Subclasses know where the rows are.
 
     Attributes
     ----------
     codec : TurboQuant
     metric : Metric
-    scanner : Scanner
-        Of this codec.
-    blocks : tuple of Block
-    allowed : list of arrays
-        For each block the bits of the rows that may be returned; `ALL` for every row.
     threads : int
     routing : Routing, optional
         Which lists of a partitioned index queries probe; all rows without it.
@@ -85,19 +79,42 @@ class Snapshot:
 
     codec: TurboQuant
     metric: Metric
-    scanner: Scanner
-    blocks: tuple[Block, ...]
-    allowed: list[Words]
     threads: int
     routing: Routing | None = None
 
     def __repr__(self) -> str:
         return brief(self)
 
-    @cached_property
+    @property
+    def n(self) -> int:
+        """Number of all rows, those included that a filter leaves out and those that were removed."""
+        raise NotImplementedError
+
+    @property
     def ntotal(self) -> int:
         """Number of rows that may be returned."""
-        return sum(block.count(allowed) for block, allowed in zip(self.blocks, self.allowed, strict=True))
+        raise NotImplementedError
+
+    @property
+    def heaps(self) -> int:
+        """Number of times that a scan holds the results of a query, before it merges them."""
+        return self.threads
+
+    def scan(self, shifted: Floats, k: int) -> tuple[Floats, Ids]:
+        """Return scores and numbers of the `k` best rows for each query, as `Scanner.search` does."""
+        raise NotImplementedError
+
+    def scan_lists(self, shifted: Floats, k: int, probes: Probes) -> tuple[Floats, Ids]:
+        """Return the same of the lists that each query probes, as `Scanner.search_lists` does."""
+        raise NotImplementedError
+
+    def scalars(self, rows: Ids) -> Rows:
+        """Return the numbers that rows keep beside their codes, for row numbers of any shape; -1 gives any."""
+        raise NotImplementedError
+
+    def ids_of(self, rows: Ids) -> Ids:
+        """Return the ids of row numbers of any shape; -1 stays."""
+        raise NotImplementedError
 
     def best(self, queries: Floats, k: int) -> tuple[Floats, Ids]:
         """Return the `k` best rows for each query.
@@ -148,39 +165,28 @@ class Snapshot:
 
         `shifted` are queries relative to the centre of the codec for l2.
         """
-        nq, batch = shifted.shape[0], max(1, _HEAP_ENTRIES // (max(1, k) * self.threads))
+        nq, batch = shifted.shape[0], max(1, _HEAP_ENTRIES // (max(1, k) * self.heaps))
         if 0 < nq <= batch and k:
-            return self._scan_all(shifted, k) if self.routing is None else self._scan_lists(shifted, k, queries)
+            return self._route(shifted, k, queries)
         scores, rows = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
         for q in range(0, nq if k else 0, batch):
             part = slice(q, q + batch)
             scores[part], rows[part] = self._scan(shifted[part], k, queries[part])
         return scores, rows
 
-    def _scan_all(self, shifted: Floats, k: int) -> tuple[Floats, Ids]:
-        for block in self.blocks:
-            if block.mapped is not None:
-                block.mapped.read_in_order()
-        return self.scanner.search(self.blocks, self.allowed, self.ntotal, shifted, k, self.threads)
-
-    def _scan_lists(self, shifted: Floats, k: int, queries: Floats) -> tuple[Floats, Ids]:
+    def _route(self, shifted: Floats, k: int, queries: Floats) -> tuple[Floats, Ids]:
         """Scan lists, or all rows: where that takes less time, and where the lists of a query have fewer than `k`."""
         if self.routing is None:
-            return self._scan_all(shifted, k)
+            return self.scan(shifted, k)
         probes = self.routing.probes(queries, k, self.threads)
         share = np.diff(probes.first) / self.routing.partition.nlist
-        few = (share <= _MOST_PROBED) & (share * sum(block.n for block in self.blocks) <= _ALONE * self.ntotal)
+        few = (share <= _MOST_PROBED) & (share * self.n <= _ALONE * self.ntotal)
         scores, rows = np.empty((len(queries), k), np.float32), np.full((len(queries), k), -1, np.int64)
         if few.any():
-            chosen = probes.some(few)
-            for block in self.blocks:
-                if block.mapped is not None:
-                    block.mapped.read(chosen.lists)
-            args = self.blocks, self.allowed, shifted[few], k, chosen, self.threads
-            scores[few], rows[few] = self.scanner.search_lists(*args)
+            scores[few], rows[few] = self.scan_lists(shifted[few], k, probes.some(few))
         rest = rows[:, -1] < 0
         if rest.any():
-            scores[rest], rows[rest] = self._scan_all(shifted[rest], k)
+            scores[rest], rows[rest] = self.scan(shifted[rest], k)
         return scores, rows
 
     def within(self, queries: Floats, radius: float) -> list[tuple[Floats, Ids]]:
@@ -200,6 +206,62 @@ class Snapshot:
     def columns(self, k: int) -> int:
         """Return the number of results per query that a search for the best `k` returns, missing ones included."""
         return k if k <= _MOST_PADDED else max(1, min(k, self.ntotal))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot(View):
+    """The rows of an index at one moment: later changes of the index do not show in it.
+
+    Row numbers are counted through all blocks, removed rows included.
+
+    Attributes
+    ----------
+    codec, metric, threads, routing
+        As of `View`.
+    scanner : Scanner
+        Of this codec.
+    blocks : tuple of Block
+    allowed : list of arrays
+        For each block the bits of the rows that may be returned; `ALL` for every row.
+    """
+
+    scanner: Scanner
+    blocks: tuple[Block, ...]
+    allowed: list[Words]
+
+    def __repr__(self) -> str:
+        return brief(self)
+
+    @cached_property
+    def n(self) -> int:
+        """Number of all rows, those included that a filter leaves out and those that were removed."""
+        return sum(block.n for block in self.blocks)
+
+    @cached_property
+    def ntotal(self) -> int:
+        """Number of rows that may be returned."""
+        return sum(block.count(allowed) for block, allowed in zip(self.blocks, self.allowed, strict=True))
+
+    def scan(self, shifted: Floats, k: int) -> tuple[Floats, Ids]:
+        """Return scores and numbers of the `k` best rows for each query, as `Scanner.search` does."""
+        for block in self.blocks:
+            if block.mapped is not None:
+                block.mapped.read_in_order()
+        return self.scanner.search(self.blocks, self.allowed, self.ntotal, shifted, k, self.threads)
+
+    def scan_lists(self, shifted: Floats, k: int, probes: Probes) -> tuple[Floats, Ids]:
+        """Return the same of the lists that each query probes, as `Scanner.search_lists` does."""
+        for block in self.blocks:
+            if block.mapped is not None:
+                block.mapped.read(probes.lists)
+        return self.scanner.search_lists(self.blocks, self.allowed, shifted, k, probes, self.threads)
+
+    def scalars(self, rows: Ids) -> Rows:
+        """Return the numbers that rows keep beside their codes, for row numbers of any shape; -1 gives any."""
+        names = self.metric.scalars
+        if len(self.blocks) == 1:
+            return {name: self.blocks[0].rows[name][rows] for name in names}
+        return self.gather(rows, names)
 
     def gather(self, rows: Ids, names: Iterable[str]) -> Rows:
         """Return some of the stored arrays for row numbers of any shape; -1 gives any row, and no blocks zeros."""

@@ -20,7 +20,7 @@ from tqvec.codec.turboquant import TurboQuant
 from tqvec.exact import squared_norms
 from tqvec.index.metrics import Metric
 from tqvec.index.rows import Rows
-from tqvec.index.snapshot import Results, Snapshot, centre_scores
+from tqvec.index.snapshot import Results, View, centre_scores
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.tables import ErrorModel
 
@@ -208,7 +208,7 @@ class TrueScores(NamedTuple):
     rate: Doubles
 
 
-def estimate_true_scores(snapshot: Snapshot, queries: Floats, scores: Floats, rows: Ids) -> TrueScores:
+def estimate_true_scores(view: View, queries: Floats, scores: Floats, rows: Ids) -> TrueScores:
     """Return the distribution of true scores, given that these results are the best `m` of all, (nq, m).
 
     By Tweedie's formula a score with variance σ² is too good by σ²λ on average, with λ the slope −d/ds log p of the
@@ -217,11 +217,11 @@ def estimate_true_scores(snapshot: Snapshot, queries: Floats, scores: Floats, ro
     (1 − 2S)/(1 − S), exact for the logistic distribution, with S the share of all rows that are better. The correction
     is capped at the expected maximum of n errors, σ√(2 ln n).
     """
-    codec, metric = snapshot.codec, snapshot.metric
-    stored = _stored(snapshot, rows)
+    codec, metric = view.codec, view.metric
+    stored = view.scalars(rows)
     if metric is Metric.L2:
         queries = queries - codec.centre
-    model = _model(codec, metric, snapshot.ntotal)
+    model = _model(codec, metric, view.ntotal)
     known = np.zeros((3, queries.shape[0]))
     length = np.sqrt(squared_norms(queries))
     known[0] = 1.0 if metric is Metric.COSINE else length
@@ -232,14 +232,6 @@ def estimate_true_scores(snapshot: Snapshot, queries: Floats, scores: Floats, ro
     squares = stored["squared_norm"] if metric.stores_norm else _NO_SQUARES
     kernel("true_scores")(scores, stored["scale"], squares, known, model, out, rates)
     return TrueScores(out[0], out[1], out[2], rates)
-
-
-def _stored(snapshot: Snapshot, rows: Ids) -> Rows:
-    """Return the numbers that rows keep beside their codes."""
-    names = snapshot.metric.scalars
-    if len(snapshot.blocks) == 1:
-        return {name: snapshot.blocks[0].rows[name][rows] for name in names}
-    return snapshot.gather(rows, names)
 
 
 def _model(codec: TurboQuant, metric: Metric, ntotal: int) -> ErrorModel:
@@ -263,17 +255,17 @@ def _model(codec: TurboQuant, metric: Metric, ntotal: int) -> ErrorModel:
     return model._replace(sign=metric.sign, unit_rows=unit_rows, ntotal=ntotal)
 
 
-def search_with_errors(snapshot: Snapshot, queries: Floats, k: int) -> Results:
+def search_with_errors(view: View, queries: Floats, k: int) -> Results:
     """Return the `k` best rows for each query and the standard error of each score.
 
     Parameters
     ----------
-    snapshot : Snapshot
+    view : View
     queries : (nq, d) float32
         Checked.
     k : int
-        At most the rows of the snapshot.
+        At most the rows of the view.
     """
-    scores, rows = snapshot.best(queries, min(candidates_for(k), snapshot.ntotal))
-    error = estimate_true_scores(snapshot, queries, scores, rows).error[:, :k]
+    scores, rows = view.best(queries, min(candidates_for(k), view.ntotal))
+    error = estimate_true_scores(view, queries, scores, rows).error[:, :k]
     return Results(scores[:, :k], rows[:, :k], error.astype(np.float32))
