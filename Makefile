@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 FRAMEWORKS = $(addprefix tests/integrations/test_,langchain.py llama_index.py haystack.py haystack_suite.py sklearn.py vicinity.py)
 INTEGRATIONS = $(VENV)-integrations/bin/python -m pytest -n auto --dist worksteal
+CLUSTER = tests/integrations/test_ray_build.py tests/integrations/test_ray_search.py tests/integrations/test_shards_s3.py
 LLM = OMP_NUM_THREADS=1 $(VENV)-llm/bin/python -m pytest -n auto --dist worksteal
 
 .PHONY: demo test test-integrations test-llm test-models check lint bounds bench docs clean
@@ -18,11 +19,12 @@ test: $(VENV)/ready
 test-integrations: $(VENV)-integrations/ready
 	PYTHONPATH=$(VENV)-integrations/oldest $(INTEGRATIONS) -m 'not slow' $(FRAMEWORKS)
 	$(INTEGRATIONS) -k 'integrations or inputs' $(FRAMEWORKS) tests/test_inputs.py tests/docs/test_examples.py
+	$(VENV)-integrations/bin/python -m pytest -n auto --dist loadfile $(CLUSTER)
 
 # The oldest and the newest transformers of the extra llm, on a CPU build of torch.
 test-llm: $(VENV)-llm/ready
 	PYTHONPATH=$(VENV)-llm/oldest $(LLM) -m 'not slow' tests/integrations/test_transformers*.py
-	$(LLM) -m 'not slow' $(filter-out $(FRAMEWORKS) tests/integrations/test_faiss.py,$(wildcard tests/integrations/test_*.py))
+	$(LLM) -m 'not slow' $(filter-out $(FRAMEWORKS) $(CLUSTER) tests/integrations/test_faiss.py,$(wildcard tests/integrations/test_*.py))
 	$(LLM) tests/integrations/test_transformers_models.py
 
 # Every type of text model that the newest transformers has: its tokens, its rope, its attention on codes.
@@ -39,7 +41,7 @@ lint: $(VENV)/ready
 
 # The oldest versions that are allowed; those of make test are the newest.
 bounds: $(VENV)-lowest/ready
-	$(VENV)-lowest/bin/python -m pytest tests/test_safetensors.py tests/golden tests/cli/test_cli.py \
+	$(VENV)-lowest/bin/python -m pytest -n auto --dist worksteal tests/test_safetensors.py tests/golden tests/cli/test_cli.py \
 		tests/codec/test_turboquant.py tests/kernels/test_jit.py -m 'not slow'
 
 bench: $(VENV)/bench
@@ -82,7 +84,7 @@ $(VENV)-integrations/ready: pyproject.toml
 
 $(VENV)-lowest/ready: pyproject.toml tests/lowest.txt
 	$(PYTHON) -m venv $(VENV)-lowest
-	$(VENV)-lowest/bin/python -m pip install --quiet --editable . pytest hypothesis -r tests/lowest.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet --editable . pytest hypothesis pytest-xdist -r tests/lowest.txt
 	touch $@
 
 $(VENV)/bench: $(VENV)/ready
