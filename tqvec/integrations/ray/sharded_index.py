@@ -30,7 +30,7 @@ _PATIENCE = 1.0
 
 
 class ShardedIndex(Sharded):
-    """A sharded index whose shards are held by the actors of a Ray cluster.
+    """A sharded index whose shards are held by the actors of a Ray cluster; see the "Sharded index" page.
 
     Searches return the ids and scores, to the last bit, of one index of all vectors. Each actor maps some shards from
     its node's disk. Ray replaces lost actors; they open their shards again when they are asked. Any number of threads
@@ -70,11 +70,6 @@ class ShardedIndex(Sharded):
         Actors did not start in time, or a store failed.
     UnsupportedError
         pyarrow is not installed.
-
-    Examples
-    --------
-    >>> with ShardedIndex("s3://bucket/index") as index:  # doctest: +SKIP
-    ...     scores, ids = index.search(queries, k=10, recall=0.9)
     """
 
     _server: ClassVar[type[ShardServer]] = ShardServer
