@@ -291,6 +291,17 @@ def test_more_actors_than_cpus_are_told(cluster, stored, monkeypatch):
         ShardedIndex(stored, actors=1, threads=64, timeout=2)
 
 
+def test_an_actor_that_always_ends_is_told(cluster, stored, monkeypatch):
+    class Server(ShardServer):
+        def open(self, request, choice=None):
+            os._exit(1)
+
+    monkeypatch.setattr("tqvec.integrations.ray.fleet._MOST_LOSSES", 1)
+    monkeypatch.setattr(ShardedIndex, "_server", Server)
+    with pytest.raises(UnavailableError, match="has ended 2 times while it opened its shards"):
+        ShardedIndex(stored, actors=1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

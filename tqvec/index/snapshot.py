@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -64,8 +65,8 @@ class Results(NamedTuple):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class View:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class View(ABC):
     """The rows that a search may return, and the codec to read them with. Subclasses know where the rows are.
 
     Attributes
@@ -86,35 +87,35 @@ class View:
         return brief(self)
 
     @property
+    @abstractmethod
     def n(self) -> int:
         """Number of all rows, those included that a filter leaves out and those that were removed."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def ntotal(self) -> int:
         """Number of rows that may be returned."""
-        raise NotImplementedError
 
     @property
     def heaps(self) -> int:
         """Number of times that a scan holds the results of a query, before it merges them."""
         return self.threads
 
+    @abstractmethod
     def scan(self, shifted: Floats, k: int) -> tuple[Floats, Ids]:
         """Return scores and numbers of the `k` best rows for each query, as `Scanner.search` does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scan_lists(self, shifted: Floats, k: int, probes: Probes) -> tuple[Floats, Ids]:
         """Return the same of the lists that each query probes, as `Scanner.search_lists` does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scalars(self, rows: Ids) -> Rows:
         """Return the numbers that rows keep beside their codes, for row numbers of any shape; -1 gives any."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ids_of(self, rows: Ids) -> Ids:
         """Return the ids of row numbers of any shape; -1 stays."""
-        raise NotImplementedError
 
     def best(self, queries: Floats, k: int) -> tuple[Floats, Ids]:
         """Return the `k` best rows for each query.
@@ -208,7 +209,7 @@ class View:
         return k if k <= _MOST_PADDED else max(1, min(k, self.ntotal))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Snapshot(View):
     """The rows of an index at one moment: later changes of the index do not show in it.
 
@@ -228,9 +229,6 @@ class Snapshot(View):
     scanner: Scanner
     blocks: tuple[Block, ...]
     allowed: list[Words]
-
-    def __repr__(self) -> str:
-        return brief(self)
 
     @cached_property
     def n(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial as bind
@@ -91,7 +92,7 @@ def read_version(folder: Folder, name: str | None = None, cache: Path | None = N
     return Version(name, manifest, load_codec(folder, manifest, cache))
 
 
-class Sharded:
+class Sharded(ABC):
     """Searches of a sharded index. A subclass asks the shards, by `_ask`.
 
     A search returns the ids and scores, to the last bit, that one index of all vectors returns. As there, kernels rule
@@ -112,9 +113,9 @@ class Sharded:
         self._threads = threads
         self._last: Choice | None = None  # which often comes again
 
+    @abstractmethod
     def _ask(self, request: Request, choice: Choice | None, method: str, *arguments: Any) -> Sequence[Any]:
         """Call a method of all holders; MissingShards if some can't answer."""
-        raise NotImplementedError
 
     @contextmanager
     def _using(self) -> Iterator[Version]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ ray = import_optional("ray", "tqvec.ray", "ray")
 exceptions = import_optional("ray.exceptions", "tqvec.ray", "ray")
 
 _START = 120.0  # seconds in which actors must have started, at least
+_MOST_LOSSES = 5  # of an actor while it opens shards
 _PAUSE = 0.2  # seconds before a lost actor without a replica is asked again
 _LARGE = 1 << 16  # bytes of an argument from which on it is stored once for all actors
 
@@ -226,7 +228,10 @@ class Fleet:
         ------
         MissingShards
             Some can't be opened.
+        UnavailableError
+            An actor ends each time it opens its shards.
         """
+        losses: Counter[int] = Counter()
         calls = {member.load(request): (part, member) for part, all in enumerate(self.members) for member in all}
         parts = {part for part, _ in calls.values()}
         while parts:
@@ -237,6 +242,12 @@ class Fleet:
             except exceptions.RayTaskError as error:
                 raise error.cause from None
             except exceptions.RayActorError as error:
+                losses[part] += 1
+                if losses[part] > _MOST_LOSSES * len(self.members[part]):
+                    raise UnavailableError(
+                        f"an actor has ended {losses[part]} times while it opened its shards, as where memory or a "
+                        f"disk is short ({error}); ask for more actors, or look at its node"
+                    ) from error
                 member.note_loss(error, time.monotonic())
                 calls[member.load(request)] = part, member
                 continue
