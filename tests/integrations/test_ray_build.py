@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 D, N = 32, 6_000
-KILLS = int(os.environ.get("TQVEC_KILLS", "8"))
+KILLS = int(os.environ.get("TQVEC_KILLS", "5"))
 X = np.random.default_rng(4).standard_normal((N, D)).astype(np.float32) * np.linspace(3, 0.2, D, dtype=np.float32)
 
 
@@ -229,11 +229,11 @@ def test_killed_workers_and_a_killed_node(cluster, source, tmp_path):
 
     removed = []
     try:
-        made = build(source, tmp_path / "made", D, columns=["id"], shard_rows=200, progress=remove)
+        made = build(source, tmp_path / "made", D, columns=["id"], shard_rows=300, progress=remove)
     finally:
         stop.set()
         killer.join()
     assert len(kills) >= 3
     assert removed == [True] or removed == [None]
     assert joined(Folder(tmp_path / "made"), tmp_path) == single(Folder(tmp_path / "made"), tmp_path)
-    assert build(source, tmp_path / "again", D, columns=["id"], shard_rows=200).files == made.files
+    assert build(source, tmp_path / "again", D, columns=["id"], shard_rows=300).files == made.files
