@@ -72,6 +72,8 @@ def search_file(
         raise InputError("queries must name at least one file")
     sources = [Folder(path, filesystem) for path in given]  # or files
     paths, store = [source.path for source in sources], sources[0].filesystem
+    if any(source.filesystem != store for source in sources):
+        raise InputError("queries must be files of one file system")
     with _settings(data, progress):
         if all(path.endswith(_ARRAYS) for path in paths):
             search, kind = search._replace(column=_ARRAY), "numpy"
