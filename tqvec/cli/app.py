@@ -10,7 +10,22 @@ from typing import Annotated, Any
 import typer
 
 from tqvec import __version__
-from tqvec.cli import build, check, collection, demo, diagnose, info, kv, merge, oracle, search, shards, verify, warmup
+from tqvec.cli import (
+    bench,
+    build,
+    check,
+    collection,
+    demo,
+    diagnose,
+    info,
+    kv,
+    merge,
+    oracle,
+    search,
+    shards,
+    verify,
+    warmup,
+)
 from tqvec.cli._console import FALLBACK, note, settle_streams, show, show_error
 from tqvec.cli._options import expand
 from tqvec.errors import TqvecError
@@ -52,6 +67,7 @@ app.command()(expand(diagnose.diagnose))
 app.command()(info.info)
 app.command()(check.check)
 app.command()(merge.merge)
+app.command()(bench.bench)
 app.command()(warmup.warmup)
 app.command()(verify.verify)
 

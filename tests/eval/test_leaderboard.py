@@ -1,0 +1,102 @@
+"""The leaderboard: every engine finds what it should, failures are told, and what is shown is what was measured."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from command import run
+
+from tqvec.errors import InputError
+from tqvec.eval.leaderboard import measure as module
+from tqvec.eval.leaderboard.adapters import adapter
+from tqvec.eval.leaderboard.engines import Engine, engines
+from tqvec.eval.leaderboard.measure import Plan, measure
+from tqvec.eval.leaderboard.result import Leaderboard
+from tqvec.exact import normalize
+
+N, D = 1_000, 64
+RNG = np.random.default_rng(5)
+X = normalize(RNG.standard_normal((N, D)).astype(np.float32))
+QUERIES = normalize(X[:40] + 0.1 * RNG.standard_normal((40, D)).astype(np.float32))
+PLAN = Plan(repeats=1, batch=20, singles=3)
+ENGINES = [each for each in engines(D, N, (1, 4)) if "x8" not in each.name]  # these take long to train
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+def test_each_engine_finds_the_same_after_it_was_saved(engine, tmp_path):
+    built = adapter(engine, D, N, 1, 0)
+    trained, added = built.build(X)
+    assert trained >= 0
+    assert added > 0
+    ids = built.search(QUERIES, 10)
+    assert (ids.shape, ids.dtype) == ((40, 10), np.int64)
+    hits = (ids == np.arange(40)[:, None]).any(axis=1).mean()
+    assert hits > (0.5 if engine.nbits == 1 else 0.9)
+    built.save(tmp_path / "x")
+    again = adapter(engine, D, N, 1, 0)
+    again.load(tmp_path / "x")
+    np.testing.assert_array_equal(again.search(QUERIES, 10), ids)
+
+
+def test_engines_fit_the_dimension():
+    names = {engine.name for engine in engines(30, N, (2, 4), ("faiss", "turbovec"))}
+    assert "FAISS PQ15x4fs" in names
+    assert not [name for name in names if name.startswith(("turbovec", "FAISS PQ7x8", "FAISS OPQ"))]
+    with pytest.raises(InputError, match="1 to 4 bits, got 5"):
+        engines(D, N, (5,))
+    with pytest.raises(InputError, match="got 'milvus'"):
+        engines(D, N, (4,), ("milvus",))
+
+
+def test_what_is_measured():
+    chosen = engines(D, N, (2,), ("tqvec", "exact"))[:2]
+    steps = []
+    rows = measure(3 * X, QUERIES, chosen, PLAN._replace(threads=(1, 2), seeds=2), steps.append)
+    assert [row.name for row in rows] == [engine.name for engine in chosen]
+    assert steps == [*(f"building {engine.name}" for engine in chosen), "timing with 1 thread", "timing with 2 threads"]
+    exact, scalar = rows[:2]
+    assert (exact.recall_10_at_10, exact.recall_1_at[1]) == (1.0, 1.0)
+    assert exact.bytes == pytest.approx(4 * D + 128 / N)
+    assert 0.3 < scalar.recall_10_at_10 < 0.95
+    assert sorted(scalar.recall_1_at.values()) == list(scalar.recall_1_at.values())
+    assert list(scalar.single_ms) == list(scalar.batch_ms) == [1, 2]
+    assert 16 + 4 < scalar.bytes < 16 + 4 + 2
+
+
+def test_an_engine_that_fails_is_told_and_the_others_go_on():
+    good = Engine("exact", "exact", 32, {})
+    rows = measure(X, QUERIES, [Engine("broken", "faiss", 4, {"factory": "no such index"}), good], PLAN)
+    assert "broken: RuntimeError" in rows[0].failure
+    assert rows[1].failure is None
+    board = Leaderboard("x", N, D, 40, tuple(rows))
+    assert "no such index" in str(board)
+    assert board.to_markdown().count("\n") == 2
+    assert len(board.plot().axes) == 2
+
+
+def test_a_worker_that_is_killed_is_told(monkeypatch):
+    command = [sys.executable, "-c", "raise SystemExit(3)"]
+    start = subprocess.Popen
+    monkeypatch.setattr(module.subprocess, "Popen", lambda _, **options: start(command, **options))
+    (row,) = measure(X, QUERIES, [Engine("exact", "exact", 32, {})], PLAN)
+    assert row.failure == "exact: its process ended with status 3"
+
+
+def test_the_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", X)
+    np.save("q.npy", QUERIES)
+    monkeypatch.setattr("tqvec.cli.bench.Plan", PLAN._replace)
+    arguments = "bench", "x.npy", "q.npy", "--bits", "4", "--library", "exact", "--library", "tqvec"
+    facts = json.loads(run(*arguments, "--json", "--plot", "p.png").stdout)
+    assert (facts["command"], facts["data"], facts["n"], facts["d"], facts["queries"]) == ("bench", "x.npy", N, D, 40)
+    assert facts["rows"][1]["recall_10_at_10"] > 0.7
+    assert (tmp_path / "p.png").stat().st_size > 1_000
+    assert "tqvec 4 bits, trellis" in run(*arguments).output
+    with pytest.raises(InputError, match="or neither"):
+        run("bench", "x.npy")
+    np.save("r.npy", QUERIES[:, 1:])
+    with pytest.raises(InputError, match=r"r\.npy: has dimension 31"):
+        run("bench", "x.npy", "r.npy")
