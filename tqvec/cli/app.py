@@ -10,7 +10,22 @@ from typing import Annotated, Any
 import typer
 
 from tqvec import __version__
-from tqvec.cli import build, check, collection, demo, diagnose, info, kv, merge, oracle, search, shards, verify, warmup
+from tqvec.cli import (
+    build,
+    check,
+    collection,
+    datasets,
+    demo,
+    diagnose,
+    info,
+    kv,
+    merge,
+    oracle,
+    search,
+    shards,
+    verify,
+    warmup,
+)
 from tqvec.cli._console import FALLBACK, note, settle_streams, show, show_error
 from tqvec.cli._options import expand
 from tqvec.errors import TqvecError
@@ -21,7 +36,13 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 _PATIENCE = 2.0  # seconds of compiling that need no word
 _CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # the base of its errors, which typer does not export
 
-_GROUPS = {"collection": collection.app, "kv": kv.app, "oracle": oracle.app, "shards": shards.app}
+_GROUPS = {
+    "collection": collection.app,
+    "datasets": datasets.app,
+    "kv": kv.app,
+    "oracle": oracle.app,
+    "shards": shards.app,
+}
 
 
 class _Verbs(typer.core.TyperGroup):
