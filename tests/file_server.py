@@ -17,7 +17,7 @@ class FileServer(ThreadingHTTPServer):
         self.etag = '"1"'
         self.modified = None  # Last-Modified
         self.cuts = []  # bytes of the body after which a connection breaks, one per request
-        self.sends_length = True
+        self.framing = "length"  # or "chunks", or None: the end of the connection is that of the file
         self.status = None  # of an error
         self.wait = threading.Event()  # requests wait for it
         self.wait.set()
@@ -55,7 +55,8 @@ class _Handler(BaseHTTPRequestHandler):
         if status is not None:
             self.send_error(status)
             return
-        same = self.headers.get("If-Range") in (server.etag, server.modified)
+        same = self.headers.get("If-Range") in (None, server.etag, server.modified)
+        same = same and not self.headers.get("If-Range", "").startswith("W/")  # RFC 9110, 13.1.5
         if wanted and server.ranges and same:
             if start >= len(body):
                 self.send_error(416)
@@ -68,11 +69,18 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (("ETag", server.etag), ("Last-Modified", server.modified)):
             if value:
                 self.send_header(name, value)
-        if server.sends_length:
+        if server.framing == "length":
             self.send_header("Content-Length", str(len(body) - start))
+        elif server.framing == "chunks":
+            self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         cut = server.cuts.pop(0) if server.cuts else None
-        self.wfile.write(body[start:] if cut is None else body[start : start + cut])
+        sent = body[start:] if cut is None else body[start : start + cut]
+        if server.framing == "chunks":
+            middle = len(sent) // 2
+            sent = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in (sent[:middle], sent[middle:]))
+            sent += b"0\r\n\r\n" if cut is None else b""
+        self.wfile.write(sent)
 
 
 @contextmanager

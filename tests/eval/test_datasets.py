@@ -126,10 +126,15 @@ def test_servers_that_cannot_go_on(server, folder, lacking):
         datasets.fetch(entry_at(server))
 
 
-def test_a_server_that_tells_no_length(server, folder):
-    server.sends_length = False
+def test_servers_that_tell_no_size(server, folder):
+    server.framing, server.cuts = "chunks", [10_000]
     datasets.fetch(entry_at(server))
     assert (folder / "x" / "x.hdf5").read_bytes() == BODY
+    assert len(server.requests) == 2
+    server.framing = None
+    (folder / "x" / "x.hdf5").unlink()
+    with pytest.raises(OSError, match="the server tells no size, so a broken connection would not be noticed"):
+        datasets.fetch(entry_at(server))
 
 
 def test_a_part_that_is_longer_than_the_file(server, folder):

@@ -158,6 +158,8 @@ class _Transfer:
         """Append what the server sends to the file, up to the end."""
         with self._request() as response:
             total = self._start(response.status, response.headers)
+            if total is None and not response.chunked:
+                raise self._failure("the server tells no size, so a broken connection would not be noticed")
             done = self._size()
             while block := _read(response):
                 with naming(self._path.parent):
