@@ -258,9 +258,6 @@ def test_two_processes_at_once(server, folder):
     assert names(folder) == ["x.hdf5", "x.hdf5.sha256"]
 
 
-# Loaders
-
-
 def use(monkeypatch, *entries):
     monkeypatch.setattr(catalog, "iter_entries", lambda: iter(entries))
 
@@ -349,9 +346,6 @@ def test_sets_that_are_built(folder, monkeypatch):
     data = datasets.load("wordnet-full")
     assert np.array_equal(read(data.base), x)
     assert np.array_equal(data.queries, x[:2])
-
-
-# The catalogue
 
 
 def test_the_catalogue():
