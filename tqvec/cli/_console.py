@@ -16,7 +16,7 @@ from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console, ConsoleDimensions
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -147,12 +147,12 @@ def printable(text: str, stream: IO[str] | None = None) -> str:
     return "".join(visible).encode(encoding, FALLBACK).decode(encoding)
 
 
-def progress() -> Progress:
-    """Return a bar with a count and the time left; it goes to standard error, if that is a terminal."""
+def progress(*counts: ProgressColumn) -> Progress:
+    """Return a bar with counts, by default of steps, and the time left; it goes to standard error, if a terminal."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        MofNCompleteColumn(),
+        *(counts or [MofNCompleteColumn()]),
         TimeRemainingColumn(),
         console=notes,
         transient=True,

@@ -15,6 +15,7 @@ from tqvec.cli import (
     build,
     check,
     collection,
+    datasets,
     demo,
     diagnose,
     info,
@@ -36,7 +37,13 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 _PATIENCE = 2.0  # seconds of compiling that need no word
 _CLICK_ERROR: Any = typer.BadParameter.__mro__[2]  # the base of its errors, which typer does not export
 
-_GROUPS = {"collection": collection.app, "kv": kv.app, "oracle": oracle.app, "shards": shards.app}
+_GROUPS = {
+    "collection": collection.app,
+    "datasets": datasets.app,
+    "kv": kv.app,
+    "oracle": oracle.app,
+    "shards": shards.app,
+}
 
 
 class _Verbs(typer.core.TyperGroup):

@@ -42,12 +42,14 @@ class Stream(NamedTuple):
     parts: Callable[[int, int], Parts]
 
     def take(self, rows: Ids) -> NDArray[Any]:
-        """Return the vectors of ascending row numbers; a file that can't be mapped is read as a whole for them."""
+        """Return the vectors of ascending row numbers; a file that can't be mapped is read up to the last of them."""
         vectors, first = [], 0
         for part in self.parts(0, _PART):
             inside = rows[(rows >= first) & (rows < first + len(part))] - first
             vectors.append(np.asarray(part[inside]))
             first += len(part)
+            if not rows.size or first > rows[-1]:
+                break
         return np.concatenate(vectors)
 
 
