@@ -1,27 +1,19 @@
 """What the wheel and the source archive hold: the package, the sample and the licences of both."""
 
 import re
-import subprocess
-import sys
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pytest
+from platforms.installed import ROOT, build
 
-ROOT = Path(__file__).parents[1]
+import tqvec
+
+pytest.importorskip("hatchling")
+
 DATA = ROOT / "datasets" / "wordnet_minilm"
 LICENCES = ("WORDNET-LICENSE.txt", "MODEL-NOTICE.txt")
 SAMPLE = ("base_f16.npy", "base_texts.txt.gz", "queries_f16.npy", "query_texts.txt.gz")
-
-
-def build(kind, folder):
-    """Build in a process of its own, as installers do, and return the archive."""
-    pytest.importorskip("hatchling")
-    code = f"import sys; from hatchling.build import build_{kind} as build; print(build(sys.argv[1]))"
-    command = [sys.executable, "-c", code, str(folder)]
-    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return folder / output.split()[-1]
 
 
 @pytest.mark.slow
@@ -44,13 +36,15 @@ def test_wheel(tmp_path):
     assert not [name for name in names if "__pycache__" in name or name.endswith((".pyc", ".nbc"))]
     assert {"tqvec/py.typed", "tqvec/codec/data/codebooks.safetensors", "tqvec/codec/data/trellis.json"} < names
     assert len(re.findall("^License-File: ", metadata, re.MULTILINE)) == 1 + len(LICENCES)
+    assert re.findall("^Version: (.*)$", metadata, re.MULTILINE) == [tqvec.__version__]
 
 
 @pytest.mark.slow
 def test_source_archive(tmp_path):
-    """A wheel can be built from it."""
+    """What a wheel is built from, and what readers of it need."""
     with tarfile.open(build("sdist", tmp_path)) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     assert {"pyproject.toml", "LICENSE", "README.md", "tqvec/__init__.py", "pytest_tqvec.py"} < names
+    assert {"SECURITY.md", "CITATION.cff"} < names
     assert {f"datasets/wordnet_minilm/{name}" for name in LICENCES} < names
     assert {f"datasets/wordnet_minilm/sample/{name}" for name in SAMPLE} < names

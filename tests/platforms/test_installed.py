@@ -1,0 +1,42 @@
+"""The wheel, installed in an environment of its own, runs for each Python that this machine has."""
+
+import platform
+
+import pytest
+from platforms.installed import (
+    KEPT,
+    ROOT,
+    VERSIONS,
+    build_wheel,
+    find_python,
+    install,
+    prove,
+    python_with_dependencies,
+    run,
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    pytest.importorskip("hatchling")
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_wheel_runs(wheel, tmp_path, version):
+    python = find_python(version)
+    if python is None:
+        pytest.skip(f"Python {version} was not found")
+    programs = install(wheel, python_with_dependencies(python, wheel, KEPT), tmp_path / "environment")
+    prove(wheel, programs, tmp_path)
+
+
+def test_files_of_the_checkout_are_noticed(wheel, tmp_path):
+    python = find_python(platform.python_version().rpartition(".")[0])
+    programs = install(wheel, python, tmp_path / "environment")
+    for line in ("import tqvec.codec.turboquant", "open(sys.argv[1] + '/README.md')"):
+        code = f"import sys; sys.path.insert(0, sys.argv[1]); {line}"
+        with pytest.raises(RuntimeError, match="a file of the checkout was opened"):
+            run([programs / "python", "-c", code, ROOT], tmp_path)
