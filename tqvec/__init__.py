@@ -42,7 +42,8 @@ from tqvec.index.training_result import Loss, Training
 
 if TYPE_CHECKING:
     from tqvec import oracle
-    from tqvec.integrations import faiss, ray
+    from tqvec.integrations import faiss
+    from tqvec.integrations import ray as ray
     from tqvec.store.collection import Collection
 
 __version__ = "0.1.0"
@@ -69,7 +70,6 @@ __all__ = [
     "faiss",
     "kvcache",
     "oracle",
-    "ray",
     "selectors",
     "simd_info",
 ]
@@ -88,4 +88,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Also list what is not loaded yet."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "ray"})  # which `import *` leaves out: without Ray it can't be loaded

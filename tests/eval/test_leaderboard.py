@@ -94,9 +94,9 @@ def test_the_command(tmp_path, monkeypatch):
     assert (facts["command"], facts["data"], facts["n"], facts["d"], facts["queries"]) == ("bench", "x.npy", N, D, 40)
     assert facts["rows"][1]["recall_10_at_10"] > 0.7
     assert (tmp_path / "p.png").stat().st_size > 1_000
-    assert "tqvec 4 bits, trellis" in run(*arguments).output
+    assert "exact, float32" in run("bench", "x.npy", "q.npy", "--bits", "4", "--library", "exact").output
     with pytest.raises(InputError, match="or neither"):
         run("bench", "x.npy")
     np.save("r.npy", QUERIES[:, 1:])
-    with pytest.raises(InputError, match=r"r\.npy: has dimension 31"):
+    with pytest.raises(InputError, match=r"r\.npy: has dimension 63"):
         run("bench", "x.npy", "r.npy")

@@ -57,7 +57,7 @@ def bench(
     with progress() as bar:
         task = bar.add_task("starting", total=len(chosen) + len(counts))
         rows = measure(base, asked, chosen, plan, lambda text: bar.update(task, description=text, advance=1))
-    board = Leaderboard(name, len(base), base.shape[1], len(asked), tuple(rows))
+    board = Leaderboard(data=name, n=len(base), d=base.shape[1], queries=len(asked), rows=tuple(rows))
     if target is not None:
         save_plot(board.plot(), target)
     if json:

@@ -201,7 +201,7 @@ class Rabitqlib:
 
     def search(self, queries: Floats, k: int) -> Ids:
         """Search."""
-        pair = self._index.search(np.ascontiguousarray(queries), k, self._nprobe)
+        pair = self._index.search(np.ascontiguousarray(queries), k, self._nprobe, num_threads=self._threads)
         ids = next(part for part in pair if np.asarray(part).dtype.kind in "iu")
         return np.asarray(ids).astype(np.int64)
 
@@ -211,7 +211,7 @@ class Rabitqlib:
 
     def load(self, path: Path) -> None:
         """Read."""
-        self._index.load(str(path))
+        self._index = self._class.load(str(path))
 
 
 class Usearch:

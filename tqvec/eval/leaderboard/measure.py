@@ -143,7 +143,13 @@ def measure(
 
 def _build(engine: Engine, folder: Path, number: int, plan: Plan, truth: Ids, n: int) -> Row:
     """Build and save an engine, and compare its results with the true ones."""
-    row = Row(engine.name, engine.library, engine.nbits, engine.sublinear, json.dumps(engine.settings))
+    row = Row(
+        name=engine.name,
+        library=engine.library,
+        nbits=engine.nbits,
+        sublinear=engine.sublinear,
+        settings=json.dumps(engine.settings),
+    )
     seeds = plan.seeds if engine.library == "tqvec" else 1
     found: list[Ids] = []
     facts: dict[str, float] = {}
