@@ -14,12 +14,10 @@ os.environ.setdefault("TQVEC_COMPILE", "now")  # what is timed is compiled
 os.environ.pop("OPENBLAS_CORETYPE", None)  # slows NumPy's own products down where it is set
 
 import json  # noqa: E402
-import platform  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable, Mapping, Sequence  # noqa: E402
-from importlib.metadata import PackageNotFoundError, version  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -28,6 +26,7 @@ from numpy.typing import NDArray  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 import tqvec  # noqa: E402
+from tqvec.eval.leaderboard.environment import describe_machine  # noqa: E402
 
 # Holds libraries back to what processors without AVX-512 run. (TQVEC_SIMD_LEVEL=avx2 alone lets LLVM use AVX-512 in
 # generic code, and so does NUMBA_CPU_NAME alone, which keeps the host's features.) turbovec can't be lowered.
@@ -44,16 +43,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def environment() -> dict[str, Any]:
     """CPU, SIMD level, threads, versions and commit."""
-    packages = ("numpy", "numba", "llvmlite", "faiss-cpu", "turbovec", "rabitqlib")
-    return {
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "level": tqvec.simd_info()["level"],
-        "threads": THREADS,
-        "python": platform.python_version(),
-        "packages": {"tqvec": tqvec.__version__, **{name: _version(name) for name in packages}},
-        "commit": _commit(),
-    }
+    return describe_machine() | {"threads": THREADS, "commit": _commit()}
 
 
 def _commit() -> str:
@@ -65,22 +55,6 @@ def _commit() -> str:
 
     changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    found = {line.split(":")[0].strip(): line.split(":")[1].strip() for line in lines if ":" in line}
-    return f"{found.get('model name')} (family {found.get('cpu family')}, model {found.get('model')})"
 
 
 def alternate(tasks: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:

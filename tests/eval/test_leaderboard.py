@@ -12,6 +12,7 @@ from tqvec.errors import InputError
 from tqvec.eval.leaderboard import measure as module
 from tqvec.eval.leaderboard.adapters import adapter
 from tqvec.eval.leaderboard.engines import Engine, engines
+from tqvec.eval.leaderboard.environment import describe_machine
 from tqvec.eval.leaderboard.measure import Plan, measure
 from tqvec.eval.leaderboard.result import Leaderboard
 from tqvec.exact import normalize
@@ -70,8 +71,9 @@ def test_an_engine_that_fails_is_told_and_the_others_go_on():
     rows = measure(X, QUERIES, [Engine("broken", "faiss", 4, {"factory": "no such index"}), good], PLAN)
     assert "broken: RuntimeError" in rows[0].failure
     assert rows[1].failure is None
-    board = Leaderboard("x", N, D, 40, tuple(rows))
+    board = Leaderboard("x", N, D, 40, describe_machine(), tuple(rows))
     assert "no such index" in str(board)
+    assert f"numpy {np.__version__}" in str(board)
     assert board.to_markdown().count("\n") == 2
     assert len(board.plot().axes) == 2
 

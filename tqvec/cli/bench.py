@@ -15,6 +15,7 @@ from tqvec.cli._plot import plan_plot, save_plot
 from tqvec.cli.search import read_queries
 from tqvec.errors import InputError
 from tqvec.eval.leaderboard.engines import LIBRARIES, engines
+from tqvec.eval.leaderboard.environment import describe_machine
 from tqvec.eval.leaderboard.measure import Plan, measure
 from tqvec.eval.leaderboard.result import Leaderboard
 from tqvec.eval.readers import split_name
@@ -57,7 +58,14 @@ def bench(
     with progress() as bar:
         task = bar.add_task("starting", total=len(chosen) + len(counts))
         rows = measure(base, asked, chosen, plan, lambda text: bar.update(task, description=text, advance=1))
-    board = Leaderboard(data=name, n=len(base), d=base.shape[1], queries=len(asked), rows=tuple(rows))
+    board = Leaderboard(
+        data=name,
+        n=len(base),
+        d=base.shape[1],
+        queries=len(asked),
+        machine=describe_machine(),
+        rows=tuple(rows),
+    )
     if target is not None:
         save_plot(board.plot(), target)
     if json:

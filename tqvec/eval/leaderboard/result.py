@@ -56,6 +56,7 @@ class _LeaderboardFields(NamedTuple):
     n: int
     d: int
     queries: int
+    machine: Mapping[str, Any]
     rows: tuple[Row, ...]
 
 
@@ -67,6 +68,8 @@ class Leaderboard(Presented, _LeaderboardFields):
     data : str
         Name of the vectors.
     n, d, queries : int
+    machine : dict
+        Processor, SIMD level and versions; see `describe_machine`.
     rows : tuple of Row
     """
 
@@ -81,9 +84,11 @@ class Leaderboard(Presented, _LeaderboardFields):
                 continue
             times = [by[count] for count in threads for by in (row.single_ms, row.batch_ms)]
             recalls = row.recall_10_at_10, row.recall_1_at[1]
-            rows.append((row.name, round(row.bytes, 1), *recalls, *times, row.train_s, row.build_s))
+            rows.append((row.name, round(row.bytes, 1), *recalls, *times, round(row.train_s, 1), round(row.build_s, 1)))
         columns = [f"{what}, {count}" for count in threads for what in ("ms single", "ms batch")]
         notes = [f"{self.data}: {self.n:,} × {self.d}, {self.queries:,} queries; bytes of the file per vector"]
+        versions = ", ".join(f"{name} {number}" for name, number in self.machine["packages"].items())
+        notes += [f"{self.machine['cpu']}, {self.machine['cores']} cores, SIMD level {self.machine['level']}", versions]
         notes += ["ms a query, by threads; seconds of training and of the rest of the build", *failures]
         head = ("engine", "bytes", "10@10", "1@1", *columns, "train s", "build s")
         return Sheet(head, rows, notes=tuple(notes))

@@ -1,0 +1,29 @@
+"""Figures that a page quotes are those of the results that it names."""
+
+import json
+import re
+from pathlib import Path
+
+from tqvec.eval.leaderboard.result import Leaderboard, Row
+
+ROOT = Path(__file__).parents[2]
+
+
+def board(name):
+    """A leaderboard that was kept as JSON."""
+    facts = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))
+    counted = ("recall_1_at", "single_ms", "batch_ms")
+    rows = [
+        Row(**{key: {int(k): v for k, v in value.items()} if key in counted else value for key, value in row.items()})
+        for row in facts["rows"]
+    ]
+    return Leaderboard(*(facts[name] for name in ("data", "n", "d", "queries", "machine")), tuple(rows))
+
+
+def test_the_table_of_the_leaderboard():
+    page = (ROOT / "docs/leaderboard.md").read_text(encoding="utf-8")
+    (name,) = re.findall(r"`benchmarks/results/(leaderboard-[\w-]+\.json)`", page)
+    one = board(name)
+    assert len(one.rows) > 30
+    assert one.to_markdown() in page
+    assert one.machine["cpu"].split(" (")[0] in page
