@@ -34,8 +34,8 @@ class TqvecANN(ANN):
     The settings ``nbits``, ``codebook`` and ``seed`` are those of `tqvec.Index`. With ``mmap`` the file of a loaded
     index is mapped, not read.
 
-    Parameters
-    ----------
+    Other Parameters
+    ----------------
     config : dict
         The configuration of the embeddings. ``offset`` in it is the id of the next vector.
     """

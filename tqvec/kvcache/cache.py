@@ -255,6 +255,9 @@ class KVCache(Copied):
             At most: fewer are used where there is too little work. The result does not depend on the number.
         return_skipped : bool
             Whether to return the share of each query's attention that was skipped.
+
+        Other Parameters
+        ----------------
         window : int, optional
             Each query sees the newest `window` tokens up to its own, evicted ones included, as in sliding-window layers
             (Beltagy et al. 2020). Default: all tokens up to its own.
