@@ -25,7 +25,7 @@ from ray.cluster_utils import Cluster
 import tqvec
 from tqvec.errors import InputError, LossWarning
 from tqvec.index.file.merge import merge
-from tqvec.integrations.ray import append, build
+from tqvec.integrations.ray import ShardedIndex, append, build
 from tqvec.shards.folder import Folder
 from tqvec.shards.manifest import read_manifest
 
@@ -143,6 +143,10 @@ def test_from_an_object_store_to_an_object_store(cluster, store, source, tmp_pat
     folder = Folder("bucket/made", store)
     assert joined(folder, tmp_path) == single(folder, tmp_path)
     assert set(folder.sizes()) == {made.name, *(file.name for file in made.files)}
+    one = tqvec.Index.load(tmp_path / "single.tqv")
+    with ShardedIndex("bucket/made", filesystem=store, actors=2) as sharded:
+        for ours, theirs in zip(sharded.search(X[:20], k=7), one.search(X[:20], k=7), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
     on_disk = build(source, tmp_path / "made", D, shard_rows=1_500)
     assert on_disk.files == made.files
 
