@@ -27,3 +27,22 @@ def test_the_table_of_the_leaderboard():
     assert len(one.rows) > 30
     assert one.to_markdown() in page
     assert one.machine["cpu"].split(" (")[0] in page
+
+
+def test_the_table_of_quantizers():
+    facts = json.loads((ROOT / "benchmarks/results/quantizers-avx512.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs/explanation/codebook.md").read_text(encoding="utf-8")
+    lines = quantizer_lines(facts["rows"])
+    assert len(lines) == 7
+    assert "\n".join(lines) in page
+
+
+def quantizer_lines(rows):
+    """Rows of Markdown: a quantizer, and its error on the glosses at each width, with the bits that it stores."""
+    own = [row for row in rows if row["data"] == "WordNet"]
+    widths = sorted({row["nbits"] for row in own})
+    lines = []
+    for label in dict.fromkeys(row["quantizer"] for row in own):
+        cells = {row["nbits"]: f"{row['D']:.3g} ({row['bits']:.2f})" for row in own if row["quantizer"] == label}
+        lines.append(f"| {label} | " + " | ".join(cells.get(width, "") for width in widths) + " |")
+    return lines
