@@ -3,7 +3,6 @@
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,8 +173,3 @@ def test_many_fetch_at_once(folder, tmp_path, source):
     assert set(seen) <= {100_000}
     assert names(target.parent) == ["copy"]
     assert digest_of(target) == stored.sha256
-
-
-def test_digests_before_python_3_11(source):
-    with source.open("rb") as file:
-        assert module._digest(file) == digest_of(Path(source))
