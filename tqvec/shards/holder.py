@@ -15,7 +15,7 @@ from tqvec.errors import FormatError
 from tqvec.index.probes import Probes
 from tqvec.shards.folder import Folder
 from tqvec.shards.hits import Hits, merge
-from tqvec.shards.manifest import Manifest, Shard, parse_manifest
+from tqvec.shards.manifest import Manifest, Shard, open_manifest
 from tqvec.shards.opened import Choice, OpenShard
 
 MERGED = 16  # hits of shards at a time
@@ -164,7 +164,7 @@ class Holder:
     def _manifest(self, name: str) -> Manifest:
         manifest = self._manifests.get(name)
         if manifest is None:
-            manifest = parse_manifest(f"{self._folder}/{name}", self._folder.read(name))
+            manifest = open_manifest(self._folder, name)
             self._manifests = {**self._manifests, name: manifest}
         return manifest
 

@@ -202,7 +202,19 @@ def read_manifest(folder: Folder, number: int | None = None) -> Manifest:
     if not names or (number is not None and number not in names):
         what = "a sharded index" if number is None else f"manifest {number}"
         raise FileNotFoundError(f"{folder}: {what} is not there")
-    name = names[max(names) if number is None else number]
+    return open_manifest(folder, names[max(names) if number is None else number])
+
+
+def open_manifest(folder: Folder, name: str) -> Manifest:
+    """Return the manifest of a file.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is not there.
+    FormatError
+        It is damaged or of a newer version.
+    """
     content = folder.read(name)
     manifest = parse_manifest(f"{folder}/{name}", content)
     if name != _name_of(manifest.number, content):

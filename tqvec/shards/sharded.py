@@ -25,7 +25,7 @@ from tqvec.index.searching import search, search_range
 from tqvec.index.selectors import Filter, as_selector, integers
 from tqvec.shards.folder import Folder
 from tqvec.shards.holder import MERGED, Failure, Request
-from tqvec.shards.manifest import Manifest, manifest_names, parse_manifest
+from tqvec.shards.manifest import Manifest, open_manifest, read_manifest
 from tqvec.shards.opened import Choice, load_codec
 from tqvec.shards.view import ShardView
 
@@ -83,13 +83,8 @@ def read_version(folder: Folder, name: str | None = None, cache: Path | None = N
     FormatError
         It is damaged or of a newer version, or the file of the codec is.
     """
-    if name is None:
-        names = manifest_names(folder)
-        if not names:
-            raise FileNotFoundError(f"{folder}: a sharded index is not there")
-        name = names[max(names)]
-    manifest = parse_manifest(f"{folder}/{name}", folder.read(name))
-    return Version(name, manifest, load_codec(folder, manifest, cache))
+    manifest = read_manifest(folder) if name is None else open_manifest(folder, name)
+    return Version(manifest.name, manifest, load_codec(folder, manifest, cache))
 
 
 class Sharded(ABC):

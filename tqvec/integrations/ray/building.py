@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +31,7 @@ from tqvec.shards.manifest import (
     read_manifest,
     write_manifest,
 )
+from tqvec.shards.opened import local_file
 from tqvec.shards.source import FileSource, Source
 from tqvec.shards.writing import write_codec
 
@@ -138,10 +137,10 @@ def build(
     """
     _validate.function(progress, "progress")
     settings = _Settings(d=d, nbits=nbits, metric=metric, codebook=codebook, seed=seed, train=bool(train), nlist=nlist)
-    empty = settings.empty_index()
+    untrained = settings.empty_index()
     if nlist is not None:
         _validate.integer(nlist, "nlist", 0, 2**31 - 1)
-    asked = None if queries is None else _validate.vectors(queries, empty.d, "queries")
+    asked = None if queries is None else _validate.vectors(queries, untrained.d, "queries")
     rows = _open_source(source, source_filesystem)
     if rows.n == 0:
         raise InputError("source holds no vectors")
@@ -153,8 +152,9 @@ def build(
             return manifest
         raise InputError(f"{folder}: there is another sharded index; name another folder, or append to it")
     codec = _fit(plan, settings, asked)
-    made = _make_all(plan, _load_codec(folder, codec), progress)
-    manifest = first_manifest(_load_codec(folder, codec), codec, plan.schema.names, made, plan.origin)
+    empty = _load_codec(folder, codec)
+    made = _make_all(plan, empty, progress)
+    manifest = first_manifest(empty, codec, plan.schema.names, made, plan.origin)
     write_manifest(folder, manifest)
     plan.forget()
     return manifest
@@ -295,9 +295,7 @@ def _fit_index(plan: Plan, settings: _Settings, queries: Floats | None, *sample:
 
 
 def _load_codec(folder: Folder, codec: StoredFile) -> Index:
-    with tempfile.TemporaryDirectory(prefix="tqvec-codec-") as local:
-        path = Path(local) / "codec.tqv"
-        folder.fetch(codec, path)
+    with local_file(folder, codec, None) as path:
         return Index.load(path)
 
 
