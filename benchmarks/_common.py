@@ -84,14 +84,17 @@ def bytes_read(index: tqvec.Index, count: int) -> float:
 
 
 def report(name: str, rows: list[dict[str, Any]]) -> None:
-    """Print the environment and write it with the rows to results/<name>-<level>[-<threads>].json."""
+    """Print the environment and write it with the rows to results/<name>-<level>[-<threads>].json.
+
+    TQVEC_BENCH_RESULT names another file.
+    """
     env = environment()
     versions = ", ".join(f"{package} {number}" for package, number in env["packages"].items())
     console.print(f"{env['cpu']}, {env['cores']} cores; SIMD level {env['level']}; {env['threads']} thread(s)")
     console.print(f"commit {env['commit']}; {versions}")
     RESULTS.mkdir(exist_ok=True)
     threads = f"-{THREADS}threads" if THREADS > 1 else ""
-    path = RESULTS / f"{name}-{env['level']}{threads}.json"
+    path = Path(os.environ.get("TQVEC_BENCH_RESULT", RESULTS / f"{name}-{env['level']}{threads}.json"))
     path.write_text(json.dumps({"environment": env, "rows": rows}, indent=1) + "\n")
     console.print(f"written: {path}")
 

@@ -8,7 +8,7 @@ given: its centroids are those of FAISS's k-means on 40 vectors a list, 10 round
 codes, which is what ``recall=`` promises. Bytes are all that an index holds in memory, per vector, ids and centroids
 included; of rivals, codes and ids alone.
 
-For figures: `--folder FULL_SET --n 1000000 --rivals`.
+For figures: `--folder FULL_SET --n 1000000 --rivals`. Several numbers are written to one file.
 """
 
 from __future__ import annotations
@@ -131,30 +131,21 @@ def rivals(x: Floats, queries: Floats, nlist: int) -> Iterator[Row]:
         yield row | {"index": "rabitqlib IVF 5 bits", "search": f"nprobe={nprobe}", "build": build}
 
 
-def main() -> None:
-    """Measure, print and keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="embeddings; default: the sample of the package")
-    parser.add_argument("--n", type=int, help="vectors; default: those of the folder")
-    parser.add_argument("--nlist", type=int, help="lists; default: that of Index.partition, for rivals 4 sqrt(n)")
-    parser.add_argument("--rivals", action="store_true", help="measure FAISS and rabitqlib too")
-    arguments = parser.parse_args()
-    sample = load_sample(arguments.folder)
-    base, queries = (normalize(np.asarray(rows, np.float32)) for rows in (sample.base, sample.queries))
-    x, queries = enlarged(base, arguments.n or len(base)), queries[:QUERIES]
+def compare(x: Floats, queries: Floats, arguments: argparse.Namespace) -> list[Row]:
+    """Measure all codecs and rivals on some vectors, and print them."""
     true = exact_search(x, queries, K)[1]
     table = Table(title=f"{len(x):,} vectors of {x.shape[1]} dimensions, {len(queries)} queries, one thread")
     columns = ("index", "search", "recall", "kept", "single, ms", "batch, ms", "build, s", "bytes")
     for name in columns:
         table.add_column(name, justify="left" if name in columns[:2] else "right")
-    rows = []
 
     def measured() -> Iterator[Row]:
-        for name in CODECS:
+        for name in arguments.codecs:
             yield from ours(name, x, queries, arguments.nlist)
         if arguments.rivals:
             yield from rivals(x, queries, arguments.nlist or int(4 * np.sqrt(len(x))))
 
+    rows = []
     for row in measured():
         row["recall"] = share_found(row.pop("ids"), true)
         kept, size = (f"{row[name]:.{digits}f}" if name in row else "" for name, digits in (("kept", 3), ("bytes", 0)))
@@ -163,7 +154,22 @@ def main() -> None:
         console.print(f"{row['index']}, {row['search']}: {row['recall']:.4f} {numbers}")
         rows.append(row | {"n": len(x), "d": x.shape[1]})
     console.print(table)
-    report(f"partition-{len(x)}", rows)
+    return rows
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="embeddings; default: the sample of the package")
+    parser.add_argument("--n", type=int, nargs="+", help="vectors; default: those of the folder")
+    parser.add_argument("--codecs", nargs="+", choices=CODECS, default=list(CODECS))
+    parser.add_argument("--nlist", type=int, help="lists; default: that of Index.partition, for rivals 4 sqrt(n)")
+    parser.add_argument("--rivals", action="store_true", help="measure FAISS and rabitqlib too")
+    arguments = parser.parse_args()
+    sample = load_sample(arguments.folder)
+    base, queries = (normalize(np.asarray(rows, np.float32)) for rows in (sample.base, sample.queries))
+    rows = [row for n in arguments.n or [len(base)] for row in compare(enlarged(base, n), queries[:QUERIES], arguments)]
+    report("partition" if len(arguments.n or ()) > 1 else f"partition-{rows[0]['n']}", rows)
 
 
 if __name__ == "__main__":

@@ -1,48 +1,51 @@
-"""Figures that a page quotes are those of the results that it names."""
+"""Figures of README and the pages are those that were measured: `make bench` writes them, with their commands."""
 
+import importlib
 import json
 import re
+import shlex
+import sys
 from pathlib import Path
 
-from tqvec.eval.leaderboard.result import Leaderboard, Row
+import pytest
 
 ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+page_figures = importlib.import_module("page_figures")
+run_all = importlib.import_module("run_all")
+
+PAGES = list(page_figures.pages())
+# Pages all of whose figures are in blocks: 1.96 is no measurement, and the paper's number and ours neither.
+WHOLE = [ROOT / "README.md", ROOT / "docs/performance.md", ROOT / "docs/leaderboard.md"]
+KNOWN = {"1.96", "2504.19"}
 
 
-def board(name):
-    """A leaderboard that was kept as JSON."""
-    facts = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))
-    counted = ("recall_1_at", "single_ms", "batch_ms")
-    rows = [
-        Row(**{key: {int(k): v for k, v in value.items()} if key in counted else value for key, value in row.items()})
-        for row in facts["rows"]
-    ]
-    return Leaderboard(*(facts[name] for name in ("data", "n", "d", "queries", "machine")), tuple(rows))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_blocks_have_the_figures_of_the_results(page):
+    text = page.read_text(encoding="utf-8")
+    assert page_figures.filled(text) == text, "run `python benchmarks/page_figures.py`"
+    assert text.count("<!-- figures: ") == text.count("<!-- end -->")
 
 
-def test_the_table_of_the_leaderboard():
-    page = (ROOT / "docs/leaderboard.md").read_text(encoding="utf-8")
-    (name,) = re.findall(r"`benchmarks/results/(leaderboard-[\w-]+\.json)`", page)
-    one = board(name)
-    assert len(one.rows) > 30
-    assert one.to_markdown() in page
-    assert one.machine["cpu"].split(" (")[0] in page
+@pytest.mark.parametrize("page", WHOLE, ids=lambda page: page.name)
+def test_no_figure_stands_outside_of_a_block(page):
+    text = re.sub(r"<!-- figures: .*?<!-- end -->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    prose = re.sub(r"^```.*?^```|`[^`]*`|\]\([^)]*\)", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"\d+\.\d\d+", prose)) <= KNOWN
 
 
-def test_the_table_of_quantizers():
-    facts = json.loads((ROOT / "benchmarks/results/quantizers-avx512.json").read_text(encoding="utf-8"))
-    page = (ROOT / "docs/explanation/codebook.md").read_text(encoding="utf-8")
-    lines = quantizer_lines(facts["rows"])
-    assert len(lines) == 7
-    assert "\n".join(lines) in page
+def test_every_block_and_every_step_is_used():
+    used = {name for page in PAGES for name in re.findall(r"<!-- figures: ([\w-]+) -->", page.read_text("utf-8"))}
+    assert used == set(page_figures.BLOCKS)
+    assert {step for block in page_figures.BLOCKS.values() for step in block.steps} == {s.name for s in run_all.STEPS}
 
 
-def quantizer_lines(rows):
-    """Rows of Markdown: a quantizer, and its error on the glosses at each width, with the bits that it stores."""
-    own = [row for row in rows if row["data"] == "WordNet"]
-    widths = sorted({row["nbits"] for row in own})
-    lines = []
-    for label in dict.fromkeys(row["quantizer"] for row in own):
-        cells = {row["nbits"]: f"{row['D']:.3g} ({row['bits']:.2f})" for row in own if row["quantizer"] == label}
-        lines.append(f"| {label} | " + " | ".join(cells.get(width, "") for width in widths) + " |")
-    return lines
+def test_results_tell_the_command_of_their_step():
+    commands = {step.name: step.command.format(data="FOLDER") for step in run_all.STEPS}
+    for path in sorted(page_figures.RESULTS.iterdir()):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        assert facts["made_by"].endswith(commands[path.stem])
+        assert facts["seconds"] > 0
+        script = shlex.split(commands[path.stem])[0]
+        assert script == "tqvec" or (BENCHMARKS / script).exists()

@@ -1,0 +1,119 @@
+"""Write measured figures into README and the pages: ``python benchmarks/page_figures.py``.
+
+A page marks the place of figures by comments, which no reader sees, with the name of a block:
+
+    <!-- figures: recall -->
+    <!-- end -->
+
+Between them this program writes a table (`_page_tables.py` makes it), and below it the processor, the SIMD level, the
+threads, the commit and the command. Figures come from results/pages/, which `run_all.py` fills.
+tests/docs/test_figures.py compares the pages with them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import _page_tables as tables
+from _page_tables import Facts
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "pages"
+_MARK = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+
+class Block(NamedTuple):
+    """A block of figures.
+
+    Attributes
+    ----------
+    render : callable
+        Takes the results of the steps, returns Markdown.
+    steps : tuple of str
+        Of `run_all.py`. Those of a lower SIMD level may have no results.
+    sourced : bool
+        Whether a line below says where the figures come from.
+    """
+
+    render: Callable[..., str]
+    steps: tuple[str, ...]
+    sourced: bool = True
+
+
+BLOCKS = {
+    "headline": Block(tables.headline, ("recall",), sourced=False),
+    "search": Block(tables.search, ("search", "search-avx512", "search-avx2")),
+    "speed": Block(tables.speed, ("search", "search-avx512", "search-avx2")),
+    "leaderboard": Block(tables.leaderboard, ("leaderboard",)),
+    "retrieval": Block(tables.retrieval, ("retrieval",)),
+    "retrieval-shared": Block(tables.retrieval, ("retrieval-shared",)),
+    "recall": Block(tables.recall, ("recall",)),
+    "recall-isotropic": Block(tables.recall_isotropic, ("recall-isotropic",)),
+    "scaling": Block(tables.scaling, ("scaling",)),
+    "filters": Block(tables.filters, ("filters",)),
+    "scale": Block(tables.scale, ("scale",)),
+    "partition": Block(tables.partition, ("partition",)),
+    "collection": Block(tables.collection, ("collection",)),
+    "mutation": Block(tables.mutation, ("mutation",)),
+    "attention": Block(tables.attention, ("attention",)),
+    "encode": Block(tables.encode, ("encode",)),
+    "encode-summary": Block(tables.encode_summary, ("encode",), sourced=False),
+    "distortion": Block(tables.distortion, ("distortion",)),
+    "family": Block(tables.family, ("family",)),
+    "quantizers": Block(tables.quantizers, ("quantizers",)),
+    "estimators": Block(tables.estimators, ("estimators",)),
+    "bands": Block(tables.bands, ("bands",)),
+    "simulator": Block(tables.simulator, ("simulator",)),
+    "cold-start": Block(tables.cold_start, ("cold_start",)),
+}
+
+
+def render(name: str) -> str:
+    """Return the Markdown of a block."""
+    block = BLOCKS[name]
+    paths = [RESULTS / f"{step}.json" for step in block.steps]
+    found: list[Facts] = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    return block.render(*found) + "\n" + (source(found) if block.sourced else "")
+
+
+def source(found: list[Facts]) -> str:
+    """Return a line that says where some results come from."""
+    machine = found[0].get("environment") or found[0]["machine"]
+    parts = [f"{machine['cpu']}, {machine['cores']} virtual CPUs"]
+    if len(found) == 1:
+        parts.append(f"level {machine['level']}")
+    if "threads" in machine and "threads 1 2" not in found[0]["made_by"]:
+        parts.append("one thread" if machine["threads"] == 1 else f"{machine['threads']} threads")
+    if "commit" in machine:
+        parts.append(f"commit {machine['commit']}")
+    commands = ", ".join(f"`{command}`" for command in dict.fromkeys(one["made_by"] for one in found))
+    return f"\n*{', '.join(parts)}; {commands}*\n"
+
+
+def pages() -> Iterator[Path]:
+    """Pages that have blocks."""
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        if _MARK.search(path.read_text(encoding="utf-8")):
+            yield path
+
+
+def filled(text: str) -> str:
+    """Return the text of a page with the figures of today's results."""
+    return _MARK.sub(lambda match: match[1] + render(match[2]), text)
+
+
+def write_pages() -> list[Path]:
+    """Write the figures into all pages, and return their paths."""
+    paths = list(pages())
+    for path in paths:
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+    return paths
+
+
+if __name__ == "__main__":
+    for written in write_pages():
+        print(f"written: {written}")
