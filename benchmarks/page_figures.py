@@ -34,7 +34,7 @@ class Block(NamedTuple):
     render : callable
         Takes the results of the steps, returns Markdown.
     steps : tuple of str
-        Of `run_all.py`. Those of a lower SIMD level may have no results.
+        Of `run_all.py`, where those of a lower SIMD level may have no results; or a file of results/.
     sourced : bool
         Whether a line below says where the figures come from.
     """
@@ -43,6 +43,9 @@ class Block(NamedTuple):
     steps: tuple[str, ...]
     sourced: bool = True
 
+
+# Measured by hand, with 16 threads or on a language model: their results lie beside the folder of the steps.
+KV_PRESETS = ("kv_presets-smollm2-amx-16threads", "kv_presets-qwen2.5-coder-amx-16threads")
 
 BLOCKS = {
     "headline": Block(tables.headline, ("recall",), sourced=False),
@@ -56,6 +59,10 @@ BLOCKS = {
     "scaling": Block(tables.scaling, ("scaling",)),
     "filters": Block(tables.filters, ("filters",)),
     "scale": Block(tables.scale, ("scale",)),
+    "kv-headline": Block(tables.kv_headline, KV_PRESETS, sourced=False),
+    "kv-quality": Block(tables.kv_quality, KV_PRESETS),
+    "kv-value-means": Block(tables.kv_value_means, ("kv_choices-amx",)),
+    "kv-scales": Block(tables.kv_scales, ("kv_choices-amx",)),
     "partition": Block(tables.partition, ("partition",)),
     "collection": Block(tables.collection, ("collection",)),
     "mutation": Block(tables.mutation, ("mutation",)),
@@ -75,7 +82,7 @@ BLOCKS = {
 def render(name: str) -> str:
     """Return the Markdown of a block."""
     block = BLOCKS[name]
-    paths = [RESULTS / f"{step}.json" for step in block.steps]
+    paths = [folder / f"{step}.json" for step in block.steps for folder in (RESULTS, RESULTS.parent)]
     found: list[Facts] = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
     return block.render(*found) + "\n" + (source(found) if block.sourced else "")
 
@@ -86,12 +93,12 @@ def source(found: list[Facts]) -> str:
     parts = [f"{machine['cpu']}, {machine['cores']} virtual CPUs"]
     if len(found) == 1:
         parts.append(f"level {machine['level']}")
-    if "threads" in machine and "threads 1 2" not in found[0]["made_by"]:
+    if "threads" in machine and "threads 1 2" not in found[0].get("made_by", ""):
         parts.append("one thread" if machine["threads"] == 1 else f"{machine['threads']} threads")
     if "commit" in machine:
         parts.append(f"commit {machine['commit']}")
-    commands = ", ".join(f"`{command}`" for command in dict.fromkeys(one["made_by"] for one in found))
-    return f"\n*{', '.join(parts)}; {commands}*\n"
+    commands = dict.fromkeys(one["made_by"] for one in found if "made_by" in one)
+    return f"\n*{', '.join(parts)}{'; ' * bool(commands)}{', '.join(f'`{command}`' for command in commands)}*\n"
 
 
 def pages() -> Iterator[Path]:
