@@ -47,13 +47,13 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """Short hash, marked when anything but earlier results differs from it."""
+    """Short hash, marked when anything differs from it but results, and pages that quote them."""
     root = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=root, check=False).stdout.strip()
 
-    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    changed = git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs", ":!README.md")
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
