@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 
 import nbformat
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 from nbconvert.preprocessors import ExecutePreprocessor
 
@@ -24,9 +26,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lead links to notebooks to their pages."""
+    return re.sub(r"\]\((?!https?:)([^)#]+)\.ipynb", r"](\1.md", markdown)
+
+
 def _run(path: Path, name: str) -> tuple[str, dict[str, bytes]]:
     """Return the notebook as Markdown, and its pictures by their names."""
     notebook = nbformat.read(path, as_version=4)
     ExecutePreprocessor(timeout=_TIMEOUT).preprocess(notebook, {"metadata": {"path": str(path.parent)}})
     text, resources = MarkdownExporter().from_notebook_node(notebook, {"unique_key": name})
-    return text, resources["outputs"]
+    link = f'<a href="../{path.name}" download>Download the notebook</a>\n'
+    return f"{text}\n{link}", resources["outputs"]
