@@ -38,10 +38,10 @@ def draw_rotation() -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", sharex=True, sharey=True)
     for panel, title in zip(axes, ("as they come", "rotated"), strict=True):
         for name, x in kinds.items():
-            if title == "rotated":
-                parts = np.split(x, 20)  # each by a rotation of its own
-                x = np.concatenate([tqvec.TurboQuant(D, seed=i).transform.rotate(part) for i, part in enumerate(parts)])
-            panel.hist(x.ravel(), bins=91, range=(-0.3, 0.3), density=True, histtype="step", label=name)
+            parts = np.split(x, 20)
+            if title == "rotated":  # each part by a rotation of its own
+                parts = [tqvec.TurboQuant(D, seed=i).transform.rotate(part) for i, part in enumerate(parts)]
+            panel.hist(np.ravel(parts), bins=91, range=(-0.3, 0.3), density=True, histtype="step", label=name)
         panel.plot(t, expected / np.trapezoid(expected, t), "k", lw=1.2, label="expected by the codebook")
         panel.set(title=f"coordinates, {title}", xlabel="value", yscale="log", ylim=(1e-3, 300))
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4)
