@@ -11,10 +11,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 from nbconvert.preprocessors import ExecutePreprocessor
-from traitlets.config import Config
 
 _TIMEOUT = 600  # seconds of a cell: kernels may have to be compiled
-_KERNEL = Config({"KernelManager": {"transport": "ipc"}})  # opens no port
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -36,7 +34,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def _run(path: Path, name: str) -> tuple[str, dict[str, bytes]]:
     """Return the notebook as Markdown, and its pictures by their names."""
     notebook = nbformat.read(path, as_version=4)
-    ExecutePreprocessor(timeout=_TIMEOUT, config=_KERNEL).preprocess(notebook, {"metadata": {"path": str(path.parent)}})
+    ExecutePreprocessor(timeout=_TIMEOUT).preprocess(notebook, {"metadata": {"path": str(path.parent)}})
     text, resources = MarkdownExporter().from_notebook_node(notebook, {"unique_key": name})
     link = f'<a href="../{path.name}" download>Download the notebook</a>\n'
     return f"{text}\n{link}", resources["outputs"]
