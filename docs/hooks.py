@@ -27,7 +27,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Lead links to notebooks to their pages."""
+    """Lead links to notebooks to their pages, and search in the pages that explain before the reference."""
+    if page.file.src_uri == "reference.md":
+        page.meta["search"] = {"boost": 0.5}
     return re.sub(r"\]\((?!https?:)([^)#]+)\.ipynb", r"](\1.md", markdown)
 
 
