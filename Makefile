@@ -59,7 +59,7 @@ $(DATA): | $(VENV)-bench/ready
 	$(VENV)-bench/bin/python datasets/wordnet_minilm/build.py $(DATA)
 
 docs: $(VENV)/docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Bytecode of all that is installed would take half of the time; Python writes that of what it imports.
 $(VENV)/demo: pyproject.toml
