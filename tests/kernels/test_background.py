@@ -26,7 +26,14 @@ time.sleep(float(os.environ.get("PAUSE", "0")))
 assert _jit._key() == sys.argv[1] and os.environ["TQVEC_COMPILE"] == "now"
 for name in ("encode", "decode"): background.mark(name)
 """
-REAL = background._CHILD
+# The child of the package, with two of its steps: it would go on with all others after the test, on a core of its own,
+# as Linux shares its time among sessions.
+REAL = f"""
+import sys; sys.path[:] = sys.argv[3:]
+from tqvec import _compile
+_compile.STEPS = {{name: _compile.STEPS[name] for name in ("encode", "search, one query")}}
+{background._CHILD}
+"""
 FAILS = "raise SystemExit('a message that nobody reads')"
 
 # A program that uses them. Its arguments: the child's code, then its own.
