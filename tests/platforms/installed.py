@@ -47,12 +47,8 @@ sys.addaudithook(refuse)
 
 
 def run(command: list[str | Path], folder: Path = ROOT) -> str:
-    """Return what a command prints, run without the settings of this environment's Python and of tqvec.
-
-    Nothing is compiled in the background: the process that does so would outlive the command.
-    """
+    """Return what a command prints, run without the settings of this environment's Python and of tqvec."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "TQVEC_"))}
-    environment["TQVEC_COMPILE"] = "never"
     environment.setdefault("NUMBA_CACHE_DIR", str(KEPT / "kernels"))
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
