@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SETTINGS = ("TQVEC_SIMD_LEVEL", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT", "TQVEC_NUM_THREADS")
 
+X86 = platform.machine() in ("x86_64", "AMD64")
+# Processors that have a level and nothing above it. The tests that share them share what was compiled for them.
+PROCESSORS = {"avx2": "haswell", "portable": "generic"}
+
 
 def has_settings():
     """Whether this process is held to something itself."""
     return any(name in os.environ for name in SETTINGS)
+
+
+def settings_of(level):
+    """Settings that hold a process to a level; by a lower target of the compiler where there is one with a name."""
+    if X86 and level in PROCESSORS:
+        return {"NUMBA_CPU_NAME": PROCESSORS[level], "NUMBA_CPU_FEATURES": ""}
+    return {"TQVEC_SIMD_LEVEL": level}
 
 
 def run_script(script, *arguments, options=(), **environment):
@@ -23,7 +35,7 @@ def run_script(script, *arguments, options=(), **environment):
         env=clean | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,  # it may compile, on a busy machine
         check=False,
     )
 

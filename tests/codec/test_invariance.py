@@ -1,19 +1,18 @@
 """Property 13: batch size, threads, SIMD level and target CPU never change a byte of the codes."""
 
-import platform
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import strategies as sts
-from processes import has_settings, read_script, run_script
+from processes import X86, has_settings, read_script, run_script, settings_of
 
 from tqvec import TurboQuant
+from tqvec.kernels.dispatch import levels
 from tqvec.kernels.features import LEVELS, available_levels
 
 PROBE = Path(__file__).with_name("probe.py")
-x86_only = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of x86 processors")
 
 
 def bytes_of(codes):
@@ -51,71 +50,64 @@ def test_memory_layout_and_type_of_the_input():
         assert bytes_of(tq.encode(same)) == expected
 
 
-def run(*options, large=False, **environment):
-    return run_script(PROBE, *["--large"] * large, options=options, **environment)
-
-
-def probe(*options, large=False, **environment):
-    return read_script(PROBE, *["--large"] * large, options=options, **environment)
+CODES = ("codes", "calibrated codes")
+SEARCHES = ("few rows", "many rows")
 
 
 @cache
-def usual(large=True):
+def usual():
     """What a process with no settings gives."""
-    return probe(large=large)
+    return read_script(PROBE, *CODES, *SEARCHES)
 
 
-def same(a, b):
-    return (a["sha256"], a["ids"]) == (b["sha256"], b["ids"])
+def check(*parts, level, options=(), **environment):
+    """A process with some settings finds a level, and gives what one with none gives."""
+    result = read_script(PROBE, *parts, options=options, **environment)
+    assert result["level"] == level
+    assert result["cpu"] == environment.get("NUMBA_CPU_NAME", usual()["cpu"])
+    assert result["hashes"] == {part: usual()["hashes"][part] for part in parts}
+
+
+def needs(level):
+    """Skip without the level, and if this process was started with settings: its levels may be others then."""
+    if has_settings() or level not in available_levels():
+        pytest.skip(f"no {level} here")
 
 
 @pytest.mark.slow
 def test_the_best_level_is_the_default():
-    assert usual()["level"] == probe_levels()[0]
-
-
-def probe_levels():
-    """Levels of a process with no settings: those of this one, unless it was started with some."""
-    if has_settings():
-        pytest.skip("this process runs with settings of its own")
-    return available_levels()
+    needs("portable")
+    assert usual()["level"] == available_levels()[0]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level(level):
-    if level not in probe_levels():
-        pytest.skip(f"no {level} here")
-    result = probe(large=True, TQVEC_SIMD_LEVEL=level)
-    assert result["level"] == level
-    assert same(result, usual())
+    needs(level)
+    check(*CODES, *SEARCHES, level=level, **settings_of(level))
 
 
 @pytest.mark.slow
-@x86_only
-@pytest.mark.parametrize(
-    ("cpu", "features", "level"),
-    [
-        ("haswell", {"NUMBA_CPU_FEATURES": ""}, "avx2"),  # no more than the CPU has
-        ("generic", {"NUMBA_CPU_FEATURES": ""}, "portable"),
-        ("generic", {}, "portable"),  # with the features of the host
-    ],
-)
-def test_lowered_targets(cpu, features, level):
-    """Searches too, which take a minute to compile, for the targets that `make test` can't reach by levels alone."""
-    if level not in probe_levels():
-        pytest.skip(f"no {level} here")
-    result = probe(large=bool(features), NUMBA_CPU_NAME=cpu, **features)
-    assert (result["cpu"], result["level"]) == (cpu, level)
-    assert same(result, usual(bool(features)))
+@pytest.mark.parametrize("level", levels("encode_rows")[1:])  # the others encode like one that is faster
+def test_codes_of_lower_levels_for_this_processor(level):
+    needs(level)
+    check(*CODES, level=level, TQVEC_SIMD_LEVEL=level)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not X86, reason="the name of an x86 processor")
+def test_codes_of_a_lowered_name_with_the_features_of_the_host():
+    """Numba keeps these beside all names but "generic"."""
+    needs("avx2")
+    check("codes", level="avx2", NUMBA_CPU_NAME="haswell")
 
 
 @pytest.mark.slow
 def test_without_numba():
+    needs("portable")
     # NumPy's scalars warn where a compiled multiplication of 64-bit words wraps around on purpose.
-    result = probe("-W", "ignore:overflow encountered in scalar multiply:RuntimeWarning", NUMBA_DISABLE_JIT="1")
-    assert result["level"] == "portable"
-    assert same(result, usual(large=False))
+    ignored = "ignore:overflow encountered in scalar multiply:RuntimeWarning"
+    check("codes", "few rows", level="portable", options=("-W", ignored), NUMBA_DISABLE_JIT="1")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +119,7 @@ def test_without_numba():
     ],
 )
 def test_a_level_that_is_not_there_is_refused(environment):
-    done = run(**environment)
+    done = run_script(PROBE, **environment)
     assert done.returncode == 1
     assert "UnsupportedError: TQVEC_SIMD_LEVEL=" in done.stderr
     assert "available: portable" in done.stderr or environment["TQVEC_SIMD_LEVEL"] == "sse9"
