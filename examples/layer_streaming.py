@@ -154,7 +154,7 @@ def start(arguments, how, memory=""):
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "TQVEC_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
     done = subprocess.run([*command, "--memory", memory], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        return None, done.stderr.strip().splitlines()[-1]
+        return None, (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
     return json.loads(done.stdout.splitlines()[-1]), ""
 
 
@@ -172,23 +172,20 @@ def main():
     if not any(arguments.model.glob("model*.safetensors")):
         arguments.model.mkdir(parents=True, exist_ok=True)
         convert(arguments.model)
-    weights = StreamedWeights.read(arguments.model)
     total = sum(path.stat().st_size for path in arguments.model.glob("model*.safetensors"))
-    print(f"weights: {format_bytes(total)}; planned: {weights}")
+    print(f"weights: {format_bytes(total)} in all, {StreamedWeights.read(arguments.model)}")
     whole, error = start(arguments, "whole")
     if whole is None:
-        raise SystemExit(f"the whole model can't be run: {error}")
-    print(f"whole model: peak {format_bytes(whole['peak'])} above {format_bytes(whole['before'])}")
-    failed, error = start(arguments, "whole", arguments.memory)
-    print(f"whole model, at most {arguments.memory}: {'fits: choose less' if failed else error}")
+        raise SystemExit(f"whole model: {error}")
+    print(f"whole model: peak {format_bytes(whole['peak'])}, beyond {format_bytes(whole['before'])} of Python")
+    limited, error = start(arguments, "whole", arguments.memory)
+    print(f"whole model in {arguments.memory}: {error if limited is None else 'fits, choose less'}")
     streamed, error = start(arguments, "streamed", arguments.memory)
     if streamed is None:
-        raise SystemExit(f"streamed layers, at most {arguments.memory}: {error}")
-    print(f"streamed layers, at most {arguments.memory}: peak {format_bytes(streamed['peak'])}")
-    print(
-        f"cache: {format_bytes(streamed['cache'])}, {streamed['exact'] / streamed['cache']:.2f} times less than 16 bits"
-    )
-    print(f"tokens: {'identical' if streamed['tokens'] == whole['tokens'] else 'DIFFERENT'}")
+        raise SystemExit(f"streamed layers in {arguments.memory}: {error}")
+    print(f"streamed layers in {arguments.memory}: peak {format_bytes(streamed['peak'])}")
+    print(f"cache: {format_bytes(streamed['cache'])}, in 16 bits {format_bytes(streamed['exact'])}")
+    print(f"tokens: {'identical' if streamed['tokens'] == whole['tokens'] else 'they differ'}")
     print(streamed["text"])
 
 
