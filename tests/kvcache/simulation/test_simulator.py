@@ -366,6 +366,12 @@ def test_the_command(tmp_path):
     arguments = ("--model", "llama-3.2-1b", "--tier", "memory:1GiB", "--trace", "chat:5k", "--policy", "turbo4,turbo3")
     found = json.loads(command(*arguments, "--json").stdout)
     assert [report["policy"] for report in found["reports"]] == ["turbo4", "turbo3"]
+    (plain, _), (streamed, _) = (
+        json.loads(command(*arguments, *more, "--json").stdout)["reports"]
+        for more in ((), ("--stream-weights", "1MB:2GB:4GB/s"))
+    )
+    extra = streamed["token"]["mean"] - plain["token"]["mean"]
+    assert extra == pytest.approx(0.5)
     (tmp_path / "t.jsonl").write_text('{"time": 0, "session": "a", "prompt": 10, "output": 5}\n{"time": -1}\n')
     with pytest.raises(InputError, match=r"t\.jsonl, line 2: lacks the field 'session'"):
         command("--model", "phi-4", "--tier", "memory:1GiB", "--trace", tmp_path / "t.jsonl")
