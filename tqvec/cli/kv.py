@@ -17,7 +17,7 @@ from tqvec.cli._output import plan_output, with_force
 from tqvec.cli._plot import SUFFIXES, plan_plot, save_plot
 from tqvec.errors import InputError
 from tqvec.kvcache import PRESETS, Policy, bits_per_value, planning, quality, simulation
-from tqvec.kvcache.planning import FORMATS, LayerKind, Model
+from tqvec.kvcache.planning import FORMATS, LayerKind, Model, StreamedWeights
 from tqvec.kvcache.simulation import WORKLOADS, Request
 
 app = typer.Typer(help="Plan and simulate a transformer's KV cache: bytes and time.", no_args_is_help=True)
@@ -26,7 +26,17 @@ _TOKENS = "100k"  # of a generated trace
 _SHAPE = (32, 8, 128)  # layers, KV heads and head_dim of the bits per value in the list of policies
 
 
-@app.command()
+_STREAM = """Stream weights layer by layer: resident:streamed[:bandwidth], as 2.5GB:14GB:3GB/s, or \
+checkpoint[:bandwidth], a folder of model*.safetensors"""
+
+
+class WeightOptions(NamedTuple):
+    """Options of `plan` that describe the weights."""
+
+    weights: Annotated[str, typer.Option(help="Bytes of the memory that the weights take, with a unit")] = "0B"
+    stream_weights: Annotated[str | None, typer.Option(help=_STREAM)] = None
+
+
 def plan(
     model: Annotated[str, typer.Option(help="Name of a model, or a Hugging Face config.json")],
     memory: Annotated[str | None, typer.Option(help="Size of the memory with its unit: 8GiB, 16GB")] = None,
@@ -35,18 +45,24 @@ def plan(
         typer.Option(help="Policy, or format of another engine; several: a,b or repeated; default: turbo3"),
     ] = None,
     context: Annotated[str | None, typer.Option(help="Tokens, or 128k; default: the model's own")] = None,
-    weights: Annotated[str, typer.Option(help="Bytes of the memory that the weights take, with a unit")] = "0B",
     windows: Annotated[str, typer.Option(help="Tokens that sliding windows keep: ring or full")] = "ring",
     page: Annotated[int, typer.Option(help="Tokens that another engine's format reserves at a time")] = 1,
     json: Json = False,
+    options: WeightOptions = WeightOptions(),  # noqa: B008 (a named tuple never changes)
 ) -> None:
     """Plan a model's cache: bytes by component, the longest sequence and the number of sequences that fit a memory."""
-    options: dict[str, Any] = {"memory": memory, "context": context, "weights": weights, "windows": windows}
-    plans = planning.plan(model, policy=_split(policy or ["turbo3"]), page=page, **options)
+    if options.stream_weights is not None and options.weights != "0B":
+        raise InputError("--stream-weights says how many bytes are resident: leave --weights out")
+    weights = _streamed(options.stream_weights) or options.weights
+    sizes: dict[str, Any] = {"memory": memory, "context": context, "weights": weights, "windows": windows}
+    plans = planning.plan(model, policy=_split(policy or ["turbo3"]), page=page, **sizes)
     if json:
         show_json("kv plan", plans.to_dict())
     else:
         show(str(plans[0] if len(plans) == 1 else plans))
+
+
+app.command()(expand(plan))
 
 
 @app.command()
@@ -93,6 +109,7 @@ class ServerOptions(NamedTuple):
 
     eviction: Annotated[str, typer.Option(help="lru, oldest, belady, or window:4096")] = "lru"
     prefill: Annotated[float, typer.Option(help="Prompt tokens that the model computes per second")] = float("inf")
+    stream_weights: Annotated[str | None, typer.Option(help=_STREAM)] = None
 
 
 @with_force
@@ -120,7 +137,8 @@ def simulate(
     kind, _, size = options.eviction.partition(":")
     window = {"window": planning.parse_tokens(size, "window")} if size else {}
     tiers = [simulation.MemoryTier.parse(text) for text in tier]
-    server = simulation.Server(tiers, kind, prefill=options.prefill, **window)
+    weights = _streamed(options.stream_weights)
+    server = simulation.Server(tiers, kind, prefill=options.prefill, weights=weights, **window)
     requests = _requests(trace)
     layers = None if tensors is None else quality.read_layers(tensors)
     reports = []
@@ -159,6 +177,10 @@ def _plan_outputs(paths: Sequence[Path], inputs: Sequence[Path]) -> list[Output]
         else:
             outputs.append(plan_plot(path, others, "a plot as --output"))
     return outputs
+
+
+def _streamed(text: str | None) -> StreamedWeights | None:
+    return None if text is None else StreamedWeights.parse(text)
 
 
 def _split(names: list[str]) -> list[str]:

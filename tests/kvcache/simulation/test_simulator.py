@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tqvec.cli import app as application
 from tqvec.errors import InputError
 from tqvec.kvcache import Policy, plan
-from tqvec.kvcache.planning import LayerKind, Model
+from tqvec.kvcache.planning import LayerKind, Model, StreamedWeights
 from tqvec.kvcache.planning.planner import SequenceBytes, group_layers
 from tqvec.kvcache.quality.captured import measure_loss, read_layers, synthesize_layer
 from tqvec.kvcache.simulation.memory_tiers import GONE, BlockSequence, BlockStore, MemoryTier
@@ -59,6 +59,24 @@ def test_the_time_of_one_sequence_by_hand():
     assert (report.hit_rate, report.attended) == (1.0, 1.0)
     assert report.peak["memory"] == size_of(2)
     assert report.steps[0][0] == pytest.approx(400, abs=60)
+
+
+def test_streamed_weights_are_read_once_per_prompt_and_token():
+    """2 GB at 8 GB/s take a quarter of a second; the last request has no token to compute before its answer."""
+    requests = [
+        Request(0.0, "a", 300, 100),
+        Request(0.0, "b", 0, 10, prefix="p", prefix_tokens=300),
+        Request(90.0, "a", 0, 7),
+    ]
+    weights = StreamedWeights(10**8, 2 * 10**9, 8e9)
+    streamed, resident = run(requests, BIG, weights=weights), run(requests, BIG)
+    assert streamed.seconds["weights"] == (1 + 100 + 1 + 10 + 7) / 4
+    assert resident.seconds["weights"] == 0
+    others = {name: seconds for name, seconds in resident.seconds.items() if name != "weights"}
+    assert {name: streamed.seconds[name] for name in others} == pytest.approx(others)
+    assert streamed.token["mean"] == pytest.approx(resident.token["mean"] + 0.25)
+    assert streamed.first_token["mean"] == pytest.approx(resident.first_token["mean"] + 2 / 3 * 0.25)
+    assert streamed.peak == resident.peak
 
 
 def test_what_a_tier_does_not_hold_moves_to_the_next_and_back():
@@ -302,6 +320,8 @@ def test_bad_input_is_named():
         ({"eviction": "random"}, "eviction must be one of"),
         ({"window": 0}, "window must be an integer from 1"),
         ({"prefill": 0}, "prefill must be more than 0"),
+        ({"weights": "4GiB"}, "weights must be"),
+        ({"weights": StreamedWeights(1, -1)}, "streamed weights must be an integer from 0"),
         ({"block": 100}, "block must be a multiple of the policy's chunk, 64; got 100"),
     ):
         with pytest.raises(InputError, match=message):
@@ -346,6 +366,12 @@ def test_the_command(tmp_path):
     arguments = ("--model", "llama-3.2-1b", "--tier", "memory:1GiB", "--trace", "chat:5k", "--policy", "turbo4,turbo3")
     found = json.loads(command(*arguments, "--json").stdout)
     assert [report["policy"] for report in found["reports"]] == ["turbo4", "turbo3"]
+    (plain, _), (streamed, _) = (
+        json.loads(command(*arguments, *more, "--json").stdout)["reports"]
+        for more in ((), ("--stream-weights", "1MB:2GB:4GB/s"))
+    )
+    extra = streamed["token"]["mean"] - plain["token"]["mean"]
+    assert extra == pytest.approx(0.5)
     (tmp_path / "t.jsonl").write_text('{"time": 0, "session": "a", "prompt": 10, "output": 5}\n{"time": -1}\n')
     with pytest.raises(InputError, match=r"t\.jsonl, line 2: lacks the field 'session'"):
         command("--model", "phi-4", "--tier", "memory:1GiB", "--trace", tmp_path / "t.jsonl")

@@ -5,6 +5,7 @@ from tqvec.kvcache.planning.models import LayerKind, Model, find_model, list_mod
 from tqvec.kvcache.planning.planner import plan
 from tqvec.kvcache.planning.plans import Plan, PlanPart, Plans
 from tqvec.kvcache.planning.units import format_bytes, format_seconds, parse_bytes, parse_tokens
+from tqvec.kvcache.planning.weights import StreamedWeights
 
 __all__ = [
     "FORMATS",
@@ -15,6 +16,7 @@ __all__ = [
     "Plan",
     "PlanPart",
     "Plans",
+    "StreamedWeights",
     "find_model",
     "format_bytes",
     "format_seconds",

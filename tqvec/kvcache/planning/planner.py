@@ -17,6 +17,7 @@ from tqvec.kvcache.planning.formats import FORMATS, Format
 from tqvec.kvcache.planning.models import LayerKind, Model, as_model
 from tqvec.kvcache.planning.plans import Plan, PlanPart, Plans
 from tqvec.kvcache.planning.units import format_bytes, parse_bytes, parse_tokens
+from tqvec.kvcache.planning.weights import StreamedWeights
 from tqvec.kvcache.policy import PRESETS, LayerWidths, Policy, Width, as_policy
 
 _NO_LIMIT = 2**40  # tokens: a memory that fits so many fits any number
@@ -59,7 +60,7 @@ def plan(  # type: ignore[overload-overlap]
     memory: int | str | None = None,
     policy: str | Policy = "turbo3",
     context: int | str | None = None,
-    weights: int | str = 0,
+    weights: int | str | StreamedWeights = 0,
     windows: Literal["ring", "full"] = "ring",
     page: int = 1,
 ) -> Plan:
@@ -73,7 +74,7 @@ def plan(
     memory: int | str | None = None,
     policy: Sequence[str | Policy],
     context: int | str | None = None,
-    weights: int | str = 0,
+    weights: int | str | StreamedWeights = 0,
     windows: Literal["ring", "full"] = "ring",
     page: int = 1,
 ) -> Plans:
@@ -86,7 +87,7 @@ def plan(
     memory: int | str | None = None,
     policy: str | Policy | Sequence[str | Policy] = "turbo3",
     context: int | str | None = None,
-    weights: int | str = 0,
+    weights: int | str | StreamedWeights = 0,
     windows: Literal["ring", "full"] = "ring",
     page: int = 1,
 ) -> Plan | Plans:
@@ -106,8 +107,9 @@ def plan(
         A policy, the name of a preset, or the name of another engine's format in `FORMATS`. Several are compared.
     context : int or str, optional
         Tokens of a sequence; ``"128k"`` is 128·1,024. Default: the model's own context.
-    weights : int or str
-        Bytes of the memory that the model's weights take, or a size with its unit.
+    weights : int, str or StreamedWeights
+        Bytes of the memory that the model's weights take, or a size with its unit. `StreamedWeights`: layers are read
+        from a disk one by one.
     windows : {"ring", "full"}
         Whether layers with a sliding window keep the tokens of the window, or all tokens.
     page : int
@@ -140,7 +142,8 @@ def plan(
     shape = as_model(model)
     tokens = shape.context if context is None else parse_tokens(context, "context")
     total = None if memory is None else parse_bytes(memory, "memory")
-    weight_bytes = parse_bytes(weights, "weights")
+    streamed = weights.check() if isinstance(weights, StreamedWeights) else None
+    weight_bytes = parse_bytes(weights if streamed is None else streamed.resident, "weights")
     if total is not None and weight_bytes >= total:
         raise InputError(f"memory of {format_bytes(total)} does not hold the weights of {format_bytes(weight_bytes)}")
     ring = _validate.choice(windows, "windows", ["ring", "full"]) == "ring"
@@ -154,6 +157,7 @@ def plan(
         bytes_per_token=sizes.per_token(),
         memory=total,
         weights=weight_bytes,
+        streamed=streamed,
         max_tokens=None if total is None else sizes.max_tokens(total - weight_bytes),
         sequences=None if total is None else (total - weight_bytes) // max(1, sizes.peak(tokens)),
     )

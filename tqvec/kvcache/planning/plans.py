@@ -10,6 +10,7 @@ from tqvec._present import Presented, Sheet, brief, format_value
 from tqvec.kvcache.byte_model import Nbytes
 from tqvec.kvcache.planning.models import LayerKind, Model
 from tqvec.kvcache.planning.units import format_bytes, format_columns
+from tqvec.kvcache.planning.weights import StreamedWeights
 
 
 class PlanPart(NamedTuple):
@@ -58,6 +59,8 @@ class Plan(Presented):
         Bytes of a further token of a long sequence, without bookkeeping.
     memory, weights : int or None, int
         Bytes of the memory, and the part that the model's weights take.
+    streamed : StreamedWeights or None
+        Weights that are read from a disk layer by layer. None: all are in memory.
     max_tokens : int or None
         The longest sequence that fits the memory, at every length up to it. None: no memory was given, or a sequence
         of any length fits.
@@ -72,6 +75,7 @@ class Plan(Presented):
     bytes_per_token: float
     memory: int | None
     weights: int
+    streamed: StreamedWeights | None
     max_tokens: int | None
     sequences: int | None
 
@@ -141,6 +145,7 @@ class Plans(Presented, tuple[Plan, ...]):
             columns += ["max tokens", "sequences"]
             notes.append(f"max tokens: of one sequence in {_describe_memory(first)}; empty: any number")
             notes.append(f"sequences: of {first.context:,} tokens each in {_describe_memory(first)}")
+        notes += _describe_streaming(first)
         rows = [(plan.policy, plan.bytes_per_token, plan.total, plan.max_tokens, plan.sequences) for plan in self]
         return Sheet(
             columns=tuple(columns),
@@ -175,6 +180,7 @@ def _summarise(plan: Plan) -> Iterator[str]:
     yield f"{plan.bytes_per_token:,.10g} bytes per further token{times}"
     if plan.context > plan.model.context:
         yield f"the model's own context ends at {plan.model.context:,} tokens"
+    yield from _describe_streaming(plan)
     if plan.memory is None:
         return
     free = _describe_memory(plan)
@@ -184,6 +190,12 @@ def _summarise(plan: Plan) -> Iterator[str]:
         end = f" (the model's own context: {plan.model.context:,})" if plan.max_tokens > plan.model.context else ""
         yield f"{free} hold {plan.max_tokens:,} tokens of one sequence{end}"
     yield f"{free} hold {plan.sequences:,} sequences of {plan.context:,} tokens"
+
+
+def _describe_streaming(plan: Plan) -> Iterator[str]:
+    """Yield the sentence about weights, if they are streamed."""
+    if plan.streamed is not None:
+        yield f"weights: {plan.streamed}"
 
 
 def _describe_memory(plan: Plan) -> str:

@@ -36,6 +36,20 @@ def parse_bytes(size: object, name: str) -> int:
     return _validate.integer(math.floor(number * _BYTES[unit]), name, 0, MAX_BYTES)
 
 
+def parse_bandwidth(rate: str, name: str) -> int:
+    """Return the bytes per second of ``"2GB/s"``.
+
+    Raises
+    ------
+    InputError
+        The unit is missing or ambiguous, or the rate is 0.
+    """
+    found = parse_bytes(rate.removesuffix("/s"), name) if rate.endswith("/s") else 0
+    if found == 0:
+        raise InputError(f"{name} must be more than 0, with a unit per second, as 2GB/s; got {rate!r}")
+    return found
+
+
 def parse_tokens(count: object, name: str) -> int:
     """Return the tokens of ``"128k"``, ``"1M"`` (k: 1,024, M: 1,024², as in names of context lengths) or of a number.
 

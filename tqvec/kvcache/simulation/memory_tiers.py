@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tqvec import _validate
 from tqvec.errors import InputError
-from tqvec.kvcache.planning.units import MAX_BYTES, parse_bytes
+from tqvec.kvcache.planning.units import MAX_BYTES, parse_bandwidth, parse_bytes
 
 GONE = -1  # the tier of a block that was dropped
 EVICTIONS = ("oldest", "lru", "window", "belady")
@@ -56,9 +56,7 @@ class MemoryTier(NamedTuple):
         capacity = parse_bytes(parts[0], f"capacity of tier {name!r}")
         if len(parts) == 1:
             return cls(name, capacity)
-        rate = parse_bytes(parts[1].removesuffix("/s"), f"bandwidth of tier {name!r}")
-        if rate == 0:
-            raise InputError(f"bandwidth of tier {name!r} must be more than 0")
+        rate = parse_bandwidth(parts[1], f"bandwidth of tier {name!r}")
         latency = re.fullmatch(r"(\d+(?:\.\d+)?)(s|ms|us)", "0s" if len(parts) == 2 else parts[2], re.ASCII)
         if latency is None:
             raise InputError(f"latency of tier {name!r} must be a number with s, ms or us, got {parts[2]!r}")

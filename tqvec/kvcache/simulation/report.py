@@ -37,7 +37,7 @@ class SimulationReport(Presented):
     seconds : dict
         Time by cause: "prompt" (coding, attention and the model's own time), "decode" (attention of generated tokens,
         and coding them), "moving", "reading" (from other tiers, for generated tokens), "again" (computing dropped
-        tokens).
+        tokens), "weights" (reading streamed weights).
     moved : dict
         Bytes by tier, but for the first: moved "down" into it, moved "up" from it, "read" from it.
     peak : dict

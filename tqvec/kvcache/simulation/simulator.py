@@ -21,6 +21,7 @@ from tqvec._present import brief
 from tqvec.errors import InputError
 from tqvec.kvcache.planning.models import Model, as_model
 from tqvec.kvcache.planning.planner import LayerGroup, SequenceBytes, group_layers
+from tqvec.kvcache.planning.weights import StreamedWeights
 from tqvec.kvcache.policy import Policy, as_policy
 from tqvec.kvcache.quality.captured import CapturedLayer, check_layers, measure_loss, synthesize_layer
 from tqvec.kvcache.simulation.memory_tiers import EVICTIONS, GONE, BlockSequence, BlockStore, MemoryTier, check_tiers
@@ -49,6 +50,9 @@ class Server:
         Tokens of a prompt that the model computes per second, apart from the cache's work. Default: infinity.
     block : int
         Tokens that are held together, a multiple of the policy's chunk.
+    weights : StreamedWeights, optional
+        Weights that are read from a disk, once per prompt and once per generated token. Tiers hold keys and values
+        alone, so their resident bytes are in none. Default: weights are in memory.
     """
 
     tiers: Sequence[MemoryTier]
@@ -56,6 +60,7 @@ class Server:
     window: int = 4096
     prefill: float = math.inf
     block: int = BLOCK
+    weights: StreamedWeights | None = None
 
     def __repr__(self) -> str:
         return brief(self)
@@ -65,6 +70,8 @@ class Server:
         if not _validate.number(self.prefill, "prefill") > 0:
             raise InputError(f"prefill must be more than 0 tokens per second, got {self.prefill}")
         object.__setattr__(self, "tiers", check_tiers(self.tiers))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", _validate.instance(self.weights, "weights", StreamedWeights).check())
         for name, high in (("window", 2**40), ("block", 2**20)):
             object.__setattr__(self, name, _validate.integer(getattr(self, name), name, 1, high))
 
@@ -180,18 +187,23 @@ class _Simulation:
         self._firsts: list[float] = []
         self._decoded: list[tuple[int, int, float]] = []  # context, tokens, seconds of all tokens
         self._attended = [0.0, 0.0]  # tokens that generated tokens attended to, and all tokens before them
-        report.seconds = dict.fromkeys(("prompt", "decode", "moving", "reading", "again"), 0.0)
+        self._pass = 0.0 if server.weights is None else server.weights.seconds
+        self._computed = 0  # tokens of the request in progress that were computed in the pass of its prompt
+        report.seconds = dict.fromkeys(("prompt", "decode", "moving", "reading", "again", "weights"), 0.0)
         report.moved = {tier.name: {"down": 0, "up": 0, "read": 0} for tier in server.tiers[1:]}
 
     def serve(self, number: int, request: Request, next_uses: tuple[float, float]) -> None:
         """Serve a request up to its last token."""
         start = self.now = max(self.now, request.time)
+        self._computed = 0
         session = self._sessions.get(request.session)
         if session is None:
             session = self._sessions[request.session] = self._begin(request)
         else:
             self._resume(session)
         self._prompt(session, request.prompt)
+        if self._computed:
+            self._spend("weights", self._pass)
         self._waits.append(start - request.time)
         self._firsts.append(self.now - start)
         self._decode(session, request.output)
@@ -244,13 +256,14 @@ class _Simulation:
                     self.store.new_block(prefix, self._block_size(block))
             session.tokens = shared * size
             self.report.tokens += session.tokens
-            self._spend("prompt", self._prompt_time(0, session.tokens))
+            self._compute("prompt", 0, session.tokens)
         self._prompt(session, request.prefix_tokens - shared * size)
         return session
 
-    def _prompt_time(self, before: int, n: int) -> float:
-        """Return the seconds of tokens of a prompt, the model's own time included."""
-        return self.clock.prompt_time(before, n) + n / self.server.prefill
+    def _compute(self, cause: str, before: int, n: int) -> None:
+        """Spend the time of `n` tokens behind `before` others, the model's own time included."""
+        self._computed += n
+        self._spend(cause, self.clock.prompt_time(before, n) + n / self.server.prefill)
 
     def _block_size(self, block: int) -> int:
         """Return the bytes that a block, given by its number, adds to a sequence."""
@@ -276,7 +289,7 @@ class _Simulation:
                     again += sum(self.store.bring(sequence, int(block)) for block in gone)
         self.report.recomputed += again * size
         if again:
-            self._spend("again", self._prompt_time(session.tokens - again * size, again * size))
+            self._compute("again", session.tokens - again * size, again * size)
 
     def _grow(self, session: _Session, n: int) -> None:
         """Add blocks for `n` more tokens."""
@@ -298,7 +311,7 @@ class _Simulation:
         if n:
             before = session.tokens
             self._grow(session, n)
-            self._spend("prompt", self._prompt_time(before, n))
+            self._compute("prompt", before, n)
 
     def _decode(self, session: _Session, n: int) -> None:
         """Generate tokens, up to the end of a block at a time."""
@@ -313,7 +326,8 @@ class _Simulation:
             own = float(np.sum(self.clock.decode_time(attended)))
             self._spend("decode", own)
             self._spend("reading", reading)
-            self._decoded.append((int(context[some // 2]), some, own + reading))
+            self._spend("weights", some * self._pass)
+            self._decoded.append((int(context[some // 2]), some, own + reading + some * self._pass))
             self._attended[0] += float(attended.sum())
             self._attended[1] += float(context.sum())
             n -= some
