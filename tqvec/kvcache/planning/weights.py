@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from safetensors import SafetensorError, safe_open
+
 from tqvec import _validate
 from tqvec._output import as_path
 from tqvec.errors import InputError
@@ -18,7 +19,6 @@ from tqvec.kvcache.planning.units import MAX_BYTES, format_bytes, format_seconds
 
 _SIZES = ("resident", "streamed")
 _LAYER = re.compile(r"(.*?)\b(\d+)\.")  # the stem and the number of a layer, in the name of one of its tensors
-_LONGEST_HEADER = 100_000_000  # bytes, as the safetensors library allows
 
 
 class StreamedWeights(NamedTuple):
@@ -129,18 +129,16 @@ def _iter_tensors(checkpoint: Path) -> Iterator[tuple[str, int]]:
 
 
 def _read_sizes(path: Path) -> list[tuple[str, int]]:
-    """Return the names and bytes of the tensors of a file; InputError unless they make up its size."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(length) if length <= _LONGEST_HEADER else b""
+    """Return the names and bytes of the tensors of a file, from its header."""
     try:
-        entries = json.loads(text)
-        entries.pop("__metadata__", None)
-        spans = {name: entry["data_offsets"] for name, entry in entries.items()}
-        sizes = [(name, int(stop) - int(start)) for name, (start, stop) in spans.items()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        with safe_open(path, "numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            return [(name, _count_bytes(one.get_dtype(), one.get_shape())) for name, one in slices.items()]
+    except SafetensorError as error:
         raise InputError(f"{path}: no safetensors file, or damaged: {error}") from None
-    expected, found = 8 + length + sum(size for _, size in sizes), path.stat().st_size
-    if found != expected or any(size < 0 for _, size in sizes):
-        raise InputError(f"{path}: damaged or cut short: it has {found} bytes, its header says {expected}")
-    return sizes
+
+
+def _count_bytes(dtype: str, shape: list[int]) -> int:
+    """Return the bytes of a tensor whose type is, for instance, "BF16", "F8_E4M3" or "BOOL"."""
+    bits = re.match(r"[A-Z]+(\d+)", dtype)
+    return math.prod(shape) * (int(bits[1]) if bits else 8) // 8
