@@ -46,3 +46,21 @@ def quantizer_lines(rows):
         cells = {row["nbits"]: f"{row['D']:.3g} ({row['bits']:.2f})" for row in own if row["quantizer"] == label}
         lines.append(f"| {label} | " + " | ".join(cells.get(width, "") for width in widths) + " |")
     return lines
+
+
+def test_the_tables_of_coding_across_layers():
+    page = (ROOT / "docs/notes/kv-quality.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`benchmarks/results/(kv_layers-[\w-]+\.json)`", page):
+        facts = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))
+        for line in layer_lines(facts["rows"][1:]):
+            assert line in page
+
+
+def layer_lines(rows):
+    """Rows of Markdown: energy and squared error of each prediction, and the error of attention with it."""
+    for kind in dict.fromkeys(row["prediction"] for row in rows):
+        own = {(row["side"], row["nbits"]): row for row in rows if row["prediction"] == kind}
+        residuals = [own[side, 3] for side in ("keys", "values") if (side, 3) in own]
+        cells = [f"{row['energy']:.2f} | {row['error']:.2f}" for row in residuals] or [" | "] * 2
+        errors = [f"{own['attention', nbits]['output_error']:.3f}" for nbits in (4, 3, 2)]
+        yield " | ".join([f"| {kind}", *cells, *errors]) + " |"

@@ -110,7 +110,7 @@ def simulate(
     ] = None,
     tensors: Annotated[
         Path | None,
-        typer.Option(help="Captured q, k and v: .safetensors; default: made ones, of no model"),
+        typer.Option(help="Captured q, k and v: a folder of .npy, or .safetensors; default: made ones, of no model"),
     ] = None,
     output: Annotated[
         list[Path] | None, typer.Option("--output", "-o", help="Reports: .json, .png, .svg or .pdf")
