@@ -356,6 +356,19 @@ def kv_scales(facts: Facts) -> str:
     return table(("bits, codebook scalar", 2, 3, 4), lines)
 
 
+def kv_layers(facts: Facts) -> str:
+    """Energy and squared error of each prediction from the layer below, and the error of attention with it."""
+    lines = []
+    rows = [row for row in facts["rows"] if "prediction" in row]
+    for kind in dict.fromkeys(row["prediction"] for row in rows):
+        own = {(row["side"], row["nbits"]): row for row in rows if row["prediction"] == kind}
+        residuals = [own.get((side, 3)) for side in ("keys", "values")]
+        cells = [f"{row[name]:.2f}" if row else "" for row in residuals for name in ("energy", "error")]
+        lines.append([kind, *cells, *(f"{own['attention', nbits]['output_error']:.3f}" for nbits in (4, 3, 2))])
+    head = ("", "keys: energy", "error", "values: energy", "error", "attention, 4 bits", "3 bits", "2 bits")
+    return table(head, lines)
+
+
 def simulator(facts: Facts) -> str:
     rows = [row for row in facts["rows"] if "measured_s" in row]
     lines = []

@@ -63,6 +63,8 @@ BLOCKS = {
     "kv-quality": Block(tables.kv_quality, KV_PRESETS),
     "kv-value-means": Block(tables.kv_value_means, ("kv_choices-amx",)),
     "kv-scales": Block(tables.kv_scales, ("kv_choices-amx",)),
+    "kv-layers-qwen": Block(tables.kv_layers, ("kv_layers-captured-amx",)),
+    "kv-layers-smollm2": Block(tables.kv_layers, ("kv_layers-smollm2-amx",)),
     "partition": Block(tables.partition, ("partition",)),
     "collection": Block(tables.collection, ("collection",)),
     "mutation": Block(tables.mutation, ("mutation",)),

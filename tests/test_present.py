@@ -61,7 +61,7 @@ RESULTS = {
     "verification": lambda: Report(
         "port", "float32", (Result("tqvec_scalar@2", 64, (Verdict("quantize", "passed"),)),)
     ),
-    "fidelity": lambda: quality.Fidelity(*[0.5] * 8),
+    "fidelity": lambda: quality.Fidelity(*[0.5] * 9),
     "loss": lambda: quality.AttentionLoss(0.1, 0.2, 0.3),
     "allocation": lambda: quality.Allocation(
         kvcache.Policy(), (quality.Step(10, 0.1), quality.Step(20, 0.05)), np.zeros((1, 2, 2, 4))

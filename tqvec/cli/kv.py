@@ -15,12 +15,15 @@ from tqvec.cli._console import Json, progress, show, show_json, show_table
 from tqvec.cli._options import expand
 from tqvec.cli._output import plan_output, with_force
 from tqvec.cli._plot import SUFFIXES, plan_plot, save_plot
+from tqvec.cli.kv_report import report, split_names
 from tqvec.errors import InputError
 from tqvec.kvcache import PRESETS, Policy, bits_per_value, planning, quality, simulation
 from tqvec.kvcache.planning import FORMATS, LayerKind, Model, StreamedWeights
 from tqvec.kvcache.simulation import WORKLOADS, Request
 
-app = typer.Typer(help="Plan and simulate a transformer's KV cache: bytes and time.", no_args_is_help=True)
+app = typer.Typer(
+    help="Plan, simulate and measure a transformer's KV cache: bytes, time and error.", no_args_is_help=True
+)
 _REPORT = Kind("a report of `tqvec kv simulate`", re.compile(rb'\A\s*[\[{]\s*\{?\s*"model":'))
 _TOKENS = "100k"  # of a generated trace
 _SHAPE = (32, 8, 128)  # layers, KV heads and head_dim of the bits per value in the list of policies
@@ -55,7 +58,7 @@ def plan(
         raise InputError("--stream-weights says how many bytes are resident: leave --weights out")
     weights = _streamed(options.stream_weights) or options.weights
     sizes: dict[str, Any] = {"memory": memory, "context": context, "weights": weights, "windows": windows}
-    plans = planning.plan(model, policy=_split(policy or ["turbo3"]), page=page, **sizes)
+    plans = planning.plan(model, policy=split_names(policy or ["turbo3"]), page=page, **sizes)
     if json:
         show_json("kv plan", plans.to_dict())
     else:
@@ -124,7 +127,7 @@ def simulate(
     ] = None,
     tensors: Annotated[
         Path | None,
-        typer.Option(help="Captured q, k and v: .safetensors; default: made ones, of no model"),
+        typer.Option(help="Captured q, k and v: a folder of .npy, or .safetensors; default: made ones, of no model"),
     ] = None,
     output: Annotated[
         list[Path] | None, typer.Option("--output", "-o", help="Reports: .json, .png, .svg or .pdf")
@@ -143,7 +146,7 @@ def simulate(
     layers = None if tensors is None else quality.read_layers(tensors)
     reports = []
     with progress() as bar:
-        for name in _split(policy or ["exact", "turbo4", "turbo3"]):
+        for name in split_names(policy or ["exact", "turbo4", "turbo3"]):
             task = bar.add_task(name, total=len(requests))
             advance = partial(bar.advance, task)
             reports.append(simulation.simulate(requests, model, name, server, tensors=layers, progress=advance))
@@ -163,6 +166,7 @@ def simulate(
 
 
 app.command()(expand(simulate))
+app.command()(report)
 
 
 def _plan_outputs(paths: Sequence[Path], inputs: Sequence[Path]) -> list[Output]:
@@ -181,11 +185,6 @@ def _plan_outputs(paths: Sequence[Path], inputs: Sequence[Path]) -> list[Output]
 
 def _streamed(text: str | None) -> StreamedWeights | None:
     return None if text is None else StreamedWeights.parse(text)
-
-
-def _split(names: list[str]) -> list[str]:
-    """Return the names of a repeated option, each of which may be several with commas."""
-    return [name.strip() for text in names for name in text.split(",")]
 
 
 def _describe_layers(model: Model) -> str:

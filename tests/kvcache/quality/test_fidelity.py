@@ -21,7 +21,7 @@ def tensors(heads=2, offset=0.0, noise=0.3):
 def by_hand(q, true, other, top):
     """All metrics, one query at a time."""
     n_heads, nq, _ = q.shape
-    rows = np.empty((n_heads, nq, 6))
+    rows = np.empty((n_heads, nq, 7))
     for head in range(n_heads):
         k, v, k2, v2 = (x[head * len(true[0]) // n_heads] for x in (*true, *other))
         for j in range(nq):
@@ -36,6 +36,7 @@ def by_hand(q, true, other, top):
                 np.corrcoef(s, t)[0, 1],
                 np.sum(p * np.log(p / r)),
                 len(set(order[:limit].tolist()) & set(other_order[:limit].tolist())) / limit,
+                order[0] == other_order[0],
                 order[0] in other_order[:5],
                 np.linalg.norm(o - o2) / np.linalg.norm(o),
             )
@@ -51,16 +52,16 @@ def test_is_what_it_says(nq, top, monkeypatch):
     for block in (1 << 21, 100):
         monkeypatch.setattr("tqvec.kvcache.quality.fidelity._BLOCK", block)
         found = measure_fidelity(q, true, other, top=top)
-        np.testing.assert_allclose(found[:6], rows.mean(axis=(0, 1)), rtol=1e-9)
-        assert found.output_error_p99 == pytest.approx(np.percentile(rows[..., 5], 99, method="higher"))
-        assert found.worst_head_error == pytest.approx(rows[..., 5].mean(axis=1).max())
-        np.testing.assert_allclose(output_errors(q, true, other), rows[..., 5])
+        np.testing.assert_allclose(found[:7], rows.mean(axis=(0, 1)), rtol=1e-9)
+        assert found.output_error_p99 == pytest.approx(np.percentile(rows[..., 6], 99, method="higher"))
+        assert found.worst_head_error == pytest.approx(rows[..., 6].mean(axis=1).max())
+        np.testing.assert_allclose(output_errors(q, true, other), rows[..., 6])
 
 
 def test_the_same_tensors_are_perfect():
     true, _ = tensors()
     q = sts.normal(4, D, 8_303).reshape(4, 1, D)
-    assert measure_fidelity(q, true, true) == (1, 1, 0, 1, 1, 0, 0, 0)
+    assert measure_fidelity(q, true, true) == (1, 1, 0, 1, 1, 1, 0, 0, 0)
 
 
 def test_a_shared_mean_hides_damage_from_the_raw_cosine():
@@ -86,7 +87,7 @@ def test_agrees_with_the_cache():
 def test_zero_outputs_and_scores():
     zero = np.zeros((1, 5, D))
     k = sts.normal(5, D, 8_307)[None]
-    assert measure_fidelity(k[:, :2], (zero, zero), (zero, zero)) == (1, 1, 0, 1, 1, 0, 0, 0)
+    assert measure_fidelity(k[:, :2], (zero, zero), (zero, zero)) == (1, 1, 0, 1, 1, 1, 0, 0, 0)
     assert measure_fidelity(k[:, :2], (k, zero), (k, k)).output_error == np.inf
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from tqvec.kvcache.quality.fidelity import output_errors
 from tqvec.kvcache.rope import Rope
 
 _NAME = re.compile(r"layer\.(\d+)\.([qkv])")
+_ARRAYS = ("queries_f16.npy", "keys_f16.npy", "values_f16.npy")  # of a folder
 _CONSTANT = 1.1  # length of the part that all keys share, relative to the rest: their mean unit vector has length 0.74
 _MAX_TOKENS = 2**24
 _SPREAD = 2.5  # standard deviation of a query's scores
@@ -103,14 +105,69 @@ def synthesize_layer(
 
 
 def read_layers(path: str | Path) -> list[CapturedLayer]:
-    """Read captured tensors ``layer.0.q``, ``layer.0.k``, ``layer.0.v`` and so on from a safetensors file.
+    """Read captured tensors of some layers from a safetensors file, or from a folder of arrays.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file with ``layer.0.q``, ``layer.0.k``, ``layer.0.v`` and so on; or a folder with ``queries_f16.npy``,
+        ``keys_f16.npy`` and ``values_f16.npy``, whose first axis is the layer.
 
     Raises
     ------
     InputError
-        The file can't be read, a tensor is missing, or the shapes don't fit.
+        The file or folder can't be read, a tensor is missing, or the shapes don't fit.
     """
     path = as_path(path)
+    return _read_folder(path) if path.is_dir() else _read_file(path)
+
+
+def read_rope(folder: str | Path) -> Rope | None:
+    """Read the rotary embedding of captured keys: ``rope_theta`` in the ``manifest.json`` of their folder.
+
+    Returns
+    -------
+    Rope or None
+        None: there is no such file, or it does not say.
+
+    Raises
+    ------
+    InputError
+        The file can't be read, or holds no number.
+    """
+    path = as_path(folder) / "manifest.json"
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: can't be read as JSON: {error}") from None
+    theta = manifest.get("rope_theta") if isinstance(manifest, dict) else None
+    return None if theta is None else Rope(_validate.number(theta, f"{path}: rope_theta"))
+
+
+def _read_folder(path: Path) -> list[CapturedLayer]:
+    """Read the layers of a folder of arrays."""
+    arrays = [_read_array(path / name) for name in _ARRAYS]
+    shapes = [array.shape for array in arrays]
+    if any(len(shape) != 4 or shape[0] != shapes[0][0] for shape in shapes) or shapes[0][0] == 0:
+        raise InputError(f"{path}: queries, keys and values must be (layers, heads, tokens, d) each, got {shapes}")
+    return [
+        check_layer(CapturedLayer(*(array[i].astype(np.float32) for array in arrays)), f"{path}: layer {i}")
+        for i in range(shapes[0][0])
+    ]
+
+
+def _read_array(path: Path) -> NDArray:
+    """Read the array of a side of all layers."""
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: can't be read as an array: {error}") from None
+
+
+def _read_file(path: Path) -> list[CapturedLayer]:
+    """Read the layers of a safetensors file."""
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError) as error:

@@ -24,6 +24,7 @@ class _FidelityFields(NamedTuple):
     centred_cosine: float
     kl: float
     top_overlap: float
+    top1: float
     top1_in_5: float
     output_error: float
     output_error_p99: float
@@ -43,6 +44,8 @@ class Fidelity(Presented, _FidelityFields):
         Kullback-Leibler divergence of the weights from the true ones, in nats.
     top_overlap : float
         Share of a query's `top` most attended tokens that are among the `top` with the other keys too.
+    top1 : float
+        Share of queries whose most attended token is the same with the other keys.
     top1_in_5 : float
         Share of queries whose most attended token is among the five most attended with the other keys.
     output_error : float
@@ -206,7 +209,7 @@ def _attend(q: Doubles, k: Doubles, v: Doubles, seen: Flags) -> _Attention:
 
 
 def _compare(true: _Attention, other: _Attention, top: int) -> Doubles:
-    """Return the metrics of some queries, (g, 6): those of `Fidelity`, up to `output_error`."""
+    """Return the metrics of some queries, (g, 7): those of `Fidelity`, up to `output_error`."""
     seen = np.isfinite(true.scores)
     s, t = np.where(seen, true.scores, 0), np.where(seen, other.scores, 0)
     counts = seen.sum(axis=1, keepdims=True)
@@ -221,6 +224,7 @@ def _compare(true: _Attention, other: _Attention, top: int) -> Doubles:
             _cosine(*centred),
             np.sum(true.weights * (logs[0] - logs[1]), axis=1),
             both.sum(axis=1) / limit[:, 0],
+            np.any((rank_true == 0) & (rank_other == 0), axis=1),
             np.any((rank_true == 0) & (rank_other < 5), axis=1),
             _output_error(true, other),
         ]
