@@ -155,9 +155,8 @@ def _show_distortions(found: Report) -> None:
         for row in found.distortions
     ]
     show_table(headings, rows, title="\ndistortion of vectors of length 1", right=",".join(headings[2:]))
-    show(
-        f"published, at least, at most: {found.distortions[0].published.source}; the published are for large d, in few digits."
-    )
+    source = found.distortions[0].published.source
+    show(f"published, at least, at most: {source}; the published are for large d, in few digits.")
     show(f"exact: for d = {found.shape[3]}. measured: the paper's algorithms, mean of {SEEDS} rotations.")
     show("tqvec: the trellis codebook (D_mse), and the unbiased scale in place of Algorithm 2 (d·D_prod).")
 
