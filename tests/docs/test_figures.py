@@ -14,7 +14,10 @@ def board(name):
     facts = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))
     counted = ("recall_1_at", "single_ms", "batch_ms")
     rows = [
-        Row(**{key: {int(k): v for k, v in value.items()} if key in counted else value for key, value in row.items()})
+        Row(
+            **{"n": facts["n"]}
+            | {key: {int(k): v for k, v in value.items()} if key in counted else value for key, value in row.items()}
+        )
         for row in facts["rows"]
     ]
     return Leaderboard(*(facts[name] for name in ("data", "n", "d", "queries", "machine")), tuple(rows))
