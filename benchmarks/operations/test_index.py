@@ -56,7 +56,7 @@ def test_search_by_width(measure: Any, vectors: Any, nbits: int) -> None:
     measure(lambda: index.search(queries, k=K), f"search, {QUERIES} queries", "bits", nbits, held(index))
 
 
-@pytest.mark.parametrize("n", [1_000, 10_000, 100_000])
-def test_add_by_n(measure: Any, vectors: Any, n: int) -> None:
-    x = vectors(n, D)
-    measure(lambda: tqvec.Index(D).add(x), "add", "n", n, n * tqvec.Index(D).code_size)
+@pytest.mark.parametrize("count", [1_000, 10_000, 100_000])
+def test_add_by_n(measure: Any, vectors: Any, count: int) -> None:
+    x = vectors(count, D)
+    measure(lambda: tqvec.Index(D).add(x), "add", "n", count, count * tqvec.Index(D).code_size)

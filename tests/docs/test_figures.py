@@ -1,6 +1,7 @@
 """Figures that a page quotes are those of the results that it names."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -49,3 +50,30 @@ def quantizer_lines(rows):
         cells = {row["nbits"]: f"{row['D']:.3g} ({row['bits']:.2f})" for row in own if row["quantizer"] == label}
         lines.append(f"| {label} | " + " | ".join(cells.get(width, "") for width in widths) + " |")
     return lines
+
+
+def test_the_tables_of_the_papers_experiment():
+    page = (ROOT / "docs/leaderboard.md").read_text(encoding="utf-8")
+    (name,) = re.findall(r"`benchmarks/results/(paper-[\w-]+\.json)`", page)
+    facts = json.loads((ROOT / "benchmarks/results" / name).read_text(encoding="utf-8"))
+    recalls, limits = paper_lines(facts["rows"])
+    assert {row["nbits"] for row in facts["rows"]} >= {2, 4}
+    assert "\n".join(recalls) in page
+    assert "\n".join(limits) in page
+    assert facts["environment"]["cpu"].split(" Processor")[0].replace("(R)", "") in page
+
+
+def paper_lines(rows):
+    """Rows of Markdown: recall 1@k of each method, and distortion between the limits of the theorems."""
+    depths = [column for column in rows[0] if column.startswith("1@")]
+    upper = {"TurboQuant mse": 3**0.5 * math.pi / 2, "TurboQuant prod": 3**0.5 * math.pi**2}
+    recalls, limits = [], []
+    for row in rows:
+        method = ", ".join([row["method"], *([row["factory"]] if "factory" in row else [])])
+        cells = [str(row["nbits"]), method, str(row["bytes"]), *(f"{row[depth]:.3f}" for depth in depths)]
+        recalls.append("| " + " | ".join(cells) + " |")
+        if "D" in row:
+            least = 4.0 ** -row["nbits"]
+            ends = f"{least:.4g}", f"{row['D']:.4g}", f"{upper[row['method']] * least:.4g}"
+            limits.append("| " + " | ".join([str(row["nbits"]), method, *ends, f"{row['slope']:+.4f}"]) + " |")
+    return recalls, limits

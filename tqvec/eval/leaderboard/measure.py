@@ -152,7 +152,7 @@ def _build(group: list[Engine], folder: Path, number: int, plan: Plan, truth: Id
     """Build and save the index of some engines, and compare the results of each with the true ones."""
     seeds = plan.seeds if group[0].library == "tqvec" else 1
     found: dict[str, list[tuple[Ids, Ids]]] = {engine.name: [] for engine in group}
-    facts: dict[str, float] = {}
+    facts: dict[str, Any] = {}
     failure = None
     try:
         for seed in range(seeds):
@@ -185,7 +185,7 @@ def _results(process: _Process, engine: Engine, depth: int) -> tuple[Ids, Ids]:
     return few, many
 
 
-def _fill(row: Row, facts: dict[str, float], found: Sequence[tuple[Ids, Ids]], truth: Ids) -> Row:
+def _fill(row: Row, facts: dict[str, Any], found: Sequence[tuple[Ids, Ids]], truth: Ids) -> Row:
     """Return a row with what was measured of a build and its results."""
     depths = [k for k in DEPTHS if k <= truth.shape[1]]
     return row._replace(
