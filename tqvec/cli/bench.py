@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
@@ -29,34 +29,43 @@ _SIZE = re.compile(r"([1-9]\d*)([kM]?)")
 _FACTORS = {"": 1, "k": 1_000, "M": 1_000_000}
 
 
+class Options(NamedTuple):
+    """What is compared, and how."""
+
+    n: Annotated[
+        str | None,
+        typer.Option("--n", help="Only the first vectors, in one or more numbers: 10k,100k,1M; default: all"),
+    ] = None
+    bits: Annotated[list[int] | None, typer.Option(help="1 to 4; may be repeated; default: 2 and 4")] = None
+    library: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(LIBRARIES)}; may be repeated; default: all that are installed")
+    ] = None
+    threads: Annotated[list[int] | None, typer.Option(help="Of all libraries; may be repeated; default: 1")] = None
+    seeds: Annotated[int, typer.Option(help="Rotations of tqvec whose recall is averaged")] = 1
+
+
+_DEFAULTS = Options()
+
+
 @with_force
 def bench(
     vectors: Annotated[
         str, typer.Argument(help="Vectors, as `tqvec build` reads them, or the name of a data set")
     ] = _SAMPLE,
     queries: Annotated[Path | None, typer.Argument(help="Queries, as `tqvec search` reads them")] = None,
-    n: Annotated[
-        str | None,
-        typer.Option("--n", help="Only the first vectors, in one or more numbers: 10k,100k,1M; default: all"),
-    ] = None,
-    bits: Annotated[list[int] | None, typer.Option(help="1 to 4; may be repeated; default: 2 and 4")] = None,
-    library: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(LIBRARIES)}; may be repeated; default: all that are installed")
-    ] = None,
-    threads: Annotated[list[int] | None, typer.Option(help="Of all libraries; may be repeated; default: 1")] = None,
-    seeds: Annotated[int, typer.Option(help="Rotations of tqvec whose recall is averaged")] = 1,
+    options: Options = _DEFAULTS,
     plot: Annotated[Path | None, typer.Option(help="Also draw recall and speed: .png, .svg or .pdf")] = None,
     json: Json = False,
 ) -> None:
     """Compare recall, bytes, memory and speed with other libraries, each in a process of its own, timed in turn."""
     inputs = [] if queries is None else [split_name(path)[0] for path in (vectors, queries)]
     target = None if plot is None else plan_plot(plot, inputs)
-    counts = tuple(_validate.integer(count, "--threads", 1, 2**31 - 1) for count in threads or (1,))
-    plan = Plan(threads=counts, seeds=_validate.integer(seeds, "--seeds", 1, 1000))
-    base, asked = _read(vectors, queries, None if n is None else max(_parse_sizes(n)))
-    sizes = [len(base)] if n is None else _parse_sizes(n)
-    d = base.shape[1]
-    chosen = {size: engines(d, size, bits or _WIDTHS, library or LIBRARIES) for size in sizes}
+    counts = tuple(_validate.integer(count, "--threads", 1, 2**31 - 1) for count in options.threads or (1,))
+    plan = Plan(threads=counts, seeds=_validate.integer(options.seeds, "--seeds", 1, 1000))
+    wanted = [] if options.n is None else _parse_sizes(options.n)
+    base, asked = _read(vectors, queries, max(wanted, default=None))
+    sizes, d = wanted or [len(base)], base.shape[1]
+    chosen = {size: engines(d, size, options.bits or _WIDTHS, options.library or LIBRARIES) for size in sizes}
     rows: list[Row] = []
     with progress() as bar:
         task = bar.add_task("starting", total=sum(count_steps(each, plan) for each in chosen.values()))
