@@ -1,7 +1,7 @@
 """Operations timed by pytest-benchmark, with the exponents of their growth: `python -m pytest benchmarks/operations`.
 
 Each test times one operation at one size of one axis, and notes the bytes of its result and of its peak. The summary,
-and `exponents` in the file of `--benchmark-json`, have the exponent p of time ∝ sizeᵖ for each operation and axis. One
+and `exponents` in the file of `--benchmark-json`, have the exponent p of time ~ size^p for each operation and axis. One
 thread by default (TQVEC_BENCH_THREADS).
 """
 
@@ -95,7 +95,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     done = [] if session is None else [each.as_dict(flat=False) for each in session.benchmarks if each]
     rows = exponents(done)
     if rows:
-        terminalreporter.section("growth: p of time ∝ sizeᵖ")
+        terminalreporter.section("growth: p of time ~ size^p")
     for row in rows:
         ends = f"{min(row['seconds']):,} to {max(row['seconds']):,}"
         terminalreporter.write_line(f"{row['operation']:<24} {row['axis']:<8} {ends:<20} {row['exponent']:.2f}")
