@@ -175,6 +175,7 @@ def test_the_command(tmp_path, monkeypatch):
         run("bench", "x.npy", "r.npy")
 
 
+@pytest.mark.slow
 def test_the_command_at_several_sizes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tqvec.cli.bench.Plan", PLAN._replace)

@@ -33,6 +33,7 @@ def run(module, monkeypatch, *arguments):
     return module.kept
 
 
+@pytest.mark.slow
 def test_the_experiment_of_the_paper(paper, monkeypatch, tmp_path):
     options = "-n", 500, "--bits", 2, "--seeds", 1, "--plot", tmp_path
     (rows,) = run(paper, monkeypatch, "wordnet-sample", *options).values()
@@ -59,6 +60,7 @@ def test_data_sets_that_are_not_here_are_told(paper, monkeypatch, tmp_path, caps
     assert shown.count("not here") == 3
 
 
+@pytest.mark.slow
 def test_operations_have_exponents(tmp_path):
     pytest.importorskip("pytest_benchmark")
     target = tmp_path / "operations.json"

@@ -199,9 +199,13 @@ class RabitqIvf(_Rabitq):
 
     _name = "IvfIndex"
 
+    def __init__(self, settings: dict[str, Any], d: int, n: int, threads: int, seed: int) -> None:
+        super().__init__(settings, d, n, threads, seed)
+        self._faiss = import_module("faiss")  # here, since the memory of a build is counted
+
     def build(self, x: Floats) -> tuple[float, float]:
         """Learn centroids, and add."""
-        faiss, nlist = import_module("faiss"), self._settings["nlist"]
+        faiss, nlist = self._faiss, self._settings["nlist"]
         faiss.omp_set_num_threads(self._threads)
         start = time.perf_counter()
         means = faiss.Kmeans(self._d, nlist, niter=10, spherical=True, max_points_per_centroid=40)
