@@ -369,6 +369,36 @@ def kv_layers(facts: Facts) -> str:
     return table(head, lines)
 
 
+def paper(facts: Facts) -> str:
+    """Recall 1@k of each method of the paper's experiment."""
+    depths = [column for column in facts["rows"][0] if column.startswith("1@")]
+    lines = [[row["nbits"], _method(row), row["bytes"], *(f"{row[k]:.3f}" for k in depths)] for row in facts["rows"]]
+    return table(("bits", "method", "bytes", *depths), lines)
+
+
+def paper_limits(facts: Facts) -> str:
+    """Distortion of the paper's algorithms between the limits of its theorems."""
+    upper = {"TurboQuant mse": 3**0.5 * np.pi / 2, "TurboQuant prod": 3**0.5 * np.pi**2}
+    lines = []
+    for row in (row for row in facts["rows"] if "D" in row):
+        least = 4.0 ** -row["nbits"]
+        ends = f"{least:.4g}", f"{row['D']:.4g}", f"{upper[row['method']] * least:.4g}"
+        lines.append([row["nbits"], _method(row), *ends, f"{row['slope']:+.4f}".replace("-", "−")])
+    return table(("bits", "method", "at least", "measured", "at most", "slope"), lines)
+
+
+def paper_times(facts: Facts) -> str:
+    """Seconds of training and encoding of each method."""
+    lines = [
+        [row["nbits"], _method(row), number(row["train_s"], 2), number(row["seconds"], 2)] for row in facts["rows"]
+    ]
+    return table(("bits", "method", "training, s", "encoding, s"), lines)
+
+
+def _method(row: Facts) -> str:
+    return ", ".join([row["method"], *([f"`{row['factory']}`"] if "factory" in row else [])])
+
+
 def simulator(facts: Facts) -> str:
     rows = [row for row in facts["rows"] if "measured_s" in row]
     lines = []

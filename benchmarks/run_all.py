@@ -60,6 +60,7 @@ STEPS = (
     Step("retrieval-shared", "retrieval.py --keys 1000000 --shared 1.1 --theta 10000"),
     Step("recall", "recall.py {data}"),
     Step("recall-isotropic", "recall.py --isotropic 768 --bits 2 --seeds 3 --faiss PQ192x8np"),
+    Step("paper", "paper.py --files {data}/base_f16.npy {data}/queries_f16.npy --times --plot docs/images"),
     Step("search", "search.py --folder {data}"),
     Step("search-avx512", "search.py --folder {data}", lowered="avx512"),
     Step("search-avx2", "search.py --folder {data} --level avx2", lowered="avx2"),

@@ -74,7 +74,7 @@ app.command()(expand(diagnose.diagnose))
 app.command()(info.info)
 app.command()(check.check)
 app.command()(merge.merge)
-app.command()(bench.bench)
+app.command()(expand(bench.bench))
 app.command()(warmup.warmup)
 app.command()(verify.verify)
 

@@ -16,6 +16,7 @@ from tqvec.index.index import Index
 
 _TRAINED = 65_536  # vectors that trained quantisers and centroids see at most
 _SEED = 11  # of the choice of these
+_GRAPH_SEED = 42
 
 
 class Adapter(Protocol):
@@ -24,8 +25,8 @@ class Adapter(Protocol):
     def build(self, x: Floats) -> tuple[float, float]:
         """Add vectors, and return the seconds of training and of all else."""
 
-    def search(self, queries: Floats, k: int) -> Ids:
-        """Return the ids of the best `k` for each query."""
+    def search(self, queries: Floats, k: int, **options: Any) -> Ids:
+        """Return the ids of the best `k` for each query; `options` are those of the engine's searches."""
 
     def save(self, path: Path) -> None:
         """Write all that a later search needs."""
@@ -41,8 +42,9 @@ def adapter(engine: Engine, d: int, n: int, threads: int, seed: int) -> Adapter:
         "tqvec": Tqvec,
         "faiss": Faiss,
         "turbovec": Turbovec,
-        "rabitqlib": Rabitqlib,
+        "hnswlib": Hnswlib,
         "usearch": Usearch,
+        "rabitqlib": {"ivf": RabitqIvf, "hnsw": RabitqHnsw, "symqg": Symphony}.get(engine.settings.get("index", "")),
     }
     made: Adapter = kinds[engine.library](engine.settings, d, n, threads, seed)
     return made
@@ -85,7 +87,7 @@ class Tqvec:
 
     def __init__(self, settings: dict[str, Any], d: int, n: int, threads: int, seed: int) -> None:
         self._index = Index(d, nbits=settings["nbits"], codebook=settings["codebook"], seed=seed)
-        self._train, self._recall, self._threads = settings["train"], settings.get("recall"), threads
+        self._train, self._lists, self._threads = settings["train"], settings["lists"], threads
 
     def build(self, x: Floats) -> tuple[float, float]:
         """Train if asked to, add, and make lists if asked to."""
@@ -94,13 +96,13 @@ class Tqvec:
             self._index.train(_sample(x), threads=self._threads)
         trained = time.perf_counter()
         self._index.add(x, threads=self._threads)
-        if self._recall is not None:
+        if self._lists:
             self._index.partition(threads=self._threads)
         return trained - start, time.perf_counter() - trained
 
-    def search(self, queries: Floats, k: int) -> Ids:
+    def search(self, queries: Floats, k: int, recall: float | None = None) -> Ids:
         """Search."""
-        return self._index.search(queries, k=k, threads=self._threads, recall=self._recall)[1]
+        return self._index.search(queries, k=k, threads=self._threads, recall=recall)[1]
 
     def save(self, path: Path) -> None:
         """Save."""
@@ -118,7 +120,6 @@ class Faiss:
         self._faiss = import_module("faiss")
         self._faiss.omp_set_num_threads(threads)
         self._index = self._faiss.index_factory(d, settings["factory"], self._faiss.METRIC_INNER_PRODUCT)
-        self._nprobe = settings.get("nprobe")
 
     def build(self, x: Floats) -> tuple[float, float]:
         """Train on a sample of the vectors themselves, which favours trained quantisers, and add."""
@@ -126,11 +127,12 @@ class Faiss:
         self._index.train(_sample(x))
         trained = time.perf_counter()
         self._index.add(x)
-        self._set_nprobe()
         return trained - start, time.perf_counter() - trained
 
-    def search(self, queries: Floats, k: int) -> Ids:
+    def search(self, queries: Floats, k: int, nprobe: int | None = None) -> Ids:
         """Search."""
+        if nprobe is not None:
+            self._faiss.extract_index_ivf(self._index).nprobe = nprobe
         ids: Ids = self._index.search(queries, k)[1]
         return ids
 
@@ -141,11 +143,6 @@ class Faiss:
     def load(self, path: Path) -> None:
         """Read."""
         self._index = self._faiss.read_index(str(path))
-        self._set_nprobe()
-
-    def _set_nprobe(self) -> None:
-        if self._nprobe is not None:
-            self._faiss.extract_index_ivf(self._index).nprobe = self._nprobe
 
 
 class Turbovec:
@@ -179,31 +176,14 @@ class Turbovec:
         self._index.prepare()
 
 
-class Rabitqlib:
-    """The IVF index of the authors of RaBitQ, with centroids of FAISS's k-means."""
+class _Rabitq:
+    """An index of the authors of RaBitQ; a subclass makes it in `build`, and knows its class."""
+
+    _name = ""
 
     def __init__(self, settings: dict[str, Any], d: int, n: int, threads: int, seed: int) -> None:
-        self._class, self._threads = import_module("rabitqlib").IvfIndex, threads
-        self._index = self._class(d, n, settings["nlist"], settings["nbits"], "ip")
-        self._nlist, self._nprobe, self._d = settings["nlist"], settings["nprobe"], d
-
-    def build(self, x: Floats) -> tuple[float, float]:
-        """Learn centroids, and add."""
-        faiss = import_module("faiss")
-        faiss.omp_set_num_threads(self._threads)
-        start = time.perf_counter()
-        means = faiss.Kmeans(self._d, self._nlist, niter=10, spherical=True, max_points_per_centroid=40)
-        means.train(x)
-        trained = time.perf_counter()
-        nearest = means.index.search(x, 1)[1][:, 0].astype(np.uint32)
-        self._index.build(x, means.centroids, nearest, self._threads)
-        return trained - start, time.perf_counter() - trained
-
-    def search(self, queries: Floats, k: int) -> Ids:
-        """Search."""
-        pair = self._index.search(np.ascontiguousarray(queries), k, self._nprobe, num_threads=self._threads)
-        ids = next(part for part in pair if np.asarray(part).dtype.kind in "iu")
-        return np.asarray(ids).astype(np.int64)
+        self._library, self._settings, self._d, self._threads = import_module("rabitqlib"), settings, d, threads
+        self._index: Any = None
 
     def save(self, path: Path) -> None:
         """Write."""
@@ -211,7 +191,119 @@ class Rabitqlib:
 
     def load(self, path: Path) -> None:
         """Read."""
-        self._index = self._class.load(str(path))
+        self._index = getattr(self._library, self._name).load(str(path))
+
+
+class RabitqIvf(_Rabitq):
+    """IVF, with centroids of FAISS's k-means."""
+
+    _name = "IvfIndex"
+
+    def __init__(self, settings: dict[str, Any], d: int, n: int, threads: int, seed: int) -> None:
+        super().__init__(settings, d, n, threads, seed)
+        self._faiss = import_module("faiss")  # here, since the memory of a build is counted
+
+    def build(self, x: Floats) -> tuple[float, float]:
+        """Learn centroids, and add."""
+        faiss, nlist = self._faiss, self._settings["nlist"]
+        faiss.omp_set_num_threads(self._threads)
+        start = time.perf_counter()
+        means = faiss.Kmeans(self._d, nlist, niter=10, spherical=True, max_points_per_centroid=40)
+        means.train(x)
+        trained = time.perf_counter()
+        nearest = means.index.search(x, 1)[1][:, 0].astype(np.uint32)
+        self._index = self._library.IvfIndex(self._d, len(x), nlist, self._settings["nbits"], "ip")
+        self._index.build(x, means.centroids, nearest, self._threads)
+        return trained - start, time.perf_counter() - trained
+
+    def search(self, queries: Floats, k: int, nprobe: int) -> Ids:
+        """Search."""
+        ids = self._index.search(np.ascontiguousarray(queries), k, nprobe, num_threads=self._threads)[0]
+        return np.asarray(ids).astype(np.int64)
+
+
+class RabitqHnsw(_Rabitq):
+    """HNSW, built as in the authors' benchmarks: M 16, 200 candidates, residuals from 16 centroids."""
+
+    _name = "HnswIndex"
+
+    def build(self, x: Floats) -> tuple[float, float]:
+        """Learn centroids, and link all vectors."""
+        start = time.perf_counter()
+        means = self._library.RaBitQKMeans(
+            self._d,
+            16,
+            niter=10,
+            seed=_GRAPH_SEED,
+            spherical=True,
+            num_threads=self._threads,
+            final_assignment=self._library.FinalAssignmentMode.Exact,
+        )
+        means.train(x)
+        trained = time.perf_counter()
+        self._index = self._library.HnswIndex(
+            self._d,
+            len(x),
+            M=16,
+            ef_construction=200,
+            nbits=self._settings["nbits"],
+            metric="ip",
+            random_seed=_GRAPH_SEED,
+        )
+        self._index.build(x, means.centroids, means.assignments, self._threads)
+        return trained - start, time.perf_counter() - trained
+
+    def search(self, queries: Floats, k: int, ef: int) -> Ids:
+        """Search."""
+        ids = self._index.search(np.ascontiguousarray(queries), k, max(ef, k), num_threads=self._threads)[0]
+        return np.asarray(ids).astype(np.int64)
+
+
+class Symphony(_Rabitq):
+    """SymphonyQG's graph, built as in the authors' benchmarks: degree 32, 200 candidates."""
+
+    _name = "SymqgIndex"
+
+    def build(self, x: Floats) -> tuple[float, float]:
+        """Link all vectors."""
+        start = time.perf_counter()
+        bits = self._settings["nbits"]
+        self._index = self._library.SymqgIndex(self._d, max_degree=32, metric="ip", quantization_bits=bits)
+        self._index.build(x, 200, num_threads=self._threads)
+        return 0.0, time.perf_counter() - start
+
+    def search(self, queries: Floats, k: int, ef: int) -> Ids:
+        """Search."""
+        ids = self._index.search_batch(np.ascontiguousarray(queries), k, max(ef, k), num_threads=self._threads)[0]
+        return np.asarray(ids).astype(np.int64)
+
+
+class Hnswlib:
+    """hnswlib's HNSW graph, with the settings of its own example."""
+
+    def __init__(self, settings: dict[str, Any], d: int, n: int, threads: int, seed: int) -> None:
+        self._settings, self._threads = settings, threads
+        self._index = import_module("hnswlib").Index(space="ip", dim=d)
+
+    def build(self, x: Floats) -> tuple[float, float]:
+        """Add."""
+        start = time.perf_counter()
+        self._index.init_index(max_elements=len(x), random_seed=_GRAPH_SEED, **self._settings)
+        self._index.add_items(x, num_threads=self._threads)
+        return 0.0, time.perf_counter() - start
+
+    def search(self, queries: Floats, k: int, ef: int) -> Ids:
+        """Search."""
+        self._index.set_ef(max(ef, k))
+        return np.asarray(self._index.knn_query(queries, k, num_threads=self._threads)[0]).astype(np.int64)
+
+    def save(self, path: Path) -> None:
+        """Write."""
+        self._index.save_index(str(path))
+
+    def load(self, path: Path) -> None:
+        """Read."""
+        self._index.load_index(str(path))
 
 
 class Usearch:
@@ -228,8 +320,9 @@ class Usearch:
         self._index.add(np.arange(len(x)), self._coded(x), threads=self._threads)
         return 0.0, time.perf_counter() - start
 
-    def search(self, queries: Floats, k: int) -> Ids:
+    def search(self, queries: Floats, k: int, ef: int) -> Ids:
         """Search."""
+        self._index.expansion_search = max(ef, k)
         keys = np.asarray(self._index.search(self._coded(queries), k, threads=self._threads).keys)
         return keys.astype(np.int64).reshape(len(queries), -1)
 

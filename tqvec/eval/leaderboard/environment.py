@@ -10,7 +10,7 @@ from typing import Any
 
 from tqvec.kernels.features import simd_info
 
-_PACKAGES = ("tqvec", "numpy", "numba", "llvmlite", "faiss-cpu", "turbovec", "rabitqlib", "usearch")
+_PACKAGES = ("tqvec", "numpy", "numba", "llvmlite", "faiss-cpu", "turbovec", "rabitqlib", "hnswlib", "usearch")
 
 
 def describe_machine() -> dict[str, Any]:

@@ -125,77 +125,105 @@ def measure(
     """
     note = progress or (lambda text: None)
     base, queries = normalize(base), normalize(queries)
-    depth = min(DEPTHS[-1], len(base))
-    truth = exact_search(base, queries, depth)[1]
+    truth = exact_search(base, queries, min(DEPTHS[-1], len(base)))[1]
+    groups: dict[str, list[Engine]] = {}
+    for engine in engines:
+        groups.setdefault(engine.build, []).append(engine)
+    rows: dict[str, Row] = {}
     with tempfile.TemporaryDirectory(prefix="tqvec-bench-") as name:
         folder = Path(name)
         np.save(folder / BASE, base)
         np.save(folder / QUERIES, queries)
-        rows = []
-        for number, engine in enumerate(engines):
-            note(f"building {engine.name}")
-            rows.append(_build(engine, folder, number, plan, truth, len(base)))
+        for number, group in enumerate(groups.values()):
+            note(f"building {group[0].name}")
+            rows |= _build(group, folder, number, plan, truth, len(base))
         for threads in plan.threads:
             note(f"timing with {threads} thread{'s' * (threads > 1)}")
-            rows = _time(rows, engines, folder, threads, plan)
+            _time(rows, list(groups.values()), folder, threads, plan)
+    return [rows[engine.name] for engine in engines]
+
+
+def count_steps(engines: Sequence[Engine], plan: Plan) -> int:
+    """Return how often `measure` calls `progress`."""
+    return len({engine.build for engine in engines}) + len(plan.threads)
+
+
+def _build(group: list[Engine], folder: Path, number: int, plan: Plan, truth: Ids, n: int) -> dict[str, Row]:
+    """Build and save the index of some engines, and compare the results of each with the true ones."""
+    seeds = plan.seeds if group[0].library == "tqvec" else 1
+    found: dict[str, list[tuple[Ids, Ids]]] = {engine.name: [] for engine in group}
+    facts: dict[str, Any] = {}
+    failure = None
+    try:
+        for seed in range(seeds):
+            with _Process(group[0], folder, plan.threads[0], seed) as process:
+                facts |= process.ask("build")
+                for engine in group:
+                    found[engine.name].append(_results(process, engine, truth.shape[1]))
+                facts |= process.ask("save", str(folder / f"{number}.index"))
+    except UnsupportedError as error:
+        failure = str(error)
+    rows = {}
+    for engine in group:
+        row = Row(
+            name=engine.name,
+            library=engine.library,
+            nbits=engine.nbits,
+            sublinear=engine.sublinear,
+            settings=json.dumps(engine.settings),
+            n=n,
+            search=json.dumps(engine.search),
+            failure=failure,
+        )
+        rows[engine.name] = _fill(row, facts, found[engine.name], truth) if failure is None else row
     return rows
 
 
-def _build(engine: Engine, folder: Path, number: int, plan: Plan, truth: Ids, n: int) -> Row:
-    """Build and save an engine, and compare its results with the true ones."""
-    row = Row(
-        name=engine.name,
-        library=engine.library,
-        nbits=engine.nbits,
-        sublinear=engine.sublinear,
-        settings=json.dumps(engine.settings),
-    )
-    seeds = plan.seeds if engine.library == "tqvec" else 1
-    found: list[Ids] = []
-    facts: dict[str, float] = {}
-    try:
-        for seed in range(seeds):
-            with _Process(engine, folder, plan.threads[0], seed) as process:
-                facts |= process.ask("build")
-                found.append(np.array(process.ask("results", truth.shape[1])))
-                facts |= process.ask("save", str(folder / f"{number}.index"))
-    except UnsupportedError as error:
-        return row._replace(failure=str(error))
+def _results(process: _Process, engine: Engine, depth: int) -> tuple[Ids, Ids]:
+    """Return the best `K` as they are timed, and the best `depth`: libraries search more for more results."""
+    few, many = (np.array(process.ask("results", k, engine.search)) for k in (K, depth))
+    return few, many
+
+
+def _fill(row: Row, facts: dict[str, Any], found: Sequence[tuple[Ids, Ids]], truth: Ids) -> Row:
+    """Return a row with what was measured of a build and its results."""
+    depths = [k for k in DEPTHS if k <= truth.shape[1]]
     return row._replace(
-        bytes=facts["bytes"] / n,
-        train_s=facts["train_s"],
-        build_s=facts["build_s"],
-        save_s=facts["save_s"],
-        recall_10_at_10=_mean(recall(ids, truth, K, K) for ids in found),
-        recall_1_at={k: _mean(recall(ids, truth, 1, k) for ids in found) for k in DEPTHS if k <= truth.shape[1]},
+        bytes=facts["bytes"] / row.n,
+        **{name: value for name, value in facts.items() if name != "bytes"},
+        recall_10_at_10=_mean(recall(few, truth, K, K) for few, _ in found),
+        recall_1_at={k: _mean(recall(few if k <= K else many, truth, 1, k) for few, many in found) for k in depths},
     )
 
 
-def _time(rows: list[Row], engines: Sequence[Engine], folder: Path, threads: int, plan: Plan) -> list[Row]:
+def _time(rows: dict[str, Row], groups: Sequence[list[Engine]], folder: Path, threads: int, plan: Plan) -> None:
     """Time single queries and batches of all engines, one after the other, so that a noisy moment hits all alike."""
-    times: dict[int, tuple[list[float], list[float]]] = {}
+    times: dict[str, tuple[list[float], list[float]]] = {}
     with ExitStack() as stack:
-        processes = {}
-        for number, (row, engine) in enumerate(zip(rows, engines, strict=True)):
-            if row.failure is None:
-                processes[number] = stack.enter_context(_Process(engine, folder, threads))
-                load_s = processes[number].ask("load", str(folder / f"{number}.index"))["load_s"]
-                rows[number] = row._replace(load_s=load_s)
-                times[number] = [], []
-                processes[number].ask("time", 1, plan.singles, K)
-                processes[number].ask("time", plan.batch, 1, K)
-        for _ in range(plan.repeats):
-            for number, process in processes.items():
-                single, batch = times[number]
-                single.append(process.ask("time", 1, plan.singles, K))
-                batch.append(process.ask("time", plan.batch, 1, K))
-    for number, (single, batch) in times.items():
-        row = rows[number]
-        rows[number] = row._replace(
+        processes: dict[str, tuple[_Process, Engine]] = {}
+        for number, group in enumerate(groups):
+            timed = [engine for engine in group if rows[engine.name].failure is None]
+            if not timed:
+                continue
+            process = stack.enter_context(_Process(group[0], folder, threads))
+            load_s = process.ask("load", str(folder / f"{number}.index"))["load_s"]
+            for engine in timed:
+                processes[engine.name], times[engine.name] = (process, engine), ([], [])
+                rows[engine.name] = rows[engine.name]._replace(load_s=load_s)
+        for repeat in range(plan.repeats + 1):
+            for name, (process, engine) in processes.items():
+                pair = [
+                    process.ask("time", *counts, K, engine.search) for counts in ((1, plan.singles), (plan.batch, 1))
+                ]
+                if repeat:  # the first is a rehearsal
+                    for values, seconds in zip(times[name], pair, strict=True):
+                        values.append(seconds)
+    for name, (single, batch) in times.items():
+        row = rows[name]
+        rows[name] = row._replace(
             single_ms={**row.single_ms, threads: 1e3 * statistics.median(single)},
             batch_ms={**row.batch_ms, threads: 1e3 * statistics.median(batch)},
         )
-    return rows
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -13,8 +13,10 @@ import numpy as np
 
 from tqvec.eval.leaderboard.adapters import Adapter, adapter
 from tqvec.eval.leaderboard.engines import Engine
+from tqvec.eval.leaderboard.memory import forget_peak, peak, resident
 
 BASE, QUERIES = "base.npy", "queries.npy"  # in the folder that all workers share
+_WARM = 2_000  # vectors of the index that compiles what the large one needs
 
 
 class Worker:
@@ -31,16 +33,33 @@ class Worker:
     def __init__(self, engine: Engine, folder: Path, threads: int, seed: int) -> None:
         base = np.load(folder / BASE, mmap_mode="r")
         self._folder, self._queries = folder, np.load(folder / QUERIES)
-        self._adapter: Adapter = adapter(engine, base.shape[1], len(base), threads, seed)
+        shape = base.shape[1], len(base)
+        if engine.library == "tqvec":  # other libraries come compiled
+            warm = adapter(engine, *shape, threads, seed)
+            warm.build(np.array(base[:_WARM]))
+            warm.search(self._queries, 1)
+        self._adapter: Adapter = adapter(engine, *shape, threads, seed)
 
     def build(self) -> dict[str, float]:
-        """Build, and return the seconds of training and of all else."""
-        trained, added = self._adapter.build(np.load(self._folder / BASE))
-        return {"train_s": trained, "build_s": added}
+        """Build, and return the seconds of training and of all else, and bytes of memory.
 
-    def results(self, k: int) -> list[list[int]]:
+        ``resident_bytes`` is what the process has more after the build than before, ``peak_bytes`` what it had more at
+        most, beside the vectors themselves. ``process_bytes`` is all that it has after the build.
+        """
+        before = resident()
+        base = np.load(self._folder / BASE)
+        loaded = resident()
+        forget_peak()
+        trained, added = self._adapter.build(base)
+        most = peak() - loaded
+        del base
+        after = resident()
+        own = {"resident_bytes": after - before, "peak_bytes": most, "process_bytes": after}
+        return {"train_s": trained, "build_s": added} | own
+
+    def results(self, k: int, options: dict[str, Any]) -> list[list[int]]:
         """Return the ids of the best `k` for each query."""
-        return self._adapter.search(self._queries, k).tolist()
+        return self._adapter.search(self._queries, k, **options).tolist()
 
     def save(self, path: str) -> dict[str, float]:
         """Save, and return the seconds and the bytes."""
@@ -54,12 +73,12 @@ class Worker:
         self._adapter.load(Path(path))
         return {"load_s": time.perf_counter() - start}
 
-    def time(self, count: int, runs: int, k: int) -> float:
+    def time(self, count: int, runs: int, k: int, options: dict[str, Any]) -> float:
         """Return the seconds of a query, in some searches for so many queries each; all queries are different ones."""
         parts = [np.ascontiguousarray(self._queries[i * count : (i + 1) * count]) for i in range(runs)]
         start = time.perf_counter()
         for part in parts:
-            self._adapter.search(part, k)
+            self._adapter.search(part, k, **options)
         return (time.perf_counter() - start) / sum(map(len, parts))
 
 
