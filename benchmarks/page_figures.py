@@ -5,7 +5,7 @@ A page marks the place of figures by comments, which no reader sees, with the na
     <!-- figures: recall -->
     <!-- end -->
 
-Between them this program writes a table (`_page_tables.py` makes it), and below it the processor, the SIMD level, the
+Between them this program writes a table (`_page_index.py` makes it), and below it the processor, the SIMD level, the
 threads, the commit and the command. Figures come from results/pages/, which `run_all.py` fills.
 tests/docs/test_figures.py compares the pages with them.
 """
@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import _page_tables as tables
-from _page_tables import Facts
+import _page_tables_codec as codec
+import _page_tables_index as index
+from _page_format import Facts
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "pages"
@@ -48,40 +49,42 @@ class Block(NamedTuple):
 KV_PRESETS = ("kv_presets-smollm2-amx-16threads", "kv_presets-qwen2.5-coder-amx-16threads")
 
 BLOCKS = {
-    "headline": Block(tables.headline, ("recall",), sourced=False),
-    "search": Block(tables.search, ("search", "search-avx512", "search-avx2")),
-    "speed": Block(tables.speed, ("search", "search-avx512", "search-avx2")),
-    "leaderboard": Block(tables.leaderboard, ("leaderboard",)),
-    "paper": Block(tables.paper, ("paper",)),
-    "paper-limits": Block(tables.paper_limits, ("paper",), sourced=False),
-    "paper-times": Block(tables.paper_times, ("paper",), sourced=False),
-    "retrieval": Block(tables.retrieval, ("retrieval",)),
-    "retrieval-shared": Block(tables.retrieval, ("retrieval-shared",)),
-    "recall": Block(tables.recall, ("recall",)),
-    "recall-isotropic": Block(tables.recall_isotropic, ("recall-isotropic",)),
-    "scaling": Block(tables.scaling, ("scaling",)),
-    "filters": Block(tables.filters, ("filters",)),
-    "scale": Block(tables.scale, ("scale",)),
-    "kv-headline": Block(tables.kv_headline, KV_PRESETS, sourced=False),
-    "kv-quality": Block(tables.kv_quality, KV_PRESETS),
-    "kv-value-means": Block(tables.kv_value_means, ("kv_choices-amx",)),
-    "kv-scales": Block(tables.kv_scales, ("kv_choices-amx",)),
-    "kv-layers-qwen": Block(tables.kv_layers, ("kv_layers-captured-amx",)),
-    "kv-layers-smollm2": Block(tables.kv_layers, ("kv_layers-smollm2-amx",)),
-    "partition": Block(tables.partition, ("partition",)),
-    "collection": Block(tables.collection, ("collection",)),
-    "mutation": Block(tables.mutation, ("mutation",)),
-    "attention": Block(tables.attention, ("attention",)),
-    "encode": Block(tables.encode, ("encode",)),
-    "encode-summary": Block(tables.encode_summary, ("encode",), sourced=False),
-    "distortion": Block(tables.distortion, ("distortion",)),
-    "family": Block(tables.family, ("family",)),
-    "quantizers": Block(tables.quantizers, ("quantizers",)),
-    "estimators": Block(tables.estimators, ("estimators",)),
-    "bands": Block(tables.bands, ("bands",)),
-    "simulator": Block(tables.simulator, ("simulator",)),
-    "cold-start": Block(tables.cold_start, ("cold_start",)),
+    "headline": Block(index.headline, ("recall",), sourced=False),
+    "search": Block(index.search, ("search", "search-avx512", "search-avx2")),
+    "speed": Block(index.speed, ("search", "search-avx512", "search-avx2")),
+    "leaderboard": Block(index.leaderboard, ("leaderboard",)),
+    "paper": Block(index.paper, ("paper",)),
+    "paper-limits": Block(index.paper_limits, ("paper",), sourced=False),
+    "paper-times": Block(index.paper_times, ("paper",), sourced=False),
+    "retrieval": Block(codec.retrieval, ("retrieval",)),
+    "retrieval-shared": Block(codec.retrieval, ("retrieval-shared",)),
+    "recall": Block(index.recall, ("recall",)),
+    "recall-isotropic": Block(index.recall_isotropic, ("recall-isotropic",)),
+    "scaling": Block(index.scaling, ("scaling",)),
+    "filters": Block(index.filters, ("filters",)),
+    "scale": Block(index.scale, ("scale",)),
+    "kv-headline": Block(codec.kv_headline, KV_PRESETS, sourced=False),
+    "kv-quality": Block(codec.kv_quality, KV_PRESETS),
+    "kv-value-means": Block(codec.kv_value_means, ("kv_choices-amx",)),
+    "kv-scales": Block(codec.kv_scales, ("kv_choices-amx",)),
+    "kv-layers-qwen": Block(codec.kv_layers, ("kv_layers-captured-amx",)),
+    "kv-layers-smollm2": Block(codec.kv_layers, ("kv_layers-smollm2-amx",)),
+    "partition": Block(index.partition, ("partition",)),
+    "collection": Block(index.collection, ("collection",)),
+    "mutation": Block(index.mutation, ("mutation",)),
+    "attention": Block(codec.attention, ("attention",)),
+    "encode": Block(codec.encode, ("encode",)),
+    "encode-summary": Block(codec.encode_summary, ("encode",), sourced=False),
+    "distortion": Block(codec.distortion, ("distortion",)),
+    "family": Block(codec.family, ("family",)),
+    "quantizers": Block(codec.quantizers, ("quantizers",)),
+    "estimators": Block(codec.estimators, ("estimators",)),
+    "bands": Block(codec.bands, ("bands",)),
+    "simulator": Block(codec.simulator, ("simulator",)),
+    "cold-start": Block(index.cold_start, ("cold_start",)),
 }
+EVERYTHING = tuple(dict.fromkeys(step for block in BLOCKS.values() for step in block.steps))
+BLOCKS["duration"] = Block(index.duration, EVERYTHING, sourced=False)
 
 
 def render(name: str) -> str:
