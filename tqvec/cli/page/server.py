@@ -99,13 +99,13 @@ def serve(sample: Sample, threads: int, host: str, port: int) -> None:
     InputError
         The host is unknown, or the port is taken.
     """
-    uvicorn = _present.import_optional("uvicorn", "--page", "page")
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise InputError(f"--host {host} --port {port}: {error.strerror or error}; name others") from error
     with listener:
         blocks = make_layout(Comparer(sample, threads), Queries(sample, find_model(sample)))
+        uvicorn = _present.import_optional("uvicorn", "--page", "page")
         server = uvicorn.Server(uvicorn.Config(make_app(blocks, host), log_level="warning"))
         address = f"[{host}]" if ":" in host else host
         show(f"http://{address}:{listener.getsockname()[1]}/ shows the page; Ctrl-C ends it")
