@@ -25,11 +25,13 @@ FLAGS = [
 WATCH = """\
 import sys
 
+log = open({log!r}, "a", buffering=1)
+print("watching", file=log)
+
 
 def watch(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
-        with open({log!r}, "a") as file:
-            print(event, arguments[1:] if event == "socket.connect" else arguments, file=file)
+        print(event, arguments[1:] if event == "socket.connect" else arguments, file=log)
 
 
 sys.addaudithook(watch)
@@ -57,7 +59,10 @@ class Served:
 
 @contextmanager
 def serve_page(folder, *options):
-    """Run ``tqvec demo --page`` on a free port; the connections that it opens are written to ``folder/connections``."""
+    """Run ``tqvec demo --page`` on a free port.
+
+    ``folder/connections`` has the line "watching" of each process, and then the connections that it opens.
+    """
     (folder / "sitecustomize.py").write_text(WATCH.format(log=str(folder / "connections")))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
@@ -103,7 +108,7 @@ def take_picture(path):
         sync_playwright() as playwright,
         open_browser(playwright) as browser,
     ):
-        page = browser.new_page(viewport={"width": 1200, "height": 960})
+        page = browser.new_page(viewport={"width": 1200, "height": 1040})
         page.goto(served.url)
         page.locator("#results img").wait_for(timeout=1000 * PATIENCE)
         page.wait_for_timeout(1000)  # Gradio's own movements

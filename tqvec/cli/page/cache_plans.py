@@ -12,6 +12,7 @@ from tqvec._present import Sheet
 from tqvec.errors import InputError
 from tqvec.kvcache import PRESETS
 from tqvec.kvcache.planning import FORMATS, Plans, format_bytes, list_models, plan
+from tqvec.kvcache.planning.planner import SequenceBytes, group_layers
 
 POLICIES = (*FORMATS, *PRESETS)
 _POINTS = 49  # of a curve
@@ -78,5 +79,5 @@ def plan_growth(model: str, context: str, memory: str, policies: Sequence[str]) 
     names = list(policies)
     plans = plan(shape, context=context.strip() or None, memory=memory.strip() or None, policy=names)
     tokens = sorted({max(1, int(n)) for n in np.linspace(1, 1.5 * plans[0].context, _POINTS)})
-    totals = [[each.total for each in plan(shape, context=n, policy=names)] for n in tokens]
-    return Growth(plans, tokens, [list(column) for column in zip(*totals, strict=True)])
+    sizes = [SequenceBytes(group_layers(shape, name)) for name in names]
+    return Growth(plans, tokens, [[size(n) for n in tokens] for size in sizes])

@@ -69,18 +69,18 @@ def _add_search(gr: Any, blocks: Any, comparer: Comparer, queries: Queries) -> N
         )
 
     gr.Markdown(
-        f"Type a query. The most similar of {comparer.n:,} WordNet definitions are searched twice: in their vectors of "
-        f"{comparer.d} float32 numbers, and in compressed vectors."
+        f"Type a query. The nearest of {comparer.n:,} WordNet definitions are searched twice: in vectors of "
+        f"{comparer.d} float32 numbers, and in compressed ones."
     )
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             text = gr.Textbox(queries.texts[0], label="Query", lines=2, max_length=_LONGEST, submit_btn=False)
             button = gr.Button("Search", variant="primary")
-            examples = gr.Examples([[text] for text in queries.texts[:_EXAMPLES]], [text], label="Stored queries")
             nbits = gr.Radio(WIDTHS, value=2, label="Bits per coordinate")
             codebook = gr.Radio(["scalar", "trellis"], value="scalar", label="Codebook", info="trellis: 1 to 5 bits")
             trained = gr.Checkbox(label="Trained on the vectors", info="takes some seconds, once per setting")
             k = gr.Radio(LENGTHS, value=10, label="Results (k)")
+            examples = gr.Examples([[text] for text in queries.texts[:_EXAMPLES]], [text], label="Stored queries")
         with gr.Column(scale=3):
             results = gr.HTML(elem_classes="results", elem_id="results")
     inputs = [text, nbits, codebook, trained, k]
