@@ -64,7 +64,8 @@ def serve_page(folder, *options):
     ``folder/connections`` has the line "watching" of each process, and then the connections that it opens.
     """
     (folder / "sitecustomize.py").write_text(WATCH.format(log=str(folder / "connections")))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "PYTHONUNBUFFERED": "1"}
+    paths = [str(folder), str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "tqvec", "demo", "--page", "--port", "0", *options],
         stdout=subprocess.PIPE,

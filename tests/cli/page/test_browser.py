@@ -67,12 +67,18 @@ def test_settings_are_clicked(visit):
     api.expect(results).to_contain_text("196")
     page.get_by_label("trellis").check()
     api.expect(results).to_contain_text("compressed, 4 bits, trellis")
-    page.get_by_label("5", exact=True).last.check()
-    api.expect(results).to_contain_text("recall 5@5 of this query")
     page.get_by_label("8", exact=True).check()
     api.expect(results.get_by_role("alert")).to_contain_text("widths of 1 to 5 bits, got 8")
-    page.get_by_label("2", exact=True).check()
-    api.expect(results).to_contain_text("compressed, 2 bits, trellis")
+
+
+def test_clicks_count_while_an_answer_is_pending(visit):
+    page, results = search_tab(visit)
+    for name in ("1", "2.5", "2"):
+        page.get_by_label(name, exact=True).first.check()
+    page.get_by_label("5", exact=True).last.check()
+    page.get_by_label("scalar").check()
+    api.expect(results).to_contain_text("compressed, 2 bits, scalar")
+    api.expect(results).to_contain_text("recall 5@5 of this query")
 
 
 def test_a_stored_query_is_clicked(visit):

@@ -18,10 +18,12 @@ WIDTHS = (1, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)
 LENGTHS = (1, 5, 10, 20)
 _LONGEST = 1000  # characters of a query
 _EXAMPLES = 4
+_RULES = {"trigger_mode": "always_last", "api_visibility": "private"}  # a click while an answer is pending counts
 _START = ("llama-3.1-8b", "128k", "8GiB", ["fp16", "turbo4", "turbo3", "turbo2"])
 
 CSS = """
 .gradio-container {max-width: 1400px !important; margin: 0 auto}
+.results {overflow-x: auto}
 .results table {border-collapse: collapse; margin: 0.6em 0; width: auto}
 .results :is(th, td) {border: 1px solid var(--border-color-primary) !important; padding: 0.2em 0.7em;
   text-align: left; vertical-align: top; font-variant-numeric: tabular-nums}
@@ -86,8 +88,8 @@ def _add_search(gr: Any, blocks: Any, comparer: Comparer, queries: Queries) -> N
     inputs = [text, nbits, codebook, trained, k]
     triggers = [blocks.load, button.click, text.submit, nbits.change, codebook.change, trained.change, k.change]
     show = _with_messages(answer)
-    gr.on(triggers, show, inputs, results, api_visibility="private")
-    examples.load_input_event.then(show, inputs, results, api_visibility="private")
+    gr.on(triggers, show, inputs, results, **_RULES)
+    examples.load_input_event.then(show, inputs, results, **_RULES)
 
 
 def _add_plans(gr: Any, blocks: Any) -> None:
@@ -108,7 +110,7 @@ def _add_plans(gr: Any, blocks: Any) -> None:
         with gr.Column(scale=3):
             results = gr.HTML(elem_classes="results", elem_id="plans")
     triggers = [blocks.load, button.click, context.submit, memory.submit, model.change, policies.change]
-    gr.on(triggers, _with_messages(answer), [model, context, memory, policies], results, api_visibility="private")
+    gr.on(triggers, _with_messages(answer), [model, context, memory, policies], results, **_RULES)
 
 
 def _with_messages(answer: Callable[..., str]) -> Callable[..., str]:
