@@ -18,11 +18,14 @@ WIDTHS = (1, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8)
 LENGTHS = (1, 5, 10, 20)
 _LONGEST = 1000  # characters of a query
 _EXAMPLES = 4
-_RULES = {"trigger_mode": "always_last", "api_visibility": "private"}  # a click while an answer is pending counts
+_RULES = {
+    "trigger_mode": "always_last",  # a click while an answer is pending counts
+    "concurrency_id": "page",  # one answer at a time: another would slow down what is timed
+    "api_visibility": "private",
+}
 _START = ("llama-3.1-8b", "128k", "8GiB", ["fp16", "turbo4", "turbo3", "turbo2"])
 
 CSS = """
-.gradio-container {max-width: 1400px !important; margin: 0 auto}
 .results {overflow-x: auto}
 .results table {border-collapse: collapse; margin: 0.6em 0; width: auto}
 .results :is(th, td) {border: 1px solid var(--border-color-primary) !important; padding: 0.2em 0.7em;
