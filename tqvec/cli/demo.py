@@ -19,7 +19,9 @@ from tqvec._types import CodebookName
 from tqvec.cli._console import console, progress
 from tqvec.cli._output import with_force
 from tqvec.cli._plot import plan_plot, pyplot, save_plot
+from tqvec.cli.page.server import HOST, PORT, require_page, serve
 from tqvec.cli.warmup import compile_with_progress
+from tqvec.errors import InputError
 from tqvec.eval.baselines import build_faiss, has_faiss
 from tqvec.eval.recall import exact_search, recall
 from tqvec.eval.sample import Sample, load_sample
@@ -61,14 +63,30 @@ def demo(
     plot: Annotated[Path | None, typer.Option(help="Also draw recall against bytes: .png, .svg or .pdf")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the full WordNet set")] = None,
     threads: Annotated[int | None, typer.Option(help="Default: all CPUs")] = None,
+    page: Annotated[
+        bool, typer.Option("--page", help="Serve a page in place of the table: type a query, click")
+    ] = False,
+    host: Annotated[
+        str | None, typer.Option(help=f"Interface of the page; default: {HOST}, this machine alone")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help=f"Port of the page; default: {PORT}", min=0, max=65535)] = None,
 ) -> None:
     """Index real text embeddings at 1, 2 and 4 bits and compare with exact search and FAISS PQ."""
+    if not page and (host, port) != (None, None):
+        raise InputError("--host and --port are those of the page: add --page")
+    if page and plot is not None:
+        raise InputError("--plot draws the table, which --page replaces: choose one of the two")
     target = None if plot is None else plan_plot(plot, [])
     workers = num_threads(threads)
+    if page:
+        require_page()
     sample = load_sample(data)
     start = time.perf_counter()
     compile_with_progress(NEEDED)
     compile_s = time.perf_counter() - start
+    if page:
+        serve(sample, workers, HOST if host is None else host, PORT if port is None else port)
+        return
     x = normalize(np.asarray(sample.base, np.float32))
     queries = normalize(np.asarray(sample.queries, np.float32))
     console.print(
