@@ -14,7 +14,7 @@ $(1)/bin/python -m pip install --quiet --no-compile --no-deps --retries 1 --extr
 	|| $(1)/bin/python -m pip install --quiet --no-compile 'torch>=2.6'
 endef
 
-.PHONY: demo test test-integrations test-llm test-models check lint bounds bench docs clean
+.PHONY: demo test test-integrations test-llm test-models test-page check lint bounds bench docs clean
 
 demo: $(VENV)/demo
 	$(BIN)/tqvec demo
@@ -37,6 +37,11 @@ test-llm: $(VENV)-llm/ready
 # Every type of text model that the newest transformers has: its tokens, its rope, its attention on codes.
 test-models: $(VENV)-llm/ready
 	$(LLM) -m slow tests/integrations
+
+# The page of tqvec demo --page in headless Chromium, with the oldest and the newest Gradio of the extra page.
+test-page: $(VENV)-page/ready
+	PYTHONPATH=$(abspath $(VENV))-page/oldest $(VENV)-page/bin/python -m pytest tests/cli/page/test_browser.py
+	$(VENV)-page/bin/python -m pytest tests/cli/page
 
 check: lint
 	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
@@ -90,6 +95,16 @@ $(VENV)-integrations/ready: pyproject.toml
 $(VENV)-lowest/ready: pyproject.toml tests/lowest.txt
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --editable . pytest hypothesis pytest-xdist -r tests/lowest.txt
+	touch $@
+
+# Chromium is that of the system; Debian's, where root may install it; or else Playwright's.
+$(VENV)-page/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-page
+	$(VENV)-page/bin/python -m pip install --quiet --no-compile --editable '.[page]' 'playwright>=1.50,<2' 'pytest>=8' 'hypothesis>=6.100'
+	$(VENV)-page/bin/python -m pip install --quiet --no-compile --no-deps --target $(VENV)-page/oldest \
+		gradio==6.20.0 gradio-client==2.5.0 'huggingface-hub>=1.2,<2'
+	command -v chromium || (test "$$(id -u)" = 0 && apt-get -qq update && apt-get -qq install -y chromium) \
+		|| $(VENV)-page/bin/python -m playwright install chromium
 	touch $@
 
 $(VENV)-bench/ready: pyproject.toml datasets/wordnet_minilm/requirements.txt
