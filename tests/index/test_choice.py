@@ -1,7 +1,9 @@
 """The choice of a search by what it costs."""
 
 import pytest
+import strategies as sts
 
+import tqvec
 from tqvec.index.choice import Work, choose_search
 from tqvec.kernels import features
 from tqvec.kernels.dispatch import available
@@ -47,3 +49,22 @@ def test_small_searches_measure_nothing():
 def test_filters():
     """Prefixes of all rows are read, byte products only of those that are let in."""
     assert choose(200, share=0.002, allowed=5_000, rows=96_000) == "products"
+
+
+def test_copies_in_the_sample_do_not_hide_survivors(monkeypatch):
+    """Queries near the first rows meet their copies in the sample, and other rows survive there all the same."""
+    shares = []
+
+    def choose(work, survivors):
+        shares.append(survivors())
+        return "prefixes"
+
+    monkeypatch.setattr("tqvec.index.scanner.choose_search", choose)
+    x = sts.normal(50_000, 64, 1)
+    for queries in (x[:100] + 0.5 * sts.normal(100, 64, 2), sts.normal(100, 64, 3)):
+        index = tqvec.Index(64, nbits=4, metric="cosine")
+        index.add(x)
+        index.search(queries, k=10)
+    copies, strangers = shares
+    assert strangers > 0.05
+    assert copies > strangers / 4

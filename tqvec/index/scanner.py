@@ -242,10 +242,14 @@ class Scanner:
         return share
 
     def _measure_survivors(self, blocks: Sequence[Block], allowed: Sequence[Words], queries: Floats, k: int) -> float:
-        """Share of rows that survive their prefixes, in a sample of the largest block, for a few queries."""
+        """Share of rows that survive their prefixes, in a sample of the largest block, for a few queries.
+
+        A query whose near copy is stored (a search for duplicates) meets the copy in the sample, or does not. So the
+        threshold is that of one result more, which a copy does not decide alone.
+        """
         block, chosen = max(zip(blocks, allowed, strict=True), key=lambda pair: pair[0].n)
         sample = min(block.n, 1024 * _SAMPLE_STEPS)
-        results = -(-k * sample // sum(block.n for block in blocks))
+        results = 1 + -(-k * sample // sum(block.n for block in blocks))
         some = np.ascontiguousarray(queries[:: -(-queries.shape[0] // _SAMPLE_QUERIES)])
         directions = np.empty_like(some), np.empty(len(some)), np.empty(len(some), np.float32)
         kernel("query_directions")(some, self._queries, *directions)
