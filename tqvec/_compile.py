@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from multiprocessing import get_context
+from pathlib import Path
 
 from tqvec._config import num_threads
 from tqvec.errors import CacheWarning
@@ -44,6 +45,8 @@ def main(key: str, first: str) -> None:
     with suppress(AttributeError, OSError):  # a system that has no such class, or refuses
         os.nice(19)
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # a busy core would hold up the threads of BLAS
+    with suppress(OSError):  # Linux may weigh sessions, and this process has one of its own
+        Path("/proc/self/autogroup").write_text("19", encoding="ascii")
     if _jit._key() == key:
         for name in sorted(STEPS, key=lambda name: name != first):
             compile_step(name)
