@@ -124,6 +124,10 @@ def main() -> None:
             else:
                 (RESULTS / f"{step.name}.json").unlink(missing_ok=True)
     console.print(table)
+    missing = [step.name for step in STEPS if applies(step) and not (RESULTS / f"{step.name}.json").exists()]
+    if missing:
+        console.print(f"pages are written once these steps have results, too: {', '.join(missing)}")
+        return
     for page in write_pages():
         console.print(f"written: {page}")
 
