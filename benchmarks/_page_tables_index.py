@@ -9,6 +9,7 @@ from _page_format import Facts, number, table, times
 
 from tqvec.eval.leaderboard.result import Leaderboard, Row
 
+LEVELS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "neon": "NEON"}
 RIVALS = {"tqvec": "tqvec", "FAISS `PQ384x4fs`": "faiss_pq4fs", "turbovec": "turbovec"}
 
 
@@ -67,7 +68,7 @@ def speed(*levels: Facts) -> str:
             if row["data"] == "WordNet":
                 ms, level = (
                     row["ms_per_query"],
-                    facts["environment"]["level"].replace("avx", "AVX").replace("amx", "AMX"),
+                    LEVELS.get(facts["environment"]["level"], "portable"),
                 )
                 kind = "single query" if row["queries"] == 1 else f"batch of {row['queries']}"
                 ratios = [times(ms[rival] / ms["tqvec"]) for rival in ("faiss_pq4fs", "turbovec")]
@@ -79,15 +80,17 @@ def speed(*levels: Facts) -> str:
 
 
 def scaling(facts: Facts) -> str:
-    by = {row["threads"]: row["cells"] for row in facts["rows"]}
+    """Microseconds per item by threads, with the rival's ratio."""
+    by: dict[int, list[Facts]] = {}
+    for row in facts["rows"]:
+        by.setdefault(row["threads"], []).extend(row["cells"])
     lines = []
-    for i, cell in enumerate(by[min(by)]):
-        cells = [by[count][i] for count in sorted(by)]
+    for cells in zip(*(by[count] for count in sorted(by)), strict=True):
         shown = [
             number(1e6 * one["tqvec"]) + (f" [{times(one['turbovec'] / one['tqvec'])}]" if "turbovec" in one else "")
             for one in cells
         ]
-        lines.append([cell["cell"], *shown, times(cells[0]["tqvec"] / cells[-1]["tqvec"])])
+        lines.append([cells[0]["cell"], *shown, times(cells[0]["tqvec"] / cells[-1]["tqvec"])])
     return table(("µs per item", *(f"{n} thread{'s' * (n > 1)}" for n in sorted(by)), "gain"), lines)
 
 

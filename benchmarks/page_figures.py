@@ -90,9 +90,17 @@ BLOCKS["duration"] = Block(index.duration, EVERYTHING, sourced=False)
 def render(name: str) -> str:
     """Return the Markdown of a block."""
     block = BLOCKS[name]
-    paths = [folder / f"{step}.json" for step in block.steps for folder in (RESULTS, RESULTS.parent)]
-    found: list[Facts] = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+    found = [facts for step in block.steps if (facts := read(step)) is not None]
     return block.render(*found) + "\n" + (source(found) if block.sourced else "")
+
+
+def read(step: str) -> Facts | None:
+    """Return the results of a step, or those that were measured by hand under this name; None if there are none."""
+    for path in (RESULTS / f"{step}.json", RESULTS.parent / f"{step}.json"):
+        if path.exists():
+            facts: Facts = json.loads(path.read_text(encoding="utf-8"))
+            return facts
+    return None
 
 
 def source(found: list[Facts]) -> str:
