@@ -167,6 +167,46 @@ def mutation(facts: Facts) -> str:
     return table(("ms", *(f"{n:,} vectors" for n in sizes)), lines)
 
 
+def leaderboard_recall(facts: Facts) -> str:
+    """Recall of searches of all vectors, tqvec beside the best of the others with as many bits."""
+    lines = []
+    for nbits in sorted({row["nbits"] for row in facts["rows"] if row["library"] == "tqvec"}):
+        rows = [row for row in facts["rows"] if row["nbits"] == nbits and not row["sublinear"] and not row["failure"]]
+        ours, others = ([r for r in rows if (r["library"] == "tqvec") is mine] for mine in (True, False))
+        best = max(others, key=lambda row: row["recall_10_at_10"])
+        cells = [_range([row[key] for row in ours], digits) for key, digits in (("recall_10_at_10", 3), ("bytes", 0))]
+        lines.append([f"{nbits:g}", *cells, best["name"], f"{best['recall_10_at_10']:.3f}", f"{best['bytes']:.0f}"])
+    return table(("bits", "tqvec: 10@10", "bytes", "best other", "10@10", "bytes"), lines)
+
+
+def leaderboard_speed(facts: Facts) -> str:
+    """Engine that is fastest at a recall: of any, of those that take a quarter of float32, and of tqvec."""
+    rows = [row for row in facts["rows"] if row["library"] != "exact" and not row["failure"]]
+    small = [row for row in rows if row["bytes"] <= facts["d"]]
+    ours = [row for row in rows if row["library"] == "tqvec"]
+    lines = []
+    for threads in sorted(rows[0]["batch_ms"], key=int):
+        for kind in ("single", "batch"):
+            for recall in (0.85, 0.9, 0.95):
+                cells = [_fastest(some, f"{kind}_ms", threads, recall) for some in (ours, small, rows)]
+                lines.append([threads, kind, f"{recall:.2f}", *cells])
+    head = ("threads", "queries", "10@10 at least", "fastest of tqvec, ms")
+    return table((*head, f"of all in at most {facts['d']} bytes", "of all"), lines)
+
+
+def _fastest(rows: list[Facts], key: str, threads: str, recall: float) -> str:
+    able = [row for row in rows if row["recall_10_at_10"] >= recall]
+    if not able:
+        return "none"
+    best = min(able, key=lambda row: row[key][threads])
+    return f"{number(best[key][threads], 2)}: {best['name']} ({best['bytes']:.0f} bytes)"
+
+
+def _range(values: list[float], digits: int) -> str:
+    ends = [f"{end(values):.{digits}f}" for end in (min, max)]
+    return " to ".join(dict.fromkeys(ends))
+
+
 def paper(facts: Facts) -> str:
     """Recall 1@k of each method of the paper's experiment."""
     depths = [column for column in facts["rows"][0] if column.startswith("1@")]

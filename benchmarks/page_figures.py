@@ -52,6 +52,8 @@ BLOCKS = {
     "headline": Block(index.headline, ("recall",), sourced=False),
     "search": Block(index.search, ("search", "search-avx512", "search-avx2")),
     "speed": Block(index.speed, ("search", "search-avx512", "search-avx2")),
+    "leaderboard-recall": Block(index.leaderboard_recall, ("leaderboard",), sourced=False),
+    "leaderboard-speed": Block(index.leaderboard_speed, ("leaderboard",), sourced=False),
     "leaderboard": Block(index.leaderboard, ("leaderboard",)),
     "paper": Block(index.paper, ("paper",)),
     "paper-limits": Block(index.paper_limits, ("paper",), sourced=False),
