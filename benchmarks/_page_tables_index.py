@@ -261,11 +261,12 @@ def cold_start(facts: Facts) -> str:
 
 
 def leaderboard(facts: Facts) -> str:
+    """All engines, by bytes."""
     counted = ("recall_1_at", "single_ms", "batch_ms")
-    rows = [
-        Row(**{key: {int(k): v for k, v in value.items()} if key in counted else value for key, value in row.items()})
-        for row in facts["rows"]
-    ]
+    rows = []
+    for row in facts["rows"]:
+        by_number = {key: {int(number): value for number, value in row[key].items()} for key in counted}
+        rows.append(Row(**{"n": facts["n"]} | row | by_number))
     return Leaderboard(*(facts[name] for name in ("data", "n", "d", "queries", "machine")), tuple(rows)).to_markdown()
 
 

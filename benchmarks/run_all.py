@@ -38,7 +38,7 @@ class Step(NamedTuple):
     name : str
         Of its results.
     command : str
-        Script or verb and arguments; ``{data}`` is the folder of the embeddings.
+        Script and arguments; ``{data}`` is the folder of the embeddings.
     threads : int
     lowered : str
         SIMD level that is measured on machines with a higher one; empty: that of the machine.
@@ -74,10 +74,6 @@ STEPS = (
     Step("attention", "attention.py", threads=2),
     Step("simulator", "simulator.py"),
     Step("cold_start", "cold_start.py", threads=2),
-    Step(
-        "leaderboard",
-        "tqvec bench {data}/base_f16.npy {data}/queries_f16.npy --bits 2 --bits 4 --threads 2 --threads 1",
-    ),
 )
 
 
@@ -92,16 +88,12 @@ def run(step: Step, data: Path) -> float:
     path, part = RESULTS / f"{step.name}.json", RESULTS / f"{step.name}.part"
     settings = {"TQVEC_SIMD_LEVEL": "avx512"} if step.lowered == "avx512" else {}
     environment = {**os.environ, **settings, "TQVEC_BENCH_THREADS": str(step.threads), "TQVEC_BENCH_RESULT": str(part)}
-    verb = script == "tqvec"
-    command = [sys.executable, "-m", "tqvec"] if verb else [sys.executable, str(HERE / script)]
     start = time.perf_counter()
-    done = subprocess.run(
-        [*command, *arguments], env=environment, cwd=HERE.parent, check=True, stdout=subprocess.PIPE if verb else None
-    )
+    subprocess.run([sys.executable, str(HERE / script), *arguments], env=environment, cwd=HERE.parent, check=True)
     seconds = time.perf_counter() - start
-    facts = json.loads(done.stdout if verb else part.read_text(encoding="utf-8"))
-    shown = [*(f"{name}={value}" for name, value in settings.items()), "" if verb else "python benchmarks/"]
-    facts |= {"made_by": " ".join(shown) + step.command.format(data="FOLDER"), "seconds": round(seconds, 1)}
+    shown = [*(f"{name}={value}" for name, value in settings.items()), "python benchmarks/"]
+    made_by = " ".join(shown) + step.command.format(data="FOLDER")
+    facts = json.loads(part.read_text(encoding="utf-8")) | {"made_by": made_by, "seconds": round(seconds, 1)}
     part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
     return seconds

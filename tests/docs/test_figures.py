@@ -49,5 +49,4 @@ def test_results_tell_the_command_of_their_step():
         facts = json.loads(path.read_text(encoding="utf-8"))
         assert facts["made_by"].endswith(commands[path.stem])
         assert facts["seconds"] > 0
-        script = shlex.split(commands[path.stem])[0]
-        assert script == "tqvec" or (BENCHMARKS / script).exists()
+        assert (BENCHMARKS / shlex.split(commands[path.stem])[0]).exists()
