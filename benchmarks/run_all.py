@@ -70,7 +70,6 @@ STEPS = (
     Step("scale", "scale.py --sizes 1000000x128 1000000x768"),
     Step("mutation", "mutation.py"),
     Step("partition", "partition.py --folder {data} --codecs '4 bits' --n 10000 30000 100000 300000 1000000"),
-    Step("collection", "collection.py --folder {data}"),
     Step("attention", "attention.py", threads=2),
     Step("simulator", "simulator.py"),
     Step("cold_start", "cold_start.py", threads=2),
