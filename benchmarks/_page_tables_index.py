@@ -32,18 +32,21 @@ def headline(facts: Facts) -> str:
 
 
 def recall(facts: Facts) -> str:
-    def label(index: str) -> str:
-        return f"FAISS `{index}`" if index.startswith("PQ") else index.replace("1 bits", "1 bit")
-
+    """Bytes, recall and seconds of each index, the best first."""
     rows = sorted(facts["rows"], key=lambda row: -np.mean(row["recall"], axis=0)[2])
-    cells = [[label(row["index"]), row["bytes"], *recalls(row), f"{row['build_s']:.1f}"] for row in rows]
+    cells = [[_label(row["index"]), row["bytes"], *recalls(row), f"{row['build_s']:.1f}"] for row in rows]
     full = ["float32", "1,536", "1", "1", "1", ""]
-    return table(("", "bytes per vector", "recall 1@1", "1@10", "10@10", "build, s"), [full, *cells]) + "\n"
+    return table(("", "bytes per vector", "recall 1@1", "1@10", "10@10", "build, s"), [full, *cells])
 
 
 def recall_isotropic(facts: Facts) -> str:
-    rows = facts["rows"]
-    return table(("index", "bytes", "1@1", "1@10", "10@10"), [[r["index"], r["bytes"], *recalls(r)] for r in rows])
+    """Bytes and recall of each index."""
+    cells = [[_label(row["index"]), row["bytes"], *recalls(row)] for row in facts["rows"]]
+    return table(("index", "bytes", "1@1", "1@10", "10@10"), cells)
+
+
+def _label(index: str) -> str:
+    return f"FAISS `{index}`" if index.startswith("PQ") else index.replace("1 bits", "1 bit")
 
 
 def search(*levels: Facts) -> str:
