@@ -19,6 +19,7 @@ from tqvec._types import CodebookName
 from tqvec.cli._console import console, progress
 from tqvec.cli._output import with_force
 from tqvec.cli._plot import plan_plot, pyplot, save_plot
+from tqvec.cli.page.comparing import TRAINED_ON
 from tqvec.cli.page.server import HOST, PORT, require_page, serve
 from tqvec.cli.warmup import compile_with_progress
 from tqvec.errors import InputError
@@ -40,7 +41,6 @@ INDEXES: tuple[tuple[int, CodebookName, bool], ...] = (  # width, codebook, and 
     (4, "scalar", False),
     (4, "trellis", True),
 )
-TRAINED_ON = 4000  # vectors, for all that is trained: all 10,000 would gain FAISS 0.001 for three times the time
 SHOWN = (0, 1, 2)  # queries whose texts are printed
 
 Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
