@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +36,7 @@ def compile_step(name: str) -> tuple[str, str | None]:
 def compile_all(names: Iterable[str] = tuple(STEPS)) -> Iterator[tuple[str, str | None]]:
     """Compile the kernels of steps in as many processes as there are CPUs; yield what `compile_step` returns."""
     ordered = sorted(names, key=lambda name: LONGEST.index(name) if name in LONGEST else len(LONGEST))
-    with ProcessPoolExecutor(num_threads(), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(num_threads(), get_context("spawn"), initializer=gc.disable) as pool:
         for done in as_completed([pool.submit(compile_step, name) for name in ordered]):
             yield done.result()
 
@@ -47,6 +48,7 @@ def main(key: str, first: str) -> None:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # a busy core would hold up the threads of BLAS
     with suppress(OSError):  # Linux may weigh sessions, and this process has one of its own
         Path("/proc/self/autogroup").write_text("19", encoding="ascii")
+    gc.disable()  # a tenth of the time: a compiler makes millions of objects, and this process ends soon
     if _jit._key() == key:
         for name in sorted(STEPS, key=lambda name: name != first):
             compile_step(name)

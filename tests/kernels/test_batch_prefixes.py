@@ -4,11 +4,11 @@ import numba
 import numpy as np
 import pytest
 import strategies as sts
-from batches import batch_tables
+from batches import batch_tables, prefix_tables
 
 import tqvec
 from tqvec.codec.bands import integer_levels
-from tqvec.codec.tables.batch import byte_levels, prefix_tables
+from tqvec.codec.tables.batch import byte_levels
 from tqvec.codec.tables.staged import prefix_counts, stage_tables
 from tqvec.index import scanner
 from tqvec.kernels import features

@@ -11,11 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import strategies as sts
-from batches import batch_tables
+from batches import batch_tables, prefix_tables
 
 import tqvec
 from tqvec.codec.bands import integer_levels
-from tqvec.codec.tables.batch import prefix_tables
 from tqvec.codec.tables.staged import prefix_counts, prefix_planes, stage_tables
 from tqvec.index.prefixes import PrefixBlocks
 from tqvec.kernels import features

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tqvec._locks import cached_property
 from tqvec._types import Floats, Ids, Words
 from tqvec.codec.bands import integer_levels
-from tqvec.codec.tables.batch import ByteLevels, prefix_space, prefix_tables, product_levels, product_space
+from tqvec.codec.tables.batch import ByteLevels, prefix_space, product_levels, product_space
 from tqvec.codec.tables.staged import prefix_counts, prefix_planes, stage_tables
 from tqvec.codec.turboquant import TurboQuant, kernel_tables
 from tqvec.errors import InputError
@@ -251,14 +251,13 @@ class Scanner:
         sample = min(block.n, 1024 * _SAMPLE_STEPS)
         results = 1 + -(-k * sample // sum(block.n for block in blocks))
         some = np.ascontiguousarray(queries[:: -(-queries.shape[0] // _SAMPLE_QUERIES)])
-        directions = np.empty_like(some), np.empty(len(some)), np.empty(len(some), np.float32)
-        kernel("query_directions")(some, self._queries, *directions)
-        tables = prefix_tables(self._bands, self._stages, *directions)
+        space = prefix_space(self._bands, self._stages, len(some))
         norms = block.rows.get("squared_norm")
         bias = _NO_BIAS if norms is None else block.prefixes.biases(norms, block.n)
         rows = Rows(block.rows["codes"], block.rows["scale"], bias, 0)
         prefixes, where = block.prefixes.of(block.rows["codes"], block.n), RowRange(chosen, 0, block.n)
-        return float(kernel("survivor_share")(rows, prefixes, self._stages, tables, where, _SAMPLE_STEPS, results))
+        plan = self._stages, self._queries
+        return float(kernel("survivor_share")(rows, prefixes, plan, some, space, where, _SAMPLE_STEPS, results))
 
     def _search_full(self, table: BlockTable, queries: Floats, heaps: Heaps, sharing: tuple[int, int]) -> bool:
         plan = self._scan, self._queries

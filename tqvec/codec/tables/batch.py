@@ -155,19 +155,6 @@ def _plane_entries(size: int) -> int:
     return int(kernel("plane_query")(np.zeros(size, np.int8)).size)
 
 
-def prefix_tables(
-    bands: NDArray[np.int64],
-    stages: StageTables,
-    directions: NDArray[np.float32],
-    weight: NDArray[np.float64],
-    unit: NDArray[np.float32],
-) -> PrefixQueries:
-    """Return a batch of queries for `search_prefixes`; the last three are results of `query_directions_portable`."""
-    out = prefix_space(bands, stages, len(directions))
-    kernel("prefix_queries")(directions, weight, unit, bands, stages, 0, len(directions), out)
-    return out
-
-
 def _padded(bands: NDArray[np.int64]) -> NDArray[np.int64]:
     """Coordinates of each band, filled up to whole words of 64."""
     return -(-(bands[:, 1] - bands[:, 0]) // 64) * 64

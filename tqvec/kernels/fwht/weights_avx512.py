@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import LANES, jit
+from tqvec.kernels.copying import copy_table
 from tqvec.kernels.fwht.weights import byte_steps, join_digits, scale_rows, split_digits
 from tqvec.kernels.simd.bits import shift_left_i32x16, xor_i8x64
 from tqvec.kernels.simd.floats import add_f32x16, convert_f32x16, max_f32x16, mul_f32x16, round_i32x16, sub_f32x16
@@ -103,7 +104,7 @@ def weigh_tile_avx512(src, dst, rotation):
         offset, scale = rotation.weight_offsets.ctypes.data + 4 * i, rotation.weight_steps.ctypes.data + 4 * i
         _store_block(out, sums, offset, scale, step)
         if not whole:
-            dst[i:] = last[: d - i]
+            copy_table(last, dst[i:])
 
 
 @jit
@@ -156,7 +157,7 @@ def unweigh_tile_avx512(src, dst, rotation):
         store_f32x16(out + 6 * _ROW, s6)
         store_f32x16(out + 7 * _ROW, s7)
         if not whole:
-            dst[j:] = last[: d - j]
+            copy_table(last, dst[j:])
 
 
 @jit

@@ -7,6 +7,7 @@ import numpy as np
 from tqvec.kernels._jit import jit
 from tqvec.kernels.arguments import Heap
 from tqvec.kernels.attend.indices import aligned_bytes
+from tqvec.kernels.copying import copy_values
 from tqvec.kernels.dispatch import kernel, module
 from tqvec.kernels.scan.allowed import WORD
 from tqvec.kernels.scan.units import (
@@ -77,7 +78,7 @@ def _scan_step(rows, prefixes, stages, queries, step, waiting, heaps):
         bits = step.bits.ctypes.data
         if heaps.ids[q, 0] == EMPTY_ID and threshold_of(heaps, waiting, q) == -np.inf:
             line = slope, shift, n_probes(waiting.rank[q], heaps.scores.shape[1])
-            left[:] = step.bits
+            copy_values(step.bits, left)
             offer(rows, list_probes(rows, step, totals[i], line, left), stages, queries, heaps, q)
             raise_floor(waiting, heaps, q)
             bits = left.ctypes.data
@@ -188,8 +189,8 @@ def search_prefixes(rows, prefixes, stages, queries, where, heaps, workspace):
         some = take_queries(queries, failed, QUERY_TILE)
         _search_groups(rows, prefixes, stages, some, where, Heap(scores, ids, heaps.least[failed]), workspace, False)
         for i in range(failed.size):
-            heaps.scores[failed[i]] = scores[i]
-            heaps.ids[failed[i]] = ids[i]
+            copy_values(scores[i], heaps.scores[failed[i]])
+            copy_values(ids[i], heaps.ids[failed[i]])
 
 
 @jit
@@ -255,13 +256,15 @@ def search_by_prefixes(pool, threads, blocks, plan, queries, out, workspace, hea
 
 
 @jit
-def survivor_share(rows, prefixes, stages, queries, where, steps, k):
+def survivor_share(rows, prefixes, plan, queries, out, where, steps, k):
     """Measure the share of rows that the last threshold of a search lets through.
 
     Parameters
     ----------
-    rows, prefixes, stages, queries, where
-        As in `search_prefixes`; a few queries of a batch do.
+    rows, prefixes, where
+        As in `search_prefixes`.
+    plan, queries, out
+        As in `search_by_prefixes`; a few queries of a batch do.
     steps : int
         Steps of 1,024 rows, spread over all rows, that are searched.
     k : int
@@ -271,11 +274,15 @@ def survivor_share(rows, prefixes, stages, queries, where, steps, k):
     -------
     float
     """
-    nq = queries.unit.size
+    stages, tables = plan
+    nq = queries.shape[0]
+    directions, weight, scale = np.empty(queries.shape, np.float32), np.empty(nq), np.empty(nq, np.float32)
+    query_directions(queries, tables, directions, weight, scale)
+    prefix_queries(directions, weight, scale, tables.bands, stages, 0, nq, out)
     nothing = np.full(nq, -np.inf, np.float32)
     heaps = Heap(np.full((nq, k), -np.inf, np.float32), np.full((nq, k), EMPTY_ID, np.int64), nothing)
-    waiting = make_waiting(queries, nq, k, np.empty(waiting_bytes(nq, k), np.uint8))
+    waiting = make_waiting(out, nq, k, np.empty(waiting_bytes(nq, k), np.uint8))
     waiting.floor[:] = -np.inf
     waiting.rank[:] = 0
-    seen = _scan_steps(rows, prefixes, stages, queries, where, min(steps, count_steps(where)), waiting, heaps)
+    seen = _scan_steps(rows, prefixes, stages, out, where, min(steps, count_steps(where)), waiting, heaps)
     return waiting.offered.sum() / max(1, nq * seen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import jit
+from tqvec.kernels.copying import copy_table, copy_values
 from tqvec.kernels.dispatch import kernel
 from tqvec.kernels.staged.query import fill_query, query_at, staged_queries
 
@@ -31,13 +32,13 @@ def prefix_queries(directions, weight, unit, bands, stages, first, stop, out):
         fill_query(directions[q], bands, stages, weight[q], unit[q], staged, 0)
         query = query_at(staged, 0)
         length = np.float32(query.length)
-        out.table[q] = query.table
+        copy_table(query.table, out.table[q])
         out.slope[q] = np.float32(query.table_step) * length
         out.shift[q] = np.float32(-query.table_zero) * length
         out.slack[q] = np.float32(query.slack) * length
-        out.integers[q] = query.integers
+        copy_values(query.integers, out.integers[q])
         out.unit[q] = unit[q]
         bit = np.float32(stages.second_level * query.byte_unit) * length
-        out.bytes_[q] = plane_query(query.bytes_)
+        copy_values(plane_query(query.bytes_), out.bytes_[q])
         out.bit_unit[q] = bit
         out.bit_shift[q] = np.float32(stages.second_slack) * length - np.float32(query.byte_sum) * bit

@@ -8,6 +8,7 @@ import numpy as np
 
 from tqvec.kernels._jit import jit
 from tqvec.kernels.arguments import Heap, SecondStage
+from tqvec.kernels.copying import copy_table, copy_values
 from tqvec.kernels.staged.one_query import offer_rows, second_stage
 from tqvec.kernels.staged.sizes import DOUBTFUL
 from tqvec.kernels.tables import PrefixQueries
@@ -182,7 +183,7 @@ def take_queries(queries, numbers, tile):
     n = numbers.size
     table = np.zeros(((n + tile - 1) // tile * tile, queries.table.shape[1], queries.table.shape[2]), np.uint8)
     for i in range(n):
-        table[i] = queries.table[numbers[i]]
+        copy_table(queries.table[numbers[i]], table[i])
     return PrefixQueries(
         table=table,
         slope=queries.slope[numbers],
@@ -200,5 +201,5 @@ def take_queries(queries, numbers, tile):
 def _take_rows(array, numbers):
     out = np.empty((numbers.size, array.shape[1]), array.dtype)
     for i in range(numbers.size):
-        out[i] = array[numbers[i]]
+        copy_values(array[numbers[i]], out[i])
     return out

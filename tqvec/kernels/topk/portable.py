@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tqvec.kernels._jit import jit
+from tqvec.kernels.copying import copy_values
 
 EMPTY_ID = np.iinfo(np.int64).max  # of an empty heap entry; any candidate is better
 LARGE = 256  # entries of a heap, from which on the digits of scores sort rows faster than one row after the other
@@ -215,8 +216,8 @@ def topk_update_portable(candidates, row_numbers, n, base, heap):
     if k >= LARGE and hits >= k // 4:
         pool = np.empty(k + hits, np.float32)
         pool_ids = np.empty(pool.size, np.int64)
-        pool[:k] = scores
-        pool_ids[:k] = ids
+        copy_values(scores, pool[:k])
+        copy_values(ids, pool_ids[:k])
         count = k
         for i in range(n):
             if candidates[i] >= threshold:
