@@ -29,7 +29,6 @@ from tqvec.kernels.scan.units import BLOCK_FIELDS
 from tqvec.kernels.staged.sizes import lists_workspace, prefix_workspace, product_workspace, staged_workspace
 from tqvec.kernels.tables import ProductLevels, QueryTables, ScanTables
 from tqvec.kernels.threads.helpers import check_memory, scratch, share
-from tqvec.kernels.topk.portable import EMPTY_ID
 
 # Nanoseconds per row, query and coordinate, by which the number of threads is chosen: rough figures are enough.
 _NS: dict[Search, float] = {"full": 0.05, "few": 0.007, "prefixes": 0.004, "products": 0.002}
@@ -158,15 +157,14 @@ class Scanner:
             return self._search_masked(blocks, allowed, queries, k, probes, threads)
         heaps = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
         table = self._table(blocks, allowed, prefixes=True, lists=True)
-        nlist = max((block.starts.size - 1 for block in blocks), default=0)
-        rows = table.n * probes.lists.size / max(1, nlist)
+        rows = table.n * probes.lists.size / max(1, table.nlist)
         address, useful = share(threads, rows * queries.shape[1] * _NS["few"])
         lists = ProbedLists(
-            nlist=nlist,
+            nlist=table.nlist,
             starts=table.starts,
             ready=table.ready,
             planes=self.prefixes.planes,
-            strides=module("prefix_totals").PREFIX_STRIDES,
+            strides=self._strides,
             first=probes.first,
             probes=probes.lists,
             parts=max(1, useful // nq),
@@ -176,7 +174,6 @@ class Scanner:
         check_memory(
             bool(kernel("search_lists")(address, useful, table.fields, plan, queries, lists, workspace, heaps))
         )
-        heaps[1][heaps[1] == EMPTY_ID] = -1
         return heaps
 
     def _search_masked(
@@ -284,6 +281,12 @@ class Scanner:
         return bool(kernel("search_products")(*sharing, table.fields, plan, queries, space, workspace, heaps))
 
     @cached_property
+    def _strides(self) -> tuple[int, int]:
+        """What `prefix_rows` takes of the level in use."""
+        strides: tuple[int, int] = module("prefix_totals").PREFIX_STRIDES
+        return strides
+
+    @cached_property
     def _product_levels(self) -> tuple[list[ByteLevels], ProductLevels]:
         """The levels of the codec for byte products, made when they are first needed."""
         return product_levels(self._d, self._bands, self._windows, self._codec.band_std)
@@ -327,10 +330,13 @@ class BlockTable:
         Rows of all blocks.
     starts, ready : (n_blocks,) int64
         As in `ProbedLists`.
+    nlist : int
+        Lists of a block that is sorted by them; 0 if none is.
     """
 
     def __init__(self, blocks: Sequence[Block], allowed: Sequence[Words], prefixes: bool, lists: bool = False):
         self._kept: list[object] = [blocks, allowed]  # whatever the addresses refer to
+        self.nlist = max((block.starts.size - 1 for block in blocks), default=0) if lists else 0
         fields, base = [], 0
         self.starts, self.ready = np.zeros((2, len(blocks)), np.int64)
         for b, (block, mask) in enumerate(zip(blocks, allowed, strict=True)):

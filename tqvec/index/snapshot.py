@@ -180,8 +180,13 @@ class View(ABC):
         if self.routing is None:
             return self.scan(shifted, k)
         probes = self.routing.probes(queries, k, self.threads)
-        share = np.diff(probes.first) / self.routing.partition.nlist
-        few = (share <= _MOST_PROBED) & (share * self.n <= _ALONE * self.ntotal)
+        if len(queries) == 1:  # NumPy would take longer for arrays of one than the search of the lists
+            if probes.lists.size / self.routing.partition.nlist <= self._most_probed:
+                scores, rows = self.scan_lists(shifted, k, probes)
+                if rows[0, -1] >= 0:
+                    return scores, rows
+            return self.scan(shifted, k)
+        few = np.diff(probes.first) / self.routing.partition.nlist <= self._most_probed
         scores, rows = np.empty((len(queries), k), np.float32), np.full((len(queries), k), -1, np.int64)
         if few.any():
             scores[few], rows[few] = self.scan_lists(shifted[few], k, probes.some(few))
@@ -189,6 +194,11 @@ class View(ABC):
         if rest.any():
             scores[rest], rows[rest] = self.scan(shifted[rest], k)
         return scores, rows
+
+    @property
+    def _most_probed(self) -> float:
+        """Share of all lists of which a query is compared with the rows faster than with all."""
+        return min(_MOST_PROBED, _ALONE * self.ntotal / max(1, self.n))
 
     def within(self, queries: Floats, radius: float) -> list[tuple[Floats, Ids]]:
         """Return scores and rows of all rows that are better than `radius`, best first, for each query."""

@@ -68,7 +68,7 @@ _DRIVERS = {
     "share_pack_tangents": ("rows", "pack_tangents"),
     "search_rows": ("scan.search", "dot_tiles"),
     "search_full": ("scan.search", "dot_tiles"),
-    "rank_targets": ("scan.route", "dot_tiles"),
+    "probe_targets": ("scan.route", "dot_tiles"),
     "prefix_rows": ("staged.prefix_rows", "prefix_totals"),
     "search_few": ("staged.query", "prefix_totals"),
     "search_staged": ("staged.query", "prefix_totals"),

@@ -174,12 +174,31 @@ def test_a_batch_ranks_as_its_queries_alone(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("nq", [1, 3, 50])
+@pytest.mark.parametrize("most", [1, 7, 64, 65, 800])
+def test_probes_are_the_lists_within_the_limits(metric, nq, most):
+    router, queries = make_router(metric, 800), normal(nq, 24, seed=9)
+    scores, lists = router.rank(queries, most)
+    gaps = scores[:, :1] - scores
+    falling = np.linspace(np.quantile(gaps, 0.9), np.quantile(gaps, 0.3), most).astype(np.float32)
+    for limits in (np.full(most, np.inf, np.float32), falling, np.zeros(most, np.float32)):
+        probes = router.probes(queries, limits)
+        assert probes.lists.size == probes.first[-1]
+        for q in range(nq):
+            within = gaps[q] <= limits
+            assert within[: within.sum()].all()
+            assert probes.of(q).tolist() == lists[q][within].tolist()
+
+
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("nq", [1, 9])
 def test_zero_queries_and_equal_centroids_have_ranks(metric, nq):
     for router in (make_router(metric, 30), Router.of(np.ones((30, 24), np.float32), metric)):
         scores, lists = router.rank(np.zeros((nq, 24), np.float32), 30)
         assert np.isfinite(scores).all()
         assert sorted(lists[0].tolist()) == list(range(30))
+        probes = router.probes(np.zeros((nq, 24), np.float32), np.full(30, np.inf, np.float32))
+        assert sorted(probes.of(0).tolist()) == list(range(30))
 
 
 def test_attributes_cannot_be_changed():

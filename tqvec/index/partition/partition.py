@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tqvec._types import Floats, Ids
+from tqvec._types import Floats
 from tqvec.codec.codes import Codes
 from tqvec.codec.turboquant import TurboQuant
 from tqvec.index.partition.probing import Probing
@@ -16,9 +16,7 @@ from tqvec.index.partition.router import Router
 from tqvec.index.probes import Probes
 from tqvec.index.rows import Rows
 
-_RANKED = 64  # lists of a query at first
 _KEPT = 64  # pairs of k and recall whose limits are kept
-_NO_LIMITS = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -87,26 +85,8 @@ class Routing(NamedTuple):
     def probes(self, queries: Floats, k: int, threads: int) -> Probes:
         """Return the lists that queries probe for `k` results; see `Probes`."""
         partition = self.partition
-        limits = _NO_LIMITS if self.nprobe is not None else partition.limits(k, self.recall)
-        most = min(self.nprobe or limits.size, partition.nlist)
-        m = most if self.nprobe is not None else min(most, _RANKED)
-        parts, counts, pending = [], np.zeros(len(queries), np.int64), np.arange(len(queries))
-        while pending.size:  # few queries need many lists, and to rank these takes longer than to search them
-            scores, lists = partition.router.rank(queries[pending], m, threads)
-            found = np.full(pending.size, m)
-            if self.nprobe is None:
-                found = np.maximum((scores[:, :1] - scores <= limits[:m]).sum(axis=1), 1)
-            done = (found < m) | (m == most)
-            counts[pending[done]] = found[done]
-            parts.append((pending[done], lists[done][np.arange(m) < found[done, None]]))
-            pending, m = pending[~done], min(most, 4 * m)
-        return Probes(np.concatenate([[0], np.cumsum(counts)]), _in_order(parts, counts))
-
-
-def _in_order(parts: list[tuple[Ids, NDArray[np.int32]]], counts: Ids) -> NDArray[np.int32]:
-    """The lists of all queries, from parts that have those of some queries each."""
-    if len(parts) == 1:
-        return parts[0][1]
-    of = np.concatenate([np.repeat(queries, counts[queries]) for queries, _ in parts])
-    lists: NDArray[np.int32] = np.concatenate([lists for _, lists in parts])[np.argsort(of, kind="stable")]
-    return lists
+        if self.nprobe is None:
+            limits = partition.limits(k, self.recall)
+        else:
+            limits = np.full(min(self.nprobe, partition.nlist), np.inf, np.float32)
+        return partition.router.probes(queries, limits, threads)

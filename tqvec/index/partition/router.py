@@ -22,6 +22,7 @@ from tqvec.index.blocks import ALL, Block, empty_block
 from tqvec.index.metrics import Metric
 from tqvec.index.partition.lloyd import lloyd
 from tqvec.index.partition.products import NEAR, TINY, Points, Targets, longest, nearest, to_points, to_targets
+from tqvec.index.probes import Probes
 from tqvec.index.rows import Rows, encode_rows
 from tqvec.index.scanner import Scanner
 from tqvec.kernels._jit import LANES
@@ -37,6 +38,7 @@ _ROWS = 8192  # routed at a time
 _MULTIPLIED = 16384  # lists at most that products rank faster than a search
 _BATCH = 4  # queries at least that a product of matrices ranks faster than one after the other
 _QUERIES = 256  # ranked at a time
+_RANKED = 64  # lists of each query of a batch at first; four times as many each time that all of them count
 
 Progress = Callable[[int, int], None]
 
@@ -246,20 +248,53 @@ class Router(Fixed):
         shifted = queries - self.centre if self._euclidean else queries
         if self.nlist > _MULTIPLIED:
             scores, lists = self._scanner.search([self._block], [ALL], self.nlist, shifted, m, num_threads(threads))
-        elif len(queries) >= _BATCH or not ready("search, lists"):
-            scores, lists = self._rank_by_products(shifted, m, num_threads(threads))
         else:
-            scores, lists = self._rank_few(shifted, m)
+            scores, lists = self._rank_by_products(shifted, m, num_threads(threads))
         return scores, lists.astype(np.int32)
 
-    def _rank_few(self, queries: Floats, m: int) -> tuple[Floats, Ids]:
-        """Return what `Scanner.search` does, by products of integers that no other query shares."""
-        targets, numbers = self._groups.lists, self._groups.numbers
+    def probes(self, queries: Floats, limits: Floats, threads: int | None = None) -> Probes:
+        """Return the nearest lists of each query, as far as their scores are near that of its nearest list.
+
+        Parameters
+        ----------
+        queries : (nq, d) float32
+            Finite.
+        limits : (m,) float32
+            The largest gap to the score of the nearest list, for the list of each rank. They do not rise with the rank.
+        threads : int, optional
+            Default: ``TQVEC_NUM_THREADS``, or all CPUs.
+
+        Returns
+        -------
+        Probes
+            At least one list per query, and at most m.
+        """
+        if len(queries) < _BATCH and self.nlist <= _MULTIPLIED and ready("search, lists"):
+            return self._probes_of_few(queries, limits)
+        most, m = limits.size, min(limits.size, _RANKED)
+        parts, counts, pending = [], np.zeros(len(queries), np.int64), np.arange(len(queries))
+        while pending.size:  # few queries need many lists, and to rank these takes longer than to search them
+            scores, lists = self.rank(queries[pending], m, threads)
+            found = np.maximum((scores[:, :1] - scores <= limits[:m]).sum(axis=1), 1)
+            done = (found < m) | (m == most)
+            counts[pending[done]] = found[done]
+            parts.append((pending[done], lists[done][np.arange(m) < found[done, None]]))
+            pending, m = pending[~done], min(most, 4 * m)
+        return Probes(np.concatenate([[0], np.cumsum(counts)]), _in_order(parts, counts))
+
+    def _probes_of_few(self, queries: Floats, limits: Floats) -> Probes:
+        """Return the same, by products of integers that no other query shares."""
+        self._check(queries, "queries")
+        shifted = queries - self.centre if self._euclidean else np.ascontiguousarray(queries)
+        targets, nq = self._groups.lists, len(queries)
         rounding = longest(self.d), NEAR * targets.reach if self._euclidean else TINY, targets.unit
-        heaps = np.empty((len(queries), m), np.float32), np.empty((len(queries), m), np.int64)
-        rows = np.ascontiguousarray(queries)
-        kernel("rank_targets")(rows, self._tiles, self.nlist, targets.bias, rounding, heaps)
-        return heaps[0], numbers[heaps[1]].astype(np.int64)
+        lists, first = np.empty((nq, limits.size), np.int32), np.zeros(nq + 1, np.int64)
+        found = lists, first[1:]
+        kernel("probe_targets")(shifted, self._tiles, targets.bias, rounding, self._groups.numbers, limits, found)
+        if nq == 1:
+            return Probes(first, lists[0, : first[1]])
+        chosen = lists[np.arange(limits.size) < first[1:, None]]
+        return Probes(np.cumsum(first), chosen)
 
     def _rank_by_products(self, queries: Floats, m: int, threads: int) -> tuple[Floats, Ids]:
         """Return what `Scanner.search` does, by products of integers."""
@@ -321,6 +356,15 @@ class Router(Fixed):
         starts = np.cumsum(np.concatenate([[0], sizes[sizes > 0]]))
         centres = to_targets(means[sizes > 0], self._euclidean)
         return Groups(centres, lists.take(order), numbers[order], starts)
+
+
+def _in_order(parts: list[tuple[Ids, NDArray[np.int32]]], counts: Ids) -> NDArray[np.int32]:
+    """Return the lists of all queries, from parts that have those of some queries each."""
+    if len(parts) == 1:
+        return parts[0][1]
+    of = np.concatenate([np.repeat(queries, counts[queries]) for queries, _ in parts])
+    lists: NDArray[np.int32] = np.concatenate([lists for _, lists in parts])[np.argsort(of, kind="stable")]
+    return lists
 
 
 def _best_of_groups(points: Points, groups: Groups, chosen: Flags, workspace: Workspace) -> NDArray[np.int32]:

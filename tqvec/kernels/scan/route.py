@@ -1,4 +1,4 @@
-"""The best targets of a few vectors, by integer products with all of them."""
+"""The targets that a few vectors are nearest to, by integer products with all of them."""
 
 from __future__ import annotations
 
@@ -11,34 +11,57 @@ from tqvec.kernels.topk.portable import EMPTY_ID, topk_sort_portable, topk_updat
 
 dot_tiles = kernel("dot_tiles")
 
+RANKED = 64  # targets of a vector at first; four times as many each time that all of them count
 EVERY_ROW = np.zeros(0, np.int32)
 
 
 @jit
-def rank_targets(vectors, tiles, n_targets, bias, rounding, heaps):
-    """Return the best targets of each vector, best first.
+def _nearest_within(candidates, limits, numbers, lists):
+    """Fill `lists` with the best targets, best first; return how many are within their limits, which is 1 at least."""
+    m = min(limits.size, RANKED)
+    while True:
+        scores, places = np.full(m, -np.inf, np.float32), np.full(m, EMPTY_ID, np.int64)
+        least = np.full(1, -np.inf, np.float32)
+        topk_update_portable(candidates, EVERY_ROW, candidates.size, 0, Heap(scores, places, least))
+        topk_sort_portable(scores, places)
+        count = 1
+        while count < m and scores[0] - scores[count] <= limits[count]:
+            count += 1
+        if count < m or m == limits.size:
+            break
+        m = min(limits.size, 4 * m)
+    for r in range(count):
+        lists[r] = numbers[places[r]]
+    return count
+
+
+@jit
+def probe_targets(vectors, tiles, bias, rounding, numbers, limits, found):
+    """Find the best targets of each vector as far as their scores are near that of the very best.
 
     Parameters
     ----------
     vectors : (n, d) float32
     tiles : (n_tiles, pairs, 2 * LANES) int16
         Targets, as `dot_tiles` takes them.
-    n_targets : int
     bias : (n_targets,) or (0,) float32
         Subtracted from the products, times the factor by which a vector is rounded. Empty where scores are those of
         directions.
     rounding : (float, float, float)
         Length of a vector when it is rounded, the least one that counts as more than 0, and the unit of targets.
-    heaps : (scores, places)
-        (n, k) float32 and int64; filled.
+    numbers : (n_targets,) int32
+        Of the targets, as they are returned.
+    limits : (m,) float32
+        The largest gap of the score at each rank to the best score; they do not rise with the rank.
+    found : (lists, counts)
+        (n, m) int32 and (n,) int64; filled with the numbers of the targets, best first, and with how many there are.
     """
     longest, least_length, unit = rounding
-    scores, places = heaps
+    lists, counts = found
     n, d = vectors.shape
     rounded = np.zeros((1, 2 * tiles.shape[1]), np.int16)
     totals = np.empty((1, tiles.shape[0] * LANES), np.int32)
-    candidates = np.empty(n_targets, np.float32)
-    least = np.full(1, -np.inf, np.float32)
+    candidates = np.empty(numbers.size, np.float32)
     for v in range(n):
         vector = vectors[v]
         square = 0.0
@@ -50,11 +73,9 @@ def rank_targets(vectors, tiles, n_targets, bias, rounding, heaps):
         dot_tiles(tiles, rounded, totals)
         scale = np.float32(2.0 * unit / factor if bias.size > 0 else unit / longest)
         weight = np.float32(factor)
-        for t in range(n_targets):
+        for t in range(numbers.size):
             total = np.float32(totals[0, t])
             if bias.size > 0:
                 total -= weight * bias[t]
             candidates[t] = total * scale
-        scores[v], places[v], least[0] = -np.inf, EMPTY_ID, -np.inf
-        topk_update_portable(candidates, EVERY_ROW, n_targets, 0, Heap(scores[v], places[v], least))
-        topk_sort_portable(scores[v], places[v])
+        counts[v] = _nearest_within(candidates, limits, numbers, lists[v])

@@ -15,6 +15,7 @@ from tqvec.kernels.staged.query import prepare_queries, query_at, search_few, st
 from tqvec.kernels.staged.sizes import LIST_ROWS, ROWS_ALONE
 from tqvec.kernels.threads.pool import address_of, run_units, unit_function
 from tqvec.kernels.threads.views import words_at
+from tqvec.kernels.topk.portable import EMPTY_ID
 
 
 @jit
@@ -111,6 +112,8 @@ def search_lists(pool, threads, blocks, plan, queries, lists, workspace, heaps):
     lists : ProbedLists
     workspace : (threads, lists_workspace(k)) uint8
 
+    Empty entries of the heaps get the id -1.
+
     Returns
     -------
     bool
@@ -128,4 +131,10 @@ def search_lists(pool, threads, blocks, plan, queries, lists, workspace, heaps):
     share = (search, staged, lists, bits)
     function = unit_function(_lists_unit, plan, share)
     done &= run_units(pool, threads, function, address_of(plan), address_of(share), nq * lists.parts)
-    return merge_heaps(pool, threads, search) and done and staged.numbers.shape[0] == nq and bits.shape[0] == threads
+    done &= merge_heaps(pool, threads, search)
+    for q in range(nq):
+        ids = search.ids[q]
+        for r in range(ids.size):
+            if ids[r] == EMPTY_ID:
+                ids[r] = -1
+    return done and staged.numbers.shape[0] == nq and bits.shape[0] == threads  # all live until here
