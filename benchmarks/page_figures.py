@@ -48,6 +48,7 @@ class Block(NamedTuple):
 # Measured by hand, with 16 threads, on a language model, beside databases, or for half an hour: their results lie one
 # folder above.
 LEADERBOARD = ("leaderboard-wordnet-avx512",)
+GRAPHS = ("leaderboard-wordnet-graphs-amx",)
 KV_PRESETS = ("kv_presets-smollm2-amx-16threads", "kv_presets-qwen2.5-coder-amx-16threads")
 
 BLOCKS = {
@@ -57,6 +58,8 @@ BLOCKS = {
     "leaderboard-recall": Block(index.leaderboard_recall, LEADERBOARD, sourced=False),
     "leaderboard-speed": Block(index.leaderboard_speed, LEADERBOARD, sourced=False),
     "leaderboard": Block(index.leaderboard, LEADERBOARD),
+    "graphs-speed": Block(index.leaderboard_speed, GRAPHS, sourced=False),
+    "graphs": Block(index.leaderboard, GRAPHS),
     "paper": Block(index.paper, ("paper",)),
     "paper-limits": Block(index.paper_limits, ("paper",), sourced=False),
     "paper-times": Block(index.paper_times, ("paper",), sourced=False),
