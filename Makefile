@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 FRAMEWORKS = $(addprefix tests/integrations/test_,langchain.py llama_index.py haystack.py haystack_suite.py sklearn.py vicinity.py)
 INTEGRATIONS = $(VENV)-integrations/bin/python -m pytest -n auto --dist worksteal
-CLUSTER = tests/integrations/test_ray_build.py tests/integrations/test_ray_search.py tests/integrations/test_shards_s3.py
+CLUSTER = tests/integrations/test_ray_build.py tests/integrations/test_ray_search.py tests/integrations/test_ray_losses.py tests/integrations/test_shards_s3.py
 DATA ?= full
 LLM = OMP_NUM_THREADS=1 $(VENV)-llm/bin/python -m pytest -n auto --dist worksteal
 
