@@ -174,15 +174,15 @@ def test_a_batch_ranks_as_its_queries_alone(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("nq", [1, 3, 50])
+@pytest.mark.parametrize(("nq", "threads"), [(1, 1), (3, 4), (50, 1), (300, 4)])
 @pytest.mark.parametrize("most", [1, 7, 64, 65, 800])
-def test_probes_are_the_lists_within_the_limits(metric, nq, most):
+def test_probes_are_the_lists_within_the_limits(metric, nq, threads, most):
     router, queries = make_router(metric, 800), normal(nq, 24, seed=9)
     scores, lists = router.rank(queries, most)
     gaps = scores[:, :1] - scores
     falling = np.linspace(np.quantile(gaps, 0.9), np.quantile(gaps, 0.3), most).astype(np.float32)
     for limits in (np.full(most, np.inf, np.float32), falling, np.zeros(most, np.float32)):
-        probes = router.probes(queries, limits)
+        probes = router.probes(queries, limits, threads)
         assert probes.lists.size == probes.first[-1]
         for q in range(nq):
             within = gaps[q] <= limits

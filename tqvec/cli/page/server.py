@@ -98,6 +98,8 @@ def serve(sample: Sample, threads: int, host: str, port: int) -> None:
     ------
     InputError
         The host is unknown, or the port is taken.
+    KeyboardInterrupt
+        In the end.
     """
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -110,3 +112,4 @@ def serve(sample: Sample, threads: int, host: str, port: int) -> None:
         address = f"[{host}]" if ":" in host else host
         show(f"http://{address}:{listener.getsockname()[1]}/ shows the page; Ctrl-C ends it")
         server.run(sockets=[listener])
+        raise KeyboardInterrupt  # nothing else ends it; uvicorn says so itself, but not always

@@ -93,6 +93,10 @@ def _nlist(n: int) -> int:
     return max(1, min(int(4 * n**0.5), n // 40))
 
 
+def _bits(nbits: int) -> str:
+    return f"{nbits} bit{'s' * (nbits > 1)}"
+
+
 def _whole(d: int, n: int) -> list[Engine]:
     """Engines that keep whole vectors."""
     hnsw = Engine("hnswlib HNSW, float32", "hnswlib", 32, {"M": 16, "ef_construction": 200})
@@ -108,7 +112,7 @@ def _ours(nbits: int) -> list[Engine]:
     for codebook in ("scalar", "trellis"):
         for train in (False, True):
             settings: dict[str, Any] = {"nbits": nbits, "codebook": codebook, "train": train, "lists": False}
-            made.append(Engine(f"tqvec {nbits} bits, {codebook}{', trained' * train}", "tqvec", nbits, settings))
+            made.append(Engine(f"tqvec {_bits(nbits)}, {codebook}{', trained' * train}", "tqvec", nbits, settings))
     lists = made[-1]._replace(name=f"{made[-1].name}, lists", settings=made[-1].settings | {"lists": True})
     return made + _sweep(lists, "recall", _RECALLS)
 
@@ -155,12 +159,11 @@ def _rabitqlib(nbits: int, d: int, n: int) -> list[Engine]:
     """IVF, HNSW and SymphonyQG, with what the authors' benchmarks build graphs with; HNSW of 5 bits is theirs too."""
     if d < _SMALLEST:
         return []
-    ivf = Engine(
-        f"rabitqlib IVF, {nbits} bits", "rabitqlib", nbits, {"index": "ivf", "nbits": nbits, "nlist": _nlist(n)}
-    )
+    settings = {"index": "ivf", "nbits": nbits, "nlist": _nlist(n)}
+    ivf = Engine(f"rabitqlib IVF, {_bits(nbits)}", "rabitqlib", nbits, settings)
     made = _sweep(ivf, "nprobe", _NPROBES)
     for width in (nbits, 5) if nbits == 4 else (nbits,):
-        hnsw = Engine(f"rabitqlib HNSW, {width} bits", "rabitqlib", width, {"index": "hnsw", "nbits": width})
+        hnsw = Engine(f"rabitqlib HNSW, {_bits(width)}", "rabitqlib", width, {"index": "hnsw", "nbits": width})
         made += _sweep(hnsw, "ef", _EFS)
     if nbits == 4 and n > _DEGREE:
         graph = Engine("rabitqlib SymphonyQG, 4 bits", "rabitqlib", 4, {"index": "symqg", "nbits": 4})

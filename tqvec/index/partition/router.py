@@ -27,7 +27,8 @@ from tqvec.index.rows import Rows, encode_rows
 from tqvec.index.scanner import Scanner
 from tqvec.kernels._jit import LANES
 from tqvec.kernels.background import ready
-from tqvec.kernels.dispatch import kernel
+from tqvec.kernels.dispatch import kernel, levels
+from tqvec.kernels.threads.helpers import check_memory, share
 
 NBITS = 8  # of the codes of centroids
 _ROUTING = 1  # version of the rules of `Router.nearest`; grows when a vector would go to another list
@@ -36,8 +37,8 @@ _PROBES = 8  # groups of lists, otherwise
 _GROUPING = 8  # rounds of the clustering of lists to groups
 _ROWS = 8192  # routed at a time
 _MULTIPLIED = 16384  # lists at most that products rank faster than a search
-_BATCH = 4  # queries at least that a product of matrices ranks faster than one after the other
 _QUERIES = 256  # ranked at a time
+_NS = 0.02  # to compare a coordinate of a query with a list, by which the number of threads is chosen
 _RANKED = 64  # lists of each query of a batch at first; four times as many each time that all of them count
 
 Progress = Callable[[int, int], None]
@@ -269,8 +270,8 @@ class Router(Fixed):
         Probes
             At least one list per query, and at most m.
         """
-        if len(queries) < _BATCH and self.nlist <= _MULTIPLIED and ready("search, lists"):
-            return self._probes_of_few(queries, limits)
+        if self.nlist <= _MULTIPLIED and levels("dot_tiles")[0] != "portable" and ready("search, lists"):
+            return self._probes_by_kernel(queries, limits, num_threads(threads))
         most, m = limits.size, min(limits.size, _RANKED)
         parts, counts, pending = [], np.zeros(len(queries), np.int64), np.arange(len(queries))
         while pending.size:  # few queries need many lists, and to rank these takes longer than to search them
@@ -282,29 +283,28 @@ class Router(Fixed):
             pending, m = pending[~done], min(most, 4 * m)
         return Probes(np.concatenate([[0], np.cumsum(counts)]), _in_order(parts, counts))
 
-    def _probes_of_few(self, queries: Floats, limits: Floats) -> Probes:
-        """Return the same, by products of integers that no other query shares."""
+    def _probes_by_kernel(self, queries: Floats, limits: Floats, threads: int) -> Probes:
+        """Return the same, without any array of all scores."""
         self._check(queries, "queries")
         shifted = queries - self.centre if self._euclidean else np.ascontiguousarray(queries)
         targets, nq = self._groups.lists, len(queries)
         rounding = longest(self.d), NEAR * targets.reach if self._euclidean else TINY, targets.unit
-        lists, first = np.empty((nq, limits.size), np.int32), np.zeros(nq + 1, np.int64)
-        found = lists, first[1:]
-        kernel("probe_targets")(shifted, self._tiles, targets.bias, rounding, self._groups.numbers, limits, found)
-        if nq == 1:
-            return Probes(first, lists[0, : first[1]])
-        chosen = lists[np.arange(limits.size) < first[1:, None]]
-        return Probes(np.cumsum(first), chosen)
+        plan = self._tiles, targets.bias, rounding, self._groups.numbers
+        sharing = share(threads, nq * targets.integers.size * _NS)
+        first = np.zeros(nq + 1, np.int64)
+        done, lists = kernel("probe_targets")(*sharing, plan, shifted, limits, first)
+        check_memory(done)
+        return Probes(first, lists)
 
     def _rank_by_products(self, queries: Floats, m: int, threads: int) -> tuple[Floats, Ids]:
-        """Return what `Scanner.search` does, by products of integers."""
+        """Return what `Scanner.search` does, by products of integers; of equal products the first place comes first."""
         targets, numbers = self._groups.lists, self._groups.numbers
         points = to_points(queries, targets.reach if self._euclidean else 0.0, threads)
         scores, places = np.empty((len(queries), m), np.float32), np.empty((len(queries), m), np.int64)
         for start in range(0, len(queries), _QUERIES):
             part = points.slice(start, start + _QUERIES)
             products = targets.scores(part)
-            best = np.argpartition(products, self.nlist - m, axis=1)[:, self.nlist - m :]
+            best = np.sort(np.argpartition(products, self.nlist - m, axis=1)[:, self.nlist - m :], axis=1)
             top = np.take_along_axis(products, best, axis=1)
             order = np.argsort(-top, axis=1, kind="stable")
             here = slice(start, start + _QUERIES)

@@ -245,6 +245,14 @@ def topk_sort_portable(scores, ids):
 
 
 @jit
+def sort_best_portable(scores, ids):
+    """Sort entries in any order, best first."""
+    if scores.size < LARGE:
+        _build_heap(scores, ids)
+    topk_sort_portable(scores, ids)
+
+
+@jit
 def topk_merge_portable(heap_scores, heap_ids, scores, ids):
     """Offer the entries of one heap to another."""
     if scores.size >= LARGE:
