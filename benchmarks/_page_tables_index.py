@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 from _page_format import Facts, number, table, times
@@ -170,11 +171,12 @@ def mutation(facts: Facts) -> str:
     return table(("ms", *(f"{n:,} vectors" for n in sizes)), lines)
 
 
-def leaderboard_recall(facts: Facts) -> str:
+def leaderboard_recall(*runs: Facts) -> str:
     """Recall of searches of all vectors, tqvec beside the best of the others with as many bits."""
+    measured = _measured(runs)
     lines = []
-    for nbits in sorted({row["nbits"] for row in facts["rows"] if row["library"] == "tqvec"}):
-        rows = [row for row in facts["rows"] if row["nbits"] == nbits and not row["sublinear"] and not row["failure"]]
+    for nbits in sorted({row["nbits"] for row in measured if row["library"] == "tqvec"}):
+        rows = [row for row in measured if row["nbits"] == nbits and not row["sublinear"]]
         ours, others = ([r for r in rows if (r["library"] == "tqvec") is mine] for mine in (True, False))
         best = max(others, key=lambda row: row["recall_10_at_10"])
         cells = [_range([row[key] for row in ours], digits) for key, digits in (("recall_10_at_10", 3), ("bytes", 0))]
@@ -182,27 +184,64 @@ def leaderboard_recall(facts: Facts) -> str:
     return table(("bits", "tqvec: 10@10", "bytes", "best other", "10@10", "bytes"), lines)
 
 
-def leaderboard_speed(facts: Facts) -> str:
+def leaderboard_equal(*runs: Facts) -> str:
+    """For each width the rival of about its bytes that comes nearest to tqvec's speed at the rival's recall."""
+    rows = _measured(runs)
+    ours = [row for row in rows if row["library"] == "tqvec"]
+    lines, least = [], 0.0
+    for nbits in sorted({row["nbits"] for row in ours}):
+        most = max(row["bytes"] for row in ours if row["nbits"] == nbits and not row["sublinear"])
+        own = [row for row in ours if row["bytes"] <= most]
+        others = [row for row in rows if row["library"] != "tqvec" and least < row["bytes"] <= most]
+        for threads, kind in _timings(rows) if others else []:
+            pairs = [(row, _fastest(own, kind, threads, row["recall_10_at_10"])) for row in others]
+            gains = [row[kind][threads] / one[kind][threads] if one else 0.0 for row, one in pairs]
+            cells = [_shown(each, kind, threads) for each in pairs[int(np.argmin(gains))]]
+            span = f"{least:.0f} to {most:.0f}"
+            lines.append([f"{nbits:g}", span, threads, _kind(kind), *cells, times(min(gains))])
+        least = most
+    head = ("bits", "bytes", "threads", "queries", "rival that comes nearest", "tqvec", "times as fast")
+    return table(head, lines)
+
+
+def leaderboard_speed(*runs: Facts) -> str:
     """Engine that is fastest at a recall: of any, of those that take a quarter of float32, and of tqvec."""
-    rows = [row for row in facts["rows"] if row["library"] != "exact" and not row["failure"]]
-    small = [row for row in rows if row["bytes"] <= facts["d"]]
+    rows, d = _measured(runs), runs[0]["d"]
+    small = [row for row in rows if row["bytes"] <= d]
     ours = [row for row in rows if row["library"] == "tqvec"]
     lines = []
-    for threads in sorted(rows[0]["batch_ms"], key=int):
-        for kind in ("single", "batch"):
-            for recall in (0.85, 0.9, 0.95):
-                cells = [_fastest(some, f"{kind}_ms", threads, recall) for some in (ours, small, rows)]
-                lines.append([threads, kind, f"{recall:.2f}", *cells])
-    head = ("threads", "queries", "10@10 at least", "fastest of tqvec, ms")
-    return table((*head, f"of all in at most {facts['d']} bytes", "of all"), lines)
+    for threads, kind in _timings(rows):
+        for recall in (0.85, 0.9, 0.95):
+            found = [_fastest(some, kind, threads, recall) for some in (ours, small, rows)]
+            lines.append([threads, _kind(kind), f"{recall:.2f}", *(_shown(one, kind, threads) for one in found)])
+    head = ("threads", "queries", "10@10 at least", "fastest of tqvec")
+    return table((*head, f"of all in at most {d} bytes", "of all"), lines)
 
 
-def _fastest(rows: list[Facts], key: str, threads: str, recall: float) -> str:
+def _measured(runs: Sequence[Facts]) -> list[Facts]:
+    """Return the rows of some runs that have figures, without exact search; of equal rows the first."""
+    rows = {row["name"]: row for run in reversed(runs) for row in run["rows"]}
+    return [row for row in rows.values() if row["library"] != "exact" and not row["failure"]]
+
+
+def _timings(rows: Sequence[Facts]) -> list[tuple[str, str]]:
+    return [(count, kind) for count in sorted(rows[0]["batch_ms"], key=int) for kind in ("single_ms", "batch_ms")]
+
+
+def _fastest(rows: Sequence[Facts], kind: str, threads: str, recall: float) -> Facts | None:
     able = [row for row in rows if row["recall_10_at_10"] >= recall]
-    if not able:
+    return min(able, key=lambda row: row[kind][threads], default=None)
+
+
+def _shown(row: Facts | None, kind: str, threads: str) -> str:
+    if row is None:
         return "none"
-    best = min(able, key=lambda row: row[key][threads])
-    return f"{number(best[key][threads], 2)}: {best['name']} ({best['bytes']:.0f} bytes)"
+    facts = f"{row['bytes']:.0f} bytes, {row['recall_10_at_10']:.3f}"
+    return f"{number(row[kind][threads], 2)} ms: {row['name']} ({facts})"
+
+
+def _kind(kind: str) -> str:
+    return kind.removesuffix("_ms")
 
 
 def _range(values: list[float], digits: int) -> str:

@@ -48,7 +48,9 @@ class Block(NamedTuple):
 # Measured by hand, with 16 threads, on a language model, beside databases, or for half an hour: their results lie one
 # folder above.
 LEADERBOARD = ("leaderboard-wordnet-avx512",)
-GRAPHS = ("leaderboard-wordnet-graphs-amx",)
+LEADERBOARD_FRENCH = ("leaderboard-french_300-avx512",)
+LEADERBOARD_GLOVE = ("leaderboard-glove_50-avx512",)
+LEADERBOARD_16 = tuple(f"leaderboard-wordnet-{nbits}bit-16threads-amx" for nbits in (1, 2, 3, 4))
 KV_PRESETS = ("kv_presets-smollm2-amx-16threads", "kv_presets-qwen2.5-coder-amx-16threads")
 
 BLOCKS = {
@@ -57,9 +59,14 @@ BLOCKS = {
     "speed": Block(index.speed, ("search", "search-avx512", "search-avx2")),
     "leaderboard-recall": Block(index.leaderboard_recall, LEADERBOARD, sourced=False),
     "leaderboard-speed": Block(index.leaderboard_speed, LEADERBOARD, sourced=False),
+    "leaderboard-equal": Block(index.leaderboard_equal, LEADERBOARD, sourced=False),
     "leaderboard": Block(index.leaderboard, LEADERBOARD),
-    "graphs-speed": Block(index.leaderboard_speed, GRAPHS, sourced=False),
-    "graphs": Block(index.leaderboard, GRAPHS),
+    "leaderboard-16-equal": Block(index.leaderboard_equal, LEADERBOARD_16, sourced=False),
+    "leaderboard-16-speed": Block(index.leaderboard_speed, LEADERBOARD_16),
+    "leaderboard-french-recall": Block(index.leaderboard_recall, LEADERBOARD_FRENCH, sourced=False),
+    "leaderboard-french-equal": Block(index.leaderboard_equal, LEADERBOARD_FRENCH),
+    "leaderboard-glove-recall": Block(index.leaderboard_recall, LEADERBOARD_GLOVE, sourced=False),
+    "leaderboard-glove-equal": Block(index.leaderboard_equal, LEADERBOARD_GLOVE),
     "paper": Block(index.paper, ("paper",)),
     "paper-limits": Block(index.paper_limits, ("paper",), sourced=False),
     "paper-times": Block(index.paper_times, ("paper",), sourced=False),

@@ -2,6 +2,9 @@
 
 import os
 import platform
+import shutil
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from platforms.installed import (
@@ -16,6 +19,8 @@ from platforms.installed import (
     run,
 )
 
+from tqvec.kernels._jit import cache_dir
+
 pytestmark = pytest.mark.slow
 OWN = platform.python_version().rpartition(".")[0]
 
@@ -26,6 +31,19 @@ def wheel(tmp_path_factory):
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
+@pytest.fixture
+def kernels(tmp_path, monkeypatch):
+    """A cache with what the tests have compiled so far, which serves equal sources wherever they lie."""
+    folder = tmp_path / "kernels"
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(folder))
+    own = Path(cache_dir() or folder)
+    (folder / own.name).mkdir(parents=True)
+    for path in own.glob("*"):
+        with suppress(OSError):  # a file that another process is about to rename
+            shutil.copy2(path, folder / own.name)
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_wheel_runs(wheel, tmp_path, version):
     if version != OWN and "TQVEC_ALL_PYTHONS" not in os.environ:

@@ -199,6 +199,16 @@ def test_zero_queries_and_equal_centroids_have_ranks(metric, nq):
         assert sorted(lists[0].tolist()) == list(range(30))
         probes = router.probes(np.zeros((nq, 24), np.float32), np.full(30, np.inf, np.float32))
         assert sorted(probes.of(0).tolist()) == list(range(30))
+        at_the_centre = router.probes(np.tile(router.centre, (nq, 1)), np.full(30, np.inf, np.float32))
+        assert sorted(at_the_centre.of(nq - 1).tolist()) == list(range(30))
+
+
+@pytest.mark.parametrize("nq", [0, 2_500])
+def test_any_number_of_queries_has_probes(nq):
+    router, queries = make_router("cosine", 40), normal(nq, 24, seed=9)
+    probes = router.probes(queries, np.full(3, np.inf, np.float32), 2)
+    assert probes.first.tolist() == list(range(0, 3 * nq + 1, 3))
+    assert all(probes.of(q).tolist() == router.rank(queries[q : q + 1], 3)[1][0].tolist() for q in range(0, nq, 311))
 
 
 def test_attributes_cannot_be_changed():

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from tqvec._present import Presented, Sheet, format_value, pyplot
 from tqvec.eval.growth import fit_exponent
+from tqvec.eval.leaderboard.engines import LIBRARIES
 
 _NOTHING: Mapping[Any, float] = {}
 
@@ -181,11 +182,15 @@ class Leaderboard(Presented, _LeaderboardFields):
         figure, (left, right) = pyplot("plot").subplots(1, 2, figsize=(12, 5), layout="constrained")
         measured = [row for row in self._measured() if row.library != "exact" and row.n == self.n]
         count = threads or min((count for row in measured for count in row.single_ms), default=1)
-        for library in dict.fromkeys(row.library for row in measured):
+        present = {row.library for row in measured}
+        for colour, library in enumerate(LIBRARIES):
+            if library not in present:
+                continue
             own = [row for row in measured if row.library == library]
-            _scatter(left, library, [(row.bytes, row.recall_10_at_10) for row in own if not row.sublinear])
+            sizes = [(row.bytes, row.recall_10_at_10) for row in own if not row.sublinear]
             speeds = [(row.recall_10_at_10, 1e3 / row.batch_ms[count]) for row in own if count in row.batch_ms]
-            _scatter(right, library, speeds)
+            for axis, points in ((left, sizes), (right, speeds)):
+                _scatter(axis, library, f"C{colour}", points)
         left.set(xlabel="bytes per vector, of the saved file", ylabel="recall 10@10", title="exhaustive search")
         right.set(xlabel="recall 10@10", ylabel="queries per second, batch", yscale="log")
         right.set_title(f"speed, {count} thread{'s' * (count > 1)}")
@@ -212,7 +217,7 @@ def _grow(name: str, rows: Sequence[Row]) -> Growth:
     )
 
 
-def _scatter(axis: Any, label: str, points: Sequence[tuple[float, float]]) -> None:
-    marker = "o" if label == "tqvec" else "x"
+def _scatter(axis: Any, label: str, colour: str, points: Sequence[tuple[float, float]]) -> None:
+    marker, size = ("o", 6) if label == "tqvec" else ("x", 5)
     if points:
-        axis.plot(*zip(*points, strict=True), marker, label=label, markersize=6 if label == "tqvec" else 5)
+        axis.plot(*zip(*points, strict=True), marker, color=colour, label=label, markersize=size)

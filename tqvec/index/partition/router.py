@@ -37,9 +37,11 @@ _PROBES = 8  # groups of lists, otherwise
 _GROUPING = 8  # rounds of the clustering of lists to groups
 _ROWS = 8192  # routed at a time
 _MULTIPLIED = 16384  # lists at most that products rank faster than a search
-_QUERIES = 256  # ranked at a time
+_QUERIES = 256  # ranked by NumPy at a time
+_ROUTED = 1024  # queries whose lists a kernel chooses at a time
 _NS = 0.02  # to compare a coordinate of a query with a list, by which the number of threads is chosen
 _RANKED = 64  # lists of each query of a batch at first; four times as many each time that all of them count
+_NO_LIST = np.zeros(0, np.int32)
 
 Progress = Callable[[int, int], None]
 
@@ -288,13 +290,16 @@ class Router(Fixed):
         self._check(queries, "queries")
         shifted = queries - self.centre if self._euclidean else np.ascontiguousarray(queries)
         targets, nq = self._groups.lists, len(queries)
-        rounding = longest(self.d), NEAR * targets.reach if self._euclidean else TINY, targets.unit
-        plan = self._tiles, targets.bias, rounding, self._groups.numbers
+        least = max(NEAR * targets.reach, TINY) if self._euclidean else TINY
+        plan = self._tiles, targets.bias, (longest(self.d), least, targets.unit), self._groups.numbers
         sharing = share(threads, nq * targets.integers.size * _NS)
-        first = np.zeros(nq + 1, np.int64)
-        done, lists = kernel("probe_targets")(*sharing, plan, shifted, limits, first)
-        check_memory(done)
-        return Probes(first, lists)
+        parts, first = [], np.zeros(nq + 1, np.int64)
+        for start in range(0, nq, _ROUTED):
+            some, counts = shifted[start : start + _ROUTED], first[1 + start : 1 + start + _ROUTED]
+            done, lists = kernel("probe_targets")(*sharing, plan, some, limits, counts)
+            check_memory(done)
+            parts.append(lists)
+        return Probes(first.cumsum(), parts[0] if len(parts) == 1 else np.concatenate([_NO_LIST, *parts]))
 
     def _rank_by_products(self, queries: Floats, m: int, threads: int) -> tuple[Floats, Ids]:
         """Return what `Scanner.search` does, by products of integers; of equal products the first place comes first."""

@@ -16,7 +16,7 @@ dot_tiles = kernel("dot_tiles")
 TOGETHER = 32  # vectors of a unit at most
 TILES = 6  # compared with the vectors of a unit at a time, so that they stay in the nearest cache
 BUCKETS = 256  # of gaps: most hold few targets, and few are sorted
-TINY = np.float32(1e-30)  # of gaps: they are all one
+LEAST_GAP = np.float32(1e-30)  # that a bucket tells from 0
 
 
 @jit
@@ -39,7 +39,7 @@ def _ends(values):
 @jit
 def _fill_buckets(candidates, scale, top, reach, buckets, counts):
     """Put each candidate into the bucket of its gap to `top`; the last one has those from `reach` on."""
-    per = np.float32(BUCKETS) / reach if reach > TINY else np.float32(0.0)
+    per = np.float32(BUCKETS) / reach if reach > LEAST_GAP else np.float32(0.0)
     for t in range(candidates.size):
         buckets[t] = np.int32(min((top - candidates[t] * scale) * per, np.float32(BUCKETS)))
     for t in range(candidates.size):
@@ -132,7 +132,7 @@ def _probe_unit(plan, call, worker, unit):
 
 
 @jit
-def probe_targets(pool, threads, plan, vectors, limits, first):
+def probe_targets(pool, threads, plan, vectors, limits, counts):
     """Find the best targets of each vector as far as their scores are near that of the very best.
 
     Parameters
@@ -150,28 +150,28 @@ def probe_targets(pool, threads, plan, vectors, limits, first):
     vectors : (n, d) float32
     limits : (m,) float32
         The largest gap of the score at each rank to the best score; they do not rise with the rank.
-    first : (n + 1,) int64
-        Filled: vector v has ``found[first[v] : first[v + 1]]``.
+    counts : (n,) int64
+        Filled with the numbers of targets that are found.
 
     Returns
     -------
     done : bool
         False if memory ran out.
-    found : (first[-1],) int32
-        Numbers of the targets of all vectors, the best of each first.
+    found : (sum of counts,) int32
+        Numbers of the targets, vector by vector, the best of each first.
     """
     n = vectors.shape[0]
     lists = np.empty((n, limits.size), np.int32)
-    first[0] = 0
-    counts = first[1:]
-    group = min(TOGETHER, max(1, n // (UNITS * threads) // 4 * 4)) if threads > 1 else TOGETHER
+    group = min(TOGETHER, max(4, n // (UNITS * threads) // 4 * 4)) if threads > 1 else TOGETHER
     call = (vectors, limits, lists, counts, group)
     function = unit_function(_probe_unit, plan, call)
     done = run_units(pool, threads, function, address_of(plan), address_of(call), (n + group - 1) // group)
-    for v in range(n):
-        first[v + 1] += first[v]
-    found = np.empty(first[n] if done else 0, np.int32)
-    if done:
-        for v in range(n):
-            copy_values(lists[v, : first[v + 1] - first[v]], found[first[v] : first[v + 1]])
+    total = 0
+    for v in range(n if done else 0):
+        total += counts[v]
+    found = np.empty(total, np.int32)
+    at = 0
+    for v in range(n if done else 0):
+        copy_values(lists[v, : counts[v]], found[at : at + counts[v]])
+        at += counts[v]
     return done, found
