@@ -84,7 +84,7 @@ BLOCKS = {
     "kv-layers-qwen": Block(codec.kv_layers, ("kv_layers-captured-amx",)),
     "kv-layers-smollm2": Block(codec.kv_layers, ("kv_layers-smollm2-amx",)),
     "partition": Block(index.partition, ("partition",)),
-    "collection": Block(index.collection, ("collection-115697-amx",)),
+    "collection": Block(index.collection, ("collection-115697-avx512",)),
     "mutation": Block(index.mutation, ("mutation",)),
     "attention": Block(codec.attention, ("attention",)),
     "encode": Block(codec.encode, ("encode",)),
