@@ -41,7 +41,6 @@ _QUERIES = 256  # ranked by NumPy at a time
 _ROUTED = 1024  # queries whose lists a kernel chooses at a time
 _NS = 0.02  # to compare a coordinate of a query with a list, by which the number of threads is chosen
 _RANKED = 64  # lists of each query of a batch at first; four times as many each time that all of them count
-_NO_LIST = np.zeros(0, np.int32)
 
 Progress = Callable[[int, int], None]
 
@@ -294,12 +293,12 @@ class Router(Fixed):
         plan = self._tiles, targets.bias, (longest(self.d), least, targets.unit), self._groups.numbers
         sharing = share(threads, nq * targets.integers.size * _NS)
         parts, first = [], np.zeros(nq + 1, np.int64)
-        for start in range(0, nq, _ROUTED):
+        for start in range(0, max(1, nq), _ROUTED):
             some, counts = shifted[start : start + _ROUTED], first[1 + start : 1 + start + _ROUTED]
             done, lists = kernel("probe_targets")(*sharing, plan, some, limits, counts)
             check_memory(done)
             parts.append(lists)
-        return Probes(first.cumsum(), parts[0] if len(parts) == 1 else np.concatenate([_NO_LIST, *parts]))
+        return Probes(first.cumsum(), parts[0] if len(parts) == 1 else np.concatenate(parts))
 
     def _rank_by_products(self, queries: Floats, m: int, threads: int) -> tuple[Floats, Ids]:
         """Return what `Scanner.search` does, by products of integers; of equal products the first place comes first."""

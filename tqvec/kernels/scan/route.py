@@ -113,10 +113,10 @@ def _probe_unit(plan, call, worker, unit):
     _round_vectors(vectors[start : start + n], rounding, rounded, factors)
     candidates = np.empty((n, numbers.size), np.float32)
     space = np.empty(numbers.size, np.int32), np.empty(numbers.size, np.float32), np.empty(numbers.size, np.int64)
-    sums_space = np.empty(n * TILES * LANES, np.int32)
+    products = np.empty(n * TILES * LANES, np.int32)
     for t in range(0, tiles.shape[0], TILES):
         some = tiles[t : t + TILES]
-        totals = sums_space[: n * some.shape[0] * LANES].reshape(n, some.shape[0] * LANES)
+        totals = products[: n * some.shape[0] * LANES].reshape(n, some.shape[0] * LANES)
         dot_tiles(some, rounded, totals)
         first = t * LANES
         for v in range(n):
